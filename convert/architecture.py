@@ -41,6 +41,7 @@ __all__ = [
     "RelativeBias",
     "Rotary",
     "Saturation",
+    "Truncate",
     "Window",
 ]
 
@@ -275,15 +276,30 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """sentence-transformers' Dense module.
+    """sentence-transformers' Dense module: activation(linear(x)), plus the input where the module is residual.
 
     Attributes:
         linear: (in, out).
-        activation: transformers' name of the activation.
+        activation: transformers' name of the activation, or one of `torch_activations.py`.
+        is_residual: whether the input is added to the result.
+        projection: (in, out), from the input to what is added, where the two widths differ.
     """
 
     linear: Linear
     activation: str
+    is_residual: bool = False
+    projection: Linear | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Cut of each vector after its first elements.
+
+    Attributes:
+        length: elements that remain.
+    """
+
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +338,7 @@ class Activation:
     name: str
 
 
-Module = Pooling | Dense | Norm | Normalize | Decoder | Saturation | Activation
+Module = Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation
 
 
 @dataclass(frozen=True, slots=True)

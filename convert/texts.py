@@ -1,4 +1,4 @@
-"""Texts for verification: every length up to the model's limit, many scripts, and cases that break tokenizers.
+"""Built-in texts for verification: many scripts, many lengths, and cases that break tokenizers.
 
 All of them were written for Fletcher. They are the same on every run, so that two reports can be compared.
 """
@@ -13,7 +13,7 @@ import msgspec
 from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 
-__all__ = ["EDGES", "SENTENCES", "lengths_to", "read_texts", "text_of_length", "texts_for"]
+__all__ = ["EDGES", "SENTENCES", "lengths_to", "read_texts", "text_of_length"]
 
 #: Ordinary texts; neighbors in the list are about the same thing, so that nearest neighbors mean something.
 SENTENCES: tuple[str, ...] = (
@@ -93,23 +93,21 @@ EDGES: tuple[str, ...] = (
     "two  spaces\tand\na\r\nfew\u2028breaks",
 )
 
-#: Every length up to this one is verified; attention is quadratic, and 8,192 texts of up to 8,192 tokens would take days.
-DENSE_LENGTHS = 512
-
-#: Ratio of two consecutive lengths beyond `DENSE_LENGTHS`.
-GROWTH = 1.25
+#: Every length up to this one is verified; beyond it, lengths around powers of two, where kernels change their algorithm.
+DENSE_LENGTHS = 24
 
 #: One token in the vocabularies of all the families, and it merges with nothing: fills a text to an exact length.
 FILLER = " a"
 
 
 def lengths_to(max_tokens: int) -> list[int]:
-    """Return the lengths to verify, in tokens: all up to 512, then each a quarter longer, and always the last two."""
+    """Return the lengths to verify, in tokens: all up to 24, then around powers of two, and always the last two."""
     lengths = set(range(1, min(max_tokens, DENSE_LENGTHS) + 1)) | {max(max_tokens - 1, 1), max_tokens}
-    length = float(DENSE_LENGTHS)
-    while (length := length * GROWTH) < max_tokens:
-        lengths.add(int(length))
-    return sorted(lengths)
+    power = 32
+    while power < max_tokens:
+        lengths |= {power - 1, power, power + 1, power + power // 2} if power <= 256 else {power, power + power // 2}
+        power *= 2
+    return sorted(length for length in lengths if length <= max_tokens)
 
 
 def text_of_length(num_tokens: int, count_tokens: Callable[[str], int], *, start: int = 0) -> str:
@@ -141,24 +139,6 @@ def text_of_length(num_tokens: int, count_tokens: Callable[[str], int], *, start
             break
         text += FILLER
     return text
-
-
-def texts_for(count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
-    """Return the built-in texts: edges, sentences, one text of every length to the limit, and some beyond it.
-
-    Args:
-        count_tokens: the length of a text, special tokens included, before truncation.
-        max_tokens: the model's longest input, special tokens included.
-    """
-    by_length = [
-        text_of_length(length, count_tokens, start=index) for index, length in enumerate(lengths_to(max_tokens))
-    ]
-    beyond = [
-        text_of_length(length, count_tokens, start=length)
-        for length in (max_tokens + 1, max_tokens + 2, 2 * max_tokens)
-    ]
-    # Shorter than the special tokens are long, every length gives the empty text: keep it once.
-    return list(dict.fromkeys((*EDGES, *SENTENCES, *by_length, *beyond)))
 
 
 class _Line(msgspec.Struct, frozen=True):

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
-__all__ = ["INPUT_TYPES", "RAW", "LateInteraction", "ModelCard", "Output", "PoolingMode", "QueryExpansion"]
+__all__ = [
+    "INPUT_TYPES",
+    "RAW",
+    "SIMILARITIES",
+    "LateInteraction",
+    "ModelCard",
+    "Output",
+    "PoolingMode",
+    "QueryExpansion",
+    "Similarity",
+]
 
 #: sentence-transformers' names of its pooling modes (`pooling_mode_*` in `1_Pooling/config.json`).
 PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -15,6 +25,10 @@ PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmea
 #: Output of a model: one vector per text, scores of a pair of texts (rerankers), weights of the vocabulary's tokens (SPLADE),
 #: or one vector per token (ColBERT).
 Output = Literal["vectors", "scores", "sparse", "token_vectors"]
+
+#: sentence-transformers' names of the functions that compare two vectors, then those for two lists of token vectors.
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan", "maxsim", "meanmaxsim"]
+SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 
 #: Input types of every model; if a model has no prompt for one, the text stays as it is.
 INPUT_TYPES = ("query", "document", "clustering", "classification")
@@ -90,6 +104,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         labels: names of the scores.
         activation: function from logits to scores, by torch's name in lower case.
         late_interaction: settings of a ColBERT model.
+        similarity: function that the model's authors compare its vectors with. Where none is named the key is left out of the
+            encoded card, of which artifacts' digests are made.
     """
 
     name: str
@@ -112,3 +128,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     labels: tuple[str, ...] = ()
     activation: Literal["identity", "sigmoid"] | None = None
     late_interaction: LateInteraction | None = None
+    similarity: Similarity | msgspec.UnsetType = msgspec.UNSET

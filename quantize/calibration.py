@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import ArtifactError, InputError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .graph.activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps
 from .graph.editor import GraphEditor
@@ -66,7 +66,7 @@ def calibrate(
         if place.matrix.kind == "product" and place.matrix.name in schemes
     }
     sources = {name: inputs[place.node] for name, place in places.items()}
-    tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
+    tokenizer = open_tokenizer(artifact)
     chosen = [texts[row] for row in np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MOST_TEXTS)).astype(int))]
     encodings = tokenizer.encode(chosen)
     lengths = encodings.lengths

@@ -39,6 +39,9 @@ INSTRUCTIONS = "avx512_vnni|avx_vnni|amx_int8|asimd"
 #: Built-in texts that accuracy is measured on; as many others calibrate.
 NUM_TEXTS = 200
 
+#: Most letters of a text in a message.
+SHOWN_LETTERS = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
@@ -55,7 +58,9 @@ class Quantized:
         cosine_p1: first percentile of the cosines.
         cosine_min: smallest cosine.
         neighbors: share of each text's ten nearest texts that the parent also has among its ten nearest, 0 to 1.
-        canary_cosine: smallest cosine of the canary.
+        canary_cosine: smallest cosine of the canary, whose texts are others than the measured ones.
+        canary_text: text of the canary that has it; None if the model does not give a vector per text.
+        texts: number of measured texts.
         batch_dependent: whether a text's vector depends on the other texts of its batch.
     """
 
@@ -70,7 +75,29 @@ class Quantized:
     cosine_min: float
     neighbors: float
     canary_cosine: float
+    canary_text: str | None
+    texts: int
     batch_dependent: bool
+
+    def explain_canary(self) -> str:
+        """Return the reason why the canary's cosine is lower than that of every measured text; empty if it is not lower."""
+        if not self.canary_cosine < self.cosine_min:
+            return ""
+        worst = ""
+        if self.canary_text is not None:
+            shown = (
+                self.canary_text if len(self.canary_text) <= SHOWN_LETTERS else self.canary_text[:SHOWN_LETTERS] + "…"
+            )
+            worst = (
+                f", of which {shown!r} has the lowest cosine"
+                if shown
+                else ", of which the empty one has the lowest cosine"
+            )
+        return (
+            f"The canary cosine, {self.canary_cosine:.7f}, is below that of all {self.texts} measured texts, because the "
+            f"canary has other, deliberately unusual texts{worst}. They show at every load that the artifact is intact; the "
+            "accuracy is that of the measured texts."
+        )
 
 
 def quantize(
@@ -144,6 +171,8 @@ def quantize(
         cosine_min=figures.get("cosine_min", nan),
         neighbors=figures.get("neighbors", nan),
         canary_cosine=nan if comparison is None else comparison.canary_cosine,
+        canary_text=None if comparison is None else comparison.canary_text,
+        texts=int(figures.get("texts", 0)),
         batch_dependent=variants[0].batch_dependent,
     )
 
@@ -210,6 +239,9 @@ def _write_manifest(folder: Path, parent: Artifact, variants: Sequence[Variant])
         canary_reference=parent.manifest.canary_reference,
         parent=parent.digest,
         tools=tool_versions(),
+        ignored_keys=parent.manifest.ignored_keys,
+        tokenizer_like=parent.manifest.tokenizer_like,
+        strips_texts=parent.manifest.strips_texts,
     )
     write_manifest(folder, manifest)
     return manifest

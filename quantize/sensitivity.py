@@ -15,8 +15,8 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import comparable, encode_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
 from .graph.editor import GraphEditor
@@ -109,7 +109,7 @@ def sensitivity(
     measured_texts = calibrating if texts is not None else calibrating[:NUM_TEXTS]
     card = parent.manifest.card
     queries = (*measured_texts[1:], measured_texts[0]) if card.output == "scores" else ()
-    encodings = encode_canary(Tokenizer(parent.tokenizer_file, card.max_tokens), card, measured_texts, queries)
+    encodings = encode_canary(open_tokenizer(parent), card, measured_texts, queries)
     names = [info.name for info in source.inputs]
     output = source.outputs[0].name
     reference = _run(CpuGraph(graph.inline(), parent.path), encodings, names, output)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -13,26 +13,29 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.card import Output as ModelOutput
 
-from .artifact.folder import Artifact
-from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
+from .artifact.folder import TOKENIZER, Artifact
+from .artifact.manifest import HALF_VECTORS, TOKEN_STATES, Variant
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
 from .closing import Closing
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError
-from .inputs import Inputs, Pairs, Texts, TokenIds
+from .inputs import Inputs, Pairs, Texts
 from .loading import Loaded, load_parts
 from .model_info import ModelInfo, require_output
 from .options.embed import EmbedFields, EmbedOptions
 from .options.load import LoadFields, LoadOptions
-from .providers.selection import check_provider, choose_variant
+from .providers.selection import check_provider, choose_variant, choose_variants
 from .session.counters import EncoderMetrics
 from .tasks.duplicates import Promise, VectorCache
-from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse, prepare_head
-from .tasks.task import Task, prepare_ids, prepare_vectors, tokenize
+from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse
+from .tasks.preparer import Preparer
+from .tasks.task import Task, tokenize
 from .tokenizing.token_details import TextToken
 
 __all__ = ["Encoder"]
+
+logger = logging.getLogger("fletcher.runtime.encoder")
 
 PLAIN = EmbedOptions()
 
@@ -57,10 +60,10 @@ class Encoder(Closing):
         self.tolerance = loaded.tolerance
         self._workers = loaded.workers
         self._canary = read_canary(artifact.canary_file)
-        self._graph_outputs = frozenset(info.name for info in variant.outputs)
-        self.info = _describe(artifact, loaded, has_states=TOKEN_STATES in self._graph_outputs)
+        self.info = _describe(artifact, loaded, caches=cache_bytes > 0)
         identity = f"{artifact.digest} {variant.name} {self.info.provider}"
         self.cache = VectorCache(identity, cache_bytes)
+        self._preparer = Preparer(self.tokenizer, self.info, self.cache)
 
     @classmethod
     def load(
@@ -89,7 +92,25 @@ class Encoder(Closing):
         check_provider(options.provider)
         artifact = Artifact.open(path)
         artifact.check_files()
-        encoder = cls.open(artifact, options)
+        variants = choose_variants(artifact, options.variant, options.provider, options.precision)
+        if len(variants) == 1:
+            return cls._load(artifact, variants[0], options)
+        preferred, other = variants
+        bound = f"cosine {preferred.tolerance.min_cosine:g}"
+        note = (
+            f"; {preferred.precision} is preferred here, and its canary passed ({bound}): --precision {other.precision}"
+        )
+        try:
+            return cls._load(artifact, preferred, options, f"{note} takes another one")
+        except CanaryError as error:
+            logger.warning("variant skipped", extra={"fields": {"variant": preferred.name, "reason": str(error)}})
+        note = f"; {preferred.precision} was not taken, because its canary does not pass ({bound})"
+        return cls._load(artifact, other, options, note)
+
+    @classmethod
+    def _load(cls, artifact: Artifact, variant: Variant, options: LoadOptions, note: str = "") -> Encoder:
+        """Open a variant, and check its canary."""
+        encoder = cls(artifact, load_parts(artifact, variant, options, note), cache_bytes=options.cache_bytes)
         try:
             encoder.require_canary()
         except BaseException:
@@ -110,7 +131,7 @@ class Encoder(Closing):
             FletcherError: as in `load`, except for the errors of the checks.
         """
         options = (options or LoadOptions(provider="mlas")).replace(**fields)
-        variant = choose_variant(artifact, options.variant, options.provider)
+        variant = choose_variant(artifact, options.variant, options.provider, options.precision)
         return cls(artifact, load_parts(artifact, variant, options), cache_bytes=options.cache_bytes)
 
     @property
@@ -183,23 +204,11 @@ class Encoder(Closing):
         Raises:
             InputError: the model has no such output, or inputs or options cannot be used.
         """
-        if output != "vectors" or isinstance(inputs, Pairs):
-            has_states = self.info.has_token_states
-            return prepare_head(self.tokenizer, self.info.card, inputs, options, output, has_states=has_states)
-        if isinstance(inputs, TokenIds):
-            task = prepare_ids(self.tokenizer, self.info.card, inputs.rows, options)
-        else:
-            task = prepare_vectors(self.tokenizer, self.info.card, self.cache, inputs.texts, options, promised)
-        if options.dtype == "float16" and task.output is None and self._leaves_in_half(options):
-            return replace(task, output=HALF_VECTORS)
-        return task
+        return self._preparer.prepare(inputs, options, output, promised)
 
-    def _leaves_in_half(self, options: EmbedOptions) -> bool:
-        """Return whether the device may cast to half precision, because no other step changes or caches the vectors."""
-        card = self.info.card
-        untouched = options.dimensions in (None, card.dimension) and (card.normalize or not options.normalize)
-        plain = options.dtype == "float16" and untouched and not options.splits and not self.cache.enabled
-        return plain and HALF_VECTORS in self._graph_outputs
+    def prepare_rows(self, encodings: Encodings, output: str | None = None, *, by_token: bool = False) -> Task:
+        """Take rows that were tokenized elsewhere; see `Preparer.prepare_rows`."""
+        return self._preparer.prepare_rows(encodings, output, by_token=by_token)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         """Compute one batch on the calling thread; see `Workers.run`."""
@@ -232,7 +241,7 @@ class Encoder(Closing):
         if options.splits:
             return self._embed_split(inputs.texts, options)
         if len(texts) > MANY_TEXTS and not self.cache.enabled:
-            output = HALF_VECTORS if self._leaves_in_half(options) else None
+            output = HALF_VECTORS if self._preparer.leaves_in_half(options) else None
             return embed_many(self._workers, self.tokenizer, self.card, inputs.texts, options, output)
         task = self.prepare(inputs, options)
         embeddings: Embeddings = task.finish(self.compute(task.encodings, task.output))
@@ -336,9 +345,10 @@ class Encoder(Closing):
         self._workers.close()
 
 
-def _describe(artifact: Artifact, loaded: Loaded, *, has_states: bool) -> ModelInfo:
+def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
     card = artifact.manifest.card
-    states: tuple[ModelOutput, ...] = ("token_vectors",) if has_states and card.output == "vectors" else ()
+    outputs = {info.name for info in loaded.variant.outputs}
+    states: tuple[ModelOutput, ...] = ("token_vectors",) if TOKEN_STATES in outputs and card.output == "vectors" else ()
     return ModelInfo(
         card=card,
         digest=artifact.digest,
@@ -350,6 +360,10 @@ def _describe(artifact: Artifact, loaded: Loaded, *, has_states: bool) -> ModelI
         outputs=(card.output, *states),
         workers=loaded.workers.count,
         token_budget=loaded.workers.token_budget,
+        half_vectors=HALF_VECTORS in outputs and not caches,
+        tokenizer=artifact.manifest.files[TOKENIZER].sha256,
         reason=loaded.reason,
+        canary=artifact.manifest.status,
+        proof=artifact.manifest.proof,
         fallback=loaded.fallback,
     )

@@ -24,7 +24,7 @@ from .tokenizing.tokenizer import CACHE_BYTES, Tokenizer
 from .tuning.settle import settle
 from .workers.pool import Workers
 
-__all__ = ["Loaded", "load_parts"]
+__all__ = ["Loaded", "load_parts", "open_tokenizer"]
 
 logger = logging.getLogger("fletcher.runtime.loading")
 
@@ -59,14 +59,30 @@ class Loaded:
     tolerance: Accuracy
 
 
-def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
+def open_tokenizer(artifact: Artifact) -> Tokenizer:
+    """Open an artifact's tokenizer with all that the manifest says of it; it cuts texts to the card's longest input.
+
+    Raises:
+        ArtifactError: the file cannot be read, or the longest input has no room beside the special tokens.
+    """
+    manifest = artifact.manifest
+    return Tokenizer(artifact.tokenizer_file, manifest.card.max_tokens, strip=manifest.strips_texts)
+
+
+def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions, note: str = "") -> Loaded:
     """Open an artifact's tokenizer and session.
+
+    Args:
+        artifact: the artifact.
+        variant: variant to run.
+        options: options of loading.
+        note: reason for the choice of the variant, which follows the reason for provider and workers.
 
     Raises:
         FletcherError: as in `Encoder.load`, except for the checks of files and canary.
     """
     max_tokens = artifact.manifest.card.max_tokens
-    tokenizer = Tokenizer(artifact.tokenizer_file, max_tokens)
+    tokenizer = open_tokenizer(artifact)
     choice = settle(
         artifact,
         variant,
@@ -103,7 +119,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         initializer=pinning(used.workers, this_machine()) if _is_pinned(used) else None,
     )
     tolerance = _tolerance(variant, used, options.min_cosine)
-    return Loaded(variant, opened.provider, tokenizer, workers, opened.fallback, choice.reason, tolerance)
+    return Loaded(variant, opened.provider, tokenizer, workers, opened.fallback, choice.reason + note, tolerance)
 
 
 def _layout_of(opened: Opened, layout: WorkerLayout, variant: Variant) -> WorkerLayout:

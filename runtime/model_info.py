@@ -9,6 +9,7 @@ import msgspec
 
 from fletcher.model_zoo.card import ModelCard, Output
 
+from .artifact.manifest import Proof
 from .errors import InputError
 from .options.embed import EmbedOptions
 
@@ -35,8 +36,13 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         outputs: outputs that `prepare` accepts. An embedder that also lists `token_vectors` gives the states of its tokens.
         workers: number of batches that are computed at the same time.
         token_budget: tokens that a batch should hold.
+        half_vectors: whether the graph can give the vectors in float16, and no cache wants them in float32.
         reason: reason for the choice of provider, workers and token budget.
+        canary: origin of the canary: `verified` if the artifact was compared with the reference model, `published` if the
+            authors' model computed the canary, `self-made` if the artifact did.
+        proof: the same in words, with packages, versions and time.
         fallback: reason why another provider runs than the requested one; None if the requested one runs.
+        tokenizer: SHA-256 of the tokenizer's file, hexadecimal: models with equal ones share token ids.
     """
 
     card: ModelCard
@@ -49,8 +55,12 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[Output, ...]
     workers: int
     token_budget: int
+    half_vectors: bool = False
     reason: str = ""
+    canary: Proof = "self-made"
+    proof: str = ""
     fallback: str | None = None
+    tokenizer: str = ""
 
     @property
     def has_token_states(self) -> bool:

@@ -1,4 +1,4 @@
-"""Serving of models: one engine per model, behind HTTP and Arrow Flight."""
+"""Server for models over HTTP and Arrow Flight, with one engine per model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbedRequest", "Engine", "HttpApp", "ModelSpec", "Server", "ServerOptions"]
 
-#: Module of each exported name, imported when the name is first used: the help of a command line needs none of them.
+#: Module of each exported name. It is imported when the name is first used, because the help of a command needs none of them.
 _MODULES = {
     "EmbedRequest": ".engine.embed_request",
     "Engine": ".engine.engine",

@@ -1,16 +1,16 @@
-"""Errors of requests that are refused before the engine sees them. All are `InputError`s, with statuses of their own.
+"""Errors of requests that the server rejects before the engine sees them. All are `InputError`s with separate statuses.
 
 InputError
-├── FieldError               a field of a request cannot be used; names it
-│   ├── EmptyError           a list without an item
-│   └── TooManyError         a list with more items than a request may have
+├── FieldError               a field of a request cannot be used; the error names it
+│   ├── EmptyError           a list is empty
+│   └── TooManyError         a list has more items than a request may have
 ├── UnknownModelError        the server has no model of that name
-├── UnknownRouteError        there is nothing at that path, action or descriptor
-├── MethodError              the path answers, but not to this HTTP method
-├── TooLargeError            the body is larger than the server takes
+├── UnknownRouteError        the path, action or descriptor does not exist
+├── MethodError              the path exists, but does not support this HTTP method
+├── TooLargeError            the body is larger than the server accepts
 ├── SlowBodyError            the body did not arrive in time
-├── MediaTypeError           the body is of a type or a coding that the route does not read
-├── UnauthorizedError        an API key is needed, and there is none, or a wrong one
+├── MediaTypeError           the route does not read the body's media type or content coding
+├── UnauthorizedError        the request needs an API key, and has none or a wrong one
 └── ForbiddenError           the caller is authenticated, but may not do this
 """
 
@@ -39,7 +39,7 @@ class FieldError(InputError):
     """A field of a request that cannot be used.
 
     Attributes:
-        field: its name as the client wrote it, with indices (`input[3]`), or None if the whole body is meant.
+        field: the field's name as the client wrote it, with indices (`input[3]`); None for an error of the whole body.
     """
 
     def __init__(self, message: str, field: str | None) -> None:
@@ -48,11 +48,11 @@ class FieldError(InputError):
 
 
 class EmptyError(FieldError):
-    """A list without an item."""
+    """A list is empty."""
 
 
 class TooManyError(FieldError):
-    """A list with more items than a request may have."""
+    """A list has more items than a request may have."""
 
 
 class UnknownModelError(InputError):
@@ -60,14 +60,14 @@ class UnknownModelError(InputError):
 
 
 class UnknownRouteError(InputError):
-    """There is nothing at that path, action or descriptor."""
+    """The path, action or descriptor does not exist."""
 
 
 class MethodError(InputError):
-    """The path answers, but not to this HTTP method.
+    """The path exists, but does not support this HTTP method.
 
     Attributes:
-        allowed: the methods that it answers to.
+        allowed: the methods that the path supports.
     """
 
     def __init__(self, message: str, allowed: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ class MethodError(InputError):
 
 
 class TooLargeError(InputError):
-    """The body is larger than the server takes."""
+    """The body is larger than the server accepts."""
 
 
 class SlowBodyError(InputError):
@@ -84,11 +84,11 @@ class SlowBodyError(InputError):
 
 
 class MediaTypeError(InputError):
-    """The body is of a type or a coding that the route does not read."""
+    """The route does not read the body's media type or content coding."""
 
 
 class UnauthorizedError(InputError):
-    """An API key is needed, and there is none, or a wrong one."""
+    """The request needs an API key, and has none or a wrong one."""
 
 
 class ForbiddenError(InputError):

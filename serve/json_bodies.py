@@ -1,4 +1,4 @@
-"""Reading of JSON requests into structs, with errors that name the field. HTTP and Flight both use it."""
+"""Decoding of JSON requests into structs, with errors that name the field. HTTP and Flight both use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["decode", "invalid"]
 
 T = TypeVar("T")
 
-_path = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
+_path = re.compile(r"^(?P<problem>.*) - at `\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 _named = re.compile(r"(?:unknown|missing required) field `(?P<field>.*)`", re.DOTALL)
 
 
@@ -39,10 +39,10 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def invalid(error: msgspec.ValidationError) -> FieldError:
-    """Return msgspec's message as an error that names the field."""
+    """Return an error with msgspec's message and the field that it names."""
     message, field = str(error), None
     if match := _path.match(message):
-        message, field = match["what"], match["where"] or None
+        message, field = match["problem"], match["path"] or None
     elif match := _named.search(message):
         field = match["field"]
     return FieldError(f"{field or 'the body'}: {message}", field)

@@ -1,19 +1,23 @@
-"""Headers that HTTP and Flight read the same way: the request's id, its priority and its timeout."""
+"""Headers of requests that HTTP and Flight share: the request's id, its priority and its timeout."""
 
 from __future__ import annotations
 
 import math
 import re
+from typing import Final
 
 from .engine.terms import PRIORITIES, Priority
 from .errors import FieldError
 
-__all__ = ["PLAIN_ID", "REQUEST_ID", "read_priority", "read_timeout"]
+__all__ = ["PEER", "PLAIN_ID", "REQUEST_ID", "read_priority", "read_timeout"]
 
-#: Header of a request's id. OpenAI's clients read it, and a caller may send it to find its request in the log.
+#: Header of a request's id. OpenAI's clients read it. A caller may send an id, to find the request in the log.
 REQUEST_ID = "x-request-id"
 
-#: A caller's id that is accepted; the server makes an id for every other request.
+#: Header with the address of the client, from a front process to the engine process.
+PEER: Final = "x-fletcher-peer"
+
+#: Pattern of an accepted caller's id. Every other request gets an id from the server.
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 

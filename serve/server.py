@@ -1,68 +1,53 @@
-"""A whole server: its models, its doors, and an orderly end."""
+"""`Server`: models behind HTTP and Flight, from the start of the server to its shutdown."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType, TracebackType
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fletcher.runtime import Artifact, Encoder, LoadOptions
-from fletcher.runtime.errors import FletcherError, InputError, MissingPackageError
+from fletcher.runtime.errors import FletcherError
 
-from .access.addresses import Addresses, bind, parse
-from .access.gate import Gate, check_binding
-from .access.keys import Keys
+from .access.addresses import Addresses, bind
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.app import HttpApp
-from .http.call import Limits
 from .http.server import HttpServer
+from .listening import announce, listening_addresses
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
-from .observe.metrics import Metrics
 from .observe.record import Consumer
-from .server_options import FLIGHT, OFF, ServerOptions
+from .server_options import ServerOptions
+from .signals import SIGNAL_SECONDS, hangups, stop_signals
+from .surroundings import (
+    Surroundings,
+    fingerprint,
+    flight_server_class,
+    load_encoder,
+    make_loader,
+    require_proof,
+)
 
 if TYPE_CHECKING:
     from .flight.server import FlightServer
-    from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
-__all__ = ["Addresses", "Server", "fingerprint", "load_encoder", "run_server"]
+__all__ = ["Addresses", "Server", "run_server"]
 
 logger = logging.getLogger("fletcher.serve")
 
-#: Seconds between two looks at whether a signal came.
-SIGNAL_SECONDS = 0.5
-
-
-def load_encoder(spec: ModelSpec) -> Backend:
-    """Load a model, with its files and its canary checked."""
-    return Encoder.load(spec.path, LoadOptions.of(spec))
-
-
-def fingerprint(spec: ModelSpec) -> str:
-    """Return the digest of the folder, on which its vectors depend."""
-    return Artifact.open(Path(spec.path)).digest if spec.path else ""
-
 
 class Server:
-    """Models with their doors open; a context manager that drains and closes them.
+    """Models behind HTTP and Flight; a context manager that answers admitted requests and closes the models.
 
     Attributes:
-        addresses: where it listens.
-        models: the models that answer.
-        keys: the API keys, or None.
+        addresses: addresses on which it listens.
+        models: the served models.
+        keys: the API keys, or None without keys.
     """
 
     def __init__(
@@ -77,49 +62,33 @@ class Server:
         """Load the models and listen.
 
         Args:
-            models: models to load, or one loaded model, which stays the caller's to close.
+            models: models to load, or one loaded model, which the caller closes.
             options: addresses, limits, keys, Longbow, traces.
             load: opens a model.
             tracing: destination of spans, instead of `options.otlp`; the server closes it.
-            consumers: receive the record of every request, besides metrics, log and traces.
+            consumers: functions that receive the record of every request, in addition to metrics, log and traces.
 
         Raises:
-            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, or an address that other
-                machines can reach has no keys.
+            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, other machines can
+                reach an address and there are no keys, or `require_verified` refuses a model.
             FletcherError: a model cannot be loaded.
         """
         options = ServerOptions() if options is None else options
+        load = make_loader(options, load)
+        if options.require_verified and not isinstance(models, Sequence):
+            require_proof(models.info.canary, models.info.card.name)
         self._drain_seconds = options.drain_seconds
-        http_at = None if options.http == OFF else parse(options.http, "--http")
-        flight = _flight_address(options)
-        flight_at = None if flight == OFF else parse(flight, "--flight")
-        if http_at is None and flight_at is None:
-            raise InputError("neither --http nor --flight was given an address: a server needs one of them")
-        for address, option in ((http_at, "--http"), (flight_at, "--flight")):
-            if address is not None:
-                check_binding(address, option, keys=options.keys is not None, allow_anonymous=options.allow_anonymous)
-        self.keys = None if options.keys is None else Keys(Path(options.keys))
-        flight_server = None if flight_at is None else _flight_server()
-        self._longbow = None if options.longbow is None else _open_longbow(options)
-        if tracing is None and options.otlp is not None:
-            tracing = _open_tracing(options.otlp)
+        listening = listening_addresses(options)
+        http_at, flight_at = listening.http, listening.flight
+        flight_server = None if flight_at is None else flight_server_class()
+        self._surroundings = surroundings = Surroundings.open(options, tracing)
+        self.keys = surroundings.gate.keys
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
-        limits = Limits(options.max_body_bytes, options.body_seconds, options.max_items, options.max_tokens)
-        gate = Gate(self.keys)
-
-        def make_engine(encoder: Backend, metrics: Metrics) -> Engine:
-            return Engine(
-                encoder,
-                max_queue_tokens=options.queue_tokens,
-                max_wait_seconds=options.queue_seconds,
-                max_request_tokens=limits.tokens,
-                metrics=metrics,
-            )
-
-        self.models = Models(load, make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint)
-        self._tracing = tracing
+        self.models = Models(
+            load, surroundings.make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint
+        )
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
@@ -129,14 +98,16 @@ class Server:
                 name = options.name or models.info.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None and flight_server is not None:
-                self._flight = flight_server(self.models, gate, flight_at, self._longbow, tracing, consumers)
+                self._flight = flight_server(
+                    self.models, surroundings.gate, flight_at, surroundings.longbow, surroundings.tracing, consumers
+                )
             if listener is not None:
                 app = HttpApp(
                     self.models,
-                    gate=gate,
-                    limits=limits,
-                    longbow=self._longbow,
-                    tracing=tracing,
+                    gate=surroundings.gate,
+                    limits=surroundings.limits,
+                    longbow=surroundings.longbow,
+                    tracing=surroundings.tracing,
                     consumers=consumers,
                 )
                 self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
@@ -154,13 +125,23 @@ class Server:
     @property
     def engine(self) -> Engine:
         """The engine of the first model."""
-        return self.models.named[0].answering[0].wake()
+        engine = self.models.named[0].answering[0].wake()
+        assert isinstance(engine, Engine)  # `make_engine` above makes no others
+        return engine
+
+    def reload_keys(self) -> None:
+        """Read the keys' file again, if there is one.
+
+        Raises:
+            InputError: the file cannot be used; the keys stay as they are.
+        """
+        self._surroundings.reload_keys()
 
     def stop(self) -> bool:
-        """Admits nothing more, answers what was admitted, and closes the doors.
+        """Stop admitting requests, answer the admitted ones, and close HTTP and Flight.
 
         Returns:
-            Whether everything admitted was answered in time.
+            True if every admitted request was answered in time.
         """
         deadline = time.monotonic() + self._drain_seconds
         self.models.stop_admitting()
@@ -171,10 +152,7 @@ class Server:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
             self._http.join()
-        if self._longbow is not None:
-            self._longbow.close()
-        if self._tracing is not None:
-            self._tracing.close()
+        self._surroundings.close()
         return drained
 
     def __enter__(self) -> Self:
@@ -198,21 +176,23 @@ def run_server(
     The call must run on the main thread, which receives the signals.
 
     Args:
-        models: models to load, or one loaded model, which stays the caller's to close.
+        models: models to load, or one loaded model, which the caller closes.
         options: as for `Server`.
-        reread: returns the models to serve after SIGHUP; None reads only the keys again.
-        on_listening: called when the server listens; None prints the addresses on standard output.
+        reread: returns the models to serve after SIGHUP. Default: SIGHUP reads only the keys again.
+        on_listening: called when the server listens. Default: print the addresses on standard output.
 
     Raises:
-        As `Server`.
+        InputError, FletcherError: as for `Server`.
     """
     options = ServerOptions() if options is None else options
     logs.install(options.log_level.upper())
-    with _stop_signals() as stopped, _hangups() as hung_up:
+    with stop_signals() as stopped, hangups() as hung_up:
         server = Server(models, options)
-        (_announce if on_listening is None else on_listening)(server)
+        if on_listening is None:
+            announce(server.addresses)
+        else:
+            on_listening(server)
         try:
-            # A signal that another thread receives, or that comes just before the wait, does not interrupt it.
             while not stopped.wait(SIGNAL_SECONDS):
                 if hung_up.is_set():
                     hung_up.clear()
@@ -224,111 +204,15 @@ def run_server(
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
 
 
-def _flight_address(options: ServerOptions) -> str:
-    """Return the address of Flight that was asked for, or the usual one; `off` if pyarrow is missing for the usual one."""
-    if options.flight is not None:
-        return options.flight
-    if _has_pyarrow():
-        return FLIGHT
-    logger.info(
-        "no Arrow Flight",
-        extra={"fields": {"reason": "pyarrow is not installed: pip install 'longbow-fletcher[flight]'"}},
-    )
-    return OFF
-
-
-def _has_pyarrow() -> bool:
-    try:
-        return importlib.util.find_spec("pyarrow") is not None
-    except ModuleNotFoundError:  # an import hook that hides the package
-        return False
-
-
-def _flight_server() -> type[FlightServer]:
-    with _arrow_packages("--flight"):
-        from .flight.server import FlightServer
-
-    return FlightServer
-
-
-def _open_longbow(options: ServerOptions) -> LongbowDoor:
-    with _arrow_packages("--longbow"):
-        from .longbow.door import LongbowDoor
-        from .longbow.wire.target import Target
-
-    ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
-    return LongbowDoor(Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout))
-
-
-@contextmanager
-def _arrow_packages(purpose: str) -> Iterator[None]:
-    """Translate the absence of pyarrow into the error that names the extra.
-
-    Raises:
-        MissingPackageError: pyarrow is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pyarrow":
-            raise
-        raise MissingPackageError("pyarrow", "flight", purpose) from error
-
-
-def _open_tracing(url: str) -> Tracing:
-    from .observe.tracing import Tracing
-
-    return Tracing.to(url)
-
-
 def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
-    """What SIGHUP does; what fails leaves everything as it was, and stands in the log."""
+    """Read the keys and the models again, after SIGHUP. A failure changes nothing and is logged."""
     try:
-        if server.keys is not None:
-            server.keys.reload()
+        server.reload_keys()
         if reread is not None:
             server.models.apply(reread())
     except FletcherError as error:
         fields = {"error": type(error).__name__, "reason": str(error)}
-        logger.error("the files were not taken over", extra={"fields": fields})
+        logger.error("the files were read again and rejected", extra={"fields": fields})
     else:
         models = [f"{spec.name}@{spec.version}" for spec in server.models.specs]
         logger.info("the files were read again", extra={"fields": {"models": models}})
-
-
-@contextmanager
-def _hangups() -> Iterator[threading.Event]:
-    """An event that SIGHUP sets; its handler is put back at the end."""
-    event = threading.Event()
-    before = signal.signal(signal.SIGHUP, lambda number, frame: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def _announce(server: Server) -> None:
-    for door, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
-        if url is not None:
-            sys.stdout.write(f"{door} on {url}\n")
-    sys.stdout.flush()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second signal ends the process the usual way."""
-    stopped = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        stopped.set()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

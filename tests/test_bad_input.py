@@ -99,10 +99,8 @@ NORM = "embeddings.LayerNorm.bias"
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated safetensors": (truncate, "model.safetensors is truncated"),
     "empty safetensors": (write(WEIGHTS, b""), "cannot be read as a safetensors file"),
-    "text as safetensors": (
-        write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n" * 3),
-        "not a safetensors file",
-    ),
+    "text as safetensors": (write(WEIGHTS, b"<html>not found</html>\n" * 3), "not a safetensors file"),
+    "pointer of Git LFS": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n" * 3), "git lfs pull"),
     "no weights": (remove(WEIGHTS), "has no *.safetensors"),
     "pickle": (pickle_only, "the weights are a pickle"),
     "no config": (remove("config.json"), "no config.json"),
@@ -122,7 +120,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
         change_weights(lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)})),
         "not a float type",
     ),
-    "no tokenizer": (remove("tokenizer.json"), "neither tokenizer.json nor vocab.txt"),
+    "no tokenizer": (remove("tokenizer.json"), "neither tokenizer.json nor a vocabulary"),
     "damaged tokenizer": (write("tokenizer.json", b"{"), "cannot be read as a tokenizer"),
     "unknown module": (
         write("modules.json", b'[{"idx": 0, "name": "0", "path": "", "type": "a.b.Mystery"}]'),

@@ -33,14 +33,19 @@ def make_checkpoint(name: str, folder: Path, tokenizer: Path) -> Path:
 
 
 def make_artifact(
-    checkpoint: Path, folder: Path, *, max_tokens: int | None = None, targets: tuple[str, ...] = ("cuda",)
+    checkpoint: Path,
+    folder: Path,
+    *,
+    max_tokens: int | None = None,
+    targets: tuple[str, ...] = ("cuda",),
+    precisions: tuple[str, ...] = ("fp16",),
 ) -> Path:
-    """Convert a checkpoint to an fp16 artifact."""
+    """Convert a checkpoint to an artifact."""
     export(
         str(checkpoint),
         folder,
         targets=targets,
-        precisions=("fp16",),
+        precisions=precisions,
         pooling="mean",
         max_tokens=max_tokens,
     )

@@ -139,6 +139,9 @@ def fletcher() -> Any:
             encodings = Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(inputs.texts))
             return Task(encodings, None, lambda values: Embeddings(values, encodings.lengths, encodings.dropped))
 
+        def prepare_rows(self, encodings: Any, output: Any, /, *, by_token: bool) -> Any:
+            raise NotImplementedError
+
         def describe_tokens(self, texts: Any, *, special: bool) -> Any:
             raise NotImplementedError
 

@@ -29,9 +29,11 @@ from typing import Any, cast
 import numpy as np
 
 from fletcher import Encoder
+from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import SILENT
 from fletcher.runtime import Embeddings
 from fletcher.runtime.corpora import corpus
+from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.files.embed_file import embed_file
 from fletcher.serve.files.texts import open_texts
@@ -56,15 +58,28 @@ class Instant:
     """`Instant`: an engine that repeats the same 4,096 vectors of length 1."""
 
     def __init__(self) -> None:
-        self.card = type("Card", (), {"name": "instant", "normalize": True})
-        self.variant = type("Variant", (), {"name": "none"})
-        self.artifact = type("Artifact", (), {"digest": "0" * 64})
-        self.dimension = DIMENSION
+        self.info = ModelInfo(
+            card=ModelCard(
+                name="instant",
+                family="none",
+                dimension=DIMENSION,
+                max_tokens=256,
+                pooling=("mean",),
+                normalize=True,
+                license="Apache-2.0",
+            ),
+            digest="0" * 64,
+            variant="none",
+            provider="none",
+            provider_name="none",
+            dimension=DIMENSION,
+            max_tokens=256,
+            outputs=("vectors",),
+            workers=1,
+            token_budget=1024,
+        )
         vectors = np.random.default_rng(0).standard_normal((4096, DIMENSION)).astype(np.float32)
         self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    def check(self, options: EmbedOptions) -> None:
-        """Accept everything."""
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions) -> Iterator[Embeddings]:
         for texts in chunks:

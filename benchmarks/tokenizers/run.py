@@ -81,8 +81,8 @@ def main() -> None:
         for _ in range(arguments.rounds):
             texts = writer.texts(max(arguments.texts // fewer, 1), fewest, most)
             seconds = {name: seconds_of(tokenizer, texts) for name, tokenizer in tokenizers.items()}
-            encodings = slow.encode(texts, side=None)
-            if not np.array_equal(encodings.ids, fast.encode(texts, side=None).ids):
+            encodings = slow.encode(texts, side="neither")
+            if not np.array_equal(encodings.ids, fast.encode(texts, side="neither").ids):
                 raise SystemExit(f"the ids of {kind} texts differ")
             for name, taken in seconds.items():
                 speeds[name].append((len(texts) / taken, encodings.num_tokens / taken))

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.errors import CheckpointError
 
+from .ignored_keys import IgnoredKeys
 from .json_files import read_json
+from .tokenizer_version import TokenizerLike
 
-__all__ = ["Checkpoint", "StoredTensor"]
+__all__ = ["SINGLE", "Checkpoint", "StoredTensor"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -41,12 +43,12 @@ MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 class StoredTensor:
     """Tensor as it is stored.
 
-        Attributes:
-    name: name in the checkpoint.
-            shape: its shape.
-            dtype: its element type.
-            file: safetensors file that holds it.
-            start: offset of its first byte.
+    Attributes:
+        name: name in the checkpoint.
+        shape: its shape.
+        dtype: its element type.
+        file: safetensors file that holds it.
+        start: offset of its first byte.
     """
 
     name: str
@@ -70,15 +72,26 @@ class Checkpoint:
         folder: the folder.
         config: its `config.json`.
         tensors: its tensors by name, of all shards together.
+        ignored: keys and files that the user declares harmless.
+        tokenizer_like: version of transformers whose token ids the user chose. Default: the one that the files name.
     """
 
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor] = field(repr=False)
+    ignored: IgnoredKeys = field(default_factory=IgnoredKeys, repr=False, compare=False)
+    tokenizer_like: TokenizerLike | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
+    def open(
+        cls, folder: Path, ignored: IgnoredKeys | None = None, *, tokenizer_like: TokenizerLike | None = None
+    ) -> Checkpoint:
         """Read the configuration and the safetensors headers.
+
+        Args:
+            folder: the checkpoint.
+            ignored: keys and files that the user declares harmless. Default: none.
+            tokenizer_like: version of transformers whose token ids the user chose.
 
         Raises:
             CheckpointError: a file is missing, truncated or malformed.
@@ -92,14 +105,17 @@ class Checkpoint:
                         f"the tensor {tensor.name} is in {other.file} and in {file}: remove one of them"
                     )
                 tensors[tensor.name] = tensor
-        return cls(folder, config, tensors)
+        return cls(folder, config, tensors, ignored or IgnoredKeys(), tokenizer_like)
 
 
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        places = read_json(folder / INDEX).get("weight_map")
+        index = read_json(folder / INDEX)
+        places = index.get("weight_map")
+        if "metadata" not in index:
+            raise CheckpointError(f"{folder / INDEX} has no metadata, without which transformers fails: fetch it again")
         if not isinstance(places, dict):
             raise CheckpointError(f"{folder / INDEX} has no weight_map, the list of the tensors' files: fetch it again")
         shards = sorted(set(places.values()), key=str)

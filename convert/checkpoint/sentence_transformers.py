@@ -9,11 +9,12 @@ from fletcher.model_zoo.errors import CardError
 from fletcher.model_zoo.sentence_transformers.files import Module, SentenceTransformersFiles, read_module_config
 from fletcher.model_zoo.sentence_transformers.files import read_files as read_zoo_files
 from fletcher.model_zoo.sentence_transformers.files import read_module_list as read_zoo_modules
-from fletcher.model_zoo.sentence_transformers.modules import PoolingConfig, require_module_config
+from fletcher.model_zoo.sentence_transformers.modules import PoolingConfig, Step, require_module_config
 from fletcher.model_zoo.sentence_transformers.modules import read_pooling as read_zoo_pooling
+from fletcher.model_zoo.sentence_transformers.modules import read_steps as read_zoo_steps
 from fletcher.runtime.errors import CheckpointError
 
-__all__ = ["find_config", "read_config", "read_files", "read_modules", "read_pooling"]
+__all__ = ["find_config", "read_config", "read_files", "read_modules", "read_pooling", "read_steps"]
 
 
 def read_files(folder: Path) -> SentenceTransformersFiles:
@@ -36,6 +37,20 @@ def read_modules(folder: Path) -> tuple[Module, ...]:
     """
     try:
         return read_zoo_modules(folder) or ()
+    except CardError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def read_steps(folder: Path, hidden: int) -> tuple[Step, ...]:
+    """Return the modules after the encoder of an embedding model; return none without `modules.json`.
+
+    Raises:
+        CheckpointError: a file is missing or malformed, sizes do not fit, or Fletcher does not reproduce a module or its
+            place.
+    """
+    try:
+        files = read_zoo_files(folder)
+        return () if files.modules is None else read_zoo_steps(files, hidden)
     except CardError as error:
         raise CheckpointError(str(error)) from error
 

@@ -190,7 +190,7 @@ class TensorReader:
             more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
             raise CheckpointError(
                 f"{self._checkpoint.folder} holds tensors that the architecture "
-                f"{self._checkpoint.config.get('model_type')!r} does not use: {', '.join(surplus[:5])}{more}. "
+                f"{self._checkpoint.config.get('model_type')!r} of config.json does not use: {', '.join(surplus[:5])}{more}. "
                 "Fletcher converts nothing that it does not fully understand"
             )
 

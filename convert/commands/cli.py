@@ -104,9 +104,42 @@ def export_model(
             "Fletcher does not write (extra export)."
         ),
     ] = "fletcher",
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Compare the artifact with sentence-transformers (extra verify), and do not write one that differs. "
+            "Default: do so if the extra is installed.",
+        ),
+    ] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Shorter lengths that the vectors were trained for (Matryoshka), separated by commas; requests may then ask "
+            "for them. Default: those that the checkpoint lists.",
+        ),
+    ] = None,
+    ignore_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Key or file of the checkpoint that Fletcher does not know and that, on your word, changes no vector. It is "
+            "recorded in the artifact. Repeatable. Default: none.",
+        ),
+    ] = None,
+    tokenizer_like: Annotated[
+        Literal["4", "5"] | None,
+        typer.Option(
+            help="Version of transformers whose token ids to give, where 4 and 5 differ; 4 also stands for "
+            "sentence-transformers 5 and older, which remove the blanks around a text. "
+            "Default: the version that the checkpoint's files name, or 4."
+        ),
+    ] = None,
 ) -> None:
-    """Convert a checkpoint to an artifact, and check its vectors against the canary."""
+    """Convert a checkpoint to an artifact, and compare its vectors with the canary and with sentence-transformers."""
     from ..export.export import ExportOptions, export
+    from ..verify.verify import is_installed
 
     report = reporter(ctx)
     options = ExportOptions(
@@ -116,13 +149,30 @@ def export_model(
         max_tokens=max_tokens,
         head=cast(Head | None, head),
         exporter=exporter,
+        verify=is_installed() if verify is None else verify,
+        dimensions=_lengths(dimensions),
+        ignored_keys=ignore_key or (),
+        tokenizer_like=tokenizer_like,
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)
-    if exported.unchecked:
-        report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
-    if exported.status == "unverified":
-        report.warn(f"not yet compared with HuggingFace: run `fletcher-convert model verify {output}`")
+    if exported.ignored_keys:
+        report.warn(f"ignored on your word, and not checked by anything else: {', '.join(exported.ignored_keys)}")
+    if exported.canary_unchecked:
+        report.line(
+            "canary not checked, because this machine cannot run these variants: "
+            + ", ".join(exported.canary_unchecked)
+        )
+    if exported.status == "self-made":
+        report.warn(f"self-made canary, not compared with a reference: run `fletcher-convert model verify {output}`")
+
+
+def _lengths(text: str | None) -> tuple[int, ...]:
+    """Return the lengths of `--dimensions`."""
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"--dimensions {text}: must be whole numbers separated by commas, such as 256,128") from None
 
 
 @model.command("verify")
@@ -135,7 +185,9 @@ def verify_model(
     texts: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="File of texts, txt or jsonl, to compare besides the built-in ones. Default: none."
+            metavar="FILE",
+            help="File of texts, txt or jsonl, of which a sample is compared besides those made from the checkpoint. "
+            "Default: none.",
         ),
     ] = None,
     variant: Annotated[
@@ -167,7 +219,7 @@ def verify_model(
         ),
     ] = None,
 ) -> None:
-    """Compare an artifact with the HuggingFace model in float32, and record in the artifact that they agree.
+    """Compare an artifact with sentence-transformers in float32, and record in the artifact that they agree.
 
     With --against and --on, compare two variants of the artifact with each other instead.
     """
@@ -212,7 +264,13 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     manifest = artifact.manifest
     if report.as_json:
         report.result(
-            {"path": artifact.path, "digest": artifact.digest, "status": manifest.status, "manifest": manifest}
+            {
+                "path": artifact.path,
+                "digest": artifact.digest,
+                "status": manifest.status,
+                "proof": manifest.proof,
+                "manifest": manifest,
+            }
         )
         return
     card = manifest.card
@@ -227,11 +285,17 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "max_tokens": card.max_tokens,
         "pooling": card.pooling,
         "normalize": card.normalize,
+        "similarity": card.similarity or None,
         "prompts": {name: repr(prompt) for name, prompt in card.prompts.items()},
-        "status": manifest.status,
+        "tokenizer like": manifest.tokenizer_like,
+        "canary": manifest.status,
+        "proof": manifest.proof,
+        "not checked": manifest.verified.not_checked if manifest.verified else (),
         "digest": artifact.digest,
         "tools": manifest.tools,
     }
+    if manifest.ignored_keys:
+        facts["ignored_keys"] = manifest.ignored_keys
     report.result(facts)
     variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
     report.result(

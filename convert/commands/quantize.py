@@ -48,6 +48,8 @@ def run_recipe(
     given = None if texts is None else read_texts(texts)
     result = quantize(folder, output, recipe, texts=given, progress=report)
     report.result(result)
+    if note := result.explain_canary():
+        report.line(note)
     if result.batch_dependent:
         report.warn("a text's vector depends on the other texts of its batch: int8-per-token has no such fault")
 
@@ -137,6 +139,15 @@ def run_sweep(
             help="Minutes after which no recipe may end; longer ones are skipped. Default: no limit.",
         ),
     ] = None,
+    tie_minutes: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="Longest time of further rounds between the fastest recipes, while their speeds cannot be distinguished. "
+            "0: none.",
+        ),
+    ] = 2.0,
     recipe: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,6 +178,7 @@ def run_sweep(
         min_cosine=min_cosine,
         min_overlap=min_overlap,
         budget_seconds=None if budget is None else 60 * budget,
+        tie_seconds=60 * tie_minutes,
         recipes=tuple(recipe or ()),
     )
     found = sweep(

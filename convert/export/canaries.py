@@ -19,7 +19,8 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.canary import Canary, write_canary
 from fletcher.runtime.errors import CheckpointError, FletcherError
 
-from ..reference.vectors import Reference
+from ..reference.load import load_witness
+from ..reference.witness import Witness
 from ..texts import EDGES, SENTENCES, text_of_length
 
 __all__ = ["canary_texts", "make_canary"]
@@ -44,7 +45,7 @@ CHOSEN_EDGES = (
 CHOSEN_SENTENCES = (0, 1, 4, 10, 16, 19, 21, 24, 26)
 
 
-def canary_texts(reference: Reference) -> list[str]:
+def canary_texts(reference: Witness) -> list[str]:
     """Return about two dozen texts, prompts included; the last is truncated unless the limit exceeds `LONGEST`."""
     texts = [text for text in EDGES if text in CHOSEN_EDGES] + [SENTENCES[index] for index in CHOSEN_SENTENCES]
     limit = reference.card.max_tokens
@@ -56,7 +57,7 @@ def canary_texts(reference: Reference) -> list[str]:
     return [*texts, text_of_length(longest, reference.count_tokens, start=2)]
 
 
-def make_canary(reference: Reference, source: str) -> Canary:
+def make_canary(reference: Witness, source: str) -> Canary:
     """Compute the canary.
 
     Args:
@@ -67,8 +68,8 @@ def make_canary(reference: Reference, source: str) -> Canary:
         CheckpointError: the vectors contradict the card.
     """
     card, texts = reference.card, canary_texts(reference)
-    rows = reference.tokenize(texts, "raw")
-    vectors = reference.embed(rows)
+    rows = [reference.tokenize(text).ids for text in texts]
+    vectors = np.stack([reference.compute(reference.tokenize(text)) for text in texts])
     if vectors.shape[1] != card.dimension or not np.isfinite(vectors).all():
         raise CheckpointError(
             f"{source} gives vectors of {vectors.shape[1]} dimensions, the card of {card.name} says {card.dimension}; "
@@ -96,7 +97,7 @@ def write_card_canary(
         for part, digest in card.sha256.items():
             if checkout.sha256.get(part, digest) != digest:
                 raise CheckpointError(f"{part} of {checkout.source} is not the one that the card of {name} pins")
-        canary = make_canary(Reference.load(checkout.folder, card), origin)
+        canary = make_canary(load_witness(checkout.folder, card, zoo=True), origin)
         file = output or Path(fletcher.model_zoo.__path__[0]) / "canaries" / f"{card.name}.safetensors"
         write_canary(file, canary)
     except FletcherError as error:

@@ -26,8 +26,15 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
     pooling, max_tokens, head = options.pooling, options.max_tokens, options.head
     if checkout.card is None:
         name = model_name(checkout.source)
-        return read_card(checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head)
+        return read_card(
+            checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head, dimensions=options.dimensions
+        )
     card = checkout.card
+    if options.dimensions and tuple(sorted(set(options.dimensions), reverse=True)) != card.matryoshka:
+        raise InputError(
+            f"--dimensions {','.join(map(str, options.dimensions))} contradicts the card of {card.name}, whose shorter "
+            f"lengths are {', '.join(map(str, card.matryoshka)) or 'none'}"
+        )
     if head is not None and OUTPUTS[head] != card.output:
         raise InputError(f"--head {head} contradicts the card of {card.name}, whose output is {card.output}")
     if pooling is not None and (pooling,) != card.pooling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Unpack
 
+import msgspec
 import onnx
 
 import fletcher
@@ -16,22 +18,30 @@ from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_pat
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
 from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
-from fletcher.runtime.artifact.writing import describe_files, new_artifact, write_manifest
+from fletcher.runtime.artifact.writing import describe_files, new_artifact, stamp, write_manifest
 from fletcher.runtime.canary import gives_tokens, write_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.tokenizer_file import write_tokenizer
+from ..checkpoint.files import check_files
+from ..checkpoint.ignored_keys import IgnoredKeys
+from ..checkpoint.module_settings import check_settings
+from ..checkpoint.old_layout import usual_layout
+from ..checkpoint.tokenizer.file import write_tokenizer
+from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
+from ..reference.load import load_witness
 from ..targets.emit import emit
 from ..texts import SENTENCES
+from ..verify.verify import reference_name, verify_with
 from .card import settle_card
 from .options import ExportFields, ExportOptions
 from .own_canary import check_canaries, own_canary, own_texts, shorten_canary, with_tokens
@@ -53,11 +63,14 @@ class Exported:
         dimension: length of a vector.
         max_tokens: longest input.
         size: bytes of the folder.
-        status: `published canary`, or `unverified` until `verify` was run.
-        unchecked: names of the variants that this machine cannot run, whose canary was not checked.
+        status: origin of the canary: `self-made`, `published` by the authors, or `verified` if the artifact was compared with
+            sentence-transformers.
+        proof: the same in words, with packages, versions and time.
+        canary_unchecked: names of the variants whose canary was not checked, because this machine cannot run them.
         min_cosine: smallest cosine of the canary's vectors over the variants that ran; None if none runs here.
         max_abs: largest absolute difference of an element of these vectors.
         digest: digest of the artifact.
+        ignored_keys: keys and files of the checkpoint that were ignored by the user's word.
     """
 
     path: Path
@@ -68,10 +81,12 @@ class Exported:
     max_tokens: int
     size: int
     status: str
-    unchecked: tuple[str, ...]
+    proof: str
+    canary_unchecked: tuple[str, ...]
     min_cosine: float | None
     max_abs: float | None
     digest: str
+    ignored_keys: tuple[str, ...] = ()
 
 
 def export(
@@ -95,21 +110,30 @@ def export(
         A summary of the artifact.
 
     Raises:
-        InputError: a target, precision, pooling or length that does not exist, or that the model does not have.
+        InputError: a target, precision, pooling or length that does not exist, or that the model does not have; or an ignored
+            key that needs no ignoring.
         CardError: neither the checkpoint nor the options name the pooling or the kind of the model.
         SourceError: the files cannot be fetched.
         CheckpointError: the checkpoint cannot be converted without guessing.
         ArtifactError: `output` is something else, is being written, or the result does not pass its canary.
-        MissingPackageError: the exporter's packages are not installed.
+        MissingPackageError: the exporter's packages, or those of `verify`, are not installed.
+        VerificationError: the artifact differs from the reference.
     """
     options = dataclasses.replace(options or ExportOptions(), **fields)
     pairs = check_variants(options.targets, options.precisions)
     if options.exporter == "optimum":
         check_traceable(pairs)
-    with new_artifact(output) as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        checkpoint = Checkpoint.open(checkout.folder)
-        card = settle_card(checkout, options)
+        layout = stack.enter_context(usual_layout(checkout.folder))
+        ignored = IgnoredKeys(options.ignored_keys)
+        check_files(layout, ignored)
+        check_settings(layout, ignored)
+        checkpoint = Checkpoint.open(layout, ignored, tokenizer_like=options.tokenizer_like)
+        if options.exporter == "fletcher":
+            check_family(checkpoint)  # before the card asks for keys that another family does not have
+        card = settle_card(dataclasses.replace(checkout, folder=layout), options)
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}
         if options.exporter == "optimum":
@@ -128,6 +152,8 @@ def export(
         progress.line("checking the canary")
         artifact = Artifact.open(folder)
         results = check_canaries(artifact, session)
+        if options.verify:
+            artifact = _verify(artifact, checkout, output, progress)
     return Exported(
         path=Path(output),
         model=card.name,
@@ -137,11 +163,40 @@ def export(
         max_tokens=card.max_tokens,
         size=sum(info.size for info in artifact.manifest.files.values()),
         status=artifact.manifest.status,
-        unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
+        proof=artifact.manifest.proof,
+        canary_unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
         min_cosine=min((result.min_cosine for result in results), default=None),
         max_abs=max((result.max_abs for result in results), default=None),
         digest=artifact.digest,
+        ignored_keys=artifact.manifest.ignored_keys,
     )
+
+
+def _verify(artifact: Artifact, checkout: Checkout, output: str | Path, progress: Progress) -> Artifact:
+    """Compare a written artifact with sentence-transformers, and record it in the manifest if they agree.
+
+    Args:
+        artifact: the artifact, under its temporary name.
+        checkout: its checkpoint.
+        output: name of the artifact in messages.
+        progress: receives messages and counts.
+
+    Raises:
+        MissingPackageError: the extra `verify` is not installed.
+        VerificationError: the artifact differs from the reference.
+    """
+    if not any(variant.target in runnable_targets() for variant in artifact.manifest.variants):
+        progress.warn("not verified: no variant runs on this machine")
+        return artifact
+    progress.line("comparing with sentence-transformers")
+    try:
+        witness = load_witness(checkout.folder, artifact.manifest.card, zoo=checkout.card is not None)
+        report = verify_with(artifact.path, witness, name=reference_name(checkout), progress=progress)
+    except CheckpointError as error:
+        progress.warn(f"not verified: {error}")
+        return artifact
+    msgspec.structs.replace(report, artifact=str(output)).raise_if_failed()
+    return stamp(artifact.path, report.stamp)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,18 +225,23 @@ def _write(
     """
     card, architecture = recipe.card, recipe.architecture
     progress.line("writing the tokenizer")
-    write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
+    written = write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
+    checkpoint.ignored.check_met(checkpoint.folder)
+    strips = written.strips_texts and card.output != "scores"  # CrossEncoder takes pairs as they are
+
+    def open_tokenizer() -> Tokenizer:
+        """Open the written tokenizer file with HuggingFace's tokenizer."""
+        return Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False, strip=strips)
+
     file = canary_path(card.name) if checkout.card is not None else None
     published = None if file is None else shorten_canary(file, card)
-    if published is not None and not gives_tokens(_open_tokenizer(folder, card), card, published):
+    if published is not None and not gives_tokens(open_tokenizer(), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
-    texts = published or own_texts(_open_tokenizer(folder, card), card, checkout.source)
+    texts = published or own_texts(open_tokenizer(), card, checkout.source)
     progress.line("writing the weights")
     with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
-        variants = writer.write(
-            recipe.variants, lambda: _encode_sentences(_open_tokenizer(folder, card), checkout.source)
-        )
+        variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
         try:
@@ -199,14 +259,12 @@ def _write(
         canary_reference="own" if published is None else "published",
         tools={**_tools(), **recipe.tools},
         maxima=writer.maxima,
+        ignored_keys=checkpoint.ignored.met,
+        tokenizer_like=f"transformers {written.like}",
+        strips_texts=strips,
     )
     write_manifest(folder, manifest)
     return session
-
-
-def _open_tokenizer(folder: Path, card: ModelCard) -> Tokenizer:
-    """Open the written tokenizer file with HuggingFace's tokenizer."""
-    return Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False)
 
 
 def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:

@@ -31,7 +31,7 @@ __all__ = ["check_canaries", "own_canary", "own_texts", "shorten_canary", "with_
 CANARY_STEP = 8
 
 #: Origin of an own canary's vectors.
-ORIGIN = "this artifact's cpu-fp32, not compared with HuggingFace"
+ORIGIN = "self-made: this artifact's cpu-fp32"
 
 
 def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryResult]:

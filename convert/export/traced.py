@@ -36,6 +36,7 @@ from ..targets.cpu.packed_layout import PackedLayout, emit_packed_layout
 from ..targets.cpu.pooling import emit_pooling
 from ..targets.shared.emission import Emission
 from ..targets.shared.modules import emit_modules
+from .trace_check import check_trace, run_model
 
 __all__ = ["OptimumTrace", "check_traceable", "trace"]
 
@@ -51,8 +52,21 @@ TASKS: Mapping[Output, str] = MappingProxyType(
     }
 )
 
+#: transformers' classes for the same outputs.
+_CLASSES: Mapping[Output, str] = MappingProxyType(
+    {
+        "vectors": "AutoModel",
+        "scores": "AutoModelForSequenceClassification",
+        "sparse": "AutoModelForMaskedLM",
+        "token_vectors": "AutoModel",
+    }
+)
+
 #: Newest version that torch's tracing exporter writes, and one of the graph builder's.
 OPSET = 20
+
+#: Inputs of a traced graph that Fletcher provides.
+_INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "token_type_ids"})
 
 #: Largest tensor in bytes that stays in the graph.
 INLINE_BYTES = 1024
@@ -122,9 +136,13 @@ def trace(checkpoint: Checkpoint, card: ModelCard) -> OptimumTrace:
         from optimum.version import __version__ as optimum_version
     except ImportError as error:
         raise MissingPackageError(error.name or "optimum-onnx", "export", "--exporter optimum") from None
+    padding_id = int(checkpoint.config.get("pad_token_id") or 0)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of the tracer: about control flow, and its own deprecations
+        # Before Optimum patches parts of transformers for its tracer.
+        vocabulary = architecture.embedding.word.shape[0]
+        witness = run_model(_load(checkpoint, card), vocabulary, padding_id, card.max_tokens)
         try:
             main_export(
                 str(checkpoint.folder),
@@ -143,20 +161,55 @@ def trace(checkpoint: Checkpoint, card: ModelCard) -> OptimumTrace:
             raise CheckpointError(
                 f"Optimum cannot export {checkpoint.folder}: {str(error) or type(error).__name__}"
             ) from error
-        model = onnx.load(Path(folder) / "model.onnx")
+        file = Path(folder) / "model.onnx"
+        model = onnx.load(file)
+        names = [value.name for value in model.graph.input]
+        if unknown := sorted(set(names) - _INPUTS):
+            raise CheckpointError(
+                f"Optimum's graph of {architecture.family} needs {', '.join(unknown)}, which Fletcher does not provide"
+            )
+        check_trace(file, names, model.graph.output[0].name, padding_id, witness)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets.get("", opsets.get("ai.onnx")) != OPSET or len(opsets) > 1 or model.functions:
         raise CheckpointError(
             f"Optimum exported {checkpoint.folder} with the operator sets {opsets}, not {OPSET} alone"
         )
     tools = {"optimum": optimum_version, "torch": str(torch.__version__), "transformers": transformers.__version__}
-    return OptimumTrace(architecture, model, int(checkpoint.config.get("pad_token_id") or 0), tools)
+    return OptimumTrace(architecture, model, padding_id, tools)
+
+
+def _load(checkpoint: Checkpoint, card: ModelCard) -> Any:
+    """Load the model that Optimum will trace, in float32.
+
+    Raises:
+        CheckpointError: transformers cannot load it, or it has a decoder beside its encoder.
+    """
+    import torch
+    import transformers
+
+    try:
+        model = getattr(transformers, _CLASSES[card.output]).from_pretrained(
+            str(checkpoint.folder), torch_dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers raises whatever the model's code raises
+        raise CheckpointError(
+            f"transformers cannot load {checkpoint.folder}: {str(error) or type(error).__name__}"
+        ) from error
+    has_decoder = card.output in ("vectors", "token_vectors") and hasattr(model, "decoder")
+    if model.config.is_encoder_decoder or has_decoder:
+        raise CheckpointError(
+            f"{checkpoint.folder} has the model type {model.config.model_type}, an encoder with a decoder. Optimum exports "
+            "the two as graphs of their own, and Fletcher converts neither: sentence-transformers runs the model as it is"
+        )
+    return model.eval()
 
 
 def _describe(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
     """Return an architecture without layers: sizes, and the modules after the encoder."""
     config = checkpoint.config
-    hidden = next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
+    hidden = next(
+        (config[key] for key in ("hidden_size", "dim", "d_model", "n_embd") if isinstance(config.get(key), int)), None
+    )
     vocabulary = config.get("vocab_size")
     if hidden is None or not isinstance(vocabulary, int):
         raise CheckpointError(f"{checkpoint.folder / 'config.json'} has no hidden_size or no vocab_size")
@@ -185,10 +238,6 @@ def _no_table() -> Any:
 def _emit_inputs(graph: GraphBuilder, traced: OptimumTrace, ids: str, layout: PackedLayout) -> dict[str, str]:
     """Return the traced graph's inputs: int64 rectangles, (texts, longest)."""
     names = [info.name for info in traced.model.graph.input]
-    if unknown := sorted(set(names) - {"input_ids", "attention_mask", "token_type_ids"}):
-        raise CheckpointError(
-            f"Optimum's graph of {traced.architecture.family} needs {', '.join(unknown)}, which Fletcher does not provide"
-        )
 
     def rectangle(packed: str, padding: int, name: str) -> str:
         spread = graph.node("Gather", [packed, layout.rectangle], f"traced/{name}_spread")
@@ -200,6 +249,9 @@ def _emit_inputs(graph: GraphBuilder, traced: OptimumTrace, ids: str, layout: Pa
     rectangles = {"input_ids": rectangle(ids, traced.padding_id, "traced/ids")}
     if "attention_mask" in names:
         rectangles["attention_mask"] = graph.node("Cast", [layout.valid], "traced/mask", to=7)
+    if "position_ids" in names:  # decoders': 0, 1, … of each text, also where they are padded on the right
+        shape = graph.node("Shape", [layout.valid], "traced/shape")
+        rectangles["position_ids"] = graph.node("Expand", [layout.steps, shape], "traced/positions")
     if "token_type_ids" in names:
         types = graph.input(TensorInfo("token_type_ids", "int32", ("tokens",)))
         rectangles["token_type_ids"] = rectangle(types, 0, "traced/types")

@@ -20,7 +20,7 @@ from .mpnet import describe_mpnet
 from .nomic_bert import describe_nomic_bert
 from .roberta import describe_roberta
 
-__all__ = ["FAMILIES", "describe"]
+__all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
 
 #: Authored families by `model_type`.
 FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
@@ -42,6 +42,66 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
 )
 
 
+#: Families that `--exporter optimum` was tried with (Optimum 0.1, transformers 4.57): its vectors are those of
+#: sentence-transformers within 1e-5.
+TRACED = frozenset(
+    {
+        *(
+            "big_bird",
+            "data2vec-text",
+            "deberta",
+            "deberta-v2",
+            "esm",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "gpt2",
+            "ibert",
+        ),
+        *("llama", "mistral", "mpt", "phi3", "qwen2", "qwen3", "rembert", "roformer", "splinter", "squeezebert"),
+    }
+)
+#: Families that have a decoder too, and those that `--exporter optimum` was tried with in vain, with the reason.
+_DECODERS = "it is an encoder with a decoder, of which Optimum makes two graphs"
+_NO_EXPORT = "Optimum has no export for it"
+_PADDING = "its values change with the padding of a batch, so that Optimum's graph is refused"
+UNTRACED: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"), _DECODERS),
+        **dict.fromkeys(("ernie", "funnel", "xlm-roberta-xl", "xlnet"), _NO_EXPORT),
+        **dict.fromkeys(("convbert", "nystromformer"), _PADDING),
+        "longformer": "Optimum's graph needs a global attention mask, which depends on the task",
+    }
+)
+
+
+def check_family(checkpoint: Checkpoint) -> str:
+    """Return the family of a checkpoint.
+
+    Raises:
+        CheckpointError: the family is not authored; the message has the next step for it.
+    """
+    family = checkpoint.config.get("model_type")
+    if family == "bert" and checkpoint.config.get("position_embedding_type") == "alibi":
+        return "jina_bert"  # its configuration has the model type bert
+    if not isinstance(family, str):
+        raise CheckpointError(f"{checkpoint.folder / 'config.json'} has no model_type, so the family is unknown")
+    if family in FAMILIES:
+        return family
+    if family in TRACED:
+        advice = "Use --exporter optimum, which traces it with torch and gives the same vectors"
+    elif (reason := UNTRACED.get(family)) is not None:
+        advice = f"--exporter optimum does not help: {reason}. sentence-transformers runs the model as it is"
+    else:
+        advice = (
+            "--exporter optimum was not tried with it: it works where Optimum knows the family, and refuses a graph that "
+            "differs from transformers' model"
+        )
+    raise CheckpointError(
+        f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. {advice}"
+    )
+
+
 def describe(checkpoint: Checkpoint) -> Architecture:
     """Return the architecture of a checkpoint's encoder; the caller adds the modules after it.
 
@@ -51,12 +111,4 @@ def describe(checkpoint: Checkpoint) -> Architecture:
     Raises:
         CheckpointError: the family is not authored, or the checkpoint cannot be converted without guessing.
     """
-    family = checkpoint.config.get("model_type")
-    if family == "bert" and checkpoint.config.get("position_embedding_type") == "alibi":
-        family = "jina_bert"  # its configuration has the model type bert
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise CheckpointError(
-            f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. "
-            "Try --exporter optimum, which traces the families that Optimum knows"
-        )
-    return FAMILIES[family](checkpoint)
+    return FAMILIES[check_family(checkpoint)](checkpoint)

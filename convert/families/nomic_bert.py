@@ -74,7 +74,7 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
     """
     shape = _read_shape(checkpoint)
     hidden, epsilon = shape.layer.hidden, shape.layer.epsilon
-    tensors = TensorReader(checkpoint, prefixes=("nomic_bert.", "bert.", "model."))
+    tensors = TensorReader(checkpoint, prefixes=("nomic_bert.", "bert."))
     original = tensors.has("emb_ln.weight")
     token_type = None
     if shape.types:

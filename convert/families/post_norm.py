@@ -105,6 +105,11 @@ def read_sizes(config: Config, keys: Keys = BERT_KEYS, *, activation: str = "gel
     hidden, heads = config.integer(keys.hidden), config.integer(keys.heads)
     if hidden % heads:
         raise config.refusal(f"{keys.hidden} {hidden} is not a multiple of {keys.heads} {heads}")
+    if (positions := config.value("position_embedding_type")) in ("relative_key", "relative_key_query"):
+        raise config.refusal(
+            f"position_embedding_type is {positions!r}, which Fletcher does not author: use --exporter optimum, whose "
+            "transformers 4 computes it (transformers 5 ignores it)"
+        )
     config.must_be("position_embedding_type", "absolute", None)
     return Sizes(
         hidden=hidden,

@@ -16,8 +16,8 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Pooling
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.json_files import find_json
 from ..checkpoint.tensors import Norm, TensorReader, Weight
+from ..checkpoint.tokenizer.file import gives_token_types
 from ..graph.activations import check_activation
 
 __all__ = ["add_classification"]
@@ -54,17 +54,6 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
         "roberta": _ROBERTA,
         "xlm-roberta": _ROBERTA,
     }
-)
-
-#: Tokenizers that give token types in every version of transformers, and those that never give any; without `Fast`.
-TYPED = frozenset({"BertTokenizer", "ElectraTokenizer"})
-UNTYPED = frozenset(
-    {"CamembertTokenizer", "DistilBertTokenizer", "MPNetTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer"}
-    | {"TokenizersBackend"}  # transformers 5's own
-)
-#: Tokenizer of a checkpoint that names none, by `model_type`.
-DEFAULT_TOKENIZERS: Mapping[str, str] = MappingProxyType(
-    {"bert": "BertTokenizer", "electra": "ElectraTokenizer", "nomic_bert": "BertTokenizer"}
 )
 
 #: Prefixes of encoders inside a checkpoint with a head.
@@ -123,28 +112,6 @@ def _modernbert_pooling(checkpoint: Checkpoint) -> PoolingMode:
             )
 
 
-def _tells_types(checkpoint: Checkpoint) -> bool:
-    """Return whether transformers' tokenizer gives the model token types.
-
-    Raises:
-        CheckpointError: the answer depends on the version: transformers 4 gives token types by default, 5 does not.
-    """
-    file = checkpoint.folder / "tokenizer_config.json"
-    settings = find_json(file)
-    inputs = settings.get("model_input_names")
-    if isinstance(inputs, list):
-        return "token_type_ids" in inputs
-    kind = settings.get("tokenizer_class") or DEFAULT_TOKENIZERS.get(str(checkpoint.config.get("model_type")))
-    kind = str(kind).removesuffix("Fast")
-    if kind not in TYPED | UNTYPED:
-        raise CheckpointError(
-            f"{file}: transformers 4 gives a model with the tokenizer {kind} token types, transformers 5 does not. Write "
-            'model_input_names into a copy of the file: ["input_ids", "token_type_ids", "attention_mask"] if the model was '
-            "trained with them"
-        )
-    return kind in TYPED
-
-
 def _with_token_types(checkpoint: Checkpoint, architecture: Architecture) -> Architecture:
     """Return the architecture with the whole token type table, if it has several rows and the tokenizer gives token types."""
     row = architecture.embedding.token_type
@@ -152,7 +119,14 @@ def _with_token_types(checkpoint: Checkpoint, architecture: Architecture) -> Arc
         return architecture
     name = row.name.removesuffix(".0")
     stored = next(tensor for full, tensor in checkpoint.tensors.items() if full.endswith(name))
-    if stored.shape[0] == 1 or not _tells_types(checkpoint):
+    # Where the class is not known, the types are an input, and the artifact's tokenizer.json gives zeros if there are none.
+    gives_types = gives_token_types(checkpoint)
+    if stored.shape[0] == 1 and gives_types:
+        raise CheckpointError(
+            f"{checkpoint.folder / 'tokenizer_config.json'}: its tokenizer gives the second text of a pair the token type 1, "
+            f"and {name} has one row: one of the two files belongs to another model"
+        )
+    if stored.shape[0] == 1 or gives_types is False:
         return architecture
     whole = TensorReader(checkpoint, prefixes=()).take(stored.name, stored.shape)
     table = Weight(name, whole.shape, whole.load)

@@ -21,7 +21,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Normalize
 from ..checkpoint import sentence_transformers
-from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.checkpoint import SINGLE, Checkpoint
 from ..checkpoint.tensors import TensorReader
 from .pooled import read_dense
 
@@ -42,6 +42,11 @@ def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
     entries = sentence_transformers.read_modules(checkpoint.folder)
     _check_order(checkpoint, [entry.kind for entry in entries])
     if not entries:
+        if not (checkpoint.folder / SINGLE).is_file():
+            raise CheckpointError(
+                f"{checkpoint.folder} has no {SINGLE}, from which alone sentence-transformers reads the projection of "
+                "Stanford's ColBERT: write its shards into one file"
+            )
         projection = TensorReader(checkpoint, prefixes=()).linear("linear", width, card.dimension, bias=False)
         modules.append(Dense(projection, "identity"))
         width = card.dimension

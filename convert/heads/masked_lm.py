@@ -88,7 +88,7 @@ def add_splade(checkpoint: Checkpoint, card: ModelCard, architecture: Architectu
     names = FAMILIES.get(architecture.family)
     if names is None:
         raise CheckpointError(
-            f"{checkpoint.folder}: the masked-LM head of the family {architecture.family} is not authored; "
+            f"{checkpoint.folder / 'config.json'}: the masked-LM head of the family {architecture.family} is not authored; "
             f"those of {', '.join(FAMILIES)} are"
         )
     config, word = checkpoint.config, architecture.embedding.word
@@ -160,7 +160,7 @@ def read_saturation(checkpoint: Checkpoint) -> Saturation:
     kinds = [module.kind for module in modules]
     if modules and kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
         raise CheckpointError(
-            f"{checkpoint.folder}: its modules are {', '.join(kinds)}; of sparse models, Fletcher authors those of a "
+            f"{checkpoint.folder / 'modules.json'}: its modules are {', '.join(kinds)}; Fletcher authors sparse models of a "
             "Transformer and a SpladePooling"
         )
     if not modules:

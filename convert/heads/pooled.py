@@ -6,20 +6,23 @@ Source: sentence-transformers' modules, with their `config.json` and `model.safe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.sentence_transformers.files import Module as ModuleFiles
+from fletcher.model_zoo.sentence_transformers.modules import Step
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Dense, Module, Normalize, Pooling
+from ..architecture import Dense, Module, Normalize, Pooling, Truncate
 from ..checkpoint import sentence_transformers
 from ..checkpoint.checkpoint import Checkpoint, read_header
 from ..checkpoint.tensors import Norm, TensorReader
+from ..graph.torch_activations import TORCH_ACTIVATIONS
 
 __all__ = ["read_dense", "read_modules"]
 
-#: torch's classes, by the last part of their dotted names, as transformers' activation names.
+#: torch's classes as transformers' activation names; the others are those of `TORCH_ACTIVATIONS`.
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
     {
         "GELU": "gelu",
@@ -33,7 +36,7 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
 
 
 def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> tuple[Module, ...]:
-    """Return the card's pooling, the checkpoint's Dense and LayerNorm modules, and L2 normalization if the card has it.
+    """Return the modules after the encoder: those of the checkpoint in their order, else the card's.
 
     Args:
         checkpoint: checkpoint, with or without `modules.json`.
@@ -43,39 +46,60 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
     Raises:
         CheckpointError: Fletcher does not author a module, or the modules contradict the card.
     """
-    modules: list[Module] = [Pooling(card.pooling)]
-    width = hidden_size * len(card.pooling)
-    normalized = False
-    for entry in sentence_transformers.read_modules(checkpoint.folder):
-        kind = entry.kind
-        if kind in ("Transformer", "Pooling"):
-            continue  # the encoder itself, and the pooling, which the card already has
-        if normalized:
-            raise CheckpointError(
-                f"{checkpoint.folder}: modules.json has {kind} after Normalize, which is not authored"
-            )
-        if kind == "Normalize":
-            normalized = True
-        elif kind == "Dense":
-            dense = read_dense(entry, width)
-            modules.append(dense)
-            width = dense.linear.weight.shape[1]
-        elif kind == "LayerNorm":
-            modules.append(_read_norm(entry, width))
-        elif kind != "Dropout":  # the identity when a model does not train
-            raise CheckpointError(
-                f"{checkpoint.folder}: modules.json has the module {entry.type}; Fletcher authors Transformer, Pooling, "
-                "Dense, LayerNorm, Dropout and Normalize"
-            )
-    if normalized and not card.normalize:
+    modules: list[Module] = []
+    width = hidden_size
+    for step in sentence_transformers.read_steps(checkpoint.folder, hidden_size):
+        module = _read_step(step)
+        if module is not None:
+            modules.append(module)
+        if isinstance(module, Dense):
+            width = module.linear.weight.shape[1]
+        elif isinstance(module, Pooling):
+            _check_pooling(checkpoint, card, module)
+            width *= len(module.modes)
+    if not modules:
+        modules, width = [Pooling(card.pooling)], width * len(card.pooling)
+    normalized = isinstance(modules[-1], Normalize)
+    length = _truncated(checkpoint, width)
+    if normalized and not card.normalize and length == width:
         raise CheckpointError(f"{checkpoint.folder}: modules.json normalizes, the card {card.name} says it does not")
-    if card.normalize:
+    if card.normalize and not normalized:
         modules.append(Normalize())
-    if width != card.dimension:
+    if length < width:
+        modules.append(Truncate(length))
+    if length != card.dimension:
         raise CheckpointError(
-            f"{checkpoint.folder} gives vectors of {width} dimensions, the card {card.name} says {card.dimension}"
+            f"{checkpoint.folder} gives vectors of {length} dimensions, the card {card.name} says {card.dimension}"
         )
     return tuple(modules)
+
+
+def _read_step(step: Step) -> Module | None:
+    """Return the module; None is Dropout, the identity when a model does not train."""
+    match step.module.kind:
+        case "Pooling":
+            return Pooling(sentence_transformers.read_pooling(step.module).modes)
+        case "Dense":
+            return read_dense(step.module, step.width, place=step.place)
+        case "LayerNorm":
+            return _read_norm(step.module, step.width)
+        case "Normalize":
+            return Normalize()
+        case _:
+            return None
+
+
+def _check_pooling(checkpoint: Checkpoint, card: ModelCard, pooling: Pooling) -> None:
+    if pooling.modes != card.pooling:
+        raise CheckpointError(
+            f"{checkpoint.folder} pools by {', '.join(pooling.modes)}, the card {card.name} says {', '.join(card.pooling)}"
+        )
+
+
+def _truncated(checkpoint: Checkpoint, width: int) -> int:
+    """Return the length that `truncate_dim` of config_sentence_transformers.json leaves."""
+    length = sentence_transformers.read_files(checkpoint.folder).settings.truncate_dim
+    return width if length is None else min(width, length)
 
 
 def _reader(module: ModuleFiles) -> TensorReader:
@@ -95,11 +119,6 @@ def read_dense(module: ModuleFiles, width: int, *, place: str = "sentence_embedd
         CheckpointError: the sizes do not fit, or the module asks for something that Fletcher does not author.
     """
     folder, config = module.folder, sentence_transformers.read_config(module)
-    keys = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
-    if config.get("use_residual") is False:
-        keys |= {"use_residual"}
-    if unknown := sorted(set(config) - keys):
-        raise CheckpointError(f"{folder / 'config.json'} has keys that Fletcher does not know: {', '.join(unknown)}")
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, place):
             raise CheckpointError(f"{folder / 'config.json'}: {key} is {config[key]!r}; only {place} is authored here")
@@ -108,16 +127,37 @@ def read_dense(module: ModuleFiles, width: int, *, place: str = "sentence_embedd
     num_out = config.get("out_features")
     if isinstance(num_out, bool) or not isinstance(num_out, int) or num_out < 1:
         raise CheckpointError(f"{folder / 'config.json'}: out_features is {num_out!r}, a positive integer was expected")
-    activation = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-    if activation not in ACTIVATIONS:
+    activation = _read_activation(folder, config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    is_residual = config.get("use_residual", False)
+    if not isinstance(is_residual, bool):
         raise CheckpointError(
-            f"{folder / 'config.json'}: activation_function is {config['activation_function']!r}; "
-            f"Fletcher authors {', '.join(ACTIVATIONS)}"
+            f"{folder / 'config.json'}: use_residual is {is_residual!r}, where true or false was expected"
         )
     tensors = _reader(module)
     linear = tensors.linear("linear", width, num_out, bias=bool(config.get("bias", True)))
+    projection = None
+    if is_residual and width != num_out:
+        projection = tensors.linear("residual", width, num_out, bias=False).renamed(module.path)
     tensors.finish()
-    return Dense(linear.renamed(module.path), ACTIVATIONS[activation])
+    return Dense(linear.renamed(module.path), activation, is_residual, projection)
+
+
+def _read_activation(folder: Path, name: object) -> str:
+    """Return the name of an activation whose class is torch's own, by its full name in the module's config.
+
+    sentence-transformers creates classes of torch alone without trust_remote_code, and takes Tanh for others.
+    """
+    package, _, kind = str(name).rpartition(".")
+    home = "torch.nn.modules.linear" if kind == "Identity" else "torch.nn.modules.activation"
+    if package in ("torch.nn", "torch.nn.modules", home):
+        if kind in ACTIVATIONS:
+            return ACTIVATIONS[kind]
+        if kind in TORCH_ACTIVATIONS:
+            return kind
+    raise CheckpointError(
+        f"{folder / 'config.json'}: activation_function is {name!r}; Fletcher authors torch.nn's "
+        f"{', '.join(sorted({*ACTIVATIONS, *TORCH_ACTIVATIONS}))}"
+    )
 
 
 def _read_norm(module: ModuleFiles, width: int) -> Norm:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
-from fletcher.model_zoo.card import RAW, LateInteraction
+from fletcher.model_zoo.card import LateInteraction
 from fletcher.model_zoo.sentence_transformers.heads import read_late_interaction
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
+from fletcher.runtime.loading import open_tokenizer as open_artifact_tokenizer
 
 from ..checkpoint.sentence_transformers import read_files
 from ..texts import EDGES, SENTENCES
-from ..verify.verdicts import Probe, compare_ids
+from ..verify.report import excerpt
 from .results import PointResult
 from .traced_model import TracedModel
 
@@ -27,7 +28,7 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     Raises:
         ArtifactError: the tokenizer file cannot be read.
     """
-    TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)  # the checks of a load
+    open_artifact_tokenizer(artifact)  # the checks of a load
     tokenizer = Tokenizer.from_file(str(artifact.tokenizer_file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -51,11 +52,16 @@ def compare_tokenizers(artifact: Artifact, traced: TracedModel, texts: Sequence[
         note = f"{len(different)} tokens differ: {token!r} is {ours.get(token)}, in the checkpoint {theirs.get(token)}"
     yield _result("vocabulary", len(ours), len(different), note)
 
-    probes = [Probe(text, RAW) for text in (*EDGES, *SENTENCES, *texts)]
-    rows = traced.tokenize([probe.text for probe in probes])
-    tokenizer = TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
-    ids = compare_ids(tokenizer.encode([probe.text for probe in probes]), rows, probes)
-    yield _result("token ids", ids.compared, ids.compared - ids.equal, ids.reason)
+    compared = [*EDGES, *SENTENCES, *texts]
+    encodings = open_artifact_tokenizer(artifact).encode(compared)
+    rows = np.split(encodings.ids, encodings.offsets[1:-1])
+    wrong = [
+        text
+        for text, row, expected in zip(compared, rows, traced.tokenize(compared), strict=True)
+        if row.tolist() != list(expected)
+    ]
+    note = f"first with other ids: {excerpt(wrong[0])!r}" if wrong else ""
+    yield _result("token ids", len(compared), len(wrong), note)
 
 
 def compare_skipped(artifact: Artifact, traced: TracedModel, folder: Path) -> Iterator[PointResult]:
@@ -69,7 +75,7 @@ def compare_skipped(artifact: Artifact, traced: TracedModel, folder: Path) -> It
     late, card = artifact.manifest.card.late_interaction, artifact.manifest.card
     if late is None:
         return
-    ours = _skipped_ids(late, TextTokenizer(artifact.tokenizer_file, card.max_tokens).token_id)
+    ours = _skipped_ids(late, open_artifact_tokenizer(artifact).token_id)
     published, _ = read_late_interaction(read_files(folder), card.max_tokens)
     theirs = _skipped_ids(published, traced.tokenizer.get_vocab().get)
     different = sorted(ours ^ theirs)

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fletcher.model_zoo.card import RAW, ModelCard, Output
+from fletcher.model_zoo.card import ModelCard, Output
 
-from ..reference.heads import HeadReference
-from ..reference.vectors import Reference
+from ..reference.load import load_witness
+from ..reference.witness import TOKEN_FILTERS, Witness
 from .families import CLASSIFIERS, MASKED_LM, Family, Tap, taps_of
 
 if TYPE_CHECKING:
@@ -50,65 +50,81 @@ class TracedModel:
 
 
 def _embedder(folder: Path, card: ModelCard) -> TracedModel:
-    reference = Reference.load(folder, card)
+    witness = load_witness(folder, card)
+    modules = _later_modules(witness)
 
     def finish(output: Any) -> dict[str, Tensor]:
-        state = output.last_hidden_state[0]
-        points = {}
-        for index, module in enumerate(reference.modules):
-            points[f"modules.{index}"] = state = module(state)
+        features, points = _features(output.last_hidden_state), {}
+        for index, module in enumerate(modules):
+            features = module(features)
+            points[f"modules.{index}"] = features["sentence_embedding"][0]
         return points
 
     return TracedModel(
-        model=reference.model,
+        model=witness.transformer,
         prefix="",
-        family=taps_of(str(reference.model.config.model_type)),
+        family=taps_of(str(witness.transformer.config.model_type)),
         taps={},
         finish=finish,
-        tokenizer=reference.tokenizer,
-        tokenize=lambda texts: reference.tokenize(texts, RAW),
-        tools=reference.tools,
+        tokenizer=witness.tokenizer,
+        tokenize=lambda texts: [list(witness.tokenize(text).ids) for text in texts],
+        tools=witness.tools,
     )
 
 
+def _later_modules(witness: Witness) -> list[Any]:
+    """Return sentence-transformers' modules after the transformer that change vectors."""
+    idle = ("Dropout", *TOKEN_FILTERS)
+    return [module for module in list(witness.model)[1:] if type(module).__name__ not in idle]
+
+
+def _features(state: Tensor) -> dict[str, Any]:
+    """Return the modules' features for the transformer's output of one text."""
+    return {"token_embeddings": state, "attention_mask": state.new_ones(state.shape[:2]).long()}
+
+
 def _classifier(folder: Path, card: ModelCard) -> TracedModel:
-    reference = HeadReference.load(folder, card)
-    family = str(reference.model.config.model_type)
+    witness = load_witness(folder, card)
+    model = witness.transformer
+    family = str(model.config.model_type)
     encoder = taps_of(family)
-    prefix = f"{reference.model.base_model_prefix}."
+    prefix = f"{model.base_model_prefix}."
     paths = [path.replace("*", prefix) for path in CLASSIFIERS[family]]
     # The first token (or a mean), what the dense layer and its activation make of it, maybe a norm, and the scores.
     taps = {f"modules.{index}": Tap(path, "in") for index, path in enumerate(paths)}
     taps |= {f"modules.{index}/dense": Tap(path, "out") for index, path in enumerate(paths, 1) if "norm" not in path}
 
     def finish(output: Any) -> dict[str, Tensor]:
-        return {f"modules.{len(paths)}": reference.finish(output.logits[0])}
+        return {f"modules.{len(paths)}": witness.model.activation_fn(output.logits)[0]}
 
     return TracedModel(
-        model=reference.model,
+        model=model,
         prefix=prefix,
         family=encoder,
         taps=taps,
         finish=finish,
-        tokenizer=reference.tokenizer,
-        tokenize=lambda texts: [list(reference.tokenize(text).ids) for text in texts],
-        tools=reference.tools,
+        tokenizer=witness.tokenizer,
+        tokenize=witness.tokenize_raw,
+        tools=witness.tools,
     )
 
 
 def _masked_lm(folder: Path, card: ModelCard) -> TracedModel:
-    reference = HeadReference.load(folder, card)
-    family = str(reference.model.config.model_type)
+    witness = load_witness(folder, card)
+    model = witness.transformer
+    family = str(model.config.model_type)
     dense, norm, decoder = MASKED_LM[family]
 
     def finish(output: Any) -> dict[str, Tensor]:
-        logits = output.logits[0]  # (tokens, vocabulary)
+        features = _features(output.logits)
+        for module in _later_modules(witness):
+            features = module(features)
         # The graph takes the maximum of the logits, the reference that of the weights: log(1 + relu(x)) grows with x.
-        return {"modules.3": logits.amax(dim=0), "modules.4": reference.finish(logits)}
+        return {"modules.3": output.logits[0].amax(dim=0), "modules.4": features["sentence_embedding"][0]}
 
     return TracedModel(
-        model=reference.model,
-        prefix=f"{reference.model.base_model_prefix}.",
+        model=model,
+        prefix=f"{model.base_model_prefix}.",
         family=taps_of(family),
         taps={
             "modules.0/dense": Tap(dense, "out"),
@@ -117,43 +133,45 @@ def _masked_lm(folder: Path, card: ModelCard) -> TracedModel:
             "modules.2": Tap(decoder, "out"),
         },
         finish=finish,
-        tokenizer=reference.tokenizer,
-        tokenize=reference.tokenize_raw,
-        tools=reference.tools,
+        tokenizer=witness.tokenizer,
+        tokenize=witness.tokenize_raw,
+        tools=witness.tools,
     )
 
 
 def _token_embedder(folder: Path, card: ModelCard) -> TracedModel:
-    reference = HeadReference.load(folder, card)
-    num_products = len(reference.steps) - int(card.normalize)
+    witness = load_witness(folder, card)
+    modules = _later_modules(witness)
+    products = frozenset(f"modules.{i}/dense" for i, module in enumerate(modules) if type(module).__name__ == "Dense")
     expansion = card.late_interaction.expansion if card.late_interaction is not None else None
 
     def finish(output: Any) -> dict[str, Tensor]:
-        state, points = output.last_hidden_state[0], {}
-        for index, step in enumerate(reference.steps):
-            state = step(state)
-            if index < num_products:
+        features, points = _features(output.last_hidden_state), {}
+        for index, module in enumerate(modules):
+            features = module(features)
+            state = features["token_embeddings"][0]
+            if f"modules.{index}/dense" in products:
                 points[f"modules.{index}/dense"] = state
             points[f"modules.{index}"] = state
         return points
 
     unseen = expansion is not None and not expansion.attended
     return TracedModel(
-        model=reference.model,
+        model=witness.transformer,
         prefix="",
-        family=taps_of(str(reference.model.config.model_type)),
+        family=taps_of(str(witness.transformer.config.model_type)),
         taps={},
         finish=finish,
-        tokenizer=reference.tokenizer,
-        tokenize=reference.tokenize_raw,
-        tools=reference.tools,
-        steps=frozenset(f"modules.{index}/dense" for index in range(num_products)),
-        unseen_tail=reference.tokenizer.convert_tokens_to_ids(expansion.token) if expansion and unseen else None,
+        tokenizer=witness.tokenizer,
+        tokenize=witness.tokenize_raw,
+        tools=witness.tools,
+        steps=products,
+        unseen_tail=witness.tokenizer.convert_tokens_to_ids(expansion.token) if expansion and unseen else None,
     )
 
 
 #: Functions that load a checkpoint to trace, by the model's output. They raise InputError for a family without a table of
-#: points, CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
+#: points, CheckpointError if sentence-transformers cannot load it, MissingPackageError without the extra `verify`.
 TRACED_MODELS: Mapping[Output, Callable[[Path, ModelCard], TracedModel]] = MappingProxyType(
     {"vectors": _embedder, "scores": _classifier, "sparse": _masked_lm, "token_vectors": _token_embedder}
 )

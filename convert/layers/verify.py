@@ -25,12 +25,15 @@ from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.ignored_keys import IgnoredKeys
+from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.tensors import Weight
+from ..checkpoint.tokenizer_version import read_version
 from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
 from ..verify.comparison import versions
-from ..verify.verify import fetch_reference
+from ..verify.verify import fetch_reference, reference_name
 from .batches import Rows, plan_batches
 from .compare import ROUNDOFF, compare_values, tolerance_of
 from .points import layer_of
@@ -76,11 +79,12 @@ def verify_layers(
     chosen = _find_variant(artifact, variant)
     card = artifact.manifest.card
     artifact.check_files()
-    folder, name = fetch_reference(artifact, reference, progress)
+    checkout = fetch_reference(artifact, reference, progress)
+    folder, name = checkout.folder, reference_name(checkout)
     traced = TRACED_MODELS[card.output](folder, card)
     rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
     batches = _encode(rows, chosen)
-    with GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
+    with usual_layout(folder) as layout, GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
         # The reference does not show the result of a sentence-transformers Dense module before its activation.
         probe.points = [
             point
@@ -90,7 +94,9 @@ def verify_layers(
         results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
         progress.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
-        expected = _expected_weights(folder, card, chosen)
+        manifest = artifact.manifest
+        ignored, like = IgnoredKeys(manifest.ignored_keys), read_version(manifest.tokenizer_like)
+        expected = _expected_weights(Checkpoint.open(layout, ignored, tokenizer_like=like), card, chosen)
         results += compare_weights(probe.model, artifact.path, tables, expected)
 
         def trace(batch: Encodings) -> Values:
@@ -182,15 +188,15 @@ def _rows(values: NDArray[np.int32], batch: Encodings) -> list[list[int]]:
     return [row.tolist() for row in np.split(values, batch.offsets[1:-1])]
 
 
-def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
+def _expected_weights(checkpoint: Checkpoint, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
     """Return the weights that `export` would write for a variant now."""
-    architecture = describe_model(Checkpoint.open(folder), card)
+    architecture = describe_model(checkpoint, card)
     precision = choose(variant.target, cast(Float, variant.precision), variant.islands)
     emissions = emit(variant.target, architecture, card.dimension, card.max_tokens, precision)
     names = {f"{variant.target}-{variant.precision}{emission.suffix}": emission for emission in emissions}
     if variant.name not in names:
         raise InputError(
-            f"the checkpoint {folder} has no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
+            f"the checkpoint has no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
             "that the artifact was made from"
         )
     return names[variant.name].graph.weights

@@ -1,91 +1,182 @@
-"""Loading of a checkpoint into torch in float32, as transformers' class, or as `JinaBert`, which transformers lacks.
+"""Loading of a checkpoint folder by sentence-transformers, untouched; and of JinaBERT, which transformers lacks.
 
-torch and transformers are imported by a load. Code that comes with a checkpoint is never run.
+A checkpoint without `modules.json` gets the pooling of the artifact's card. torch, transformers and sentence-transformers
+are imported by a load. Code that comes with a checkpoint is never run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
 from ..checkpoint.json_files import find_json
+from ..checkpoint.old_layout import encoder_folder
+from .witness import Witness, quiet
 
-__all__ = ["TorchModel", "load_model", "truncated_ids"]
+__all__ = ["load_witness"]
+
+#: Classes of sentence-transformers, by the model's output.
+CLASSES: Mapping[Output, str] = MappingProxyType(
+    {
+        "vectors": "SentenceTransformer",
+        "scores": "CrossEncoder",
+        "sparse": "SparseEncoder",
+        "token_vectors": "MultiVectorEncoder",
+    }
+)
+
+#: Prefixes of weights that a checkpoint may lack: BERT's pooler, which no vector uses.
+UNUSED: Mapping[Output, tuple[str, ...]] = MappingProxyType(
+    {"vectors": ("pooler.",), "token_vectors": ("pooler.",), "scores": (), "sparse": ()}
+)
+
+#: A limit above this one means that a tokenizer has none.
+NO_LIMIT = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class TorchModel:
-    """`load_model`'s result: tokenizer and model of a checkpoint.
-
-    Attributes:
-        tokenizer: transformers' fast tokenizer.
-        model: in evaluation mode, with eager attention, the plainest of the kernels.
-        tools: versions of the packages that compute.
-    """
-
-    tokenizer: Any
-    model: Any
-    tools: dict[str, str]
-
-
-def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> TorchModel:
-    """Load a checkpoint folder; never run code that comes with it.
+def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> Witness:
+    """Load a checkpoint folder with sentence-transformers.
 
     Args:
-        folder: `config.json`, safetensors weights and the tokenizer.
-        automatic: name of transformers' automatic class.
-        unused: prefixes of weights that the checkpoint may lack.
+        folder: the checkpoint.
+        card: card of the artifact. Its pooling is used if the checkpoint has no `modules.json`, and its longest input if that
+            is the shorter one.
+        zoo: whether the card is the zoo's, whose limit and prompts the authors published beside the checkpoint.
 
     Raises:
-        MissingPackageError: torch or transformers is not installed.
-        CheckpointError: the checkpoint cannot be loaded, or weights would be random.
+        MissingPackageError: torch, transformers or sentence-transformers is not installed.
+        CheckpointError: sentence-transformers cannot load it, or would make up weights.
     """
     try:
+        import sentence_transformers
         import torch
         import transformers
     except ImportError as error:
-        raise MissingPackageError(error.name or "torch", "verify", "comparing with the HuggingFace model") from None
-    logging: Any = transformers.utils.logging
-    logging.disable_progress_bar()  # the commands report progress themselves
-    local = {"local_files_only": True, "trust_remote_code": False}
-    tools = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
-    config = find_json(folder / "config.json")
-    restated = automatic == "AutoModel" and config.get("position_embedding_type") == "alibi"
-    missing: Sequence[str] = ()
+        raise MissingPackageError(
+            error.name or "sentence_transformers", "verify", "comparing with sentence-transformers"
+        ) from None
+    hub_logging: Any = transformers.utils.logging
+    hub_logging.disable_progress_bar()  # the commands report progress themselves
+    folder = Path(folder)
+    kind = CLASSES[card.output]
+    version = str(sentence_transformers.__version__)
+    tools = {
+        "torch": str(torch.__version__),
+        "transformers": str(transformers.__version__),
+        "sentence-transformers": version,
+    }
+    restated = card.output == "vectors" and find_json(folder / "config.json").get("position_embedding_type") == "alibi"
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        if restated:
-            from .jina import load_jina
+        with quiet():
+            model = _load(getattr(sentence_transformers, kind), folder)
+            if restated:
+                _put_jina(model, folder)
+            else:
+                _require_weights(model, folder, UNUSED[card.output])
+    except Exception as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"sentence-transformers {version} cannot load {folder}: {error}") from error
+    method = f"sentence-transformers {version} ({kind})"
+    if card.output == "vectors" and not (folder / "modules.json").is_file():
+        model = _with_pooling(model, card)
+        method = f"transformers {transformers.__version__} ({type(model[0].model).__name__})"
+        method += f" with the pooling {'+'.join(card.pooling)} of the export (the checkpoint has no modules.json)"
+    if restated:
+        method += ", and Fletcher's restatement of JinaBERT, whose code the repository would bring itself"
+    return Witness(
+        folder,
+        card,
+        model.eval(),
+        method,
+        tools,
+        _set_limit(model, card, zoo=zoo),
+        prompts=dict(card.prompts) if zoo else None,
+    )
 
-            model = load_jina(folder)
-        else:
-            model, loading = getattr(transformers, automatic).from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=True,
-                output_loading_info=True,
-                **local,
-            )
-            missing = loading["missing_keys"]
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
-    random = sorted(name for name in missing if not name.startswith(tuple(unused)))
+
+def _load(kind: Any, folder: Path) -> Any:
+    """Load a model with its class."""
+    import torch
+
+    return kind(
+        str(folder),
+        device="cpu",
+        trust_remote_code=False,
+        local_files_only=True,
+        # The plainest of the kernels, into which the comparison layer by layer can look.
+        model_kwargs={"dtype": torch.float32, "attn_implementation": "eager", "use_safetensors": True},
+    )
+
+
+def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
+    """Refuse a checkpoint whose missing weights transformers filled with random numbers.
+
+    Raises:
+        CheckpointError: weights are missing, or the first module is not a model of transformers.
+    """
+    import torch
+
+    if not hasattr(model[0], "model") or not hasattr(model[0], "tokenizer"):
+        raise CheckpointError(f"{folder} has no model of transformers in sentence-transformers: it cannot be compared")
+    _, loading = type(model[0].model).from_pretrained(
+        encoder_folder(folder),
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    random = sorted(name for name in loading["missing_keys"] if not name.startswith(unused))
     if random:
         raise CheckpointError(
-            f"{folder} lacks weights that transformers {transformers.__version__} would initialize at random: "
-            f"{', '.join(random[:5])}. It cannot be a reference"
+            f"{folder} lacks weights that transformers would initialize at random: {', '.join(random[:5])}. It cannot be a "
+            "reference"
         )
-    return TorchModel(tokenizer, model.eval(), tools)
 
 
-def truncated_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Return token ids of texts, special tokens included, cut to the longest input.
+def _put_jina(model: Any, folder: Path) -> None:
+    """Replace the BERT that transformers made of a JinaBERT checkpoint by the restated model."""
+    from .jina import load_jina
 
-    The texts are encoded one by one, because tokenizer.json can ask for padding in a batch.
-    """
-    return [tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
+    model[0].model = load_jina(folder)
+    model[0].model_forward_params = {"input_ids", "attention_mask", "token_type_ids"}
+
+
+def _with_pooling(model: Any, card: ModelCard) -> Any:
+    """Return a model with the card's pooling and normalization after the transformer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    width = card.dimension // len(card.pooling)
+    modules: list[Any] = [model[0], Pooling(width, pooling_mode=card.pooling)]
+    if card.normalize:
+        modules.append(Normalize())
+    return SentenceTransformer(modules=modules, device="cpu", prompts=dict(model.prompts))
+
+
+def _set_limit(model: Any, card: ModelCard, *, zoo: bool) -> tuple[str, ...]:
+    """Apply the artifact's longest inputs to the reference where the export may choose them; return notes on it."""
+    late = card.late_interaction
+    if late is None:
+        limits = {"max_seq_length": card.max_tokens}
+    else:
+        limits = {"document_length": late.document_tokens}
+        limits |= {} if model[0].query_expansion else {"query_length": late.query_tokens}
+    notes = []
+    if model[0].tokenizer.pad_token is None:
+        notes.append("the tokenizer has no padding token, so padding is turned off; a text alone needs none")
+    for name, chosen in limits.items():
+        own = getattr(model[0], name) or model[0].max_seq_length
+        limited = isinstance(own, int | float) and own < NO_LIMIT
+        if limited and not (chosen < own or (zoo and chosen != own)):
+            continue
+        setattr(model[0], name, chosen)
+        known = f"the checkpoint's own is {own}" if limited else "the checkpoint states none"
+        notes.append(f"{name} is the artifact's, {chosen} tokens; {known}")
+    return tuple(notes)

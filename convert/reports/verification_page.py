@@ -8,7 +8,7 @@ from html import escape
 
 from fletcher.runtime.commandline.pages import STYLE, html_table
 
-from ..verify.report import TextResult, VariantResult, VerificationReport
+from ..verify.report import RefusedText, SettingResult, TextResult, VariantResult, VerificationReport
 from .plots import plot_cosines, plot_pairs
 
 __all__ = ["LengthRow", "by_length", "to_html"]
@@ -67,11 +67,16 @@ def to_html(report: VerificationReport) -> str:
         f"<style>{STYLE}</style></head><body>",
         f"<header><h1>{escape(report.model)}{_badge(report.verdict)}</h1>",
         f'<p class="soft">Artifact <code>{escape(report.artifact)}</code> against <code>{escape(report.reference)}</code>, '
-        f"run by HuggingFace transformers in float32, one text at a time; {escape(report.time)}</p></header>",
+        f"run by {escape(report.method)} in float32, one text at a time; {escape(report.time)}</p>",
+        _reasons(report.notes, "notes"),
+        "</header>",
+        _reasons([report.likely] if report.likely else []),
         f"<h2>Token ids{_badge(ids.verdict)}</h2>",
         f"<p>Equal on {ids.equal:,} of {ids.compared:,} texts, {ids.truncated:,} of them truncated.</p>",
         _reasons([ids.reason] if ids.reason else []),
+        _refused(report.refused),
         *(_variant(variant) for variant in report.variants),
+        _settings(report.settings) if report.settings else "",
         f"<footer><p>Artifact digest <code>{escape(report.digest)}</code></p><p>{escape(tools)}</p>",
         "" if report.complete else "<p>Not every variant was compared, so the artifact was not stamped.</p>",
         "</footer></body></html>\n",
@@ -140,9 +145,38 @@ def _distance(cosine: float) -> str:
 
 
 def _badge(verdict: str) -> str:
-    return f'<span class="verdict {verdict}">{verdict}</span>'
+    return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
 
-def _reasons(reasons: Sequence[str]) -> str:
+def _reasons(reasons: Sequence[str], kind: str = "reasons") -> str:
     items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
-    return f'<ul class="reasons">{items}</ul>' if items else ""
+    return f'<ul class="{kind}">{items}</ul>' if items else ""
+
+
+def _refused(texts: Sequence[RefusedText]) -> str:
+    """Return the texts that the reference itself refuses."""
+    if not texts:
+        return ""
+    items = "".join(
+        f"<li><code>“<bdi>{escape(text.text)}</bdi>”</code> ({escape(text.input_type)}): {escape(text.reason)}</li>"
+        for text in texts
+    )
+    return f"<p>Not compared, because the reference itself refuses them:</p><ul>{items}</ul>"
+
+
+def _settings(results: Sequence[SettingResult]) -> str:
+    """Return the settings and files of the checkpoint, and the texts that exercised them."""
+    body = (
+        f"<tr><td><code>{escape(result.setting)}</code></td><td>{escape(result.exercised_by or result.note)}</td>"
+        f'<td class="number">{result.texts:,}</td><td class="number">{result.failed:,}</td>'
+        f"<td>{_badge(result.verdict)}</td></tr>"
+        for result in results
+    )
+    return "\n".join(
+        (
+            "<section><h2>Settings and files of the checkpoint</h2>",
+            "<p>A setting that no text exercised is not checked: the verdict says nothing about it.</p>",
+            html_table(("setting", "exercised by texts with", "#texts", "#that differ", ""), body),
+            "</section>",
+        )
+    )

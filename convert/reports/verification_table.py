@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,21 +13,24 @@ from rich.text import Text
 from fletcher.runtime.errors import InputError
 
 from ..layers.results import LayersReport
-from ..verify.report import VariantResult, VerificationReport
+from ..verify.report import SettingResult, VariantResult, VerificationReport
 from .layers_page import layers_to_html
 from .layers_table import render_layers
 from .verification_page import to_html
 
 __all__ = ["render", "to_json", "write_report"]
 
+#: Styles of verdicts; others are failures.
+STYLES = {"passed": "bold green", "not checked": "yellow"}
+
 
 def render(report: VerificationReport | LayersReport) -> RenderableType:
-    """Render a column for each variant, the tokenizer, the worst text and the verdict; or a row for each point."""
+    """Render a column for each variant, the worst text, the exercised settings and the verdict; or a row for each point."""
     if isinstance(report, LayersReport):
         return render_layers(report)
     # A column a variant: seven figures side by side would not fit a terminal of 80 columns.
     table = Table(title=f"{report.model} against {report.reference}", title_justify="left")
-    table.add_column("against HuggingFace float32")
+    table.add_column("against the reference in float32")
     for variant in report.variants:
         table.add_column(variant.name, justify="right")
     figures: tuple[tuple[str, Callable[[VariantResult], str]], ...] = (
@@ -44,8 +47,13 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
     table.add_section()
     table.add_row("verdict", *(_verdict(variant.verdict) for variant in report.variants))
     ids = report.tokenizer
-    lines = [f"token ids equal on {ids.equal} of {ids.compared} texts, {ids.truncated} of them truncated"]
+    lines = [f"reference: {report.method}, one text at a time", *report.notes]
+    lines += [f"token ids equal on {ids.equal} of {ids.compared} texts, {ids.truncated} of them truncated"]
     lines += [ids.reason] if ids.reason else []
+    lines += [
+        f"not compared, because the reference refuses it: {text.text!r} ({text.input_type}): {text.reason}"
+        for text in report.refused
+    ]
     for variant in report.variants:
         worst = variant.worst
         lines.append(
@@ -55,7 +63,24 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
         lines += [f"{variant.name}: {reason}" for reason in variant.reasons]
     if not report.complete:
         lines.append("not every variant was compared, so the artifact is not stamped")
-    return Group(table, *map(Text, lines), Text.assemble("verdict: ", _verdict(report.verdict)))
+    lines += [report.likely] if report.likely else []
+    return Group(
+        table,
+        *map(Text, lines),
+        *([_settings(report.settings)] if report.settings else []),
+        Text.assemble("verdict: ", _verdict(report.verdict)),
+    )
+
+
+def _settings(results: Sequence[SettingResult]) -> Table:
+    """Render a row for each setting or file of the checkpoint."""
+    table = Table(title="settings and files of the checkpoint", title_justify="left")
+    for name in ("setting", "exercised by", "texts", "verdict"):
+        table.add_column(name, justify="right" if name == "texts" else "left", overflow="fold")
+    for result in results:
+        texts = f"{result.failed} of {result.texts}" if result.failed else f"{result.texts}"
+        table.add_row(result.setting, result.exercised_by or result.note, texts, _verdict(result.verdict))
+    return table
 
 
 def to_json(report: VerificationReport | LayersReport) -> bytes:
@@ -86,4 +111,4 @@ def write_report(report: VerificationReport | LayersReport, path: str | Path) ->
 
 
 def _verdict(verdict: str) -> Text:
-    return Text(verdict, style="bold green" if verdict == "passed" else "bold red")
+    return Text(verdict, style=STYLES.get(verdict, "bold red"))

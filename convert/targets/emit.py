@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from fletcher.runtime.artifact.manifest import Target
@@ -70,10 +70,28 @@ def emit(
     if target not in CAPABILITIES:
         raise ValueError(f"no emitter for the target {target!r}")
     check_capabilities(target, CAPABILITIES[target], architecture)
-    if target == "cpu":
-        return (Emission(emit_cpu(architecture, dimension, precision)),)
-    if target == "cuda":
-        return (emit_cuda(architecture, dimension, precision),)
-    if target == "tensorrt":
-        return (emit_tensorrt(architecture, dimension, max_tokens, precision),)
-    return emit_coreml(architecture, dimension, max_tokens, precision)
+    return _EMITTERS[target](architecture, dimension, max_tokens, precision)
+
+
+def _emit_cpu(
+    architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
+) -> tuple[Emission, ...]:
+    return (Emission(emit_cpu(architecture, dimension, precision)),)
+
+
+def _emit_cuda(
+    architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
+) -> tuple[Emission, ...]:
+    return (emit_cuda(architecture, dimension, precision),)
+
+
+def _emit_tensorrt(
+    architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
+) -> tuple[Emission, ...]:
+    return (emit_tensorrt(architecture, dimension, max_tokens, precision),)
+
+
+#: Emitter of each target. A new target needs an entry here, in `CAPABILITIES`, in `PRECISIONS`, and in `Target`.
+_EMITTERS: Mapping[str, Callable[[Architecture, int, int, Precision], tuple[Emission, ...]]] = MappingProxyType(
+    {"cpu": _emit_cpu, "cuda": _emit_cuda, "tensorrt": _emit_tensorrt, "coreml": emit_coreml}
+)

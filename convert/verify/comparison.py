@@ -1,109 +1,176 @@
-"""Runs of an artifact's variants on the same texts, and the report made from them, for models of every kind.
-
-`vectors.py` and `heads.py` prepare the texts and compare the results.
-"""
+"""Runs of an artifact's variants on the texts that the reference answered, and their comparison."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import compress
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import Progress
-from fletcher.runtime import Encoder, Encodings
+from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.selection import default_provider, runnable_targets
 
-from .report import TokenizerResult, VariantResult, VerificationReport
-from .verdicts import Probe, compare_ids
+from ..reference.witness import Answer, Witness
+from .case import Case
+from .outputs import TokenRow, Values, compute_alone, compute_together, tokenize
+from .report import RefusedText, TokenizerResult, VariantResult, excerpt
+from .tables import make_tables
+from .texts import QUERIES_EACH
+from .verdicts import VariantVectors, compare_ids, compare_vectors, out_of_tolerance
+from .versions import VersionGap
 
-__all__ = ["Question", "Results", "Run", "ask_variants", "build_report", "choose_variants", "versions"]
+__all__ = ["Comparison", "Question", "ask_reference", "choose_variants", "compare_variant", "versions"]
 
-#: Result of a model for each text: (dimension,), or (tokens, dimension).
-Results = Sequence[NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Results of a variant.
-
-    Attributes:
-        variant: the variant.
-        provider: execution provider that ran it.
-        lengths: tokens of each text, (n,).
-        alone: result of each text in a batch of its own.
-        batched: result of each text in a batch with the others.
-    """
-
-    variant: Variant
-    provider: str
-    lengths: NDArray[np.int64]
-    alone: Results
-    batched: Results
+#: Outputs that are not normalized: the last bit of a float32 logit of 10 is 1e-6 already.
+UNBOUNDED = ("scores", "sparse")
+BATCH_TOLERANCE_LOGITS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Texts for all variants, and their comparison with the reference.
+    """Texts that the reference answered.
 
     Attributes:
-        probes: the texts.
-        rows: HuggingFace's token ids of each text.
-        tokenize: returns the artifact's token ids of all texts.
-        instead: returns the token ids to run if the artifact's differ; None runs the artifact's.
-        judge: compares the results of a variant with the reference's.
-        tools: versions of the packages that computed the reference.
+        cases: the texts.
+        answers: the reference's token ids and results, in the same order.
+        refused: texts that the reference refuses.
     """
 
-    probes: Sequence[Probe]
-    rows: Sequence[Sequence[int]]
-    tokenize: Callable[[Encoder], Encodings]
-    instead: Callable[[], Encodings] | None
-    judge: Callable[[Run], VariantResult]
-    tools: Mapping[str, str]
+    cases: tuple[Case, ...]
+    answers: tuple[Answer, ...]
+    refused: tuple[RefusedText, ...]
 
 
-def ask_variants(
-    artifact: Artifact, variants: Sequence[Variant], question: Question, progress: Progress
-) -> tuple[list[TokenizerResult], list[VariantResult]]:
-    """Run each variant on the texts, and compare its results with the reference's.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Comparison of one variant.
+
+    Attributes:
+        ids: summary of the token ids.
+        result: comparison of the results.
+        ids_differ: for each compared text, whether its token ids differ.
+        values_differ: for each compared text, whether its result differs although its token ids are equal.
+        shapes: shapes of the first such result that has another shape than the reference's, in words; empty if none has.
+        kept: for each text of the question, whether it was compared; not if versions of transformers read it differently.
+    """
+
+    ids: TokenizerResult
+    result: VariantResult
+    ids_differ: tuple[bool, ...]
+    values_differ: tuple[bool, ...]
+    shapes: str
+    kept: tuple[bool, ...]
+
+
+def ask_reference(witness: Witness, cases: Sequence[Case], progress: Progress) -> Question:
+    """Compute the reference's answers; set aside the texts that it refuses.
 
     Args:
-        artifact: artifact of the variants.
-        variants: variants to run.
-        question: texts and comparison.
+        witness: the reference.
+        cases: the texts.
         progress: receives messages and counts.
-
-    Returns:
-        The results on token ids, and those on the model's output, by variant.
     """
-    ids, results = [], []
-    for chosen in variants:
-        with Encoder.load(artifact.path, variant=chosen.name, provider=default_provider(chosen.target)) as encoder:
-            encodings = question.tokenize(encoder)
-            ids.append(compare_ids(encodings, question.rows, question.probes))
-            if ids[-1].equal < ids[-1].compared and question.instead is not None:
-                encodings = question.instead()
-            alone: list[NDArray[np.float32]] = []
-            with progress.count(chosen.name, total=len(encodings), units=("texts", "tokens")) as counter:
-                for index, tokens in enumerate(encodings.lengths.tolist()):
-                    one = encodings.select(np.array([index]))
-                    alone += _split(encoder, one, encoder.run(one))
-                    counter.advance(1, tokens)
-            batched = _split(encoder, encodings, encoder.compute(encodings))
-            results.append(question.judge(Run(chosen, encoder.info.provider, encodings.lengths, alone, batched)))
-    return ids, results
+    answers = []
+    with progress.count("reference", total=len(cases), units=("texts", "tokens")) as counter, witness.threads():
+        for case in cases:
+            answer = witness.answer(case.text, case.input_type, case.query, ids_only=case.ids_only)
+            answers.append(answer)
+            counter.advance(1, 0 if answer.tokens is None else len(answer.tokens.ids))
+    bad = {index for index, answer in enumerate(answers) if answer.refused}
+    refused = tuple(
+        RefusedText(text=excerpt(cases[index].text), input_type=cases[index].input_type, reason=answers[index].refused)
+        for index in sorted(bad)
+    )
+    if witness.card.output == "scores":
+        bad |= {index for group in _groups(cases) if bad & set(group) for index in group}
+    kept = [index for index in range(len(cases)) if index not in bad]
+    return Question(tuple(cases[index] for index in kept), tuple(answers[index] for index in kept), refused)
 
 
-def _split(encoder: Encoder, encodings: Encodings, values: NDArray[np.float32]) -> Results:
-    """Return the results of a batch split by texts."""
-    return np.split(values, encodings.offsets[1:-1]) if encoder.card.output == "token_vectors" else list(values)
+def compare_variant(
+    artifact: Artifact, variant: Variant, question: Question, gap: VersionGap | None, progress: Progress
+) -> Comparison:
+    """Run a variant on the texts through the methods that its users call, and compare it with the reference.
+
+    Args:
+        artifact: artifact of the variant.
+        variant: the variant.
+        question: texts, and the reference's answers.
+        gap: gap between the version of transformers that the artifact follows and the reference's, if there is one.
+        progress: receives messages and counts.
+    """
+    with Encoder.load(artifact.path, variant=variant.name, provider=default_provider(variant.target)) as encoder:
+        rows = [tokenize(encoder, case) for case in question.cases]
+        kept = _explain(question, rows, gap, grouped=encoder.card.output == "scores")
+        cases, answers = list(compress(question.cases, kept)), list(compress(question.answers, kept))
+        rows = list(compress(rows, kept))
+        ids = compare_ids(rows, [answer.tokens for answer in answers if answer.tokens is not None], cases)
+        valued = [index for index, answer in enumerate(answers) if answer.values is not None]
+        alone, together = _run(encoder, [cases[i] for i in valued], [rows[i] for i in valued], progress)
+        provider, card = encoder.info.provider, encoder.card
+    expected = [values for answer in answers if (values := answer.values) is not None]
+    alone_table, together_table, right, first = make_tables(card.output, alone, together, expected)
+    lengths = np.array([len(rows[valued[index]].ids) for index in first], np.int64)
+    loose = BATCH_TOLERANCE_LOGITS if variant.precision == "fp32" and card.output in UNBOUNDED else None
+    vectors = VariantVectors(variant, provider, lengths, alone_table, together_table)
+    result = compare_vectors(vectors, right, [cases[valued[index]] for index in first], card, batch_tolerance=loose)
+    values_differ = [False] * len(cases)
+    group = QUERIES_EACH if card.output == "scores" else 1
+    for start, bad in zip(first.tolist(), out_of_tolerance(result), strict=True):
+        for index in valued[start : start + group]:
+            values_differ[index] = bad and not ids.differ[index]
+    shapes = next(
+        (
+            f"results of shape {ours.shape} instead of {theirs.shape}"
+            for index, ours, theirs in zip(valued, together, expected, strict=True)
+            if ours.shape != theirs.shape and not ids.differ[index]
+        ),
+        "",
+    )
+    return Comparison(ids.summary, result, ids.differ, tuple(values_differ), shapes, tuple(kept))
+
+
+def _explain(question: Question, rows: Sequence[TokenRow], gap: VersionGap | None, *, grouped: bool) -> list[bool]:
+    """Return for each text whether it is compared: not if versions of transformers explain that its token ids differ."""
+    if gap is None:
+        return [True] * len(rows)
+    kept = [
+        answer.tokens is None or answer.tokens.ids == row.ids or not gap.explains(case, row)
+        for case, answer, row in zip(question.cases, question.answers, rows, strict=True)
+    ]
+    if grouped:
+        for group in _groups(question.cases):
+            for index in group if not all(kept[place] for place in group) else ():
+                kept[index] = False
+    return kept
+
+
+def _groups(cases: Sequence[Case]) -> list[list[int]]:
+    """Return the texts of a reranker whose scores are compared together: a document's pairs."""
+    valued = [index for index, case in enumerate(cases) if not case.ids_only]
+    return [valued[start : start + QUERIES_EACH] for start in range(0, len(valued), QUERIES_EACH)]
+
+
+def _run(
+    encoder: Encoder, cases: Sequence[Case], rows: Sequence[TokenRow], progress: Progress
+) -> tuple[list[Values], list[Values]]:
+    """Return the results of the texts alone and in batches; those of refused texts are empty."""
+    accepted = [index for index, row in enumerate(rows) if not row.refused]
+    alone: list[Values] = [np.zeros(0, np.float32)] * len(cases)
+    together = list(alone)
+    with progress.count(encoder.variant.name, total=len(cases), units=("texts", "tokens")) as counter:
+        for index in accepted:
+            alone[index] = compute_alone(encoder, cases[index])
+            counter.advance(1, len(rows[index].ids))
+        for index, values in zip(accepted, compute_together(encoder, [cases[i] for i in accepted]), strict=True):
+            together[index] = values
+    return alone, together
 
 
 def choose_variants(artifact: Artifact, variant: str | None) -> tuple[tuple[Variant, ...], bool]:
@@ -126,40 +193,7 @@ def choose_variants(artifact: Artifact, variant: str | None) -> tuple[tuple[Vari
     return variants, variants == runnable
 
 
-def build_report(
-    artifact: Artifact,
-    reference: str,
-    tools: Mapping[str, str],
-    complete: bool,
-    ids: Sequence[TokenizerResult],
-    results: Sequence[VariantResult],
-) -> VerificationReport:
-    """Return the report of a verification.
-
-    Args:
-        artifact: the artifact.
-        reference: name of the reference in the report.
-        tools: versions of the packages that computed the reference.
-        complete: whether every variant was compared.
-        ids: results on token ids, by variant.
-        results: results on the model's output, by variant.
-    """
-    verdicts = {*(result.verdict for result in ids), *(result.verdict for result in results)}
-    return VerificationReport(
-        model=artifact.manifest.card.name,
-        artifact=str(artifact.path),
-        digest=artifact.digest,
-        reference=reference,
-        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **tools},
-        complete=complete,
-        tokenizer=ids[0],  # every variant has the same tokenizer file
-        variants=tuple(results),
-        verdict="failed" if "failed" in verdicts else "passed",
-    )
-
-
-def versions(*packages: str) -> dict[str, str]:
+def versions(*packages: str) -> Mapping[str, str]:
     """Return the versions of the packages that are installed; onnxruntime has other names for some kinds of hardware."""
     installed = {}
     for package in packages:

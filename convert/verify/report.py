@@ -11,13 +11,21 @@ from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime.artifact.manifest import Verification
 from fletcher.runtime.errors import VerificationError
 
-__all__ = ["TextResult", "TokenizerResult", "VariantResult", "VerificationReport", "excerpt"]
+__all__ = [
+    "RefusedText",
+    "SettingResult",
+    "TextResult",
+    "TokenizerResult",
+    "VariantResult",
+    "VerificationReport",
+    "excerpt",
+]
 
 Verdict = Literal["passed", "failed"]
 
 
 class TokenizerResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison of the artifact's token ids with HuggingFace's.
+    """Comparison of the artifact's token ids with the reference's.
 
     Attributes:
         compared: number of texts.
@@ -34,6 +42,40 @@ class TokenizerResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> Verdict:
         return "passed" if self.equal == self.compared else "failed"
+
+
+class SettingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Setting or file of the checkpoint, and the texts that exercised it.
+
+    Attributes:
+        setting: file, and key in it.
+        exercised_by: features of the texts that exercised it; empty if none did.
+        texts: number of texts that exercised it.
+        failed: number of these texts on which the artifact differs from the reference.
+        verdict: `not checked` if no text exercised it.
+        note: addition, such as the reason why it was not checked.
+    """
+
+    setting: str
+    exercised_by: str
+    texts: int
+    failed: int
+    verdict: Literal["passed", "failed", "not checked"]
+    note: str = ""
+
+
+class RefusedText(msgspec.Struct, frozen=True, kw_only=True):
+    """Text that the reference itself refuses, so that there is nothing to compare.
+
+    Attributes:
+        text: beginning of the text, with control characters escaped.
+        input_type: input type, whose prompt was added.
+        reason: reason of the reference.
+    """
+
+    text: str
+    input_type: str
+    reason: str
 
 
 class TextResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +97,7 @@ class TextResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison of one variant's vectors with HuggingFace's.
+    """Comparison of one variant's results with the reference's.
 
     Attributes:
         name: name of the variant.
@@ -112,18 +154,23 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison of an artifact with the HuggingFace model in float32.
+    """Comparison of an artifact with the reference, which sentence-transformers computes in float32.
 
     Attributes:
         model: the card's name.
         artifact: the artifact's folder.
         digest: digest of the artifact.
         reference: the checkpoint with the expected results.
+        method: packages and classes that computed the reference, in words.
+        notes: settings that the artifact has and the checkpoint has not, which were applied to the reference.
         time: UTC, ISO 8601.
         tools: versions by package.
         complete: whether every variant of the artifact was compared.
         tokenizer: comparison of the token ids.
-        variants: comparison of each variant's vectors.
+        variants: comparison of each variant's results.
+        settings: settings and files of the checkpoint, and the texts that exercised them.
+        refused: texts that the reference itself refuses.
+        likely: likely cause of a failure; empty if there is none.
         verdict: `passed` if the tokenizer and every variant passed.
     """
 
@@ -131,18 +178,30 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
     artifact: str
     digest: str
     reference: str
+    method: str
+    notes: tuple[str, ...] = ()
     time: str
     tools: Mapping[str, str]
     complete: bool
     tokenizer: TokenizerResult
     variants: tuple[VariantResult, ...]
+    settings: tuple[SettingResult, ...] = ()
+    refused: tuple[RefusedText, ...] = ()
+    likely: str = ""
     verdict: Verdict
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """Return the settings that no text exercised."""
+        return tuple(result.setting for result in self.settings if result.verdict == "not checked")
 
     @property
     def stamp(self) -> Verification:
         """Record of a passed verification for the manifest."""
         return Verification(
             reference=self.reference,
+            by=self.method,
+            not_checked=self.not_checked,
             time=self.time,
             texts=self.tokenizer.compared,
             tools=self.tools,
@@ -163,8 +222,14 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
                 worst = f"worst text {variant.worst.text!r} ({variant.worst.tokens} tokens)"
                 failures.append(f"{variant.name}: {'; '.join(variant.reasons)}; {worst}")
         raise VerificationError(
-            f"{self.artifact} does not reproduce {self.reference}. {'. '.join(failures)}. "
-            "Do not serve it: convert the checkpoint again, and report a bug if it fails again"
+            ". ".join(
+                (
+                    f"{self.artifact} does not reproduce {self.reference} ({self.method})",
+                    *failures,
+                    *([self.likely] if self.likely else []),
+                    "Do not serve it",
+                )
+            )
         )
 
 

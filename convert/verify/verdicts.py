@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.quantize.measure.metrics import compare, similarities
-from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.manifest import Variant
 
+from ..reference.witness import Tokens
+from .case import Case
+from .outputs import TokenRow
 from .report import TextResult, TokenizerResult, VariantResult, excerpt
 
-__all__ = ["Probe", "VariantVectors", "compare_ids", "compare_vectors"]
+__all__ = ["IdsResult", "VariantVectors", "compare_ids", "compare_vectors", "out_of_tolerance"]
 
 #: Default accuracy by precision; precisions without an entry have the tolerance of their variant.
 DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
@@ -32,41 +34,59 @@ PLOTTED_PAIRS = 1200
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Text to compare.
+class IdsResult:
+    """Comparison of the token ids of every text.
 
     Attributes:
-        text: text without its prompt.
-        input_type: input type, whose prompt is added.
+        summary: summary for the report.
+        differ: for each text, whether its token ids differ.
     """
 
-    text: str
-    input_type: str
+    summary: TokenizerResult
+    differ: tuple[bool, ...]
 
 
-def compare_ids(encodings: Encodings, rows: Sequence[Sequence[int]], probes: Sequence[Probe]) -> TokenizerResult:
-    """Compare token ids, text by text.
+def compare_ids(rows: Sequence[TokenRow], expected: Sequence[Tokens], cases: Sequence[Case]) -> IdsResult:
+    """Compare token ids and token types, text by text.
 
     Args:
-        encodings: the artifact's token ids.
-        rows: HuggingFace's token ids.
-        probes: texts, in the same order.
+        rows: the artifact's token ids.
+        expected: the reference's.
+        cases: texts, in the same order.
     """
-    equal, reason = 0, ""
-    for index, (row, probe) in enumerate(zip(rows, probes, strict=True)):
-        ours = encodings.ids[encodings.offsets[index] : encodings.offsets[index + 1]].tolist()
-        if ours == list(row):
-            equal += 1
-        elif not reason:
-            place = next((i for i, pair in enumerate(zip(ours, row, strict=False)) if pair[0] != pair[1]), None)
-            where = (
-                f"{len(ours)} ids instead of {len(row)}"
-                if place is None
-                else (f"id {ours[place]} instead of {row[place]} at place {place}")
-            )
-            reason = f"the tokenizer gives {where} for the text {excerpt(probe.text)!r} ({probe.input_type})"
-    truncated = int(np.count_nonzero(encodings.dropped))
-    return TokenizerResult(compared=len(rows), equal=equal, truncated=truncated, reason=reason)
+    differences = [_difference(row, tokens) for row, tokens in zip(rows, expected, strict=True)]
+    reason = next(
+        (
+            f"the tokenizer gives {difference} for the text {excerpt(case.text)!r} ({case.input_type})"
+            for difference, case in zip(differences, cases, strict=True)
+            if difference
+        ),
+        "",
+    )
+    summary = TokenizerResult(
+        compared=len(rows),
+        equal=differences.count(""),
+        truncated=sum(row.dropped > 0 for row in rows),
+        reason=reason,
+    )
+    return IdsResult(summary, tuple(bool(difference) for difference in differences))
+
+
+def _difference(row: TokenRow, tokens: Tokens) -> str:
+    """Return the first difference in words; empty if there is none."""
+    if row.refused:
+        return f"a refusal ({row.refused})"
+    ours, theirs = row.ids, tokens.ids
+    if ours != theirs:
+        place = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+        if place is None:
+            return f"{len(ours)} ids instead of {len(theirs)}"
+        return f"id {ours[place]} instead of {theirs[place]} at place {place}"
+    types = tokens.types
+    if types is not None and row.types != types and any(types):
+        place = next(i for i, pair in enumerate(zip(row.types, types, strict=True)) if pair[0] != pair[1])
+        return f"token type {row.types[place]} instead of {types[place]} at place {place}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +111,7 @@ class VariantVectors:
 def compare_vectors(
     vectors: VariantVectors,
     expected: NDArray[np.float32],
-    probes: Sequence[Probe],
+    cases: Sequence[Case],
     card: ModelCard,
     *,
     batch_tolerance: float | None = None,
@@ -101,7 +121,7 @@ def compare_vectors(
     Args:
         vectors: the variant's vectors.
         expected: the reference's vectors, (n, dimension).
-        probes: the texts.
+        cases: the texts.
         card: its accuracy for the variant's precision, if it has one, is the tolerance.
         batch_tolerance: largest difference of an element between a text alone and in a batch; None is the tolerance of unit
             vectors.
@@ -113,10 +133,10 @@ def compare_vectors(
     agreement, in_batch = compare(vectors.batched, expected), compare(vectors.batched, vectors.alone)
     results = tuple(
         TextResult(
-            text=excerpt(probe.text), input_type=probe.input_type, tokens=tokens, cosine=cosine, max_abs=difference
+            text=excerpt(case.text), input_type=case.input_type, tokens=tokens, cosine=cosine, max_abs=difference
         )
-        for probe, tokens, cosine, difference in zip(
-            probes, vectors.lengths.tolist(), agreement.cosines.tolist(), agreement.differences.tolist(), strict=True
+        for case, tokens, cosine, difference in zip(
+            cases, vectors.lengths.tolist(), agreement.cosines.tolist(), agreement.differences.tolist(), strict=True
         )
     )
     reasons = []
@@ -152,4 +172,14 @@ def compare_vectors(
         reasons=tuple(reasons),
         texts=results,
         pairs=tuple(zip(ours.tolist(), theirs.tolist(), strict=True)),
+    )
+
+
+def out_of_tolerance(result: VariantResult) -> tuple[bool, ...]:
+    """Return for each text whether its result is further from the reference than allowed."""
+    tolerance = result.tolerance
+    return tuple(
+        not text.cosine >= tolerance.min_cosine
+        or (tolerance.max_abs is not None and not text.max_abs <= tolerance.max_abs)
+        for text in result.texts
     )

@@ -1,27 +1,43 @@
-"""Verification of an artifact against the HuggingFace model in float32, on the same texts.
+"""Verification of an artifact: sentence-transformers runs the untouched checkpoint, and the artifact must agree with it.
 
-It compares the token ids, the vectors (or the model's other output), and each text's vector alone with that in a batch.
+It compares token ids, results through the methods that users call, and each text alone with the same text in a batch.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
-from fletcher.model_zoo import fetch
+from fletcher.model_zoo import Checkout, fetch
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import stamp
-from fletcher.runtime.errors import ChecksumError
+from fletcher.runtime.errors import CheckpointError, ChecksumError
 
-from ..reference.heads import HeadReference
-from ..reference.vectors import Reference
-from .comparison import ask_variants, build_report, choose_variants
-from .heads import ask_head
+from ..checkpoint.tokenizer_version import explain_versions
+from ..reference.load import load_witness
+from ..reference.witness import Witness
+from .comparison import ask_reference, choose_variants, compare_variant, versions
+from .diagnosis import Differences, find_cause
 from .report import VerificationReport
-from .vectors import ask_for_vectors
+from .settings import judge_settings, list_settings
+from .texts import make_cases
+from .versions import find_gap
 
-__all__ = ["fetch_reference", "verify", "verify_with"]
+__all__ = ["fetch_reference", "is_installed", "reference_name", "verify", "verify_with"]
+
+
+#: First version of sentence-transformers that has `MultiVectorEncoder`.
+OLDEST = 6
+
+
+def is_installed() -> bool:
+    """Return whether the packages of the extra `verify` that compute the reference are installed."""
+    found = versions("sentence-transformers", "torch", "transformers")
+    return len(found) == 3 and int(found["sentence-transformers"].partition(".")[0]) >= OLDEST
 
 
 def verify(
@@ -32,47 +48,45 @@ def verify(
     variant: str | None = None,
     progress: Progress = SILENT,
 ) -> VerificationReport:
-    """Compare an artifact with the HuggingFace model in float32, and record it in the artifact's manifest if all agree.
+    """Compare an artifact with sentence-transformers in float32, and record it in the artifact's manifest if they agree.
 
     A difference is not raised: the report has a verdict, and `VerificationReport.raise_if_failed` turns it into an error.
 
     Args:
         artifact: the artifact's folder.
         reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
-        texts: texts to compare besides the built-in ones.
+        texts: texts of the user, of which a sample is compared besides those made from the checkpoint.
         variant: the only variant to compare, and nothing is recorded then; None compares all that run on this machine.
         progress: receives messages and counts. Default: nothing is reported.
 
     Returns:
-        The figures of each variant and the verdict.
+        The figures of each variant, the settings that the texts exercised, and the verdict.
 
     Raises:
         ArtifactError: the artifact cannot be read, or its canary fails.
         SourceError: the reference cannot be fetched.
         ChecksumError: the reference differs from the checkpoint that the artifact was made from.
-        CheckpointError: transformers cannot load the reference.
-        MissingPackageError: torch or transformers is not installed.
+        CheckpointError: sentence-transformers cannot load the reference.
+        MissingPackageError: torch, transformers or sentence-transformers is not installed.
     """
     opened = Artifact.open(artifact)
-    folder, name = fetch_reference(opened, reference, progress)
-    card = opened.manifest.card
-    loaded = Reference.load(folder, card) if card.output == "vectors" else HeadReference.load(folder, card)
-    report = verify_with(artifact, loaded, name=name, texts=texts, variant=variant, progress=progress)
+    checkout = fetch_reference(opened, reference, progress)
+    progress.line("loading the reference")
+    witness = load_witness(checkout.folder, opened.manifest.card, zoo=checkout.card is not None)
+    name = reference_name(checkout)
+    report = verify_with(artifact, witness, name=name, texts=texts, variant=variant, progress=progress)
     if report.verdict == "passed" and report.complete:
         stamp(artifact, report.stamp, digest=report.digest)
     return report
 
 
-def fetch_reference(artifact: Artifact, source: str | None, progress: Progress) -> tuple[Path, str]:
+def fetch_reference(artifact: Artifact, source: str | None, progress: Progress) -> Checkout:
     """Check the artifact's files, then fetch the checkpoint to compare with.
 
     Args:
         artifact: artifact to verify.
         source: SOURCE of the checkpoint; None is the one that the artifact was made from.
         progress: receives messages and counts.
-
-    Returns:
-        The checkpoint's folder, and its name in reports.
 
     Raises:
         ArtifactError: the artifact is damaged.
@@ -84,13 +98,18 @@ def fetch_reference(artifact: Artifact, source: str | None, progress: Progress) 
     checkout = fetch(source or origin.source, progress=progress)
     if source is None:
         _check_origin(checkout.sha256, origin.sha256, origin.source)
+    return checkout
+
+
+def reference_name(checkout: Checkout) -> str:
+    """Return the name of a checkpoint in reports."""
     revision = f"@{checkout.revision}" if checkout.revision and checkout.revision not in checkout.source else ""
-    return checkout.folder, f"{checkout.source}{revision}"
+    return f"{checkout.source}{revision}"
 
 
 def verify_with(
     artifact: str | Path,
-    reference: Reference | HeadReference,
+    witness: Witness,
     *,
     name: str,
     texts: Sequence[str] = (),
@@ -101,21 +120,60 @@ def verify_with(
 
     Args:
         artifact: the artifact's folder.
-        reference: the model.
+        witness: the reference.
         name: name of the reference in the report.
-        texts: texts to compare besides the built-in ones.
+        texts: texts of the user.
         variant: the only variant to compare; None compares all that run on this machine.
         progress: receives messages and counts. Default: nothing is reported.
+
+    Raises:
+        ArtifactError: the artifact cannot be read, or its canary fails.
+        CheckpointError: the reference refuses every text.
     """
     opened = Artifact.open(artifact)
-    card = opened.manifest.card
     variants, complete = choose_variants(opened, variant)
-    if isinstance(reference, Reference):
-        question = ask_for_vectors(reference, card, texts, progress)
-    else:
-        question = ask_head(reference, card, texts, progress)
-    ids, results = ask_variants(opened, variants, question, progress)
-    return build_report(opened, name, question.tools, complete, ids, results)
+    if opened.manifest.strips_texts:
+        note = "blanks around texts are removed, as sentence-transformers 5 does"
+        witness = replace(witness, strips=True, notes=(*witness.notes, note))
+    cases, tokens = make_cases(witness, texts)
+    question = ask_reference(witness, cases, progress)
+    if not question.cases:
+        raise CheckpointError(f"{witness.method} refuses every text of {name}: {question.refused[0].reason}")
+    settings = list_settings(witness, tokens)
+    gap = find_gap(opened.manifest, witness)
+    compared = [compare_variant(opened, chosen, question, gap, progress) for chosen in variants]
+    kept = compared[0].kept  # every variant has the same tokenizer file
+    cases = list(compress(question.cases, kept))
+    set_aside = [case for case, keep in zip(question.cases, kept, strict=True) if not keep]
+    differences = Differences(
+        ids=compared[0].ids_differ,
+        values=tuple(any(flags) for flags in zip(*(one.values_differ for one in compared), strict=True)),
+        shapes=next((one.shapes for one in compared if one.shapes), ""),
+    )
+    failed = [one or other for one, other in zip(differences.ids, differences.values, strict=True)]
+    verdicts = {compared[0].ids.verdict, *(one.result.verdict for one in compared)}
+    follows = opened.manifest.tokenizer_like
+    ran = f"transformers {witness.tools['transformers']}" + (f" (the artifact follows {follows})" if follows else "")
+    return VerificationReport(
+        model=opened.manifest.card.name,
+        artifact=str(opened.path),
+        digest=opened.digest,
+        reference=name,
+        method=witness.method,
+        notes=witness.notes,
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **witness.tools},
+        complete=complete,
+        tokenizer=compared[0].ids,
+        variants=tuple(one.result for one in compared),
+        settings=(
+            *judge_settings(settings, cases, failed),
+            *([gap.describe(set_aside)] if gap is not None and set_aside else []),
+        ),
+        refused=question.refused,
+        likely=find_cause(cases, differences, settings, ran, explain_versions(follows, witness.tools["transformers"])),
+        verdict="failed" if "failed" in verdicts else "passed",
+    )
 
 
 def _check_origin(digests: Mapping[str, str], recorded: Mapping[str, str], source: str) -> None:

@@ -218,9 +218,9 @@ def _resolve(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _openapi() -> dict[str, Any]:
     """Return the OpenAPI document of a server with every route."""
-    from fletcher.serve.http.app import http_routes
     from fletcher.serve.http.call import Limits
     from fletcher.serve.http.openapi import openapi_document
+    from fletcher.serve.http.routes import http_routes
 
     return openapi_document(http_routes(), Limits(), keys=True)
 

@@ -5,6 +5,7 @@ This file has the files' names and formats; `modules.py`, `heads.py` and `read_c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from ..decode import decode_json
 from ..errors import CardError
 
 __all__ = [
+    "TRANSFORMER_FILES",
     "CheckpointConfig",
     "ModelSettings",
     "Module",
@@ -26,6 +28,7 @@ __all__ = [
     "read_json",
     "read_module_config",
     "read_module_list",
+    "read_special_tokens",
     "read_stanford_settings",
     "read_tokenizer_settings",
 ]
@@ -44,6 +47,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True):
     architectures: tuple[str, ...] | None = None
     hidden_size: int | None = None
     dim: int | None = None  # distilbert
+    d_model: int | None = None  # t5
     n_embd: int | None = None  # nomic_bert
     max_position_embeddings: int | None = None
     n_positions: int | None = None  # nomic_bert
@@ -53,14 +57,18 @@ class CheckpointConfig(msgspec.Struct, frozen=True):
     num_labels: int | None = None
     sbert_ce_default_activation_function: str | None = None
     sentence_transformers: dict[str, Any] | None = None
+    matryoshka_dimensions: tuple[int, ...] | None = None
 
 
 class ModelSettings(msgspec.Struct, frozen=True):
-    """`config_sentence_transformers.json`: prompts, and the settings of rerankers and of PyLate's models."""
+    """`config_sentence_transformers.json`: prompts, lengths, and the settings of rerankers and of PyLate's models."""
 
     model_type: str | None = None
     prompts: dict[str, str | None] | None = None
     default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+    truncate_dim: int | None = None
+    matryoshka_dimensions: tuple[int, ...] | None = None
     activation_fn: str | None = None
     query_prefix: str | None = None
     document_prefix: str | None = None
@@ -100,11 +108,6 @@ class StanfordSettings(msgspec.Struct, frozen=True):
     mask_punctuation: bool = True
 
 
-class _Entry(msgspec.Struct, frozen=True):
-    path: str
-    type: str
-
-
 @dataclass(frozen=True, slots=True)
 class Module:
     """One module of `modules.json`.
@@ -113,11 +116,13 @@ class Module:
         type: dotted name of its class.
         path: its folder, relative to the checkpoint; empty for the checkpoint itself.
         folder: its folder.
+        entry: all keys of its entry.
     """
 
     type: str
     path: str
     folder: Path
+    entry: Mapping[str, Any]
 
     @property
     def kind(self) -> str:
@@ -155,14 +160,26 @@ def read_files(folder: Path) -> SentenceTransformersFiles:
     Raises:
         CardError: a file cannot be read, is not JSON, or has a key of a wrong type; the message names the file and the key.
     """
-    transformers = (read_json(folder / name, TransformerSettings) for name in TRANSFORMER_FILES)
+    modules = read_module_list(folder)
+    config = read_json(folder / "config.json", CheckpointConfig)
+    if modules is None:
+        # Without modules.json sentence-transformers opens none of its other files (`_load_default_modules`).
+        return SentenceTransformersFiles(folder, config, None, ModelSettings(), None)
     return SentenceTransformersFiles(
         folder=folder,
-        config=read_json(folder / "config.json", CheckpointConfig),
-        modules=read_module_list(folder),
+        config=config,
+        modules=modules,
         settings=read_json(folder / "config_sentence_transformers.json", ModelSettings) or ModelSettings(),
-        transformer=next((settings for settings in transformers if settings is not None), None),
+        transformer=_read_transformer(folder),
     )
+
+
+def _read_transformer(folder: Path) -> TransformerSettings | None:
+    """Read the transformer's settings: the first file that has a key, as `Transformer.load_config` does."""
+    for name in TRANSFORMER_FILES:
+        if read_json(folder / name, dict[str, Any]):
+            return read_json(folder / name, TransformerSettings)
+    return None
 
 
 def read_module_list(folder: Path) -> tuple[Module, ...] | None:
@@ -173,12 +190,19 @@ def read_module_list(folder: Path) -> tuple[Module, ...] | None:
     """
     file = folder / "modules.json"
     try:
-        entries = read_json(file, list[_Entry])
+        entries = read_json(file, list[dict[str, Any]])
     except CardError as error:
         raise CardError(f"{error}; {file.name} must be a list of sentence-transformers' modules") from error
     if entries is None:
         return None
-    return tuple(Module(entry.type, entry.path, folder / entry.path) for entry in entries)
+    for index, entry in enumerate(entries):
+        for key in ("path", "type"):
+            if not isinstance(entry.get(key), str):
+                raise CardError(
+                    f"{file}: `{key}` of module {index} is {entry.get(key)!r}; {file.name} must be a list of "
+                    "sentence-transformers' modules"
+                )
+    return tuple(Module(entry["type"], entry["path"], folder / entry["path"], entry) for entry in entries)
 
 
 def read_module_config(module: Module) -> dict[str, Any] | None:
@@ -197,6 +221,15 @@ def read_tokenizer_settings(folder: Path) -> TokenizerSettings:
         CardError: the file cannot be read, is not JSON, or has a key of a wrong type.
     """
     return read_json(folder / "tokenizer_config.json", TokenizerSettings) or TokenizerSettings()
+
+
+def read_special_tokens(folder: Path) -> TokenizerSettings:
+    """Read `special_tokens_map.json`.
+
+    Raises:
+        CardError: the file cannot be read, is not JSON, or has a key of a wrong type.
+    """
+    return read_json(folder / "special_tokens_map.json", TokenizerSettings) or TokenizerSettings()
 
 
 def read_stanford_settings(folder: Path) -> StanfordSettings:

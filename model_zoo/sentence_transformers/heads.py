@@ -7,7 +7,6 @@ and of Stanford's ColBERT.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,13 +16,14 @@ from ..card import LateInteraction, Output, QueryExpansion
 from ..errors import CardError
 from .files import (
     CheckpointConfig,
-    ModelSettings,
     SentenceTransformersFiles,
     TransformerSettings,
     read_json,
+    read_special_tokens,
     read_stanford_settings,
     read_tokenizer_settings,
 )
+from .prompts import read_prompts
 
 __all__ = ["HEADS", "OUTPUTS", "Head", "Scoring", "find_head", "read_late_interaction", "read_scoring"]
 
@@ -93,9 +93,14 @@ def find_head(files: SentenceTransformersFiles, requested: Head | None, *, poole
         if requested not in (None, declared):
             raise CardError(f"--head {requested} contradicts {folder}, which is for {declared} by its {origin}")
         return declared
+    architecture = (config.architectures or ("",))[0]
+    if requested == "splade" and not architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        raise CardError(
+            f"--head splade: {folder / 'config.json'} names the architecture {architecture or 'of nothing'!r}, and a SPLADE "
+            "model needs one with a masked-LM head (ForMaskedLM)"
+        )
     if requested is not None or pooled:
         return requested or "embedding"
-    architecture = (config.architectures or ("",))[0]
     if architecture.endswith("ForSequenceClassification"):
         return "classification"
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
@@ -112,12 +117,28 @@ def _declared_head(files: SentenceTransformersFiles) -> tuple[Head | None, str]:
     for kind, head in _TELLING.items():
         # A sparse model of another kind (CSR) has a Pooling too.
         if kind in kinds and (kind != "Pooling" or model_type in (None, "SentenceTransformer")):
+            _check_kind(files, kind)
             return head, f"modules.json ({kind})"
     if model_type in _KINDS and kinds:
         return _KINDS[model_type], f"config_sentence_transformers.json ({model_type})"
     if files.config is not None and "HF_ColBERT" in (files.config.architectures or ()):
         return "colbert", "architecture (HF_ColBERT)"
     return None, ""
+
+
+def _check_kind(files: SentenceTransformersFiles, module: str) -> None:
+    """Refuse a kind of model that sentence-transformers would load in another way than its module says.
+
+    Raises:
+        CardError: `model_type` is that of another kind.
+    """
+    expected = {"SpladePooling": ("SparseEncoder",), "MultiVectorMask": ("MultiVectorEncoder", "ColBERT", None)}
+    model_type = files.settings.model_type
+    if module in expected and model_type not in expected[module]:
+        raise CardError(
+            f"{files.folder / 'config_sentence_transformers.json'}: `model_type` is {model_type!r}, and a model with the "
+            f"module {module} needs {expected[module][0]!r}: sentence-transformers loads other kinds in another way"
+        )
 
 
 # Rerankers ------------------------------------------------------------------------------------------------------------
@@ -139,6 +160,10 @@ def read_scoring(files: SentenceTransformersFiles) -> Scoring:
         labels = tuple(config.id2label[key] for key in sorted(config.id2label, key=int))
     else:
         labels = tuple(f"LABEL_{index}" for index in range(config.num_labels or 2))  # transformers' defaults
+    if config.num_labels not in (None, len(labels)):
+        raise CardError(
+            f"{folder / 'config.json'}: `num_labels` is {config.num_labels}, and `id2label` has {len(labels)} labels"
+        )
     if not labels:
         raise CardError(f"{folder / 'config.json'}: `id2label` is empty, so it has no score")
     # The order of CrossEncoder: its own file, then what earlier versions wrote into config.json.
@@ -174,7 +199,7 @@ def read_late_interaction(files: SentenceTransformersFiles, max_tokens: int) -> 
         return _read_stanford(files, max_tokens)
     folder = files.folder
     if files.settings.model_type == "ColBERT":
-        return _read_pylate(folder, files.settings, max_tokens)
+        return _read_pylate(files, max_tokens)
     transformer = files.transformer or TransformerSettings()
     mask = _Mask()
     for module in files.modules:
@@ -193,11 +218,17 @@ def read_late_interaction(files: SentenceTransformersFiles, max_tokens: int) -> 
         skipped=tuple(mask.skiplist_words),
         skipped_in=tasks if mask.skiplist_words else ("document",),
     )
-    return late, _without_empty(files.settings.prompts or {})
+    return late, read_prompts(files, files.settings.prompts)
 
 
-def _read_pylate(folder: Path, settings: ModelSettings, max_tokens: int) -> tuple[LateInteraction, dict[str, str]]:
+def _read_pylate(files: SentenceTransformersFiles, max_tokens: int) -> tuple[LateInteraction, dict[str, str]]:
     """Read PyLate's settings up to version 3: all in one file; by default it expands queries and skips punctuation."""
+    folder, settings, transformer = files.folder, files.settings, files.transformer or TransformerSettings()
+    if (transformer.query_length, transformer.document_length, transformer.query_expansion) != (None, None, None):
+        raise CardError(
+            f"{folder / 'sentence_bert_config.json'}: has lengths or an expansion of queries, which PyLate writes into "
+            "config_sentence_transformers.json: take them out of one of the files, in a copy"
+        )
     expansion = None
     query_tokens = settings.query_length or _QUERY_TOKENS
     if settings.do_query_expansion is not False:
@@ -214,7 +245,7 @@ def _read_pylate(folder: Path, settings: ModelSettings, max_tokens: int) -> tupl
     for role, prefix in (("query", settings.query_prefix), ("document", settings.document_prefix)):
         if prefix:
             prompts[role] = prefix + (prompts.get(role) or "").removeprefix(prefix)
-    return late, _without_empty(prompts)
+    return late, read_prompts(files, prompts)
 
 
 def _read_stanford(files: SentenceTransformersFiles, max_tokens: int) -> tuple[LateInteraction, dict[str, str]]:
@@ -244,11 +275,17 @@ def _expansion(folder: Path, config: dict[str, Any] | None) -> tuple[QueryExpans
 
 
 def _mask_token(folder: Path) -> str:
-    token = read_tokenizer_settings(folder).mask_token
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else "[MASK]"
+    """Return the token that queries are filled up with.
 
-
-def _without_empty(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    return {role: prompt for role, prompt in prompts.items() if prompt}
+    Raises:
+        CardError: the tokenizer's files name two.
+    """
+    tokens = [read_tokenizer_settings(folder).mask_token, read_special_tokens(folder).mask_token]
+    texts = [token.get("content") if isinstance(token, dict) else token for token in tokens]
+    named = [text for text in texts if isinstance(text, str)] or ["[MASK]"]
+    if len(set(named)) > 1:
+        raise CardError(
+            f"{folder}: mask_token is {named[0]!r} in tokenizer_config.json and {named[1]!r} in special_tokens_map.json: "
+            "make them agree in a copy"
+        )
+    return named[0]

@@ -4,13 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 from ..card import PoolingMode
 from ..errors import CardError
 from .files import Module, SentenceTransformersFiles, read_module_config
 
-__all__ = ["Modules", "PoolingConfig", "read_modules", "read_pooling", "require_module_config", "require_width"]
+__all__ = [
+    "MODULE_TYPES",
+    "Modules",
+    "PoolingConfig",
+    "Step",
+    "read_modules",
+    "read_pooling",
+    "read_steps",
+    "require_module_config",
+    "require_width",
+]
+
+#: Package and file, in sentence-transformers 6, of each class that Fletcher converts.
+_HOMES = {
+    "Transformer": ("base.modules", "transformer"),
+    "Dense": ("base.modules", "dense"),
+    "Normalize": ("base.modules", "normalize"),
+    "Pooling": ("sentence_transformer.modules", "pooling"),
+    "LayerNorm": ("sentence_transformer.modules", "layer_norm"),
+    "Dropout": ("sentence_transformer.modules", "dropout"),
+    "MLMTransformer": ("sparse_encoder.modules", "mlm_transformer"),
+    "SpladePooling": ("sparse_encoder.modules", "splade_pooling"),
+    "MultiVectorMask": ("multi_vector_encoder.modules", "multi_vector_mask"),
+}
+_OLD = ("Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize")
+_SPARSE = ("MLMTransformer", "SpladePooling")
+#: Names of the modules' classes in modules.json, package included: those of version 6, and those of earlier versions, which
+#: version 6 still reads (util/deprecated_import.py).
+MODULE_TYPES = frozenset(
+    {
+        *(f"sentence_transformers.{package}.{kind}" for kind, (package, _) in _HOMES.items()),
+        *(f"sentence_transformers.{package}.{file}.{kind}" for kind, (package, file) in _HOMES.items()),
+        *(f"sentence_transformers.models.{kind}" for kind in _OLD),
+        *(f"sentence_transformers.models.{kind}.{kind}" for kind in _OLD),
+        *(f"sentence_transformers.sentence_transformer.modules.{kind}" for kind in _OLD),
+        "sentence_transformers.sentence_transformer.modules.normalize.Normalize",
+        *(f"sentence_transformers.sparse_encoder.models.{kind}" for kind in _SPARSE),
+        *(f"sentence_transformers.sparse_encoder.models.{kind}.{kind}" for kind in _SPARSE),
+    }
+)
+
+#: Feature that a module reads and writes: the tokens' vectors, or the text's.
+Place = Literal["token_embeddings", "sentence_embedding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A module after the encoder, and the vectors that it gets.
+
+    Attributes:
+        module: its entry in modules.json.
+        place: vectors that it works on.
+        width: elements of such a vector.
+    """
+
+    module: Module
+    place: Place
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +112,6 @@ _BOOLEANS: dict[str, PoolingMode] = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_POOLING_KEYS = {*_BOOLEANS, "pooling_mode", "include_prompt", "embedding_dimension", "word_embedding_dimension"}
 
 
 def read_modules(files: SentenceTransformersFiles, hidden: int) -> Modules | None:
@@ -70,43 +127,97 @@ def read_modules(files: SentenceTransformersFiles, hidden: int) -> Modules | Non
     """
     if files.modules is None:
         return None
-    file, kinds = files.folder / "modules.json", files.kinds
-    # Dropout does nothing at inference.
-    order = [kind for kind in kinds if kind != "Dropout"]
-    inner = [kind for kind in order if kind in ("Dense", "LayerNorm")]
-    if order != ["Transformer", "Pooling", *inner, *["Normalize"] * ("Normalize" in order)]:
+    steps = read_steps(files, hidden)
+    pooling, dimension, normalize = None, hidden, False
+    for step in steps:
+        kind = step.module.kind
+        if kind == "Pooling":
+            pooling = read_pooling(step.module)
+            dimension = step.width * len(pooling.modes)
+        elif kind == "Dense":
+            dimension = require_width(step.module, require_module_config(step.module))
+        normalize = kind == "Normalize" if kind != "Dropout" else normalize
+    if pooling is None:
+        raise ValueError("read_steps gives one pooling")
+    return Modules(pooling.modes, pooling.include_prompt, dimension, normalize)
+
+
+def read_steps(files: SentenceTransformersFiles, hidden: int) -> tuple[Step, ...]:
+    """Return the modules after the encoder in their order, with the vectors that each of them gets.
+
+    Args:
+        files: files of a checkpoint with modules.json.
+        hidden: the encoder's hidden size.
+
+    Raises:
+        CardError: a file is missing or malformed, sizes do not fit, or Fletcher does not reproduce a module or its place.
+    """
+    modules, kinds, file = files.modules or (), files.kinds, files.folder / "modules.json"
+    if not modules or modules[0].kind != "Transformer" or kinds.count("Pooling") != 1:
+        raise _unsupported(file, kinds)
+    if modules[0].path:
+        raise CardError(f"{file}: its Transformer lies in {modules[0].path!r}, not beside modules.json")
+    steps: list[Step] = []
+    place: Place = "token_embeddings"
+    width = hidden
+    for module in modules[1:]:
+        steps.append(Step(module, place, width))
+        if module.kind == "Pooling":
+            width *= len(_pooling_of(module, width).modes)
+            place = "sentence_embedding"
+        elif module.kind == "Dense":
+            _check_place(module, place)
+            width = _dense_width(module, width)
+        elif module.kind == "Normalize":
+            _check_place(module, place)
+        elif module.kind not in ("LayerNorm", "Dropout") or place == "token_embeddings":
+            raise _unsupported(file, kinds)
+    return tuple(steps)
+
+
+def _unsupported(file: Path, kinds: Sequence[str]) -> CardError:
+    return CardError(
+        f"{file}: its modules are {', '.join(kinds) or 'none'}; Fletcher reproduces Transformer, one Pooling, and Dense and "
+        "Normalize before or after it, LayerNorm and Dropout after it"
+    )
+
+
+def _pooling_of(module: Module, width: int) -> PoolingConfig:
+    pooling = read_pooling(module)
+    if pooling.hidden != width:
         raise CardError(
-            f"{file}: its modules are {', '.join(kinds) or 'none'}; Fletcher reproduces Transformer, Pooling, any number "
-            "of Dense and LayerNorm, and Normalize at the end"
+            f"{module.folder / 'config.json'}: `embedding_dimension`: pools vectors of {pooling.hidden} elements, but gets "
+            f"{width}: config.json's hidden size, or the width of the module before"
         )
-    places = dict(zip(kinds, files.modules, strict=True))
-    if places["Transformer"].path:
-        raise CardError(f"{file}: its Transformer lies in {places['Transformer'].path!r}, not beside modules.json")
-    pooling = read_pooling(places["Pooling"])
-    if pooling.hidden not in (None, hidden):
+    return pooling
+
+
+def _check_place(module: Module, place: Place) -> None:
+    """Refuse a module that reads or writes other vectors than those that reach its place in the list."""
+    config = read_module_config(module) or {}
+    source = config.get("module_input_name", "sentence_embedding")
+    target = config.get("module_output_name")
+    target = source if target is None else target
+    if (source, target) != (place, place):
         raise CardError(
-            f"{places['Pooling'].folder / 'config.json'}: pools vectors of {pooling.hidden} elements, but config.json's "
-            f"hidden size is {hidden}"
+            f"{module.folder / 'config.json'}: module_input_name is {source!r} and module_output_name {target!r}; Fletcher "
+            f"reproduces {module.kind} at this place of modules.json with {place!r} for both"
         )
-    dimension = hidden * len(pooling.modes)
-    for module in files.modules:
-        if module.kind == "Dense":
-            dimension = _dense_width(module, dimension)
-    return Modules(pooling.modes, pooling.include_prompt, dimension, normalize="Normalize" in kinds)
 
 
 def read_pooling(module: Module) -> PoolingConfig:
     """Read the configuration of a Pooling module, in the newer or the older spelling.
 
     Raises:
-        CardError: the file is missing or malformed, or has an unknown key or mode.
+        CardError: the file is missing or malformed, or has an unknown mode.
     """
     config, file = require_module_config(module), module.folder / "config.json"
-    if unknown := sorted(set(config) - _POOLING_KEYS):
-        raise CardError(f"{file}: `{unknown[0]}`: Fletcher does not know this key of a pooling config")
     include_prompt = config.get("include_prompt", True)
     if not isinstance(include_prompt, bool):
         raise CardError(f"{file}: `include_prompt`: must be true or false, not {include_prompt!r}")
+    for key in _BOOLEANS:
+        if not isinstance(config.get(key), bool | None):
+            raise CardError(f"{file}: `{key}`: must be true or false, not {config[key]!r}")
     # The newer spelling wins, and no boolean set means mean, both as in sentence-transformers.
     modes = config.get("pooling_mode", [mode for key, mode in _BOOLEANS.items() if config.get(key) is True] or ["mean"])
     modes = [modes] if isinstance(modes, str) else modes

@@ -1,6 +1,6 @@
 """Card of a checkpoint that is not in the zoo, from its own sentence-transformers files. Missing settings are not guessed.
 
-`modules.py` reads the modules; this file reads prompts and lengths, and makes the card.
+`modules.py` reads the modules, `prompts.py` the prompts; this file reads lengths, and makes the card.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import cast, get_args
 
 import msgspec
 
-from ..card import INPUT_TYPES, RAW, ModelCard, PoolingMode
+from ..card import SIMILARITIES, ModelCard, PoolingMode, Similarity
 from ..consistency import check_card
 from ..errors import CardError
 from .files import (
     CheckpointConfig,
     SentenceTransformersFiles,
     read_files,
-    read_json,
     read_stanford_settings,
     read_tokenizer_settings,
 )
 from .heads import Head, find_head, read_late_interaction, read_scoring
 from .modules import Modules, read_modules, require_module_config, require_width
+from .prompts import read_prompts
 
 __all__ = ["read_card"]
 
@@ -34,9 +34,6 @@ _UNSTATED = "NOASSERTION"
 # tables of max_position_embeddings rows hold fewer positions than rows.
 _OFFSET_FAMILIES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
 
-# sentence-transformers tries these in this order for documents (SentenceTransformer.encode_document).
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-
 
 def read_card(
     folder: Path,
@@ -45,6 +42,7 @@ def read_card(
     pooling: str | Sequence[str] | None = None,
     max_tokens: int | None = None,
     head: Head | None = None,
+    dimensions: Sequence[int] = (),
 ) -> ModelCard:
     """Return the card of a checkpoint folder, from its own files.
 
@@ -55,10 +53,11 @@ def read_card(
             contradicts the checkpoint.
         max_tokens: a limit below the checkpoint's own; it cannot exceed what the position table holds.
         head: kind of the model, for a checkpoint that does not name it.
+        dimensions: shorter lengths that the vectors were trained for (Matryoshka). Default: those of the files.
 
     Raises:
         CardError: a file is missing or malformed, Fletcher cannot reproduce a part of the checkpoint, pooling or head are
-            unknown or contradict the checkpoint, or `max_tokens` is too long.
+            unknown or contradict the checkpoint, or `max_tokens` or one of `dimensions` is too long.
     """
     files = read_files(folder)
     config, family, hidden = _require_config(files)
@@ -66,6 +65,8 @@ def read_card(
     if head != "embedding":
         if pooling is not None:
             raise CardError(f"--pooling is for vectors, and {folder} is for {head}: omit it")
+        if dimensions:
+            raise CardError(f"--dimensions is for vectors, and {folder} is for {head}: omit it")
         card = ModelCard(
             name=name,
             family=family,
@@ -78,20 +79,26 @@ def read_card(
         return check_card(_with_head(card, files, head, hidden, max_tokens), str(folder))
     modules = read_modules(files, hidden)
     modes = _pooling(folder, modules, pooling)
-    prompts = _prompts(files)
+    prompts = read_prompts(files, files.settings.prompts)
     if modules is not None and not modules.include_prompt and prompts:
         raise CardError(
-            f"{folder}: its pooling leaves the prompt's tokens out (include_prompt), which Fletcher does not"
+            f"{folder}: its pooling leaves the prompt's tokens out (include_prompt is false) and it has prompts "
+            f"({', '.join(sorted(prompts))}), which Fletcher does not reproduce: every token of a text is pooled"
         )
+    whole = modules.dimension if modules is not None else hidden * len(modes)
+    dimension = _truncated(files, whole)
     card = ModelCard(
         name=name,
         family=family,
-        dimension=modules.dimension if modules is not None else hidden * len(modes),
+        dimension=dimension,
         max_tokens=_max_tokens(files, config, max_tokens),
         pooling=modes,
-        normalize=modules is not None and modules.normalize,
+        # sentence-transformers cuts a vector after Normalize, and does not scale it again.
+        normalize=modules is not None and modules.normalize and dimension == whole,
         license=_UNSTATED,
         prompts=prompts,
+        matryoshka=_matryoshka(files, config, dimension, dimensions),
+        similarity=_similarity(files, SIMILARITIES[:4]),
     )
     return check_card(card, str(folder))
 
@@ -107,10 +114,44 @@ def _require_config(files: SentenceTransformersFiles) -> tuple[CheckpointConfig,
         raise CardError(f"{file} is missing: {files.folder} is not a checkpoint")
     if config.model_type is None:
         raise CardError(f"{file}: has no model_type, so the family is unknown")
-    hidden = config.hidden_size or config.dim or config.n_embd
+    hidden = config.hidden_size or config.dim or config.n_embd or config.d_model
     if not hidden:
         raise CardError(f"{file}: has no hidden_size, so the vectors' length is unknown")
     return config, config.model_type, hidden
+
+
+def _truncated(files: SentenceTransformersFiles, whole: int) -> int:
+    """Return the length of the vectors after `truncate_dim` (util/tensor.py, truncate_embeddings)."""
+    length = files.settings.truncate_dim
+    if length is None:
+        return whole
+    if length < 1:
+        raise CardError(
+            f"{files.folder / 'config_sentence_transformers.json'}: `truncate_dim` is {length}; 1 is the least"
+        )
+    return min(length, whole)
+
+
+def _matryoshka(
+    files: SentenceTransformersFiles, config: CheckpointConfig, dimension: int, requested: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the shorter lengths of the vectors, largest first: the user's, else those that a file lists."""
+    for length in requested:
+        if not 0 < length < dimension:
+            raise CardError(
+                f"--dimensions {length}: the vectors have {dimension} elements, so 1 to {dimension - 1} are shorter"
+            )
+    listed = files.settings.matryoshka_dimensions or config.matryoshka_dimensions or ()
+    if bad := [length for length in listed if length < 1]:
+        raise CardError(f"{files.folder}: `matryoshka_dimensions` has {bad[0]}; 1 is the least")
+    lengths = requested or [length for length in listed if length < dimension]
+    return tuple(sorted(set(lengths), reverse=True))
+
+
+def _similarity(files: SentenceTransformersFiles, allowed: Sequence[Similarity]) -> Similarity | msgspec.UnsetType:
+    """Return `similarity_fn_name`; sentence-transformers ignores a name that the kind of model does not have."""
+    name = files.settings.similarity_fn_name
+    return next((similarity for similarity in allowed if similarity == name), msgspec.UNSET)
 
 
 def _with_head(
@@ -135,7 +176,12 @@ def _with_head(
             activation=scoring.activation,
         )
     if head == "splade":
-        return msgspec.structs.replace(card, output="sparse", prompts=_prompts(files))
+        return msgspec.structs.replace(
+            card,
+            output="sparse",
+            prompts=read_prompts(files, files.settings.prompts),
+            similarity=_similarity(files, SIMILARITIES[:4]),
+        )
     late, prompts = read_late_interaction(files, card.max_tokens)
     if requested is not None:
         late = msgspec.structs.replace(
@@ -152,6 +198,7 @@ def _with_head(
         normalize="MultiVectorMask" not in files.kinds or "Normalize" in files.kinds,
         prompts=prompts,
         late_interaction=late,
+        similarity=_similarity(files, SIMILARITIES[4:]),
     )
 
 
@@ -190,24 +237,31 @@ def _pooling(folder: Path, modules: Modules | None, requested: str | Sequence[st
 def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requested: int | None) -> int:
     """Return the longest input: sentence-transformers' own limit, else the tokenizer's, within the number of positions."""
     folder, transformer = files.folder, files.transformer
-    positions = config.max_position_embeddings or config.n_positions
+    table = positions = config.max_position_embeddings or config.n_positions
     if positions is not None and config.model_type in _OFFSET_FAMILIES:
         if config.pad_token_id is None:
             raise CardError(f"{folder / 'config.json'}: has no pad_token_id, after which {config.model_type} counts")
         positions -= config.pad_token_id + 1
     limits = [positions] if positions is not None else []
-    if transformer is not None and transformer.do_lower_case:
-        _require_lowercase(folder)
+    # sentence-transformers lowers the tokenizer's limit to the rows of the position table, its own one not.
+    own, origin = table, "config.json"
     if transformer is not None and transformer.max_seq_length is not None:
-        limits.append(transformer.max_seq_length)
+        own, origin = transformer.max_seq_length, "sentence_bert_config.json"
     else:
         length = read_tokenizer_settings(folder).model_max_length
         # transformers writes 1e30 for "no limit".
-        if length is not None and length < 1e9:
-            limits.append(int(length))
+        if length is not None and length < min(1e9, table or 1e9):
+            own, origin = int(length), "tokenizer_config.json"
+    limits += [own] if own is not None else []
     if requested is None:
         if not limits:
             raise CardError(f"{folder} does not limit the length of its input: choose a limit with --max-tokens")
+        if own is not None and positions is not None and own > positions:
+            raise CardError(
+                f"{folder / origin} limits texts to {own} tokens, and config.json has positions for {positions}: with longer "
+                "texts sentence-transformers fails, or leaves the positions of the training. Choose --max-tokens "
+                f"{positions}, which truncates them"
+            )
         return min(limits)
     if requested < 1 or (positions is not None and requested > positions):
         raise CardError(
@@ -219,49 +273,3 @@ def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requ
             "lower that"
         )
     return requested
-
-
-class _Normalizer(msgspec.Struct):
-    type: str
-    lowercase: bool = False
-    normalizers: list[_Normalizer] = []
-
-
-class _Tokenizer(msgspec.Struct):
-    normalizer: _Normalizer | None = None
-
-
-def _require_lowercase(folder: Path) -> None:
-    """Refuse sentence-transformers' do_lower_case unless the tokenizer lower-cases anyway."""
-    tokenizer = read_json(folder / "tokenizer.json", _Tokenizer)
-    if tokenizer is None:
-        return  # the converter reports a missing tokenizer
-    todo = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-    while todo:
-        normalizer = todo.pop()
-        if normalizer.lowercase or normalizer.type == "Lowercase":
-            return
-        todo += normalizer.normalizers
-    raise CardError(f"{folder}: asks for lower case before its tokenizer (do_lower_case), which Fletcher does not do")
-
-
-def _prompts(files: SentenceTransformersFiles) -> dict[str, str]:
-    """Return the prompts by input type. Empty prompts are dropped: sentence-transformers 5 and later writes them by default.
-
-    The default prompt applies to every standard input type without a prompt of its own.
-    """
-    file, settings = files.folder / "config_sentence_transformers.json", files.settings
-    prompts = {key: text for key, text in (settings.prompts or {}).items() if text}
-    document = next((prompts[key] for key in _DOCUMENT_PROMPTS if key in prompts), None)
-    if document is not None:
-        prompts["document"] = document
-    if settings.default_prompt_name is not None:
-        if settings.default_prompt_name not in (settings.prompts or {}):
-            raise CardError(
-                f"{file}: `default_prompt_name`: {settings.default_prompt_name!r} is not one of its prompts"
-            )
-        if default := prompts.get(settings.default_prompt_name):
-            prompts = {**dict.fromkeys(INPUT_TYPES, default), **prompts}
-    if RAW in prompts:
-        raise CardError(f"{file}: `prompts.{RAW}`: {RAW!r} is the input type that never adds a prompt: rename it")
-    return prompts

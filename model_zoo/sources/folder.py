@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -11,29 +12,25 @@ import msgspec
 
 from ..decode import decode_json
 from ..errors import CardError, SourceError
-from ..sentence_transformers.files import read_module_list
+from ..sentence_transformers.files import Module, read_json, read_module_list
+from ..sentence_transformers.unsupported import explain_module
+from .harmless_files import HARMLESS_FILES, is_harmless
+from .lfs import is_pointer, pointer_message
 
 __all__ = ["CHECKPOINT_PATTERNS", "IGNORED_PATTERNS", "checkpoint_files", "is_checkpoint_file", "require_safetensors"]
 
-#: The files at a checkpoint's top level that are used, and those of its sentence-transformers modules.
-_TOP_PATTERNS = (
-    "config.json",
-    "*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "*.model",
-    "modules.json",
-    "sentence_*_config.json",
-    "config_sentence_transformers.json",
+#: Files of sentence-transformers' modules. `0_Transformer` and its like hold the encoder in versions before 2.
+_MODULE_PATTERNS = (
+    *("*/config.json", "*/model.safetensors", "0_*/*.safetensors", "0_*/*.json", "0_*/*.txt", "0_*/*.model"),
 )
-_MODULE_PATTERNS = ("*/config.json", "*/model.safetensors")
 
-#: The same for huggingface_hub, whose `*` crosses folders.
-CHECKPOINT_PATTERNS = (*_TOP_PATTERNS, *_MODULE_PATTERNS)
-IGNORED_PATTERNS = ("*/*/*", "onnx/*", "openvino/*")
+#: For huggingface_hub, whose `*` crosses folders: every file but the harmless ones, so that no file that may decide a vector
+#: is missing from the folder that is checked.
+CHECKPOINT_PATTERNS = ("*",)
+IGNORED_PATTERNS = (
+    *("*/*/*", "onnx/*", "openvino/*", ".*"),
+    *(pattern for patterns in HARMLESS_FILES.values() for pattern in patterns),
+)
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.bin")
 
@@ -48,10 +45,11 @@ _CONVERT = (
 
 def is_checkpoint_file(name: str) -> bool:
     """Return whether a file is used, by its path relative to the checkpoint (with `/`)."""
-    if any(fnmatchcase(name, pattern) for pattern in IGNORED_PATTERNS):
+    if any(fnmatchcase(name, pattern) for pattern in ("*/*/*", "onnx/*", "openvino/*")):
         return False
-    patterns = _MODULE_PATTERNS if "/" in name else _TOP_PATTERNS
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    if is_harmless(name.rpartition("/")[2]):
+        return False
+    return "/" not in name or any(fnmatchcase(name, pattern) for pattern in _MODULE_PATTERNS)
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
@@ -66,18 +64,24 @@ def checkpoint_files(folder: Path) -> tuple[str, ...]:
 
 
 def require_safetensors(folder: Path, origin: str) -> None:
-    """Refuse a folder whose weights are missing, incomplete or a pickle.
+    """Refuse a folder that holds no checkpoint, or whose weights are missing, incomplete or a pickle.
 
     Args:
         folder: the checkpoint's folder.
         origin: SOURCE of the folder, for the message.
 
     Raises:
-        SourceError: the weights are missing, incomplete or a pickle; the message has the command that converts a pickle.
+        SourceError: the folder holds something else, or its weights are missing, incomplete or a pickle; the message has
+            the next step, for a pickle the command that converts it.
     """
-    if not (folder / "config.json").is_file():
-        raise SourceError(f"{origin}: {folder} is not a checkpoint: it has no config.json")
-    for place in (folder, *_dense_folders(folder, origin)):
+    for name in ("config.json", "modules.json", "model.safetensors.index.json"):
+        if is_pointer(folder / name):
+            raise SourceError(f"{origin}: {pointer_message(folder / name)}")
+    modules = _modules(folder, origin)
+    encoder = modules[0].folder if modules and modules[0].kind == "Transformer" else folder
+    if not (encoder / "config.json").is_file():
+        raise SourceError(f"{origin}: {_describe_other(folder, modules)}")
+    for place in (encoder, *(module.folder for module in modules if module.kind == "Dense")):
         if (place / "model.safetensors.index.json").is_file():
             _require_shards(place, origin)
         elif not any(place.glob("*.safetensors")):
@@ -86,6 +90,12 @@ def require_safetensors(folder: Path, origin: str) -> None:
 
 def _no_safetensors(place: Path, origin: str) -> SourceError:
     pickle = next((place / name for name in _PICKLES if (place / name).is_file()), None)
+    graphs = [*place.glob("*.onnx"), *place.glob("onnx/*.onnx"), *place.glob("openvino/*.xml")]
+    if pickle is None and graphs:
+        return SourceError(
+            f"{origin}: {place} has no weights but graphs alone ({graphs[0].relative_to(place)}). Fletcher writes its own "
+            "graph from the weights: fetch the *.safetensors files of the model that the graphs were made from"
+        )
     if pickle is None:
         return SourceError(
             f"{origin}: {place} has no *.safetensors file. If the weights were published as a pickle "
@@ -108,13 +118,37 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def _dense_folders(folder: Path, origin: str) -> list[Path]:
-    """Return the folders of the sentence-transformers modules that have weights of their own."""
+def _modules(folder: Path, origin: str) -> tuple[Module, ...]:
     try:
-        modules = read_module_list(folder) or ()
+        return read_module_list(folder) or ()
     except CardError as error:
         raise SourceError(f"{origin}: {error}") from error
-    return [module.folder for module in modules if module.kind == "Dense"]
+
+
+class _Adapter(msgspec.Struct):
+    base_model_name_or_path: str | None = None
+
+
+def _describe_other(folder: Path, modules: Sequence[Module]) -> str:
+    """Return what a folder without an encoder's config.json is, and the next step."""
+    try:
+        adapter = read_json(folder / "adapter_config.json", _Adapter)
+    except CardError:
+        adapter = _Adapter()
+    if adapter is not None:
+        base = adapter.base_model_name_or_path or "another model"
+        return (
+            f"{folder} is not a checkpoint but an adapter of {base}: it has adapter_config.json and no config.json. Merge it "
+            'into the model and convert the result: python -c "from peft import AutoPeftModelForFeatureExtraction as M; '
+            "M.from_pretrained('FOLDER').merge_and_unload().save_pretrained('MERGED')\", then copy the tokenizer and the "
+            "modules to MERGED"
+        )
+    if modules and modules[0].kind != "Transformer":
+        kind = modules[0].kind
+        reason = explain_module(kind) or "is not a Transformer, with which the models that Fletcher converts begin"
+        return f"{folder} is a model of sentence-transformers whose first module, {kind}, {reason}"
+    place = modules[0].folder if modules else folder
+    return f"{folder} is not a checkpoint: {place} has no config.json"
 
 
 def _require_shards(place: Path, origin: str) -> None:

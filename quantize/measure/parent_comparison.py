@@ -13,9 +13,9 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import comparable, encode_canary, read_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.opening import open_session
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..cpu_stand_in import cpu_vectors
 from ..recipe import Recipe
@@ -75,12 +75,14 @@ class ParentComparison:
     Attributes:
         comparison: their vectors against the parent's.
         canary_cosine: smallest cosine of the canary.
+        canary_text: text of the canary that has it; None if the model does not give a vector per text.
         tolerance: canary cosine that the manifest demands of every machine.
         batch_dependent: whether a text's vector depends on the other texts of its batch.
     """
 
     comparison: Comparison
     canary_cosine: float
+    canary_text: str | None
     tolerance: float
     batch_dependent: bool
 
@@ -115,15 +117,15 @@ def compare_with_parent(quantized: Graphs, parent: Graphs, recipe: Recipe, texts
         reference = embed_texts(parent.artifact, parent.variants[0], texts)
     else:
         card = parent.artifact.manifest.card
-        tokenizer = Tokenizer(parent.artifact.tokenizer_file, card.max_tokens)
+        tokenizer = open_tokenizer(parent.artifact)
         encodings = encode_canary(tokenizer, card, texts[:FEW_TEXTS], ())
         vectors = cpu_vectors(quantized.artifact, quantized.variants, encodings)
         reference = cpu_vectors(parent.artifact, parent.variants, encodings)
     comparison = compare(*comparable(quantized.artifact.manifest.card.output, vectors, reference))
-    cosine = _check_canary(quantized, recipe)
+    cosine, text = _check_canary(quantized, recipe)
     tolerance = max(canary_floor(recipe), 1 - (SLACK_FACTOR * (1 - cosine) + SLACK))
     depends = first.batch_dependent or (runs_here and _depends_on_batch(quantized.artifact, first, texts))
-    return ParentComparison(comparison, cosine, tolerance, depends)
+    return ParentComparison(comparison, cosine, text, tolerance, depends)
 
 
 def canary_floor(recipe: Recipe) -> float:
@@ -143,7 +145,7 @@ def embed_texts(
         batch: texts per run.
     """
     card = artifact.manifest.card
-    tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
+    tokenizer = open_tokenizer(artifact)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
@@ -164,8 +166,8 @@ def _depends_on_batch(artifact: Artifact, variant: Variant, texts: Sequence[str]
     return bool((1 - cosines(ours, theirs)).max() > INDEPENDENT)
 
 
-def _check_canary(graphs: Graphs, recipe: Recipe) -> float:
-    """Return the smallest cosine of the canary.
+def _check_canary(graphs: Graphs, recipe: Recipe) -> tuple[float, str | None]:
+    """Return the smallest cosine of the canary, and the text that has it, if there is a vector per text.
 
     Raises:
         ArtifactError: it is lower than the recipe allows.
@@ -184,4 +186,7 @@ def _check_canary(graphs: Graphs, recipe: Recipe) -> float:
             "Exclude the matrices that lose the most (`fletcher-convert quantize sensitivity DIR` lists them), choose "
             "another recipe, or set a lower min_cosine in the recipe"
         )
-    return result.min_cosine
+    if artifact.manifest.card.output in ("scores", "sparse") or len(vectors) != len(canary.texts):
+        return result.min_cosine, None
+    worst = int(cosines(vectors.astype(np.float64), canary.vectors.astype(np.float64)).argmin())
+    return result.min_cosine, canary.texts[worst]

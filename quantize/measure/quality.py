@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.loading import open_tokenizer
 
 from .metrics import compare, cosines
 from .pairs import agreement
@@ -67,8 +67,7 @@ def measure_quality(runnable: RunnableVariant, texts: SplitTexts, reference: NDA
         comparison = compare(trial.compute(texts.measured_ids), reference)
         correlation = None
         if pairs is not None:
-            card = runnable.artifact.manifest.card
-            tokenizer = Tokenizer(runnable.artifact.tokenizer_file, card.max_tokens)
+            tokenizer = open_tokenizer(runnable.artifact)
             first, second = (trial.compute(tokenizer.encode(list(side))) for side in (pairs.first, pairs.second))
             correlation = agreement(pairs, first, second)
         batch_max_abs, batch_cosine = batch_dependence(trial.run, texts.measured_ids)

@@ -13,7 +13,7 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.loading import open_tokenizer
 
 from .pairs import LabeledPairs
 
@@ -101,7 +101,7 @@ def split_texts(
     calibrating = different[::every]
     measured = [text for index, text in enumerate(different) if index % every]
     card = artifact.manifest.card
-    tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
+    tokenizer = open_tokenizer(artifact)
     prompt = card.prompts.get("document", "")
     ids, measured_ids = (tokenizer.encode([prompt + text for text in part]) for part in (calibrating, measured))
     lengths = np.unique(np.concatenate([ids.lengths, measured_ids.lengths]))

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from html import escape
 
-from fletcher.runtime.commandline.pages import STYLE, html_table
+from fletcher.runtime.commandline.pages import STYLE
 
-from ..sweep.recommendation import INDEPENDENT, eligible
-from ..sweep.results import Candidate, SweepReport
+from ..sweep.results import SweepReport
+from .recipe_table import format_range, recipe_table, table_legend
+from .storage_table import storage_section
 from .sweep_plots import plot_damage, plot_histograms, plot_pareto_front
 
 __all__ = ["sweep_to_html"]
 
 #: Styles of this page, in addition to those of every report.
 MORE_STYLE = """
-body { max-width: 72rem; } .wide td:first-child { white-space: nowrap; }
+body { max-width: 78rem; } .wide td:first-child { min-width: 14rem; } small { color: var(--soft); font-weight: 400; }
 .take { border-left: 4px solid var(--good); background: #f3f8f5; padding: .8rem 1.1rem; margin: 1.25rem 0;
   font-size: 1.05rem; }
-.wide { overflow-x: auto; } tr.chosen td { background: #f3f8f5; font-weight: 600; } tr.dropped td { color: var(--soft); }
-td.bad { color: var(--bad); } .figures { margin: 0 0 1rem; } .plots.one { grid-template-columns: 1fr; max-width: 46rem; }
+.wide { overflow-x: auto; } .wide table { font-size: .82rem; }
+  tr.chosen td { background: #f3f8f5; font-weight: 600; } tr.dropped td { color: var(--soft); }
+td.bad { color: var(--bad); } td small, th small { display: block; line-height: 1.25; } .figures { margin: 0 0 1rem; }
+.plots.one { grid-template-columns: 1fr; max-width: 46rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .85rem; margin: .75rem 0; }
+dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
 """
-
-RESCORING = {
-    "none": "not rescored",
-    "codes": "rescored with the float32 query",
-    "int8": "rescored with int8 vectors from disk",
-    "float32": "rescored with float32 vectors from disk",
-}
 
 
 def sweep_to_html(report: SweepReport) -> str:
@@ -49,22 +47,18 @@ def sweep_to_html(report: SweepReport) -> str:
         _headline(report),
         f"<p>Artifact: <code>{escape(report.output)}</code></p>",
         "<h2>Every recipe</h2>",
-        f'<div class="wide">{_candidates(report)}</div>',
-        '<p class="soft">Speeds are relative to float32, measured in turns with it: throughput of short and of long texts, '
-        f"and latency of one short text{_absolute(report.parent)}. Size and memory are relative to float32. A recipe can be "
-        f"recommended if its worst cosine is at least {report.min_cosine:g}, it keeps at least {report.min_overlap:.0%} of "
-        "the neighbors, and its vectors do not depend on the other texts of a batch: <i>batch</i> is 1 − cosine between a "
-        "text alone and the same text in a batch, if that is more than rounding. ★: no other recipe is at least as accurate, "
-        "fast and small.</p>",
+        f'<div class="wide">{recipe_table(report)}</div>',
+        table_legend(report),
         '<div class="plots one">',
         f"<figure>{plot_pareto_front(report, useful)}<figcaption>No other recipe is at least as accurate, fast and small as "
-        "a filled point. The area of a point is the size of its file. The red point is recommended.</figcaption>"
+        "a filled point, among those within the bounds. A line through a point is the range of its speed, and the area of a "
+        "point is the size of its file. The red point is recommended.</figcaption>"
         "</figure>",
         f"<figure>{plot_histograms(useful, report.min_cosine)}<figcaption>Distance of each text's vector from float32's. "
         "Texts beyond the bound, the dashed line, are red.</figcaption></figure>",
         "</div>",
         _damage(report),
-        _storage(report),
+        storage_section(report),
         _dropped(report),
         f"<footer><p>Artifact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
         f"took {report.seconds / 60:.1f} minutes</p><p>{escape(tools)}</p></footer></body></html>\n",
@@ -78,9 +72,18 @@ def _headline(report: SweepReport) -> str:
     if chosen is None or chosen.quality is None or chosen.speed is None:
         return ""
     quality, speed, bytes_before = chosen.quality, chosen.speed, report.parent.file_bytes
+    ratio, short, long = speed.throughput_ratio, speed.short_ratio, speed.long_ratio
     figures = [
-        (f"{speed.ratio:.2f}×", f"throughput: {speed.short_ratio:.2f}× short, {speed.long_ratio:.2f}× long texts"),
-        (f"{speed.latency_ms:.1f} ms", f"latency of one short text, {speed.latency_ratio:.2f}× lower"),
+        (
+            f"{ratio.median:.2f}×",
+            f"throughput ({format_range(ratio)}): {short.median:.2f}× for texts of {speed.short_tokens} tokens, "
+            f"{long.median:.2f}× for {speed.long_tokens}",
+        ),
+        (
+            f"{speed.latency_ms.median:.1f} ms",
+            f"latency of one text of {speed.latency_tokens} tokens, {speed.latency_ratio.median:.2f}× faster "
+            f"({format_range(speed.latency_ratio)})",
+        ),
         (f"{chosen.file_bytes / 1e6:,.0f} MB", f"instead of {bytes_before / 1e6:,.0f} MB"),
         (
             f"{quality.cosine_min:.4f}",
@@ -92,54 +95,6 @@ def _headline(report: SweepReport) -> str:
     return f'<div class="figures">{cells}</div>'
 
 
-def _candidates(report: SweepReport) -> str:
-    headings = ["recipe", "#cosine mean", "#p1", "#worst", "#neighbors", "#Spearman"]
-    headings += ["#labeled pairs"] if report.pairs else []
-    headings += ["#batch", "#short", "#long", "#latency", "#size", "#memory"]
-    rows = [_row(report, report.parent)]
-    rows += [_row(report, candidate) for candidate in report.candidates if candidate.quality is not None]
-    return html_table(headings, rows)
-
-
-def _absolute(parent: Candidate) -> str:
-    speed = parent.speed
-    if speed is None:
-        return ""
-    short, long = f"{speed.short_texts_per_s:,.0f} short texts", f"{speed.long_texts_per_s:,.0f} long texts per second"
-    return f" (float32: {short}, {long}, {speed.latency_ms:.1f} ms)"
-
-
-def _row(report: SweepReport, candidate: Candidate) -> str:
-    quality, speed = candidate.quality, candidate.speed
-    assert quality is not None and speed is not None
-    parent = report.parent
-    memory = ""
-    if candidate.memory_bytes and parent.memory_bytes:
-        memory = f"{candidate.memory_bytes / parent.memory_bytes:.2f}"
-    depends = quality.batch_cosine < 1 - INDEPENDENT
-    cells = [
-        (f"{quality.cosine_mean:.5f}", False),
-        (f"{quality.cosine_p1:.5f}", False),
-        (f"{quality.cosine_min:.5f}", quality.cosine_min < report.min_cosine),
-        (f"{quality.overlap:.1%}", quality.overlap < report.min_overlap),
-        (f"{quality.spearman:.5f}", False),
-        *([("" if quality.pairs is None else f"{100 * quality.pairs:.2f}", False)] if report.pairs else []),
-        (f"{1 - quality.batch_cosine:.0e}" if depends else "none", depends),
-        (f"{speed.short_ratio:.2f}", False),
-        (f"{speed.long_ratio:.2f}", False),
-        (f"{speed.latency_ratio:.2f}", False),
-        (f"{candidate.size:.2f}", False),
-        (memory, False),
-    ]
-    chosen = candidate.name == (report.chosen or parent.name)
-    kind = "chosen" if chosen else "dropped" if candidate.dropped else ""
-    mark = " ★" if candidate.name in report.pareto_front else ""
-    fit = "" if candidate is parent or eligible(candidate, report.min_cosine, report.min_overlap) else " class=soft"
-    body = "".join(f'<td class="number{" bad" if bad else ""}">{value}</td>' for value, bad in cells)
-    name = f'<td{fit} title="{escape(candidate.description)}">{escape(candidate.name)}{mark}</td>'
-    return f'<tr class="{kind}">{name}{body}</tr>'
-
-
 def _damage(report: SweepReport) -> str:
     sensitivity = report.sensitivity
     if sensitivity is None:
@@ -148,25 +103,22 @@ def _damage(report: SweepReport) -> str:
         "<h2>Damage by layer</h2>"
         f'<div class="plots one"><figure>{plot_damage(sensitivity)}<figcaption>Loss with only that matrix quantized, '
         f"on {sensitivity.texts} texts. Blue: attention (dark: queries, keys, values; light: output). Orange: up and gate "
-        "matrices of the feed-forward part. Red: its down matrix. Recipes with exclusions leave the matrices in float32 that "
-        "lose the most per saved multiplication.</figcaption></figure></div>"
+        "matrices of the feed-forward part. Red: its down matrix.</figcaption></figure></div>" + _exclusions(report)
     )
 
 
-def _storage(report: SweepReport) -> str:
-    if not report.storage:
+def _exclusions(report: SweepReport) -> str:
+    """Return the list of the recipes that leave matrices in float32, with the names of the matrices."""
+    items = [
+        f"<li><b>{escape(candidate.name)}</b>: <code>{escape(', '.join(candidate.recipe.exclude))}</code></li>"
+        for candidate in report.candidates
+        if candidate.recipe is not None and candidate.recipe.exclude
+    ]
+    if not items:
         return ""
-    rows = (
-        f'<tr><td>{result.code}</td><td>{RESCORING[result.rescoring]}</td><td class="number">{result.bytes:,}</td>'
-        f'<td class="number">{result.smaller:.0f}×</td><td class="number">{result.overlap:.1%}</td>'
-        f'<td class="number">{1 - result.overlap:.1%}</td></tr>'
-        for result in report.storage
-    )
-    table = html_table(("stored as", "searched", "#bytes per vector", "#smaller", "#found", "#lost"), rows)
     return (
-        "<h2>Stored vectors</h2><p>Share of float32's ten nearest vectors that a search over quantized vectors finds. Each "
-        f"of {report.measured:,} vectors is a query for the others. Ranges and thresholds come from {report.calibrating:,} "
-        f"other texts, and are in <code>vectors.safetensors</code> beside this page.</p>{table}"
+        "<h3>Matrices that a recipe leaves in float32</h3><p>Those that lose the most accuracy per saved "
+        f"multiplication.</p><ul>{''.join(items)}</ul>"
     )
 
 

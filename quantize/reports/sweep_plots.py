@@ -34,7 +34,7 @@ LETTER = 0.0125
 
 
 def plot_pareto_front(report: SweepReport, candidates: Sequence[Candidate]) -> str:
-    """Draw speed against loss of cosine. The area of a point is the size of its file; the Pareto front is filled.
+    """Draw speed, with its range, against loss of cosine. A point's area is the size of its file; the Pareto front is filled.
 
     Args:
         report: its float32 result, Pareto front and recommendation are drawn.
@@ -42,15 +42,21 @@ def plot_pareto_front(report: SweepReport, candidates: Sequence[Candidate]) -> s
     """
     front, bold = report.pareto_front, report.chosen or report.parent.name
     places = {
-        candidate.name: (candidate.speed.ratio, max(1.0 - candidate.quality.cosine_mean, NOISE))
+        candidate.name: (candidate.speed.throughput_ratio.median, max(1.0 - candidate.quality.cosine_mean, NOISE))
         for candidate in (report.parent, *candidates)
         if candidate.quality is not None and candidate.speed is not None
+    }
+    ranges = {
+        candidate.name: (candidate.speed.throughput_ratio.low, candidate.speed.throughput_ratio.high)
+        for candidate in (report.parent, *candidates)
+        if candidate.speed is not None
     }
     sizes = {candidate.name: candidate.size for candidate in (report.parent, *candidates)}
 
     def draw(axes: Axes) -> None:
         for name, (speed, loss) in places.items():
             color = RED if name == bold else BLUE if name in front else SOFT
+            axes.hlines(loss, *ranges[name], color=color, linewidth=1.2, zorder=2)
             axes.scatter(
                 [speed],
                 [loss],
@@ -65,19 +71,25 @@ def plot_pareto_front(report: SweepReport, candidates: Sequence[Candidate]) -> s
         axes.margins(x=0.3, y=0.12)
         axes.set_xlabel("throughput relative to float32 (further right is faster)")
         axes.set_ylabel("1 − mean cosine (higher is nearer)")
-        _name_points(axes, places, bold)
+        _name_points(axes, places, ranges, bold)
 
     return to_svg("pareto front", draw, size=(7.2, 4.6))
 
 
-def _name_points(axes: Axes, places: Mapping[str, tuple[float, float]], bold: str) -> None:
-    """Write the name of each point beside it, moved up or down if it would cover another name or a point."""
+def _name_points(
+    axes: Axes, places: Mapping[str, tuple[float, float]], ranges: Mapping[str, tuple[float, float]], bold: str
+) -> None:
+    """Write the name of each point beside it, moved up or down if it would cover another name, a point or its range."""
     low, high = axes.get_xlim()
     bottom, top = (float(np.log10(end)) for end in axes.get_ylim())
     heights = {name: (float(np.log10(loss)) - bottom) / (top - bottom) for name, (_, loss) in places.items()}
-    # Areas that a name must not cover, as shares of the axes: start, end and height. The points come first.
+    # Areas that a name must not cover, as shares of the axes: start, end and height. The points and ranges come first.
     taken = [
-        ((x - low) / (high - low) - 0.015, (x - low) / (high - low) + 0.015, heights[name])
+        (
+            min((x - low) / (high - low) - 0.015, (ranges[name][0] - low) / (high - low)),
+            max((x - low) / (high - low) + 0.015, (ranges[name][1] - low) / (high - low)),
+            heights[name],
+        )
         for name, (x, _) in places.items()
     ]
     for name in sorted(places, key=lambda name: -heights[name]):

@@ -72,7 +72,7 @@ def without_worst_matrices(base: Recipe, sensitivity: Sensitivity) -> list[Recip
                 name=f"{base.name}-without-{len(names)}",
                 scheme="mixed",
                 exclude=names,
-                description=f"{base.name} without the {len(names)} of {count} matrices that cost most",
+                description=f"{base.name} with {len(names)} of {count} matrices left in float32, those that lose the most",
             )
         )
     return recipes

@@ -54,20 +54,22 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         provider: name of the provider that ran the float32 graph.
         texts: source of the texts.
         measured: number of measured texts; `judged` in JSON.
-        calibrating: number of texts that calibrated recipes and stored vectors.
+        calibrating: number of texts that calibrated recipes.
         pairs: number of labeled pairs.
         min_cosine: smallest cosine with float32 that a recommended recipe may leave any text.
         min_overlap: smallest share of float32's ten nearest neighbors that it may keep.
         parent: figures of float32.
         candidates: results of the recipes, in the order in which they were tried; `points` in JSON.
-        pareto_front: names of the candidates that no other candidate beats; `front` in JSON.
+        pareto_front: names of float32 and of the candidates within the bounds that no other one beats; `front` in JSON.
         chosen: name of the recommended recipe, or None for float32.
+        equals: names of the other recipes within the bounds whose throughput equals that of the fastest one.
         sentence: the recommendation with its reason.
         output: folder of the recommended artifact.
         sensitivity: damage of each matrix, or None if it was not measured.
-        storage: results of the ways to store vectors.
+        storage: results of the ways to store and search vectors.
         not_reached: recipes that the time budget left out.
         seconds: time of all runs of the sweep.
+        tie_seconds: part of it that was spent on further rounds between recipes of overlapping speeds.
         time: end of the sweep, UTC.
         tools: versions of packages by name.
     """
@@ -87,11 +89,13 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     candidates: tuple[Candidate, ...] = msgspec.field(name="points")
     pareto_front: tuple[str, ...] = msgspec.field(name="front")
     chosen: str | None
+    equals: tuple[str, ...]
     sentence: str
     output: str
     sensitivity: Sensitivity | None
     storage: tuple[StorageResult, ...]
     not_reached: tuple[str, ...]
     seconds: float
+    tie_seconds: float
     time: str
     tools: dict[str, str]

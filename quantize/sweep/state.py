@@ -31,6 +31,7 @@ class SweepState(msgspec.Struct, forbid_unknown_fields=True):
         candidates: results of the recipes; `points` in the file.
         sensitivity: damage of each matrix.
         seconds: time of all runs.
+        tie_seconds: time of further rounds between recipes of overlapping speeds.
     """
 
     key: str
@@ -38,6 +39,7 @@ class SweepState(msgspec.Struct, forbid_unknown_fields=True):
     candidates: list[Candidate] = msgspec.field(name="points", default_factory=list)
     sensitivity: Sensitivity | None = None
     seconds: float = 0.0
+    tie_seconds: float = 0.0
 
 
 class StateFile:

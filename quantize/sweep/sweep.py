@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -36,27 +34,24 @@ from ..measure.retrieval import StorageResult, storage_quality
 from ..measure.runnable_variant import RunnableVariant
 from ..measure.speed import measure_speeds
 from ..measure.texts import BUILT_IN, SplitTexts, default_texts, split_texts
-from ..quantized_artifact import quantize, tool_versions
+from ..quantized_artifact import tool_versions
 from ..recipe import Recipe, load_recipe
 from ..sensitivity import sensitivity
-from ..vectors import learn, save
+from .further_rounds import distinguish
+from .inputs import PROVIDER, RUNS_ON, SweepInputs, quantize_into, runnable_of
 from .options import SweepOptions
 from .recipes import default_recipes, exclusion_base, without_worst_matrices
-from .recommendation import pareto_front, reason_to_drop, recommend
+from .recommendation import eligible, pareto_front, reason_to_drop, recommend
 from .results import Candidate, SweepReport
 from .state import WORK, StateFile, open_state
 
 __all__ = ["ARTIFACT", "sweep"]
 
-#: Provider of the float32 graph, and the provider of a recipe's graph by the recipe's target.
-PROVIDER: Final = "mlas"
-RUNS_ON: Final[Mapping[str, str]] = MappingProxyType({"cpu": PROVIDER, "openvino": "openvino"})
+#: In the folder of a sweep: the recommended artifact.
+ARTIFACT: Final = "artifact"
 
-#: In the folder of a sweep: the recommended artifact, and the calibration of stored vectors.
-ARTIFACT, VECTORS = "artifact", "vectors.safetensors"
-
-#: Texts that damage by matrix is measured on; and texts that `quantize` measures before `measure_quality` measures all.
-DAMAGE_TEXTS, FIRST_LOOK = 48, 64
+#: Texts that damage by matrix is measured on.
+DAMAGE_TEXTS = 48
 
 
 def sweep(
@@ -96,42 +91,22 @@ def sweep(
     split = split_texts(parent, default_texts() if texts is None else texts, name=name, pairs=pairs)
     output = Path(output)
     with open_state(output, _key(parent, split, options)) as file:
-        return _Run(_Inputs(runnable, split, options, output, progress), file).run(recipes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """`_Inputs`: what a run reads.
-
-    Attributes:
-        parent: the float32 variant.
-        texts: calibrating and measured texts.
-        options: bounds, budget and recipes.
-        output: folder of the sweep.
-        progress: receives lines and counts.
-    """
-
-    parent: RunnableVariant
-    texts: SplitTexts
-    options: SweepOptions
-    output: Path
-    progress: Progress
+        return _Run(SweepInputs(runnable, split, options, output, progress), file).run(recipes)
 
 
 class _Run:
     """`_Run`: one run of a sweep."""
 
-    def __init__(self, inputs: _Inputs, file: StateFile) -> None:
+    def __init__(self, inputs: SweepInputs, file: StateFile) -> None:
         self._inputs = inputs
         self._file = file
         self._state = file.state
-        self._current = ""
+        self._note = ""
 
     def run(self, recipes: list[Recipe]) -> SweepReport:
         inputs, state = self._inputs, self._state
         inputs.progress.line("computing float32's vectors, the reference")
         reference = inputs.parent.compute(inputs.texts.measured_ids)
-        sample = inputs.parent.compute(inputs.texts.calibrating_ids)
         if state.parent is None:
             state.parent = self._measure_parent(reference)
             self._file.save()
@@ -141,20 +116,20 @@ class _Run:
             inputs.progress.line(f"measured before: {', '.join(before)}")
         not_reached: list[str] = []
         waiting = [recipe for recipe in recipes if recipe.name not in measured]
+        self._note = _upcoming(waiting)
         with inputs.progress.count(
-            "sweeping", total=len(waiting), units=("recipes",), note=lambda: self._current
+            "sweeping", total=len(waiting), units=("recipes",), note=lambda: self._note
         ) as counter:
-            for recipe in waiting:
-                if self._exceeds_budget():
+            for number, recipe in enumerate(waiting, 1):
+                if exceeded := self._exceeds_budget():
                     not_reached.append(recipe.name)
-                    continue
-                self._current = recipe.name
-                state.candidates.append(self._try(recipe, reference, state.parent))
-                self._file.save()
-                counter.advance(1)
-            self._current = ""
-        storage = self._measure_storage(sample, reference)
-        return self._conclude(state.parent, recipes, storage, not_reached)
+                else:
+                    state.candidates.append(self._try(recipe, reference, state.parent))
+                    self._file.save()
+                self._note = _upcoming(waiting[number:])
+                counter.advance(0 if exceeded else 1, total=len(waiting) - len(not_reached))
+        distinguish(inputs, self._file, [recipe.name for recipe in recipes])
+        return self._conclude(state.parent, recipes, storage_quality(reference), not_reached)
 
     def _exceeds_budget(self) -> bool:
         """Return whether the next recipe would probably end after the budget."""
@@ -198,10 +173,7 @@ class _Run:
         folder = inputs.output / WORK
         candidate = Candidate(name=recipe.name, description=recipe.description, recipe=recipe)
         try:
-            self._quantize(recipe, folder)
-            artifact = Artifact.open(folder)
-            (variant,) = artifact.manifest.variants
-            runnable = RunnableVariant(artifact, variant, RUNS_ON[recipe.target])
+            runnable = runnable_of(inputs, recipe, folder)
             quality = measure_quality(runnable, inputs.texts, reference)
             pair = [inputs.parent, runnable]
             _, speed = measure_speeds(pair, inputs.texts.measured_ids, rounds=inputs.options.rounds)
@@ -211,7 +183,7 @@ class _Run:
                 speed=speed,
                 file_bytes=runnable.num_bytes,
                 size=runnable.num_bytes / parent.file_bytes,
-                memory_bytes=footprint(artifact.path, variant.name, runnable.provider),
+                memory_bytes=footprint(folder, runnable.variant.name, runnable.provider),
             )
         except FletcherError as error:
             candidate = msgspec.structs.replace(candidate, problem=str(error))
@@ -219,23 +191,6 @@ class _Run:
             shutil.rmtree(folder, ignore_errors=True)
         candidate = msgspec.structs.replace(candidate, seconds=round(time.monotonic() - started, 2))
         return msgspec.structs.replace(candidate, dropped=reason_to_drop(candidate))
-
-    def _quantize(self, recipe: Recipe, folder: Path) -> None:
-        texts = self._inputs.texts
-        quantize(
-            self._inputs.parent.artifact,
-            folder,
-            recipe,
-            texts=texts.measured[:FIRST_LOOK],
-            calibration=texts.calibrating,
-        )
-
-    def _measure_storage(self, sample: np.ndarray, reference: np.ndarray) -> list[StorageResult]:
-        """Write the calibration of stored vectors, and measure the loss of int8 and binary vectors."""
-        calibration = learn(sample)
-        notes = {"artifact": self._inputs.parent.artifact.digest, "vectors": str(len(sample))}
-        save(calibration, self._inputs.output / VECTORS, notes)
-        return storage_quality(reference, calibration)
 
     def _conclude(
         self, parent: Candidate, recipes: Sequence[Recipe], storage: Sequence[StorageResult], not_reached: Sequence[str]
@@ -248,7 +203,9 @@ class _Run:
             key=lambda candidate: names.index(candidate.name),
         )
         useful = [candidate for candidate in candidates if not candidate.dropped]
-        chosen, sentence = recommend(useful, options.min_cosine, options.min_overlap)
+        within = [candidate for candidate in useful if eligible(candidate, options.min_cosine, options.min_overlap)]
+        recommendation = recommend(useful, options.min_cosine, options.min_overlap)
+        chosen = recommendation.chosen
         artifact = inputs.parent.artifact
         output = artifact.path
         if chosen is not None:
@@ -256,7 +213,7 @@ class _Run:
             output = inputs.output / ARTIFACT
             recipe = next(candidate.recipe for candidate in useful if candidate.name == chosen)
             assert recipe is not None
-            self._quantize(recipe, output)
+            quantize_into(inputs, recipe, output)
         machine, texts = this_machine(), inputs.texts
         return SweepReport(
             model=artifact.manifest.card.name,
@@ -272,17 +229,23 @@ class _Run:
             min_overlap=options.min_overlap,
             parent=parent,
             candidates=tuple(candidates),
-            pareto_front=tuple(pareto_front([parent, *useful])),
+            pareto_front=tuple(pareto_front([parent, *within])),
             chosen=chosen,
-            sentence=sentence,
+            equals=recommendation.equals,
+            sentence=recommendation.sentence,
             output=str(output),
             sensitivity=state.sensitivity,
             storage=tuple(storage),
             not_reached=tuple(not_reached),
             seconds=round(self._file.total, 1),
+            tie_seconds=round(state.tie_seconds, 1),
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             tools=tool_versions(),
         )
+
+
+def _upcoming(recipes: Sequence[Recipe]) -> str:
+    return f"next {recipes[0].name}" if recipes else ""
 
 
 def _key(parent: Artifact, texts: SplitTexts, options: SweepOptions) -> str:

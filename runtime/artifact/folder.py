@@ -85,7 +85,8 @@ class Artifact:
         """
         lines = [f"{name} {info.sha256}" for name, info in sorted(self.manifest.files.items())]
         card = msgspec.json.encode(self.manifest.card, order="deterministic")
-        return hashlib.sha256("\n".join(lines).encode() + b"\n" + card).hexdigest()
+        texts = b"\nstrips_texts" if self.manifest.strips_texts else b""
+        return hashlib.sha256("\n".join(lines).encode() + b"\n" + card + texts).hexdigest()
 
     @property
     def tokenizer_file(self) -> Path:
@@ -96,6 +97,10 @@ class Artifact:
     def canary_file(self) -> Path:
         """Path of the canary's file."""
         return self.path / CANARY
+
+    def of_target(self, target: Target) -> tuple[Variant, ...]:
+        """Return the variants of a target in their order."""
+        return tuple(variant for variant in self.manifest.variants if variant.target == target)
 
     def variant(self, name: str | None = None, targets: Sequence[Target] = ("cpu",)) -> Variant:
         """Return a variant.
@@ -110,8 +115,7 @@ class Artifact:
         """
         variants = self.manifest.variants
         if name is None and variants:
-            matching = (variant for target in targets for variant in variants if variant.target == target)
-            return next(matching, variants[0])
+            return next((variant for target in targets for variant in self.of_target(target)), variants[0])
         for variant in variants:
             if name == variant.name:
                 return variant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from .memory_shape import MemoryShape
 __all__ = [
     "FORMAT_VERSION",
     "HALF_VECTORS",
+    "LEFT_OUT",
     "TOKEN_OUTPUTS",
     "TOKEN_STATES",
     "FeedRules",
@@ -21,6 +23,7 @@ __all__ = [
     "Manifest",
     "Origin",
     "Profile",
+    "Proof",
     "Target",
     "TensorInfo",
     "Variant",
@@ -38,7 +41,22 @@ HALF_VECTORS = "vectors_float16"
 #: Outputs with one row per token; all other outputs have one row per text.
 TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
 
+#: Proof of an artifact's vectors: compared with the reference model on many texts; a canary whose vectors the authors' model
+#: computed; or only a canary that the artifact's own graph computed.
+Proof = Literal["verified", "published", "self-made"]
+
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
+
+#: Fields of the manifest that are written only where they differ from their default.
+LEFT_OUT = ("ignored_keys", "tokenizer_like", "strips_texts")
+
+
+_PROOFS: Mapping[str, str] = MappingProxyType(
+    {
+        "published": "published: the canary's vectors were computed by the authors' model",
+        "self-made": "self-made: the artifact's own graph computed the canary, which shows later damage, no earlier mistake",
+    }
+)
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,7 +180,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sha256: Mapping[str, str]
 
 
-class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Comparison of the artifact with the reference model.
 
     Attributes:
@@ -171,6 +189,8 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         texts: number of compared texts.
         tools: package versions, by package name.
         figures: figures of the comparison, by variant name.
+        by: packages and classes that computed the reference, in words; empty for artifacts of earlier versions.
+        not_checked: settings of the checkpoint that no text exercised.
     """
 
     reference: str
@@ -178,10 +198,14 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     texts: int
     tools: Mapping[str, str]
     figures: Mapping[str, Mapping[str, float]]
+    by: str = ""
+    not_checked: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Manifest of an artifact, the content of `fletcher.json`.
+
+    A field of `LEFT_OUT` is not in the file while it has its default.
 
     Attributes:
         format: version of the artifact format.
@@ -190,12 +214,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         variants: the graphs.
         files: size and digest of every other file of the folder, by file name.
         canary_reference: `published` if the canary's vectors come from the model's card, `own` if the fp32 graph computed
-            them. In the second case the artifact is unverified until `verified` is set.
+            them. Such a canary proves that the vectors stay the same, not that they are right.
         verified: the last successful comparison with the reference model; None if there was none.
         parent: digest of the artifact that this one was made from; None if it was made from a checkpoint.
         tools: versions of the packages that wrote it, by package name.
         maxima: largest absolute element on the calibration texts, by value name of the fp32 graph. It is recorded if a half
             precision was requested. A norm's name with the suffix `#squares` has the largest sum of squares of an input row.
+        ignored_keys: keys and files of the checkpoint that were ignored on the user's word.
+        tokenizer_like: `transformers 4` or `transformers 5`: version whose token ids the tokenizer gives where the two
+            differ; None for an artifact from before this field.
+        strips_texts: whether the blanks around a text are removed, as sentence-transformers 5 and older do. It is set only
+            where that changes token ids.
     """
 
     format: int
@@ -208,12 +237,25 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parent: str | None = None
     tools: Mapping[str, str]
     maxima: Mapping[str, float] = {}
+    ignored_keys: tuple[str, ...] = ()
+    tokenizer_like: str | None = None
+    strips_texts: bool = False
 
     @property
-    def status(self) -> Literal["verified", "published canary", "unverified"]:
-        """Degree of verification: `verified` if compared with the reference model, `published canary` if compared only with
-        the card's published vectors, `unverified` if not compared.
+    def status(self) -> Proof:
+        """Return the origin of the canary: how far the artifact's vectors are proven.
+
+        A comparison that names no reference packages (`by`) was made by an earlier version with Fletcher's own restatement of
+        the reference, which proves nothing about settings that both ignored.
         """
-        if self.verified is not None:
+        if self.verified is not None and self.verified.by:
             return "verified"
-        return "published canary" if self.canary_reference == "published" else "unverified"
+        return "published" if self.canary_reference == "published" else "self-made"
+
+    @property
+    def proof(self) -> str:
+        """Return the origin of the canary in words: by what, when, on how many texts, with which versions it was verified."""
+        if self.verified is None or not self.verified.by:
+            return _PROOFS[self.status]
+        tools = ", ".join(f"{name} {version}" for name, version in self.verified.tools.items())
+        return f"verified by {self.verified.by} on {self.verified.texts} texts, {self.verified.time} ({tools})"

@@ -12,12 +12,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
 from ..errors import ArtifactError
 from .folder import MANIFEST, Artifact, hash_file
-from .manifest import FileInfo, Manifest, Verification
+from .manifest import LEFT_OUT, FileInfo, Manifest, Verification
 
 __all__ = ["describe_files", "new_artifact", "stamp", "write_manifest"]
 
@@ -115,10 +116,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `fletcher.json` atomically."""
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
     try:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(_written(manifest)), indent=2) + b"\n")
         temporary.replace(folder / MANIFEST)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _written(manifest: Manifest) -> dict[str, Any]:
+    """Return the manifest's fields as they are written: without those of `LEFT_OUT` that have their default."""
+    fields: dict[str, Any] = msgspec.to_builtins(manifest)
+    for field in msgspec.structs.fields(manifest):
+        if field.name in LEFT_OUT and getattr(manifest, field.name) == field.default:
+            del fields[field.name]
+    return fields
 
 
 def describe_files(folder: Path, known: Mapping[str, FileInfo] = MappingProxyType({})) -> dict[str, FileInfo]:

@@ -1,1 +1,1 @@
-"""Parts that both command line tools share."""
+"""Parts that both command-line tools share."""

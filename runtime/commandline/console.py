@@ -1,4 +1,4 @@
-"""Declaration, configuration and execution of the commands of both command line tools, and the messages of their failures.
+"""Declaration, configuration and execution of the commands of both command-line tools, and messages of their failures.
 
 A tool declares its commands with typer and hands the app to `run`:
 
@@ -14,16 +14,17 @@ A tool declares its commands with typer and hands the app to `run`:
     def main() -> None:
         run(app)
 
-`run` gives every command, at any depth, without a line in the command itself:
+`run` gives the following to every command, at any depth, without code in the command:
 
-- `--json`, `--debug` and `--config FILE`, also before the command's name, also as `FLETCHER_JSON=1`, `FLETCHER_DEBUG=1`
-  and `FLETCHER_CONFIG`;
-- an environment variable per option: `FLETCHER_`, the command's words, the option (`FLETCHER_MODEL_EXPORT_OUTPUT`);
-- values from one TOML file, a table per command, its keys the long options' names (`[model.export]`, `output = "x"`);
-  the command line wins over the environment, and that over the file; an unknown key is an error;
-- one message on stderr instead of a stack trace, and the exit codes of `EXIT`.
+- The options `--json`, `--debug` and `--config FILE`, before or after the command's name, or as the variables
+  `FLETCHER_JSON=1`, `FLETCHER_DEBUG=1` and `FLETCHER_CONFIG`.
+- An environment variable per option. Its name is `FLETCHER_`, the words of the command, and the option
+  (`FLETCHER_MODEL_EXPORT_OUTPUT`).
+- Values from a TOML file with a table per command. The keys are the long names of the options (`[model.export]`,
+  `output = "x"`). The command line overrides the environment, which overrides the file. An unknown key is an error.
+- One message on stderr instead of a stack trace, and the exit codes of `EXIT`.
 
-The module knows neither models nor servers.
+This module knows neither models nor servers.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ __all__ = ["EXIT", "ExitCodes", "explain", "make_app", "reporter", "run"]
 
 @dataclass(frozen=True, slots=True)
 class ExitCodes:
-    """Exit codes of a command. The last three are 128 plus the number of a signal, as in shells."""
+    """`ExitCodes`: exit codes of a command. The last three are 128 plus the number of a signal, as in shells."""
 
     failure: int = 1
     usage: int = 2
@@ -65,7 +66,7 @@ class ExitCodes:
 EXIT: Final = ExitCodes()
 
 
-def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own word)
+def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (the name that typer uses)
     """Return a typer app with `--version` and shell completion; add commands to it, then `run` it.
 
     Args:
@@ -75,7 +76,7 @@ def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own wo
     app = typer.Typer(
         name=name,
         help=help,
-        epilog="Every option can also be an environment variable (FLETCHER_COMMAND_OPTION) or stand in a TOML file "
+        epilog="Every option can also be set by an environment variable (FLETCHER_COMMAND_OPTION) or in a TOML file "
         "(--config, a table per command).",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -93,17 +94,17 @@ def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own wo
 
 
 def reporter(ctx: typer.Context) -> Reporter:
-    """Return the reporter that prints progress and result of a command, as JSON if the user asks for it with `--json`."""
+    """Return the reporter of a command, which prints its progress and its result; with `--json`, the result as JSON."""
     settings: Settings = ctx.obj
     return Reporter(as_json=settings.as_json)
 
 
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
-    """Run the tool and exit: with 0, or with a code of `EXIT` and one message on stderr.
+    """Run the tool and exit with 0, or with a code of `EXIT` and one message on stderr.
 
     Args:
-        app: the app of `make_app`.
-        args: the command line without the name of the tool; None takes that of the process.
+        app: app of `make_app`.
+        args: command line without the name of the tool; None is the command line of the process.
     """
     prog = app.info.name or "fletcher"
     command = typer.main.get_command(app)
@@ -125,16 +126,16 @@ def _print_version(value: bool) -> None:
 
 
 def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: list[Any]) -> None:
-    """Add the common options, environment variables and the error guard to a command and those below it."""
+    """Add the common options, environment variables and error messages to a command and its subcommands."""
     command.help = _plain(command.help)
     for param in command.params:
-        if param not in common:  # all commands share them, and they are escaped once
+        if param not in common:  # all commands share the common options, whose help texts are escaped already
             param.help = _plain(param.help)
         name = long_name(param)
-        # Options that name a variable keep it. `--version` and completion end the run, so they get none.
+        # Options that declare a variable keep it. `--version` and completion exit at once and have no variable.
         if name and param.envvar is None and param.expose_value and not param.is_eager:
             param.envvar = "_".join((*words, name)).upper().replace("-", "_")
-            param.show_envvar = False  # the epilog states the rule; a name per option would fill half of the help
+            param.show_envvar = False  # the epilog gives the rule; the names would fill half of the help text
     for word, child in getattr(command, "commands", {}).items():
         if not hasattr(child, "commands"):
             child.params.extend(common)
@@ -143,7 +144,7 @@ def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: lis
 
 
 def _plain(text: str | None) -> str | None:
-    """Escape text that rich would read as markup: help texts are plain text, and `[[models]]` is not a style."""
+    """Escape a help text, so that rich does not read its brackets, as in `[[models]]`, as markup."""
     return None if text is None else escape(text)
 
 
@@ -151,7 +152,7 @@ def _plain(text: str | None) -> str | None:
 
 
 def _guarded(callback: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
-    """Return a command's function that reports its failures in one message."""
+    """Return a function that runs a command and reports its failure in one message."""
 
     @functools.wraps(callback)
     def guarded(**options: Any) -> None:
@@ -161,7 +162,7 @@ def _guarded(callback: Callable[..., Any], settings: Settings) -> Callable[..., 
             callback(**options)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of our output went away. Python would fail once more when it flushes stdout at exit.
+            # The reader of the output closed the pipe. Python would fail again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT.broken_pipe) from None
         except FletcherError as error:
@@ -169,9 +170,7 @@ def _guarded(callback: Callable[..., Any], settings: Settings) -> Callable[..., 
         except OSError as error:
             _fail(settings, explain(error))
         except MemoryError as error:
-            _fail(
-                settings, f"out of memory ({error}); close other programs or ask for smaller batches (--token-budget)"
-            )
+            _fail(settings, f"out of memory ({error}); close other programs or use smaller batches (--token-budget)")
 
     return guarded
 
@@ -186,10 +185,10 @@ def _fail(settings: Settings, message: str) -> NoReturn:
 def _report_unexpected(
     settings: Settings, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Report an exception that no command expects, which is a defect of Fletcher, instead of Python's stack trace."""
+    """Report an exception that no command expects, instead of Python's stack trace. It is a defect of Fletcher."""
     typer.echo(
         f"{settings.prog}: error: unexpected {kind.__name__}: {error}\n"
-        "This is a defect of Fletcher. Run it again with --debug for the stack trace, and report that.",
+        "This is a defect of Fletcher. Run the command again with --debug, and report the stack trace.",
         err=True,
     )
 

@@ -1,4 +1,4 @@
-"""The options that every command has, and the values that options take from the environment and from a TOML file."""
+"""Options that every command has, and values of options from a TOML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Settings", "common_options", "long_name"]
 
 @dataclass(slots=True)
 class Settings:
-    """Values of the common options; each `run` has one, as the `obj` of typer's context."""
+    """`Settings`: values of the common options. Each `run` has one, as the `obj` of typer's context."""
 
     prog: str
     as_json: bool = False
@@ -35,7 +35,7 @@ def _set_debug(ctx: typer.Context, value: bool) -> None:
 
 
 def _set_config(ctx: typer.Context, value: Path | None) -> None:
-    """Read the command's table. The option is eager, so this runs before the other options look for their values."""
+    """Read the table of the command. The option is eager, so this runs before the other options get their values."""
     if ctx.resilient_parsing:  # shell completion
         return
     if value is not None:
@@ -81,7 +81,7 @@ def _common(
             envvar="FLETCHER_CONFIG",
             metavar="FILE.toml",
             rich_help_panel=_PANEL,
-            help="File with values of options, in a table per command.",
+            help="TOML file with values of options, in a table per command.",
         ),
     ] = None,
 ) -> None:
@@ -89,9 +89,10 @@ def _common(
 
 
 def common_options() -> list[Any]:
-    """Return the common options as typer's parameter objects, to be added to a command's `params`.
+    """Return the common options as parameter objects of typer, for the `params` of a command.
 
-    A temporary app makes them: this is typer's public way, and the classes of the objects differ between its versions.
+    A temporary app creates them through the public API of typer, because the classes of the objects differ between its
+    versions.
     """
     app = typer.Typer(add_completion=False)
     app.command()(_common)
@@ -99,17 +100,21 @@ def common_options() -> list[Any]:
 
 
 def long_name(param: Any) -> str | None:
-    """Return `token-budget` of `--token-budget`; None for an argument."""
+    """Return the long name of an option without dashes, as in `token-budget`; None for an argument."""
     return next((option[2:] for option in param.opts if option.startswith("--")), None)
 
 
 def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
-    """Return the command's table of the TOML file, keyed by parameter name."""
+    """Return the values of a command's options in a TOML file, by parameter name.
+
+    Raises:
+        typer.BadParameter: the file cannot be read, or the table is wrong.
+    """
     words: list[str] = []
-    above: Any = ctx
-    while above.parent is not None:
-        words.insert(0, str(above.info_name))
-        above = above.parent
+    context: Any = ctx
+    while context.parent is not None:
+        words.insert(0, str(context.info_name))
+        context = context.parent
     try:
         table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -131,7 +136,7 @@ def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
             raise typer.BadParameter(
                 f"{path}: [{'.'.join(words)}] has no option {key!r}; {hint}", param_hint="--config"
             )
-        # Typer converts text as it converts the words of a command line.
+        # Typer converts text in the same way as a command line.
         if isinstance(value, list):
             values[str(names[option])] = [str(item) for item in value]
         else:

@@ -20,6 +20,7 @@ code { font: .87em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: a
 .verdict { display: inline-block; border-radius: 99px; padding: .1rem .7rem; font-size: .8rem; font-weight: 600;
   color: #fff; background: var(--good); vertical-align: .15em; margin-left: .6rem; }
 .verdict.failed { background: var(--bad); }
+.verdict.not-checked { background: var(--soft); }
 ul.reasons { color: var(--bad); margin: .5rem 0; padding-left: 1.2rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; }
 .figure { border: 1px solid var(--line); border-radius: 8px; padding: .6rem .8rem; }
@@ -38,7 +39,7 @@ footer { color: var(--soft); font-size: .82rem; margin-top: 3rem; border-top: 1p
 
 
 def html_table(headings: Sequence[str], body: Iterable[str]) -> str:
-    """Return a table as HTML. A heading that starts with # is that of a column of numbers.
+    """Return a table as HTML. A heading that starts with `#` marks a column of numbers.
 
     Args:
         headings: headings of the columns, as HTML.

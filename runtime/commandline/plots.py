@@ -1,4 +1,4 @@
-"""`to_svg`: draws plots as SVG elements for HTML pages, without a font, script or address from outside the page."""
+"""`to_svg`: function that draws plots as SVG elements for HTML pages, without external fonts, scripts or addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float]
 
     Args:
         name: name of the plot, unique in its page.
-        draw: draws into the axes.
+        draw: function that draws into the axes.
         size: width and height in inches; the page scales the plot.
 
     Raises:
@@ -37,8 +37,8 @@ def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float]
     except ImportError:
         raise MissingPackageError("matplotlib", "verify", "an HTML report") from None
     settings: dict[Any, Any] = {  # the type of matplotlib's keys is a literal
-        "svg.fonttype": "none",  # text stays text, in the page's font
-        "svg.hashsalt": name,  # ids differ between the plots of a page, and not between runs
+        "svg.fonttype": "none",  # text stays text, in the font of the page
+        "svg.hashsalt": name,  # ids differ between the plots of a page, but not between runs
         "font.family": "sans-serif",
         "font.size": 9.5,
         "axes.edgecolor": SOFT,
@@ -59,7 +59,7 @@ def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float]
 
 
 def _inline(svg: str) -> str:
-    """Return only the `<svg>` element: HTML needs neither its document type nor its namespaces, which look like addresses."""
+    """Return only the `<svg>` element. HTML needs neither the document type nor the namespaces, which look like addresses."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", element)

@@ -1,7 +1,7 @@
-"""`Reporter`: prints the progress and the result of a command: bars on a terminal, lines elsewhere, JSON for machines.
+"""`Reporter`: printer of the progress and the result of a command, as bars on a terminal, as lines elsewhere, or as JSON.
 
-stdout carries lines and the result; stderr carries progress and warnings, so that a result can be piped. With `as_json`
-stdout carries only the result object. The module knows no command.
+Lines and the result go to stdout; progress and warnings go to stderr, so that a result can be piped. With `as_json` only the
+result object goes to stdout. This module does not know commands.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """`Reporter`: prints lines, warnings, counts and the result of one command. It is a `model_zoo.progress.Progress`.
+    """`Reporter`: printer of lines, warnings, counts and the result of one command. It is a `model_zoo.progress.Progress`.
 
     Attributes:
         as_json: whether the result is printed to stdout as JSON, and everything else to stderr.
@@ -61,7 +61,7 @@ class Reporter:
         typer.echo(text, err=self.as_json)
 
     def warn(self, text: str) -> None:
-        """Print a warning to stderr: something that the user should know and that does not stop the command."""
+        """Print a warning to stderr: a problem that does not stop the command."""
         typer.echo(f"warning: {text}", err=True)
 
     @contextmanager
@@ -73,13 +73,13 @@ class Reporter:
         units: Sequence[str] = ("steps",),
         note: Callable[[], str] = lambda: "",
     ) -> Iterator[Counter]:
-        """Show a counter on stderr: a bar on a terminal, elsewhere a line every `LINE_INTERVAL_S` seconds at most.
+        """Show a counter on stderr: a bar on a terminal, otherwise at most one line per `LINE_INTERVAL_S` seconds.
 
         Args:
             label: name of the operation ("embedding").
             total: expected amount of the first unit; None if it is unknown.
             units: names of the counted units, each shown with its rate; "bytes" is shown in MB.
-            note: returns a text to show beside the counts; called whenever they are shown.
+            note: function that returns a text for the end of the counts; called each time that they are shown.
 
         Yields:
             The counter.
@@ -101,7 +101,8 @@ class Reporter:
         ]
         times = [TimeRemainingColumn() if total is not None else TimeElapsedColumn()]
         with RichProgress(*columns, *times, console=Console(stderr=True)) as bars:
-            yield _Bar(bars, bars.add_task(label, total=total, counts=""), _Counts(total, units, note))
+            counts = _Counts(total, units, note)
+            yield _Bar(bars, bars.add_task(label, total=total, counts=counts.text()), counts)
 
     def result(self, result: object, table: Table | None = None) -> None:
         """Print the command's result. Call it last.
@@ -146,7 +147,7 @@ def _format_cell(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_format_cell(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_format_cell, value))
+        return ", ".join(map(_format_cell, value)) or "none"
     return str(value)
 
 
@@ -177,7 +178,7 @@ def _format_table(table: Table) -> Iterator[str]:
 
 
 class _Counts:
-    """`_Counts`: finished amounts and their rates."""
+    """`_Counts`: amounts that are done, and their rates."""
 
     def __init__(self, total: int | None, units: Sequence[str], note: Callable[[], str]) -> None:
         self.total = total
@@ -193,20 +194,41 @@ class _Counts:
         self.total = self.total if total is None else total
 
     def text(self) -> str:
-        """Return the counts as text: `1,024/20,000 texts, 512 texts/s, 9,001 tokens/s, 37 s left`."""
+        """Return the counts as text: `1,024/20,000 texts, 512 texts/s, 9,001 tokens/s, 37 s left`.
+
+        Fewer than one unit per second is shown as the seconds of one: `5/11 recipes, 24 s each, 2.4 min left`.
+        """
         seconds = max(time.monotonic() - self.started, 1e-9)
         first = _amount(self.done[0], self.units[0])
         of_total = f"/{_amount(self.total, self.units[0])}" if self.total is not None else ""
         parts = [f"{first}{of_total} {_unit(self.units[0])}"]
+        if self.done[0]:
+            parts.append(_first_rate(self.done[0] / seconds, self.units[0]))
         parts += [
             f"{_amount(round(done / seconds), unit)} {_unit(unit)}/s"
-            for done, unit in zip(self.done, self.units, strict=True)
+            for done, unit in zip(self.done[1:], self.units[1:], strict=True)
         ]
         if self.total and 0 < self.done[0] < self.total:
-            parts.append(f"{seconds / self.done[0] * (self.total - self.done[0]):,.0f} s left")
+            parts.append(f"{_duration(seconds / self.done[0] * (self.total - self.done[0]))} left")
         if note := self._note():
             parts.append(note)
         return ", ".join(parts)
+
+
+def _first_rate(per_second: float, unit: str) -> str:
+    """Return the rate of the unit that is counted; a rate below 1 as the time of one."""
+    if unit != "bytes" and per_second < 1:
+        return f"{_duration(1 / per_second)} each"
+    return f"{_amount(round(per_second), unit)} {_unit(unit)}/s"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as text: seconds, minutes from two minutes on, hours from two hours on."""
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _unit(unit: str) -> str:
@@ -218,7 +240,7 @@ def _amount(count: int, unit: str) -> str:
 
 
 class _Lines:
-    """`_Lines`: counter that prints lines, for a log or a pipe."""
+    """`_Lines`: counter that prints lines for a log or a pipe."""
 
     def __init__(self, label: str, counts: _Counts) -> None:
         self._label = label

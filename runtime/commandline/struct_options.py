@@ -1,11 +1,12 @@
-"""Command line options made of option structs, so that a command line cannot differ from the struct.
+"""Command line options made from option structs, so that a command line cannot differ from its struct.
 
     @app.command("embed")
     @struct_options
     def embed(ctx: typer.Context, directory: Directory, options: EmbedOptions, load: LoadOptions) -> None: ...
 
 Every parameter whose type is a subclass of `Options` becomes one command line option for each field: `window_tokens: int`
-becomes `--window-tokens`, with the field's description as help, its bounds and its default. The function gets the struct.
+becomes `--window-tokens`, with the description of the field as help, its bounds and its default. The function receives the
+struct.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 import typer
 
+from ..errors import OptionError
 from ..options.struct import Field, Options, fields_of
 
 __all__ = ["Without", "struct_options"]
@@ -26,7 +28,7 @@ __all__ = ["Without", "struct_options"]
 
 @dataclass(frozen=True, slots=True)
 class Without:
-    """Fields of a struct that are not options of a command: `Annotated[LoadOptions, Without(("cache",))]`."""
+    """`Without`: fields of a struct that are not options of a command: `Annotated[LoadOptions, Without(("cache",))]`."""
 
     fields: tuple[str, ...]
 
@@ -34,9 +36,13 @@ class Without:
 def struct_options(function: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameters of a command that are option structs by one option for each field.
 
-    A default of such a parameter, `load: LoadOptions = LoadOptions(cache="64MiB")`, gives the options' defaults. The fields'
-    `Meta.extra` may hold `metavar`, `flags` (all names of the option), `panel` and `hidden` (there is no option); a struct's
-    `PANEL` names the panel of the others. A `bool | None` becomes a pair such as `--normalize/--no-normalize`.
+    A default of such a parameter, `load: LoadOptions = LoadOptions(cache="64MiB")`, gives the defaults of the options. The
+    `Meta.extra` of a field may hold `metavar`, `flags` (all names of the option), `panel` and `hidden` (the field is not an
+    option). The `PANEL` of a struct names the panel of fields without `panel`. A `bool | None` becomes a pair such as
+    `--normalize/--no-normalize`.
+
+    A value that the struct rejects is a usage error, like a value that typer rejects: the command raises
+    `typer.BadParameter`.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -54,12 +60,16 @@ def struct_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
+        context = next((value for value in values.values() if isinstance(value, typer.Context)), None)
         for name, (struct, default) in structs.items():
-            given = {field.name: values.pop(field.name) for field in fields_of(struct) if field.name in values}
-            values[name] = struct(**given) if default is None else default.replace(**given)
+            options = {field.name: values.pop(field.name) for field in fields_of(struct) if field.name in values}
+            try:
+                values[name] = struct(**options) if default is None else default.replace(**options)
+            except OptionError as error:
+                raise typer.BadParameter(str(error), context, param_hint=_names(struct, error.field)) from error
         function(**values)
 
-    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)  # required ones come first
+    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)  # required first
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del command.__wrapped__  # typer reads the signature above
@@ -67,6 +77,7 @@ def struct_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _left_out(hint: Any) -> tuple[str, ...]:
+    """Return the fields that the `Without` of an annotation names."""
     return next((one.fields for one in getattr(hint, "__metadata__", ()) if isinstance(one, Without)), ())
 
 
@@ -87,11 +98,10 @@ def _parameters(
 
 def _option(struct: type[Options], field: Field) -> Any:
     extra = field.meta.extra or {}
-    flags = extra.get("flags") or (_flag(field),)
     metavar = extra.get("metavar") or ("|".join(map(str, field.choices)) or None)
     number = int in _kinds(field) or float in _kinds(field)
     return typer.Option(
-        *flags,
+        *_flags(field),
         help=(field.meta.description or "").replace("`", ""),
         metavar=metavar,
         min=field.meta.ge if number and str not in _kinds(field) else None,
@@ -100,10 +110,18 @@ def _option(struct: type[Options], field: Field) -> Any:
     )
 
 
-def _flag(field: Field) -> str:
-    """Return the option's name. A switch that is not simply off by default has a second name that turns it off."""
+def _flags(field: Field) -> tuple[str, ...]:
+    """Return the names of the option. A boolean option has a second name that turns it off, unless its default is False."""
+    if flags := (field.meta.extra or {}).get("flags"):
+        return tuple(flags)
     name = field.name.replace("_", "-")
-    return f"--{name}/--no-{name}" if bool in _kinds(field) and field.default is not False else f"--{name}"
+    return (f"--{name}/--no-{name}" if bool in _kinds(field) and field.default is not False else f"--{name}",)
+
+
+def _names(struct: type[Options], name: str) -> list[str]:
+    """Return the names of a field's option for an error message, without those that turn it off."""
+    field = next((field for field in fields_of(struct) if field.name == name), None)
+    return [name] if field is None else [flag.partition("/")[0] for flag in _flags(field)]
 
 
 def _kinds(field: Field) -> tuple[Any, ...]:
@@ -111,7 +129,7 @@ def _kinds(field: Field) -> tuple[Any, ...]:
 
 
 def _type(field: Field) -> Any:
-    """Return the type that typer reads: text for choices and sizes, whose struct checks them."""
+    """Return the type that typer converts to: text for choices and sizes, because the struct checks these."""
     kinds = _kinds(field)
     kind: Any = str if field.choices or str in kinds else next(kind for kind in kinds if kind is not type(None))
     return kind | None if type(None) in kinds else kind

@@ -1,1 +1,1 @@
-"""Several devices behind one session."""
+"""Session on several devices."""

@@ -1,4 +1,4 @@
-"""Opening a variant on all GPUs that this process may use, as one `Fleet`."""
+"""Open a variant on all GPUs that this process may use, as one `Fleet`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["GpuOpener", "open_gpus"]
 
 @dataclass(frozen=True, slots=True)
 class GpuOpener:
-    """A provider's way to open a variant on one GPU.
+    """`GpuOpener`: function that opens a variant on one GPU, and the provider's metrics of this GPU.
 
     Attributes:
-        open: opens a session; called again after the GPU failed.
-        metrics: what is counted of the GPU besides the fleet's own metrics.
+        open: opens a session. It is called again after the GPU failed.
+        metrics: metrics of the GPU in addition to those of the fleet.
     """
 
     open: Callable[[], Session]
@@ -36,16 +36,16 @@ def open_gpus(artifact: Artifact, variant: Variant, opener_of: Callable[[Gpu], G
     """Open a variant on all GPUs.
 
     Args:
-        artifact: where the graph lies.
-        variant: which graph.
-        opener_of: returns how the provider opens it on a GPU.
+        artifact: artifact that contains the graph.
+        variant: variant of the graph.
+        opener_of: returns the opener of a GPU.
 
     Returns:
-        The fleet. Its `fallback` is that of the first session that has one.
+        The fleet. Its `fallback` is that of the first session that has a fallback.
 
     Raises:
         ProviderError: the graph does not run on one of the GPUs.
-        As the openers otherwise.
+        Exception: any other error of the openers.
     """
     devices: list[FleetDevice] = []
     try:

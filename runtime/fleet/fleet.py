@@ -1,7 +1,7 @@
-"""`Fleet`: several devices behind one session. Each batch goes to the device that finishes it first.
+"""`Fleet`: session that computes on several devices. Each batch goes to the device that will finish it first.
 
-A device that fails is opened again. The fleet knows batches' sizes, time and failures; nothing of GPUs or graphs. Callers
-keep the places of their rows, so the order in which devices finish does not matter.
+A device that fails is opened again. The fleet knows the sizes of batches, their times and failures; it does not know GPUs or
+graphs. Each call of `run` returns the rows of its own batch, so the order in which devices finish does not matter.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ __all__ = ["Fleet"]
 
 logger = logging.getLogger("fletcher.runtime.fleet.fleet")
 
-#: Seconds until a device that failed is tried again, doubled with every try that fails.
+#: Seconds until a device that failed is opened again: the first wait, which doubles after each failed attempt, and the
+#: longest wait.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 
-#: Seconds that closing waits for a device that is being opened again.
+#: Seconds that `close` waits for a device that is being opened again.
 CLOSING_SECONDS = 10.0
 
 
 class Fleet(Session):
-    """Session on several devices. Safe to use from several threads; `slots` of them keep every device busy.
+    """`Fleet`: session on several devices. Safe to use from several threads; `slots` threads keep every device busy.
 
     Attributes:
-        provider: what the devices run on.
-        devices: how many there are.
-        slots: batches that they have under way at most, all together.
-        fallback: why that is another provider than the one that was wanted, or None.
+        provider: titles of the devices' providers, joined by ` + `.
+        devices: number of devices.
+        slots: largest number of batches in progress on all devices together.
+        fallback: reason why the devices run on another provider than the requested one, or None.
     """
 
     def __init__(
@@ -54,18 +55,19 @@ class Fleet(Session):
         """Join devices.
 
         Args:
-            devices: at least one; their sessions are closed with the fleet.
-            check: raises where a session that was opened again does not give the right vectors: the canary.
-            fallback: why the devices run another provider than the one that was wanted, or None.
+            devices: at least one device. The fleet closes their sessions.
+            check: compares the canary's vectors of a session that was opened again with the reference, and raises an error
+                if they differ. None checks nothing.
+            fallback: reason why the devices run on another provider than the requested one, or None.
             first_retry: seconds until a device that failed is opened again.
-            last_retry: the longest such wait.
+            last_retry: longest such wait, in seconds.
 
         Raises:
-            InputError: no device, two of one name, or one without a slot.
+            InputError: there is no device, two devices have the same name, or a device has no slot.
         """
         names = [device.name for device in devices]
         if not names or len(set(names)) < len(names) or min(device.slots for device in devices) < 1:
-            raise InputError(f"a fleet needs devices with different names and slots for batches, not {names}")
+            raise InputError(f"a fleet needs devices with different names and at least one slot each, not {names}")
         self.provider = " + ".join(dict.fromkeys(device.session.provider for device in devices))
         self.devices = len(devices)
         self.slots = sum(device.slots for device in devices)
@@ -80,16 +82,17 @@ class Fleet(Session):
         self._changed = threading.Condition()
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Compute one batch on the device that will finish it first, waiting for a slot there.
+        """Compute one batch on the device that will finish it first, and wait for a free slot of that device.
 
-        A batch that a device fails at runs again on another one. One that has no memory for it stays in service; one that
-        fails in any other way does not, unless it is the last and the batch has made another one fail before.
+        If a device fails to compute a batch, the batch runs again on another device. A device that has too little memory for
+        the batch stays in service. A device that fails in any other way is taken out of service, unless it is the last one
+        and another device failed on the same batch before.
 
         Raises:
-            InputError: the session refused the batch.
-            DeviceMemoryError: no device has the memory.
-            DeviceLostError: no device is left.
-            ProviderError: the fleet was closed, or one device after the other failed at this batch.
+            InputError: the session rejects the batch.
+            DeviceMemoryError: no device has enough memory for the batch.
+            DeviceLostError: no device is in service.
+            ProviderError: the fleet is closed, or several devices failed on this batch.
         """
         ticket = Ticket(batch.num_tokens)
         while True:
@@ -106,17 +109,17 @@ class Fleet(Session):
             except DeviceMemoryError as error:
                 ticket.refused += (member,)
                 ticket.shortage = error
-            except Exception as error:  # noqa: BLE001  whatever a session's library raises, the device failed
+            except Exception as error:  # noqa: BLE001  a library may raise any error when a device fails
                 self._failed(member, ticket, error)
             finally:
                 self._leave(member, ticket, started, len(batch), done)
 
     def metrics(self) -> list[DeviceMetric]:
-        """Return what each device counts."""
+        """Return the metrics of each device."""
         return [metric for member in self._members for metric in member.metrics(self._share)]
 
     def close(self) -> None:
-        """Wait for the batches under way and release the memory of every device."""
+        """Wait for the batches in progress, and release the memory of every device."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -155,26 +158,28 @@ class Fleet(Session):
         with self._changed:
             member.end(time.perf_counter(), started, ticket.tokens, texts, done)
             self._assign()
-            if self._closed or not member.serving:  # somebody waits for its last batch
+            if self._closed or not member.serving:  # `close` or `_recover` waits until no batch runs
                 self._changed.notify_all()
 
     def _usable(self, ticket: Ticket) -> list[Member]:
+        """Return the devices that may compute a batch."""
         if self._closed:
             return []
         return [member for member in self._members if member.serving and member not in ticket.refused]
 
     def _assign(self) -> None:
-        """Assign free slots to the waiting batches, in the order in which they came.
+        """Assign free slots to the waiting batches, in the order of their arrival.
 
-        Each is planned where it would end first behind what is under way and planned there already. Where that device has no
-        free slot, it waits for it: a slow device idles rather than take the last batch, which it would end later.
+        A batch is planned on the device that would finish it first, after the batches that are in progress or planned there.
+        If that device has no free slot, the batch waits for it. A slow device therefore stays idle when a fast one would
+        finish the batch earlier.
         """
         if not self._waiting:
             return
         now = time.perf_counter()
         rates = self._rates(now)
-        loads = {member: member.under_way for member in rates}
-        left = []
+        loads = {member: member.tokens_in_progress for member in rates}
+        waiting = []
         for ticket in self._waiting:
             best = min(
                 (member for member in rates if member not in ticket.refused),
@@ -182,55 +187,55 @@ class Fleet(Session):
                 default=None,
             )
             if best is None:
-                left.append(ticket)
+                waiting.append(ticket)
                 continue
             loads[best] += ticket.tokens
             if best.running < best.device.slots:
                 best.begin(now, ticket.tokens)
                 ticket.member = best
             else:
-                left.append(ticket)
-        if len(left) < len(self._waiting):
-            self._waiting = left
+                waiting.append(ticket)
+        if len(waiting) < len(self._waiting):
+            self._waiting = waiting
             self._changed.notify_all()
 
     def _rates(self, now: float) -> dict[Member, float]:
-        """Return tokens per second of each device in service; a device without a measurement counts as fast as the others."""
+        """Return tokens per second of each device in service; a device without a measurement gets the mean of the others."""
         if self._closed:
             return {}
         measured = {member: member.rate(now) for member in self._members if member.serving}
         rates = [rate for rate in measured.values() if rate is not None]
-        usual = sum(rates) / len(rates) if rates else 1.0
-        return {member: usual if rate is None else rate for member, rate in measured.items()}
+        mean = sum(rates) / len(rates) if rates else 1.0
+        return {member: mean if rate is None else rate for member, rate in measured.items()}
 
     def _share(self, member: Member) -> float:
+        """Return a device's share of the tokens per second of all devices in service."""
         with self._changed:
             rates = self._rates(time.perf_counter())
             return rates[member] / sum(rates.values()) if member in rates else 0.0
 
     def _failed(self, member: Member, ticket: Ticket, error: Exception) -> None:
-        """Take a device out of service, unless the batch is to blame.
+        """Take a device out of service, unless the batch is the cause of the failure.
 
         Raises:
-            ProviderError: it is.
+            ProviderError: the batch is the cause.
         """
         lost = isinstance(error, DeviceLostError)
         with self._changed:
             member.failures += 1
-            if not member.serving:  # a batch that was under way when another one failed
+            if not member.serving:  # another batch failed first
                 return
             if ticket.suspect is not None and not lost and not self._others(member):
                 raise ProviderError(
-                    f"a batch of {ticket.tokens} tokens failed on one device after the other, the last being "
-                    f"{member.device.name}, which stays in service: {describe_error(error)}. "
-                    f"Before: {describe_error(ticket.suspect)}"
+                    f"a batch of {ticket.tokens} tokens failed on several devices. The last one, {member.device.name}, stays "
+                    f"in service: {describe_error(error)}. Error of an earlier device: {describe_error(ticket.suspect)}"
                 ) from error
             if not lost:
                 ticket.suspect = error
             member.serving = False
             member.problem = describe_error(error)
             member.outages += 1
-            left = self._others(member)
+            others = self._others(member)
             if member.device.open is not None and not self._closed:
                 name = f"fletcher-recover-{member.device.name}"
                 thread = threading.Thread(target=self._recover, args=(member,), name=name, daemon=True)
@@ -238,7 +243,7 @@ class Fleet(Session):
                 self._recovering.append(thread)
                 thread.start()
             self._changed.notify_all()
-        fields = {"device": member.device.name, "reason": member.problem, "left": left}
+        fields = {"device": member.device.name, "reason": member.problem, "left": others}
         logger.error("device taken out", extra={"fields": fields}, exc_info=error)
 
     def _others(self, member: Member) -> list[str]:
@@ -246,7 +251,7 @@ class Fleet(Session):
         return [other.device.name for other in self._members if other.serving and other is not member]
 
     def _recover(self, member: Member) -> None:
-        """Open a device again until it gives the right vectors, then put it back into service."""
+        """Open a device again until its vectors are right, then put it back into service."""
         delay, longest = self._retries
         with self._changed:
             self._changed.wait_for(lambda: not member.running)
@@ -267,19 +272,19 @@ class Fleet(Session):
                 if not self._closed:
                     member.replace(session)
                     self._assign()
-            if not member.serving:  # the fleet was closed meanwhile
+            if not member.serving:  # the fleet was closed while the device was opened
                 close_quietly(session, member.device.name)
                 return
             logger.warning("device back in service", extra={"fields": {"device": member.device.name}})
             return
 
     def _no_device(self, ticket: Ticket) -> ProviderError:
-        """Return the error that says why no device takes a batch."""
+        """Return the error with the reason why no device can compute a batch."""
         if self._closed:
             return ProviderError("the session was closed and cannot compute: load the artifact again")
         if ticket.shortage is not None:
             return ticket.shortage
         problems = "; ".join(f"{member.device.name}: {member.problem}" for member in self._members)
-        tried = any(member.device.open is not None for member in self._members)
-        what = "They are tried again by themselves" if tried else "Load the artifact again, or on the processor"
-        return DeviceLostError(f"no device is left to compute on. {problems}. {what}; see the driver's log for more")
+        reopens = any(member.device.open is not None for member in self._members)
+        advice = "Fletcher opens them again" if reopens else "Load the artifact again, or on the processor"
+        return DeviceLostError(f"all devices failed. {problems}. {advice}; the log of the driver says more")

@@ -1,4 +1,4 @@
-"""`FleetDevice`, `Member` and `Ticket`: a device, its state in a fleet, and a batch on its way through the fleet."""
+"""`FleetDevice`, `Member` and `Ticket`: a device, its state in a fleet, and a batch that the fleet computes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ logger = logging.getLogger("fletcher.runtime.fleet.fleet")
 
 @dataclass(frozen=True, slots=True)
 class FleetDevice:
-    """Device that computes.
+    """`FleetDevice`: device that computes.
 
     Attributes:
-        name: of the device, as people shall see it: `cuda:0`.
-        session: open; the fleet closes it.
-        slots: batches that may be under way on it; with 2 or 3, copies overlap computing.
-        processors: logical processors near it; empty leaves threads where they are.
-        open: opens another session on it after it failed; None leaves it out for good.
-        memory: reads the bytes that the session takes on it, and may raise `ProviderError`; None if that is not known.
-        metrics: what else is counted of it.
+        name: name of the device in metrics and messages, for example `cuda:0`.
+        session: open session on the device. The fleet closes it.
+        slots: largest number of batches in progress. With 2 or 3, copies overlap with computation.
+        processors: logical processors near the device. Empty does not bind threads.
+        open: opens another session on the device after a failure. None does not open it again.
+        memory: returns the bytes that the session uses on the device, or raises `ProviderError`. None if they are not known.
+        metrics: further metrics of the device.
     """
 
     name: str
@@ -42,23 +42,23 @@ class FleetDevice:
 
 
 class Member:
-    """A device in a fleet; the fleet locks.
+    """`Member`: state of a device in a fleet. The fleet holds its lock while it calls these methods.
 
     Attributes:
-        device: which one.
-        session: what runs now: the device's, or one that was opened after it failed.
-        serving: whether it takes batches.
-        problem: why it does not; empty if it never failed.
-        running: batches under way.
-        under_way: their tokens.
-        speed: how fast it is.
-        batches, texts, tokens: computed so far.
-        failures: batches that it failed at.
-        outages: times that it was taken out.
+        device: the device.
+        session: session in use: the first one of the device, or one that was opened after a failure.
+        serving: whether the device is in service.
+        problem: reason of the last failure; empty if the device never failed.
+        running: number of batches in progress.
+        tokens_in_progress: tokens of these batches.
+        speed: measured speed.
+        batches, texts, tokens: numbers that were computed so far.
+        failures: number of batches that failed.
+        outages: number of times that the device was taken out of service.
     """
 
     __slots__ = (
-        "_gone",
+        "_lost_counts",
         "batches",
         "device",
         "failures",
@@ -70,7 +70,7 @@ class Member:
         "speed",
         "texts",
         "tokens",
-        "under_way",
+        "tokens_in_progress",
     )
 
     def __init__(self, device: FleetDevice) -> None:
@@ -78,30 +78,30 @@ class Member:
         self.session = device.session
         self.serving = True
         self.problem = ""
-        self.running = self.under_way = 0
+        self.running = self.tokens_in_progress = 0
         self.speed = Throughput()
         self.batches = self.texts = self.tokens = self.failures = self.outages = 0
-        self._gone: dict[str, float] = {}
+        self._lost_counts: dict[str, float] = {}
 
     def replace(self, session: Session) -> None:
-        """Put the device back into service with another session; the counts of the lost session are kept."""
+        """Put the device back into service with another session, and keep the counts of the lost session."""
         for name, (_, value) in self.session.counters().items():
-            self._gone[name] = self._gone.get(name, 0.0) + value()
+            self._lost_counts[name] = self._lost_counts.get(name, 0.0) + value()
         self.session = session
         self.speed.forget()
         self.serving = True
 
     def begin(self, now: float, tokens: int) -> None:
-        """Note that a batch takes a slot."""
+        """Count the start of a batch, which takes a slot."""
         if not self.running:
             self.speed.begin(now)
         self.running += 1
-        self.under_way += tokens
+        self.tokens_in_progress += tokens
 
     def end(self, now: float, started: float, tokens: int, texts: int, done: bool) -> None:
-        """Note that a batch gives its slot back."""
+        """Count the end of a batch, which frees its slot."""
         self.running -= 1
-        self.under_way -= tokens
+        self.tokens_in_progress -= tokens
         self.speed.end(now, started, tokens if done else 0, texts if done else 0)
         if done:
             self.batches += 1
@@ -109,39 +109,40 @@ class Member:
             self.tokens += tokens
 
     def _memory(self) -> float:
-        """Return bytes; NaN for a lost device, whose error must not hide the other metrics."""
+        """Return the bytes that the session uses, or NaN if the device is lost: its error must not hide the other metrics."""
         try:
             return math.nan if self.device.memory is None else float(self.device.memory())
         except ProviderError:
             return math.nan
 
     def _count(self, name: str) -> float:
+        """Return the count of all sessions that the device had."""
         counter = self.session.counters().get(name)
-        return self._gone.get(name, 0.0) + (0.0 if counter is None else counter[1]())
+        return self._lost_counts.get(name, 0.0) + (0.0 if counter is None else counter[1]())
 
     def rate(self, now: float) -> float | None:
-        """Return tokens per second, or None if nothing was measured lately."""
+        """Return tokens per second, or None without a recent measurement."""
         return self.speed.tokens if self.running or not self.speed.is_old(now) else None
 
     def metrics(self, share: Callable[[Member], float]) -> list[DeviceMetric]:
-        """Return what it counts.
+        """Return the metrics of the device.
 
         Args:
-            share: its part of the fleet's speed.
+            share: returns the share of a member in the tokens per second of the fleet.
         """
         name, speed = self.device.name, self.speed
         metrics = [
-            DeviceMetric("fletcher_gpu_throughput", "Texts a second, measured", name, lambda: speed.texts, "share"),
+            DeviceMetric("fletcher_gpu_throughput", "Measured texts per second", name, lambda: speed.texts, "share"),
             DeviceMetric(
                 "fletcher_gpu_batch_time_seconds",
-                "How long the last batch took",
+                "Seconds that the last batch took",
                 name,
                 lambda: speed.batch_seconds,
                 "share",
             ),
             DeviceMetric(
                 "fletcher_gpu_weight",
-                "Part of all devices' measured tokens a second",
+                "Share of the measured tokens per second of all devices",
                 name,
                 lambda: share(self),
                 "share",
@@ -153,7 +154,7 @@ class Member:
             DeviceMetric("fletcher_gpu_tokens_total", "Tokens computed", name, lambda: float(self.tokens), "total"),
             DeviceMetric(
                 "fletcher_gpu_busy_seconds_total",
-                "Seconds with at least one batch under way",
+                "Seconds with at least one batch in progress",
                 name,
                 lambda: speed.busy_seconds,
                 "total",
@@ -162,14 +163,22 @@ class Member:
                 "fletcher_gpu_failures_total", "Batches that failed", name, lambda: float(self.failures), "total"
             ),
             DeviceMetric(
-                "fletcher_gpu_outages_total", "Times taken out of service", name, lambda: float(self.outages), "total"
+                "fletcher_gpu_outages_total",
+                "Number of times that the device was taken out of service",
+                name,
+                lambda: float(self.outages),
+                "total",
             ),
             DeviceMetric(
-                "fletcher_gpu_in_service", "1 where it takes batches", name, lambda: float(self.serving), "share"
+                "fletcher_gpu_in_service",
+                "1 if the device takes batches, else 0",
+                name,
+                lambda: float(self.serving),
+                "share",
             ),
         ]
         if self.device.memory is not None:
-            text = "Bytes that sessions take on the device; NaN if it is not known"
+            text = "Bytes that sessions use on the device; NaN if they are not known"
             metrics.append(DeviceMetric("fletcher_vram_allocated_bytes", text, name, self._memory, "amount"))
         for count, (text, _) in self.session.counters().items():
             value = partial(self._count, count)
@@ -179,14 +188,14 @@ class Member:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """Batch on its way through the fleet.
+    """`Ticket`: batch that waits for a device or runs on it.
 
     Attributes:
-        tokens: it holds.
-        member: the device that was given to it, or None while it waits.
-        refused: devices that had no memory for it.
-        shortage: what the last of them said.
-        suspect: what it made a device fail with, where the device may not be to blame.
+        tokens: number of tokens in the batch.
+        member: device that computes the batch, or None while the batch waits.
+        refused: devices that had too little memory for the batch.
+        shortage: error of the last of these devices.
+        suspect: last error of a device for which the batch may be the cause.
     """
 
     tokens: int
@@ -200,7 +209,8 @@ def reopen(device: FleetDevice, check: Callable[[Session], None] | None) -> Sess
     """Open another session on a device that failed, and check it.
 
     Raises:
-        Exception: whatever opening or the check raises.
+        DeviceLostError: the device has no function that opens it again.
+        Exception: any error of opening or of the check.
     """
     if device.open is None:
         raise DeviceLostError(f"{device.name} cannot be opened again")
@@ -215,13 +225,13 @@ def reopen(device: FleetDevice, check: Callable[[Session], None] | None) -> Sess
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error as one line."""
+    """Return the type and the message of an error as one text."""
     return f"{type(error).__name__}: {error}"
 
 
 def close_quietly(session: Session, name: str) -> None:
-    """Close a session that may be broken; a failure is logged."""
+    """Close a session that may be broken, and log a failure."""
     try:
         session.close()
-    except Exception as error:  # noqa: BLE001  a lost device's session cannot give back what it no longer has
+    except Exception as error:  # noqa: BLE001  the session of a lost device may raise any error
         logger.info("session not closed", extra={"fields": {"device": name, "reason": describe_error(error)}})

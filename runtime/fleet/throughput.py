@@ -1,30 +1,29 @@
-"""`Throughput`: speed of one device, measured while it computes."""
+"""`Throughput`: measured speed of one device."""
 
 from __future__ import annotations
 
 __all__ = ["Throughput"]
 
-#: What the past counts for, a batch later: half of it is gone after 7 batches.
+#: Factor by which the weight of a measurement falls with each later batch: the weight is halved after 7 batches.
 KEPT = 0.9
 
-#: Seconds without a batch after which a measurement is forgotten. A device that was slow for a moment would otherwise never
-#: be given the batch that shows that it recovered.
+#: Seconds without a batch after which a measurement is discarded. Otherwise a device that was slow for a moment would get no
+#: batch that shows its recovery.
 FORGOTTEN_AFTER = 1.0
 
-#: Batches of a new session that must be measured before one device is preferred to another for it: the first few load kernels
-#: and find their shapes' buffers.
+#: Number of batches of a new session before its measurement is used: the first ones load kernels and allocate buffers.
 TRUSTED_AFTER = 4
 
 
 class Throughput:
-    """Tokens per second of a device whose batches overlap. Its owner locks.
+    """`Throughput`: tokens per second of a device whose batches overlap. The owner of the object must lock.
 
-    Measured is the time between the ends of batches, not each batch's own: of two batches that overlap, each takes twice as
-    long as the device does. A session's first batch loads kernels and is not counted.
+    The class measures the time between the ends of batches, not the duration of each batch: each of two batches that overlap
+    takes twice the time that the device spends on it. The first batch of a session loads kernels and is not counted.
 
     Attributes:
-        busy_seconds: for which at least one batch was under way, in all.
-        batch_seconds: how long the last batch took, its wait for another one on the same device included.
+        busy_seconds: total seconds with at least one batch in progress.
+        batch_seconds: seconds of the last batch, with its wait for other batches on the device.
     """
 
     __slots__ = ("_count", "_mark", "_seconds", "_texts", "_tokens", "batch_seconds", "busy_seconds")
@@ -35,8 +34,8 @@ class Throughput:
         self.forget()
 
     def forget(self) -> None:
-        """Forget all measurements, as for a session that was just opened."""
-        self._count = -1  # the first one is not counted
+        """Discard all measurements, for a session that was just opened."""
+        self._count = -1  # the first batch is not counted
         self._reset()
 
     def _reset(self) -> None:
@@ -44,36 +43,36 @@ class Throughput:
 
     @property
     def tokens(self) -> float | None:
-        """Tokens per second, or None if nothing was measured yet."""
+        """Tokens per second, or None without a measurement."""
         if self._count < TRUSTED_AFTER or not self._tokens or not self._seconds:
             return None
         return self._tokens / self._seconds
 
     @property
     def texts(self) -> float:
-        """Texts per second; 0 if nothing was measured yet."""
+        """Texts per second, or 0 without a measurement."""
         return self._texts / self._seconds if self._seconds else 0.0
 
     def is_old(self, now: float) -> bool:
-        """Return whether the last batch ended so long ago that the measurement is out of date."""
+        """Return whether the last batch started or ended more than `FORGOTTEN_AFTER` seconds ago."""
         return now - self._mark > FORGOTTEN_AFTER
 
     def begin(self, now: float) -> None:
-        """Note that a batch begins on a device that had none under way.
+        """Record the start of a batch on an idle device.
 
         Args:
-            now: seconds of a clock that never goes back.
+            now: seconds of a monotonic clock.
         """
         if self.is_old(now):
             self._reset()
         self._mark = now
 
     def end(self, now: float, started: float, tokens: int, texts: int) -> None:
-        """Note that a batch ended.
+        """Record the end of a batch.
 
         Args:
-            now, started: seconds of the clock.
-            tokens, texts: what it held; 0 of a batch that failed, which took its time all the same.
+            now, started: end and start of the batch, in seconds of the same clock.
+            tokens, texts: numbers of tokens and texts in the batch; 0 for a batch that failed, whose time counts too.
         """
         seconds = now - self._mark
         self._mark = now

@@ -1,4 +1,4 @@
-"""Processors of a worker's thread: on a machine of several NUMA nodes, those of one node."""
+"""Binding of worker threads to processors: on a machine with several NUMA nodes, each worker runs on one node."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ logger = logging.getLogger("fletcher.runtime.machine.affinity")
 
 
 def worker_processors(workers: int, machine: Machine) -> list[tuple[int, ...]]:
-    """Return the processors of each worker: those of one NUMA node, nodes taking turns as often as they have processors.
+    """Return the processors of each worker: all processors of one NUMA node.
 
-    On one node nothing is pinned: the system moves threads to idle cores better than a fixed plan, and two processes that pin
-    alike would share the first cores.
+    Workers go to the nodes in turn, and each node gets a turn for each of its processors. With one node, threads are not
+    pinned: the system moves threads to idle cores better than a fixed plan, and two processes that pin in the same way would
+    share the first cores.
 
     Args:
-        workers: how many.
-        machine: whose nodes.
+        workers: number of workers.
+        machine: machine with the NUMA nodes.
 
     Returns:
-        Processors by worker; empty where nothing is to be pinned.
+        Processors by worker; empty if threads should not be pinned.
     """
     if len(machine.numa_nodes) < 2:
         return []
@@ -38,7 +39,7 @@ def worker_processors(workers: int, machine: Machine) -> list[tuple[int, ...]]:
 
 
 def pinning(workers: int, machine: Machine) -> Callable[[], None] | None:
-    """Return the function that each worker's thread calls first, or None if nothing is pinned."""
+    """Return the function that each worker thread must call first, or None if threads are not pinned."""
     processors = worker_processors(workers, machine)
     if not processors or not hasattr(os, "sched_setaffinity"):
         return None
@@ -48,21 +49,21 @@ def pinning(workers: int, machine: Machine) -> Callable[[], None] | None:
 
 
 class ThreadBinding:
-    """Binding of threads to the processors near their device. Safe to use from several threads."""
+    """`ThreadBinding`: binding of threads to the processors near their device. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._here = threading.local()
+        self._local = threading.local()
 
     def move(self, processors: tuple[int, ...]) -> None:
         """Bind the calling thread to processors, if it is not bound to them already.
 
         Args:
-            processors: where to; empty leaves it where it is. The main thread stays: it belongs to the program, and threads
-                that it starts later would be bound with it.
+            processors: logical processors; empty does not bind the thread. The main thread is never bound, because threads
+                that the program starts later would inherit the binding.
         """
-        if not processors or getattr(self._here, "processors", None) == processors:
+        if not processors or getattr(self._local, "processors", None) == processors:
             return
-        self._here.processors = processors
+        self._local.processors = processors
         if threading.current_thread() is not threading.main_thread() and hasattr(os, "sched_setaffinity"):
             _bind(processors)
 
@@ -70,8 +71,6 @@ class ThreadBinding:
 def _bind(processors: tuple[int, ...]) -> None:
     try:
         os.sched_setaffinity(0, processors)  # 0 is the calling thread
-    except (
-        OSError
-    ) as error:  # the processors were taken away since the machine was read; an unpinned thread computes too
+    except OSError as error:  # the process may no longer use these processors; an unpinned thread computes too
         fields = {"processors": processors, "reason": str(error)}
         logger.warning("worker not pinned", extra={"fields": fields})

@@ -1,8 +1,8 @@
 """NVIDIA's driver: GPUs of the machine, their memory, and buffers for copies.
 
-`libcuda` comes with the driver, so that a missing or old driver is seen here, before ONNX Runtime is asked. It honors
-CUDA_VISIBLE_DEVICES, and numbers GPUs as ONNX Runtime does. Contexts are the primary ones, which all of a process share.
-Source of names and codes: the CUDA Driver API's reference, version 13.
+`libcuda` comes with the driver, so a missing or old driver is detected here, before ONNX Runtime is loaded. It honors
+CUDA_VISIBLE_DEVICES, and numbers GPUs as ONNX Runtime does. Contexts are primary contexts, which all libraries of a process
+share. Source of names and codes: the CUDA Driver API reference, version 13.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ LIBRARY = "libcuda.so.1"
 
 OUT_OF_MEMORY, NO_DEVICE = 2, 100
 
-#: Codes after which a context, and whatever uses it, is of no use any more: an address, an assertion, a launch or the
-#: hardware failed, or the GPU is gone.
+#: Codes after which a context and all its users cannot work any more: an address, an assertion, a launch or the hardware
+#: failed, or the GPU disappeared.
 FATAL = frozenset({46, 214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 999})
 
-#: Memory of the host that every context may copy from.
+#: Flag of host memory that every context may copy from.
 PORTABLE = 1
 
-#: A stream that does not wait for the default one.
+#: Flag of a stream that does not wait for the default stream.
 NON_BLOCKING = 1
 
 
 class CudaDriver:
-    """Functions of the driver; each raises the error that its code means."""
+    """`CudaDriver`: functions of the driver. Each one raises the error of the code that the driver returns."""
 
     def __init__(self, library: Any, quick: Any = None) -> None:
         """Initialize the driver.
 
         Args:
-            library: `libcuda`, or what stands in for it.
-            quick: the same for calls that touch nothing but the calling thread, opened so that they keep the GIL: to give it
-                up and to take it again costs more than they do where other threads want it. All others give it up: a driver
-                that does not answer must not stop every other thread, the watchdog's among them. None is `library`.
+            library: `libcuda`, or a test double of it.
+            quick: the same library, opened so that calls keep the GIL. It serves calls that only affect the calling thread:
+                when other threads want the GIL, releasing and taking it costs more than such a call. All other calls release
+                the GIL: a driver that does not answer must not stop the other threads, such as the watchdog. None is
+                `library`.
 
         Raises:
             ProviderError: the driver does not start, or finds no GPU.
@@ -58,7 +59,7 @@ class CudaDriver:
             raise ProviderError(f"the NVIDIA driver does not start: {self._text(code)}")
 
     def cuda_version(self) -> tuple[int, int]:
-        """Return the newest CUDA that the driver supports."""
+        """Return the newest CUDA version that the driver supports, as (major, minor)."""
         version = ctypes.c_int()
         self._call("cuDriverGetVersion", ctypes.byref(version))
         return version.value // 1000, version.value % 1000 // 10
@@ -73,29 +74,29 @@ class CudaDriver:
         return count.value
 
     def name(self, index: int) -> str:
-        """Return NVIDIA's name of a GPU."""
+        """Return the product name of a GPU."""
         text = ctypes.create_string_buffer(256)
         self._call("cuDeviceGetName", text, ctypes.c_int(256), self._device(index))
         return text.value.decode()
 
     def pci(self, index: int) -> str:
-        """Return a GPU's address on the bus, as Linux writes it."""
+        """Return the PCI address of a GPU, as Linux writes it."""
         text = ctypes.create_string_buffer(32)
         self._call("cuDeviceGetPCIBusId", text, ctypes.c_int(32), self._device(index))
         return text.value.decode().lower()
 
     def memory(self, index: int) -> int:
-        """Return a GPU's memory in bytes."""
+        """Return the memory of a GPU in bytes."""
         size = ctypes.c_size_t()
         self._call("cuDeviceTotalMem_v2", ctypes.byref(size), self._device(index))
         return size.value
 
     def capability(self, index: int) -> tuple[int, int]:
-        """Return a GPU's compute capability, (9, 0) for Hopper."""
+        """Return the compute capability of a GPU, for example (9, 0) for Hopper."""
         return self._attribute(index, 75), self._attribute(index, 76)
 
     def memory_info(self, index: int) -> tuple[int, int]:
-        """Return the bytes free now and in all; creates the GPU's context if there is none yet."""
+        """Return the free bytes and the total bytes of a GPU. Create the GPU's context if it does not exist."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         with self.on(index):
             self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
@@ -103,12 +104,12 @@ class CudaDriver:
 
     @contextmanager
     def on(self, index: int) -> Iterator[None]:
-        """Make a GPU's primary context the calling thread's for a while."""
+        """Make the primary context of a GPU current in the calling thread, for the body of a `with` statement."""
         context = self._contexts.get(index)
         if context is None:
             context = ctypes.c_void_p()
             self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device(index))
-            self._contexts[index] = context  # kept for the life of the process, as ONNX Runtime keeps it
+            self._contexts[index] = context  # never released, as in ONNX Runtime
         self._check(self._quick.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent_v2")
         try:
             yield
@@ -116,12 +117,12 @@ class CudaDriver:
             self._quick.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def call(self, index: int, function: str, *arguments: Any) -> None:
-        """Call a function in a GPU's context.
+        """Call a function of the driver in the context of a GPU.
 
         Raises:
             DeviceMemoryError: there is not enough memory.
-            DeviceLostError: the context is of no use any more.
-            ProviderError: it failed otherwise.
+            DeviceLostError: the context cannot work any more.
+            ProviderError: the call failed for another reason.
         """
         with self.on(index):
             self._call(function, *arguments)
@@ -150,26 +151,27 @@ class CudaDriver:
         raise ProviderError(f"the NVIDIA driver refused a call ({text})")
 
     def _text(self, code: int) -> str:
-        """Return the driver's own words for a code."""
+        """Return the driver's name and description of a code."""
         name, text = ctypes.c_char_p(), ctypes.c_char_p()
         self._library.cuGetErrorName(ctypes.c_int(code), ctypes.byref(name))
         self._library.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
-        words = [value.decode() for value in (name.value, text.value) if value]
-        return ", ".join([*words, f"code {code}"])
+        parts = [value.decode() for value in (name.value, text.value) if value]
+        return ", ".join([*parts, f"code {code}"])
 
 
 class PinnedMemory:
-    """Memory of the host that does not move, so that copies to and from a GPU run beside everything else.
+    """`PinnedMemory`: page-locked memory of the host, so that copies to and from a GPU run in parallel with other work.
 
     Attributes:
-        array: uint8, (size,).
+        array: the memory, uint8, (size,).
+        pointer: address of the memory.
     """
 
     def __init__(self, driver: CudaDriver, index: int, size: int) -> None:
         """Allocate the memory.
 
         Raises:
-            DeviceMemoryError: the host has not enough memory that may be pinned.
+            DeviceMemoryError: the host does not have enough memory that can be pinned.
         """
         self._driver = driver
         self._index = index
@@ -180,23 +182,23 @@ class PinnedMemory:
         )
 
     def close(self) -> None:
-        """Release it; the array must not be used afterwards."""
+        """Release the memory; the array must not be used afterwards."""
         _release(self._driver, self._index, "cuMemFreeHost", self.pointer)
 
 
 class DeviceMemory:
-    """Memory of a GPU.
+    """`DeviceMemory`: memory of a GPU.
 
     Attributes:
-        address: where it lies.
-        size: bytes.
+        address: address on the GPU.
+        size: number of bytes.
     """
 
     def __init__(self, driver: CudaDriver, index: int, size: int) -> None:
         """Allocate the memory.
 
         Raises:
-            DeviceMemoryError: the GPU has not enough.
+            DeviceMemoryError: the GPU does not have enough free memory.
         """
         self._driver = driver
         self._index = index
@@ -206,15 +208,15 @@ class DeviceMemory:
         self.address = pointer.value
 
     def close(self) -> None:
-        """Gives it back."""
+        """Release the memory."""
         _release(self._driver, self._index, "cuMemFree_v2", ctypes.c_uint64(self.address))
 
 
 class Stream:
-    """Queue of work that runs beside other streams.
+    """`Stream`: queue of work on a GPU that runs in parallel with other streams.
 
     Attributes:
-        pointer: the driver's name of it.
+        pointer: handle of the driver.
     """
 
     def __init__(self, driver: CudaDriver, index: int) -> None:
@@ -224,38 +226,38 @@ class Stream:
         driver.call(index, "cuStreamCreate", ctypes.byref(self.pointer), ctypes.c_uint(NON_BLOCKING))
 
     def upload(self, memory: DeviceMemory, source: PinnedMemory, size: int) -> None:
-        """Begin to copy the first bytes to the GPU."""
+        """Start to copy the first `size` bytes to the GPU."""
         self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(memory.address), source.pointer, size)
 
     def download(self, target: PinnedMemory, memory: DeviceMemory, size: int) -> None:
-        """Begin to copy the first bytes to the host."""
+        """Start to copy the first `size` bytes to the host."""
         self._copy("cuMemcpyDtoHAsync_v2", target.pointer, ctypes.c_uint64(memory.address), size)
 
     def wait(self) -> None:
-        """Wait for all of its work, without the GIL."""
+        """Wait for all work of the stream, without the GIL."""
         self._driver.call(self._index, "cuStreamSynchronize", self.pointer)
 
     def close(self) -> None:
-        """Gives it back."""
+        """Release the stream."""
         _release(self._driver, self._index, "cuStreamDestroy_v2", self.pointer)
 
     def _copy(self, function: str, target: Any, source: Any, size: int) -> None:
         self._driver.call(self._index, function, target, source, ctypes.c_size_t(size), self.pointer)
 
 
-def _release(driver: CudaDriver, index: int, function: str, what: Any) -> None:
+def _release(driver: CudaDriver, index: int, function: str, handle: Any) -> None:
     try:
-        driver.call(index, function, what)
+        driver.call(index, function, handle)
     except DeviceLostError:
-        return  # what a lost context held is gone with it
+        return  # a lost context has no memory or streams any more
 
 
 @cache
 def load_driver(open_library: Callable[[str], Any] = ctypes.CDLL) -> CudaDriver:
-    """Return the driver of this machine, opened once.
+    """Return the driver of this machine. It is loaded once.
 
     Raises:
-        ProviderError: there is none, or it finds no GPU.
+        ProviderError: there is no driver, it does not start, or it finds no GPU.
     """
     try:
         library = open_library(LIBRARY)

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs of this machine, or the reason why none can be used. Nothing is loaded onto them for it."""
+"""NVIDIA GPUs of this machine, or the reason why they cannot be used. Reading them does not load anything onto a GPU."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from .machine import Machine, read_list, this_machine
 
 __all__ = ["CUDA_NEEDED", "SLOTS", "Gpu", "GpuSystem", "memory_info", "read_gpus", "this_gpus"]
 
-#: What onnxruntime-gpu on PyPI is built for since 1.27.
+#: CUDA version of the onnxruntime-gpu packages on PyPI, since 1.27.
 CUDA_NEEDED = (13, 0)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-#: Batches under way at once on a GPU: while one computes, another one's inputs are made and copied, and a third one's vectors
-#: leave.
+#: Number of batches in progress on a GPU: one computes, while the inputs of another are prepared and copied, and the vectors
+#: of a third are copied back.
 SLOTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """GPU that this process may use.
+    """`Gpu`: GPU that this process may use.
 
     Attributes:
-        index: as CUDA numbers it in this process.
-        name: what NVIDIA calls it.
-        memory: bytes, in all.
-        capability: compute capability, (9, 0) for Hopper.
-        pci: its address on the bus.
-        processors: logical processors on its side of the machine that this process may use; empty if unknown.
+        index: number of the GPU in this process, as CUDA counts.
+        name: product name.
+        memory: total memory in bytes.
+        capability: compute capability, for example (9, 0) for Hopper.
+        pci: PCI address.
+        processors: logical processors near the GPU that this process may use; empty if they are not known, or the machine has
+            one NUMA node.
     """
 
     index: int
@@ -52,13 +53,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuSystem:
-    """Answer of the driver.
+    """`GpuSystem`: GPUs and driver of a machine.
 
     Attributes:
-        gpus: those that this process may use.
-        driver: its version, or empty.
-        cuda: the newest CUDA that it knows; (0, 0) without a driver.
-        problem: why there are no GPUs to be used, or None.
+        gpus: GPUs that this process may use.
+        driver: version of the driver; empty if it is not known.
+        cuda: newest CUDA version that the driver supports; (0, 0) without a driver.
+        problem: reason why no GPU can be used, or None.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -69,7 +70,7 @@ class GpuSystem:
 
 @cache
 def this_gpus() -> GpuSystem:
-    """Return the driver's answer; it is asked once."""
+    """Return the GPUs and the driver of this machine, read once."""
     try:
         driver = load_driver()
     except ProviderError as error:
@@ -78,20 +79,20 @@ def this_gpus() -> GpuSystem:
 
 
 def read_gpus(driver: CudaDriver, root: Path, machine: Machine, environment: Mapping[str, str]) -> GpuSystem:
-    """Return a driver's answer.
+    """Return the GPUs that a driver reports.
 
     Args:
-        driver: which one.
-        root: where `/proc` and `/sys` lie.
-        machine: whose processors.
-        environment: variables of the process.
+        driver: the driver.
+        root: folder that contains `proc` and `sys`.
+        machine: processors and NUMA nodes that this process may use.
+        environment: environment variables of the process.
     """
     version, cuda = _driver_version(root), driver.cuda_version()
     if cuda < CUDA_NEEDED:
         return GpuSystem(
             driver=version,
             cuda=cuda,
-            problem=f"the NVIDIA driver {version} knows CUDA up to {_dotted(cuda)}, and onnxruntime-gpu needs "
+            problem=f"the NVIDIA driver {version} supports CUDA up to {_dotted(cuda)}, and onnxruntime-gpu needs "
             f"{_dotted(CUDA_NEEDED)}: update the driver to 580 or newer",
         )
     gpus = tuple(
@@ -110,7 +111,7 @@ def read_gpus(driver: CudaDriver, root: Path, machine: Machine, environment: Map
 
 
 def memory_info(index: int) -> tuple[int, int]:
-    """Return the bytes of a GPU that are free now, and all.
+    """Return the free bytes and the total bytes of a GPU.
 
     Raises:
         ProviderError: the driver does not answer.
@@ -123,7 +124,9 @@ def _explain(problem: str, environment: Mapping[str, str]) -> str:
     if visible is None:
         return problem
     return (
-        f"{problem}; {VISIBLE} is {visible!r}, which hides the others" if visible else f"{VISIBLE} is empty: {problem}"
+        f"{problem}; {VISIBLE} is {visible!r}, which hides all other GPUs"
+        if visible
+        else f"{VISIBLE} is empty: {problem}"
     )
 
 
@@ -135,7 +138,7 @@ def _driver_version(root: Path) -> str:
 
 
 def _processors(root: Path, pci: str, machine: Machine) -> tuple[int, ...]:
-    """Return the processors near a GPU, of those that this process may use; none on a machine of one node."""
+    """Return the processors near a GPU that this process may use; empty on a machine with one NUMA node."""
     if len(machine.numa_nodes) < 2:
         return ()
     try:

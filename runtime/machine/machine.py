@@ -1,4 +1,4 @@
-"""`Machine`: processor, cores, NUMA nodes and memory that this process may use."""
+"""`Machine`: processors, NUMA nodes and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Machine", "read_list", "read_machine", "this_machine"]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Resources that this process may use.
+    """`Machine`: resources that this process may use.
 
     Attributes:
-        processor: its model name.
-        instructions: the instruction sets' names, as Linux gives them.
-        processors: the logical processors that this process may run on, at least one.
-        numa_nodes: the same, by NUMA node; one node if the system does not say it.
-        memory: bytes, the smaller of what is built in and what the control group allows.
+        processor: model name of the processor.
+        instructions: names of its instruction sets, as Linux writes them.
+        processors: logical processors that this process may run on; at least one.
+        numa_nodes: the same processors by NUMA node; one node if the system does not report nodes.
+        memory: bytes of memory: the installed memory or the limit of the control group, whichever is smaller.
     """
 
     processor: str
@@ -33,14 +33,14 @@ class Machine:
 
     @property
     def key(self) -> str:
-        """Hex digest of what a measurement of speed depends on, as far as the machine goes."""
+        """Hex digest of the properties of the machine that affect a measurement of speed."""
         parts = [self.processor, *sorted(self.instructions), str(len(self.processors))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 @cache
 def this_machine() -> Machine:
-    """Return this machine, read once: neither it nor what this process may use of it changes while it runs."""
+    """Return this machine. It is read once, because its resources do not change while the process runs."""
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     if platform.system() == "Darwin":
         return _darwin(tuple(affinity))
@@ -48,14 +48,14 @@ def this_machine() -> Machine:
 
 
 def read_machine(root: Path, affinity: tuple[int, ...]) -> Machine:
-    """Read a machine from Linux' `/proc` and `/sys`.
+    """Read a machine from `/proc` and `/sys` of Linux.
 
     Args:
-        root: where they lie.
-        affinity: the processors that this process may run on.
+        root: folder that contains `proc` and `sys`.
+        affinity: logical processors that this process may run on.
     """
     name, instructions = _read_cpuinfo(_text(root / "proc/cpuinfo"))
-    # A quota of 1.5 processors' time would make two threads wait for each other: it is rounded down.
+    # A quota is rounded down: with the time of 1.5 processors, two threads would wait for each other.
     count = max(int(min(len(affinity), _quota(root))), 1)
     processors = affinity[:count]
     nodes = tuple(
@@ -67,26 +67,25 @@ def read_machine(root: Path, affinity: tuple[int, ...]) -> Machine:
 
 
 def _darwin(affinity: tuple[int, ...]) -> Machine:
-    def ask(key: str) -> str:
+    def read(key: str) -> str:
         return subprocess.run(["/usr/sbin/sysctl", "-n", key], capture_output=True, text=True, check=False).stdout
 
-    features = ask("machdep.cpu.features").lower().split()
-    if (
-        platform.machine() == "arm64"
-    ):  # which has no list of that name; Linux' names for what it always and sometimes has
+    features = read("machdep.cpu.features").lower().split()
+    # Apple's ARM processors have no list of features. These are the names that Linux uses.
+    if platform.machine() == "arm64":
         features.append("asimd")
-        features += ["asimddp"] if ask("hw.optional.arm.FEAT_DotProd").strip() == "1" else []
+        features += ["asimddp"] if read("hw.optional.arm.FEAT_DotProd").strip() == "1" else []
     return Machine(
-        ask("machdep.cpu.brand_string").strip() or platform.machine(),
+        read("machdep.cpu.brand_string").strip() or platform.machine(),
         frozenset(features),
         affinity,
         (affinity,),
-        int(ask("hw.memsize") or 0),
+        int(read("hw.memsize") or 0),
     )
 
 
 def _read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
-    """Return model name and instruction sets of the first processor: x86 calls them flags, ARM Features."""
+    """Return the model name and the instruction sets of the first processor: `flags` on x86, `Features` on ARM."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -96,7 +95,7 @@ def _read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
 
 
 def _quota(root: Path) -> float:
-    """Return the number of processors whose time the control groups allow."""
+    """Return the processor time that the control groups allow, as a number of processors; infinity without a limit."""
     quotas = [float("inf")]
     for group in _groups(root, "cpu"):
         parts = _text(group / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
@@ -108,6 +107,7 @@ def _quota(root: Path) -> float:
 
 
 def _memory(root: Path) -> int:
+    """Return the bytes of memory that this process may use, or 0 if they are not known."""
     lines = _text(root / "proc/meminfo").splitlines()
     limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
     for group in _groups(root, "memory"):
@@ -118,19 +118,19 @@ def _memory(root: Path) -> int:
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
-    """Return the folders of the control groups that limit this process: its own and all above it, of both versions.
+    """Return the folders of the control groups that limit this process: its group and all groups above it, of both versions.
 
-    A container sees its own group as the root. A service of systemd does not: its limits lie in a folder of its own, or in
-    its slice's.
+    A container sees its group as the root. A systemd service does not: its limits are in the folder of the service or of the
+    slice.
     """
-    second = root / "sys/fs/cgroup"
-    first = second / controller
-    groups = [second, first]
+    version_2 = root / "sys/fs/cgroup"
+    version_1 = version_2 / controller
+    groups = [version_2, version_1]
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        group = first if controllers else second
+        group = version_1 if controllers else version_2
         for name in path.strip("/").split("/"):
             group /= name
             groups.append(group)
@@ -138,7 +138,7 @@ def _groups(root: Path, controller: str) -> list[Path]:
 
 
 def read_list(text: str) -> list[int]:
-    """Return the numbers of a list as Linux writes it: `0-3,8` is 0, 1, 2, 3 and 8."""
+    """Return the numbers of a list in the format of Linux: `0-3,8` is 0, 1, 2, 3 and 8."""
     numbers: list[int] = []
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
@@ -147,7 +147,7 @@ def read_list(text: str) -> list[int]:
 
 
 def _text(file: Path) -> str:
-    """Return the text of a file of the system, empty if it does not exist."""
+    """Return the text of a system file, or an empty text if the file cannot be read."""
     try:
         return file.read_text()
     except OSError:

@@ -1,1 +1,1 @@
-"""Memory of batches: estimates, and limits that hold them back."""
+"""Memory of batches: estimates and limits."""

@@ -1,4 +1,4 @@
-"""`MemoryBudget` and `MemoryGate`: memory that batches may need, and a gate that holds all batches under way below it."""
+"""`MemoryBudget` and `MemoryGate`: memory that batches may use, and a gate that keeps all batches in progress below it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
 
 
 class MemoryGate:
-    """Gate that lets batches begin while their predicted memory fits together, in the order in which they came.
+    """`MemoryGate`: gate that lets batches start, in the order of their arrival, while their predicted memory fits together.
 
-    A large batch that waits is not overtaken by small ones. Safe to use from several threads.
+    Small batches do not overtake a large batch that waits. Safe to use from several threads.
 
     Attributes:
-        capacity: bytes that batches may have at once. It may be changed: who waits sees it when a batch ends.
+        capacity: bytes that batches may use together. It may be changed; waiting batches use the new value when a batch ends.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -44,13 +44,18 @@ class MemoryGate:
 
     @property
     def waiting(self) -> int:
-        """Batches that wait for room."""
+        """Number of batches that wait for memory."""
         return len(self._waiting)
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Wait for room. A batch that is larger than the gate's capacity passes alone: the smallest batch
-        was checked at load."""
+        """Wait until a batch fits, and reserve its memory for the body of a `with` statement.
+
+        A batch that is larger than the capacity runs alone: the smallest batch was checked at load.
+
+        Args:
+            size: predicted bytes of the batch.
+        """
         size = min(size, self.capacity)
         turn = object()
         with self._changed:
@@ -60,7 +65,7 @@ class MemoryGate:
                     lambda: self._waiting[0] is turn and (not self._used or self._used + size <= self.capacity)
                 )
                 self._used += size
-            finally:  # an interrupted wait must not hold up the others
+            finally:  # an interrupted wait must not block the other batches
                 self._waiting.remove(turn)
                 self._changed.notify_all()
         try:
@@ -73,12 +78,12 @@ class MemoryGate:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """Memory that batches may need.
+    """`MemoryBudget`: memory that batches may use.
 
     Attributes:
-        shape: what a batch needs, on the provider that runs it.
-        batch: bytes of one batch; a single text may need more.
-        gate: holds all batches under way.
+        shape: prediction of the memory of a batch on the provider.
+        batch: largest number of bytes of one batch; a single text may need more.
+        gate: gate for all batches in progress.
     """
 
     shape: MemoryShape
@@ -86,18 +91,19 @@ class MemoryBudget:
     gate: MemoryGate
 
 
-#: Besides batches: texts on their way in, their vectors on their way out, and what the allocator keeps back; a share of the
-#: limit where that is more, as a larger server has more requests open.
+#: Memory for everything except batches: texts of requests, vectors of responses, and unused memory of the allocator.
+#: `SLACK` is the minimum in bytes. The limit divided by `SLACK_SHARE` is used if it is larger, because a server with more
+#: memory has more open requests.
 SLACK, SLACK_SHARE = 24 << 20, 16
 
 
 def slack(limit: int) -> int:
-    """Return the bytes of a limit that are kept for everything but batches."""
+    """Return the bytes of a limit that are reserved for everything except batches."""
     return max(SLACK, limit // SLACK_SHARE)
 
 
 def request_bytes(limit: int) -> int:
-    """Return the bytes of that slack that a server's open requests may hold; the rest is the allocator's."""
+    """Return the bytes of the slack that open requests of a server may use; the rest is for the allocator."""
     return slack(limit) * 2 // 3
 
 
@@ -112,21 +118,22 @@ def memory_budget(
     shared: bool = True,
     kept: int = 0,
 ) -> MemoryBudget:
-    """Share the memory that a limit leaves among the batches.
+    """Return the memory that batches may use under a memory limit.
 
     Args:
-        shape: what a batch needs, on the provider that runs it.
-        limit: bytes that the process may have resident.
-        loaded: bytes that it has, with the model loaded.
-        caches: bytes that its caches may still take.
-        workers: batches computed at once.
-        max_tokens: longest text.
-        shared: whether what a batch had serves the next one on any worker, as in ONNX Runtime's arena. OpenVINO keeps it for
-            each worker: after the same batch on two of them it holds twice as much (benchmarks/memory/peak.py --workers 2).
-        kept: bytes that the provider will come to keep for kernels.
+        shape: prediction of the memory of a batch on the provider.
+        limit: bytes that may be resident in the process.
+        loaded: bytes that are resident after the model was loaded.
+        caches: bytes that caches may use in addition.
+        workers: number of batches computed at the same time.
+        max_tokens: length of the longest text.
+        shared: whether workers use the memory of earlier batches together, as in ONNX Runtime's arena. OpenVINO keeps this
+            memory for each worker: after the same batch on two workers it holds twice as much (benchmarks/memory/peak.py
+            --workers 2).
+        kept: bytes that the provider will keep for kernels.
 
     Raises:
-        InputError: one text of the longest length does not fit, or not on each of the workers that share nothing.
+        InputError: one text of the longest length does not fit, or not one on each worker if `shared` is False.
     """
     longest = shape.predict(np.array([max_tokens]))
     times = 1 if shared else workers
@@ -150,7 +157,7 @@ def _mib(size: int) -> str:
 
 
 def resident() -> int:
-    """Return the bytes of this process in memory; on systems without /proc, its peak."""
+    """Return the resident bytes of this process; on systems without /proc, the largest number so far."""
     status = Path("/proc/self/statm")
     try:
         pages = int(status.read_text().split()[1])

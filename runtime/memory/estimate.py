@@ -1,4 +1,4 @@
-"""`MemoryEstimate`: memory that batches need on a device, predicted by the graph's shape and corrected by measurements."""
+"""`MemoryEstimate`: memory that batches need on a device, predicted from the graph and corrected by measurements."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ __all__ = ["MIB", "MemoryEstimate"]
 
 MIB = 1 << 20
 
-#: Measurements of less say little: a library's workspaces, which are taken once, would pass for what a batch needs.
+#: Smallest prediction that is compared with a measurement. Below it, the workspaces that a library allocates once would be
+#: taken for memory of the batch.
 SMALLEST = 64 * MIB
 
-#: Growth beyond this many times what was predicted is somebody else's.
+#: Largest ratio of measurement to prediction that is believed. Larger growth comes from other programs.
 MOST = 4.0
 
-#: How much nearer the correction comes to a lower measurement each time.
+#: Part of the distance to a lower measurement by which the correction falls each time.
 DOWN = 0.05
 
 
 class MemoryEstimate:
-    """`MemoryShape` of a graph and its correction for one device. It outlives sessions; the guard that uses it locks.
+    """`MemoryEstimate`: `MemoryShape` of a graph and its correction for one device.
+
+    The object outlives sessions. The guard that uses it must lock.
 
     Attributes:
-        shape: what the graph says.
-        factor: what that is multiplied by.
-        predicted: bytes that batches under way were last predicted to need.
-        held: bytes that the session's arena had for batches when it was last looked at.
-        splits: batches that were computed in parts.
-        retries: runs that found no memory and were tried again smaller, or alone.
-        refused: texts that did not fit alone.
+        shape: prediction from the graph.
+        factor: correction by which the prediction is multiplied.
+        predicted: last predicted bytes of the batches in progress.
+        held: bytes of the session's arena for batches at the last reading.
+        splits: number of times that a batch was split.
+        retries: number of runs that found too little memory and were repeated with a smaller batch, or alone.
+        refused: number of single texts that did not fit.
     """
 
     __slots__ = ("_seen", "_smallest", "factor", "held", "predicted", "refused", "retries", "shape", "splits")
 
     def __init__(self, shape: MemoryShape, *, factor: float = 1.0, smallest: int = SMALLEST) -> None:
-        """Begin with the prediction of a shape.
+        """Start with the prediction of a shape.
 
         Args:
-            shape: what the graph says, on the provider that runs it.
-            factor: to begin with.
-            smallest: bytes of the smallest prediction that is compared with what is measured.
+            shape: prediction from the graph on the provider.
+            factor: first correction.
+            smallest: bytes of the smallest prediction that is compared with a measurement.
         """
         self.shape = shape
         self.factor = factor
@@ -52,23 +55,23 @@ class MemoryEstimate:
         self.predicted = self.held = self.splits = self.retries = self.refused = 0
 
     def predict(self, lengths: NDArray[np.int64]) -> int:
-        """Return the bytes of one batch at its peak, corrected.
+        """Return the corrected peak bytes of one batch.
 
         Args:
-            lengths: tokens of each text, int64, (n,).
+            lengths: number of tokens of each text, int64, (n,).
         """
         return self.corrected(self.shape.predict(lengths))
 
     def corrected(self, raw: int) -> int:
-        """Return the corrected bytes of a prediction of the shape."""
+        """Return the corrected bytes for a prediction of the shape."""
         return int(raw * self.factor)
 
     def most(self, raw: int) -> int:
-        """Return the largest measurement that is believed for a prediction, in bytes."""
+        """Return the largest measurement in bytes that is believed for a prediction."""
         return int(raw * MOST)
 
     def holds(self, held: int) -> None:
-        """Note the bytes that the arena has for batches."""
+        """Record the bytes of the arena for batches."""
         self.held = held
 
     def counts(self, raw: int) -> bool:
@@ -76,12 +79,12 @@ class MemoryEstimate:
         return raw >= self._smallest
 
     def learn(self, raw: int, before: int, after: int) -> None:
-        """Correct by one measurement: at once upward, slowly downward, and never below the most that any batch took.
+        """Correct the factor by one measurement: upward at once, downward slowly, never below the largest ratio of any batch.
 
         Args:
-            raw: bytes that the shape predicts of the batches that were under way together.
-            before, after: bytes that the arena had for them. Where it grew, that is what they took; where it did not, they
-                took that at most.
+            raw: bytes that the shape predicts for the batches that were in progress together.
+            before, after: bytes of the arena for batches, before and after them. If the arena grew, `after` is the memory
+                that the batches used; otherwise it is an upper bound.
         """
         if not self.counts(raw):
             return
@@ -99,7 +102,7 @@ class MemoryEstimate:
         return [
             DeviceMetric(
                 "fletcher_gpu_memory_predicted_bytes",
-                "Bytes that batches under way were predicted to need",
+                "Predicted bytes of the batches in progress",
                 device,
                 lambda: float(self.predicted),
                 "amount",
@@ -113,28 +116,28 @@ class MemoryEstimate:
             ),
             DeviceMetric(
                 "fletcher_gpu_memory_correction",
-                "What the graph's own prediction is multiplied by",
+                "Factor by which the prediction from the graph is multiplied",
                 device,
                 lambda: self.factor,
                 "share",
             ),
             DeviceMetric(
                 "fletcher_gpu_batches_split_total",
-                "Batches computed in parts for want of memory",
+                "Number of times that a batch was split because of too little memory",
                 device,
                 lambda: float(self.splits),
                 "total",
             ),
             DeviceMetric(
                 "fletcher_gpu_out_of_memory_total",
-                "Runs that found no memory and were tried again",
+                "Runs that found too little memory and were repeated",
                 device,
                 lambda: float(self.retries),
                 "total",
             ),
             DeviceMetric(
                 "fletcher_gpu_texts_refused_total",
-                "Texts that did not fit alone",
+                "Single texts that did not fit into the memory",
                 device,
                 lambda: float(self.refused),
                 "total",

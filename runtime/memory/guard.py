@@ -1,6 +1,6 @@
-"""`MemoryGuard`: session whose batches fit into its device's memory; a batch that failed is halved.
+"""`MemoryGuard`: session that splits batches so that they fit into the memory of its device; a batch that failed is halved.
 
-It knows sizes and free bytes; nothing of GPUs or graphs. What other programs take of the device counts as gone.
+The guard knows sizes and free bytes; it does not know GPUs or graphs. Memory of other programs on the device is not free.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from .estimate import MIB, MemoryEstimate
 
 __all__ = ["RESERVE", "MemoryGuard"]
 
-#: Bytes of a device that batches leave free: for kernels' own workspaces, and for what others take between two looks.
+#: Bytes of a device that batches leave free: for workspaces of kernels, and for memory that other programs take between two
+#: readings.
 RESERVE = 256 * MIB
 
-#: Seconds for which a reading of the device's memory is used: a driver may take longer to answer than a short text takes.
+#: Seconds for which a reading of the device's memory is used: an answer of the driver may take longer than a short text.
 FRESH = 0.05
 
-#: What the bound of a batch grows by with every batch that succeeds after one failed: doubled after 35 batches.
+#: Factor by which the limit of a batch grows with each successful batch after a failure: it doubles after 35 batches.
 RECOVERY = 1.02
 
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """Batch under way.
+    """`_Run`: batch in progress.
 
     Attributes:
-        before: bytes that the arena had when it began.
-        peak: the most that was under way together since, as the graph's shape predicts it; bytes.
+        before: bytes of the arena when the batch started.
+        peak: largest predicted bytes of all batches in progress since then, without correction.
     """
 
     before: int
@@ -47,10 +48,10 @@ class _Run:
 
 
 class MemoryGuard(Session):
-    """Session around one that computes on a device with little memory. Safe to use from several threads.
+    """`MemoryGuard`: wrapper of a session that limits the memory of its batches. Safe to use from several threads.
 
     Attributes:
-        estimate: what batches need, and what is counted of that.
+        estimate: estimate of the memory of batches, with its counters.
     """
 
     def __init__(
@@ -67,15 +68,16 @@ class MemoryGuard(Session):
         """Wrap a session.
 
         Args:
-            session: loaded; it is closed with the guard.
-            estimate: what batches need on that device; hand the same one to the session that follows a lost one.
-            memory_info: reads the device's bytes that are free, and all.
+            session: loaded session. The guard closes it.
+            estimate: estimate of the memory of batches on this device. Pass the same object again with the session that
+                replaces a lost one.
+            memory_info: returns the free bytes and the total bytes of the device.
             reserve: bytes that are left free.
-            held: reads the bytes that the session's arena has for batches, used or not. None takes for it what the free bytes
-                fall by while batches run, which is wrong where other programs take memory at the same time.
-            is_held: whether a batch, for an output, computes in memory that the session took when it was opened: such a batch
-                passes without a look. None is never.
-            clock: seconds.
+            held: returns the bytes of the session's arena for batches, used or not. None estimates them from the free bytes
+                before and after batches, which is wrong if other programs take memory at the same time.
+            is_held: returns whether a batch, for an output, runs in memory that the session allocated when it was opened.
+                Such a batch runs without a check. None checks every batch.
+            clock: returns seconds of a monotonic clock.
         """
         self._is_held = is_held
         self._session = session
@@ -96,11 +98,11 @@ class MemoryGuard(Session):
         estimate.holds(self._held)
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Compute one batch, in parts if the device has no room for the whole; see `Session.run`.
+        """Compute one batch, in parts if it does not fit into the memory of the device; see `Session.run`.
 
         Raises:
-            DeviceMemoryError: not even one of its texts fits.
-            As the session's own `run` otherwise.
+            DeviceMemoryError: a single text of the batch does not fit.
+            Exception: any other error of the session's `run`.
         """
         if self._is_held is not None and self._is_held(batch, output):
             return self._session.run(batch, output)
@@ -121,28 +123,28 @@ class MemoryGuard(Session):
                 rows = -(-rows // 2)
             with self._lock:
                 self.estimate.splits += 1
-            # Rows stay in order: results are joined, whether they have a row a text or a row a token.
+            # The parts stay in order, so that their results can be joined: one row per text or one row per token.
             pending += [(start + rows, stop), (start, start + rows)]
         return values[0] if len(values) == 1 else np.concatenate(values)
 
     def counters(self) -> Counters:
-        """Return what the session counts by itself."""
+        """Return the counters of the session."""
         return self._session.counters()
 
     def close(self) -> None:
-        """Release the memory."""
+        """Close the session."""
         self._session.close()
 
     def _attempt(self, part: Batch, output: str | None, raw: int) -> NDArray[np.float32] | None:
-        """Compute a part that should fit; return None if it did not and can be halved.
+        """Compute a part that should fit; return None if it did not fit and can be halved.
 
         Args:
-            part: one text, or what was predicted to fit.
-            output: as for `run`.
-            raw: bytes that the graph's shape predicts.
+            part: one text, or several texts that should fit.
+            output: see `Session.run`.
+            raw: bytes that the shape predicts, without correction.
 
         Raises:
-            DeviceMemoryError: one text did not, not even with the device for itself.
+            DeviceMemoryError: a single text does not fit, even without other batches on the device.
         """
         needed = self.estimate.corrected(raw)
         try:
@@ -151,11 +153,11 @@ class MemoryGuard(Session):
             self._shrink(needed)
             if len(part) > 1:
                 return None
-        try:  # the memory may be with another batch under way: once that has ended, try alone
+        try:  # other batches may use the memory: wait until they have ended, and run alone
             return self._measured(part, output, raw, self._total)
         except DeviceMemoryError as error:
             with self._lock:
-                self._look()
+                self._read_memory()
                 free = self._free + self._held
                 self.estimate.refused += 1
             raise DeviceMemoryError(
@@ -165,7 +167,7 @@ class MemoryGuard(Session):
             ) from error
 
     def _measured(self, part: Batch, output: str | None, raw: int, size: int) -> NDArray[np.float32]:
-        """Compute a batch once there is room for it beside the others."""
+        """Compute a batch as soon as it fits beside the other batches, and learn from the memory that it used."""
         with self._gate.hold(size):
             with self._lock:
                 run = _Run(self._held)
@@ -183,6 +185,7 @@ class MemoryGuard(Session):
             return values
 
     def _ended(self, run: _Run, raw: int, *, learn: bool = False) -> None:
+        """Record the end of a batch; with `learn`, raise the limit again and correct the estimate."""
         with self._lock:
             self._runs.remove(run)
             self._raw -= raw
@@ -193,17 +196,17 @@ class MemoryGuard(Session):
                 if self._limit > self._total:
                     self._limit = None
             if self.estimate.counts(run.peak) or self._is_old():
-                self._look(run.peak)
+                self._read_memory(run.peak)
                 self.estimate.learn(run.peak, run.before, self._held)
 
     def _shrink(self, needed: int) -> None:
-        """Lower the bound of a batch after one was too large though it was predicted to fit; the bound grows back slowly."""
+        """Lower the limit of a batch after a batch did not fit as predicted; the limit grows back slowly."""
         with self._lock:
             self.estimate.retries += 1
             self._limit = min(self._limit or needed, needed) / 2
 
     def _fitting(self, lengths: NDArray[np.int64], needed: int, room: int) -> int:
-        """Return the number of first rows to run together: about equal parts that fit, one row at least."""
+        """Return the number of rows of the first part, at least 1: it fits, and the parts are about equal."""
         count = len(lengths)
         if count == 1 or needed <= room:
             return count
@@ -212,22 +215,22 @@ class MemoryGuard(Session):
         return max(1, min(fit, equal))
 
     def _room(self) -> int:
-        """Return the bytes for all batches at once, 1 at least."""
+        """Return the bytes for all batches together, at least 1."""
         with self._lock:
-            # Without `held`, what the arena grows by while batches run would pass for others' memory.
+            # Without `held`, growth of the arena during a batch would be taken for memory of other programs.
             if self._is_old() and (self._read_held is not None or not self._runs):
-                self._look()
+                self._read_memory()
             room = self._free + self._held - self._reserve
             return max(1, int(room if self._limit is None else min(room, self._limit)))
 
     def _is_old(self) -> bool:
         return self._clock() - self._read_at > FRESH
 
-    def _look(self, peak: int = 0) -> None:
-        """Read the device's memory.
+    def _read_memory(self, peak: int = 0) -> None:
+        """Read the memory of the device.
 
         Args:
-            peak: predicted bytes of the batches that may have made the arena grow since.
+            peak: predicted bytes of the batches that may have made the arena grow since the last reading.
         """
         before = self._free
         self._free, self._total = self._memory_info()

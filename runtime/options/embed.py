@@ -44,9 +44,9 @@ InputType = Annotated[
 OverflowField = Annotated[
     Overflow,
     Meta(
-        description="Treatment of a text that is longer than the model's longest input: `truncate` cuts its end, "
-        "`truncate_left` its start, `refuse` is an error, `windows` averages the vectors of overlapping windows, weighted by "
-        "their tokens, "
+        description="Treatment of a text that is longer than the model's longest input: `truncate` cuts its end "
+        "(its start if the checkpoint's tokenizer says so), `truncate_left` its start, `refuse` is an error, `windows` "
+        "averages the vectors of overlapping windows, weighted by their tokens, "
         "`late` (late chunking) averages token states chunk by chunk. `windows` and `late` also return `chunks`."
     ),
 ]

@@ -29,6 +29,14 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
             "runs; with `auto`, one for a GPU before one for the CPU."
         ),
     ] = None
+    precision: Annotated[
+        str | None,
+        Meta(
+            description="Precision of the graph to run, for example fp32, fp16 or int8-per-token. Default: on an NVIDIA GPU "
+            "fp16, if the artifact has it and its canary passes, else fp32; on a CPU the artifact's first one.",
+            extra={"metavar": "NAME"},
+        ),
+    ] = None
     provider: Annotated[
         str,
         Meta(
@@ -100,6 +108,7 @@ class LoadFields(TypedDict, total=False):
     """Fields of `LoadOptions` as keyword arguments, for type checkers. A test checks that both have the same fields."""
 
     variant: str | None
+    precision: str | None
     provider: str
     allow_fallback: bool
     min_cosine: float | None

@@ -1,1 +1,1 @@
-"""Execution providers: one folder each."""
+"""Execution providers, each in its own folder."""

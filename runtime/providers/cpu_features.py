@@ -11,7 +11,7 @@ __all__ = ["check_instructions", "lacking"]
 
 
 def lacking(variant: Variant, machine: Machine) -> tuple[str, ...]:
-    """Return the variant's requirements that the machine does not meet; `a|b` is met by either."""
+    """Return the instruction sets of a variant that the machine lacks; `a|b` needs one of the two."""
     return tuple(group for group in variant.instructions if not machine.instructions & set(group.split("|")))
 
 
@@ -19,7 +19,7 @@ def check_instructions(artifact: Artifact, variant: Variant, machine: Machine) -
     """Raise an error unless the processor has the instruction sets of a variant.
 
     Raises:
-        ProviderError: the processor lacks one, without which the variant's vectors would be wrong.
+        ProviderError: the processor lacks an instruction set, and the vectors of the variant would be wrong without it.
     """
     missing = lacking(variant, machine)
     if not missing:
@@ -32,7 +32,7 @@ def check_instructions(artifact: Artifact, variant: Variant, machine: Machine) -
     advice = (
         f"load the variant {fitting[0]}"
         if fitting
-        else f"load {variant.target}-fp32 of the artifact that it was made from, or quantize that with the recipe "
+        else f"load {variant.target}-fp32 of the original artifact, or quantize that artifact with the recipe "
         "int8-per-token-reduced"
     )
     groups = ", ".join(group.replace("|", " or ") for group in missing)

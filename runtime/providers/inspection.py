@@ -1,6 +1,6 @@
-"""`InspectionSession`: a graph all of whose inner values can be read, with ONNX Runtime's optimizer off.
+"""`InspectionSession`: session of a graph whose inner values can all be read, without ONNX Runtime's optimizer.
 
-The graph comes as bytes with the requested values among its outputs; its weights stay in the artifact, which is only read.
+The graph is given as bytes, with the requested values among its outputs. Its weights are read from the artifact.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ __all__ = ["InspectionSession"]
 
 
 class InspectionSession(Closing):
-    """A graph whose inner values can be read. A context manager, for one thread.
+    """`InspectionSession`: session of a graph whose inner values can be read. A context manager, for one thread.
 
-    Graphs for TensorRT and CoreML are made of standard operators, so that the CPU provider shows what they mean; what the
-    device makes of them is for the served session to show. A graph for CUDA runs on the first GPU, as it is served there.
+    Graphs for TensorRT and CoreML consist of standard operators, so the CPU provider computes their values; the values on the
+    device itself are those of the served session. A graph for CUDA runs on the first GPU, as when it is served.
     """
 
     def __init__(self, graph: bytes, weights_folder: Path, target: Target) -> None:
         """Open a graph.
 
         Args:
-            graph: a serialized model; its external data are named relative to `weights_folder`.
-            weights_folder: where its weights lie.
-            target: of the variant.
+            graph: serialized model whose external data are relative to `weights_folder`.
+            weights_folder: folder of the weights.
+            target: target of the variant.
 
         Raises:
-            MissingPackageError: onnxruntime is not installed, or for a cuda graph, none with CUDA.
+            MissingPackageError: onnxruntime is not installed, or has no CUDA although the target is `cuda`.
             ProviderError: the target's provider cannot be used here, or does not run a node.
             ArtifactError: ONNX Runtime cannot load the graph.
         """
-        own = (provider.inspect for provider in all_providers() if target in provider.targets)
-        inspect = next((inspect for inspect in own if inspect is not None), None)
+        candidates = (provider.inspect for provider in all_providers() if target in provider.targets)
+        inspect = next((inspect for inspect in candidates if inspect is not None), None)
         self._session = (
             open_graph(graph, weights_folder, optimize=False) if inspect is None else inspect(graph, weights_folder)
         )
 
     def run(self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Compute one batch and return the values of those names, each in the graph's own layout.
+        """Compute one batch and return the named values, each in the layout of the graph.
 
         Args:
-            feeds: every input of the graph.
-            values: names among its outputs.
+            feeds: all inputs of the graph.
+            values: names of outputs of the graph.
 
         Raises:
             ProviderError: ONNX Runtime cannot compute them.
         """
         try:
             return dict(zip(values, self._session.run(list(values), dict(feeds)), strict=True))
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
             raise ProviderError(f"ONNX Runtime cannot compute a graph with the inputs {shapes}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Requirements of providers, compared with what is installed and with the machine."""
+"""Requirements of providers, compared with the installed packages and the machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["missing", "require", "too_old"]
 
 
 def missing(provider: Provider, machine: Machine) -> str | None:
-    """Return why a provider cannot be used on a machine, or None.
+    """Return the reason why a provider cannot be used on a machine, or None.
 
-    Its package is not imported for the answer, except that CoreML's needs ask onnxruntime on a Mac.
+    The check does not import the package of the provider, except onnxruntime for CoreML on a Mac.
     """
     needs = provider.needs
     if not _is_installed(needs):
@@ -26,7 +26,7 @@ def missing(provider: Provider, machine: Machine) -> str | None:
 
 
 def too_old(provider: Provider) -> str | None:
-    """Return that a provider's package is installed and too old, or None."""
+    """Return a message if the package of a provider is installed and too old, else None."""
     needs = provider.needs
     version = _version(needs.source)
     if version is None or version_numbers(version) >= needs.oldest:
@@ -43,7 +43,7 @@ def require(provider: Provider, machine: Machine) -> None:
 
     Raises:
         MissingPackageError: the provider's package is not installed.
-        ProviderError: the package is too old, or the machine lacks what the provider needs.
+        ProviderError: the package is too old, or the machine lacks a requirement of the provider.
     """
     needs = provider.needs
     if not _is_installed(needs):
@@ -53,15 +53,15 @@ def require(provider: Provider, machine: Machine) -> None:
 
 
 def _is_installed(needs: Needs) -> bool:
-    """Return whether the module is there, and where it comes in several builds, the right one."""
+    """Return whether the module is installed, and from the right distribution if the provider needs a certain one."""
     if needs.distribution is not None and _version(needs.distribution) is None:
         return False
     try:
         return importlib.util.find_spec(needs.package) is not None
-    except (ModuleNotFoundError, ValueError):  # a hook that hides it, or a stand-in without a specification
+    except (ModuleNotFoundError, ValueError):  # an import hook hides the module, or a test double has no specification
         return False
 
 
 def _version(package: str) -> str | None:
-    """Return the version of the distribution that brings a module: onnxruntime comes in two builds."""
+    """Return the version of the distribution that contains a module; onnxruntime has two distributions."""
     return installed_version(package) or installed_version(f"{package}-gpu")

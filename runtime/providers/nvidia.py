@@ -1,4 +1,4 @@
-"""Facts that the providers on NVIDIA GPUs share: the driver, their layouts, the host's memory."""
+"""Parts that the providers on NVIDIA GPUs share: check of the driver, worker layouts, memory of the host."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from .provider import MemoryUse, Tuning
 
 __all__ = ["GPU_TOKEN_BUDGET", "NVIDIA_MEMORY", "NVIDIA_TUNING", "gpu_problem"]
 
-#: Tokens that a GPU's batch should hold where nothing was measured: a batch has to fill it (benchmarks/gpu).
+#: Tokens that a batch on a GPU should hold without a measurement: a batch has to fill the GPU (benchmarks/gpu).
 GPU_TOKEN_BUDGET = 65_536
 
 
 def gpu_problem(machine: Machine) -> str | None:
-    """Return why no NVIDIA GPU can be used, or None."""
+    """Return the reason why no NVIDIA GPU can be used, or None."""
     return gpus.this_gpus().problem
 
 
 def _shapes(machine: Machine) -> list[tuple[int, int]]:
-    """Return one layout: every slot of every GPU has a worker that waits for it."""
+    """Return one layout: a worker for each slot of each GPU."""
     return [(SLOTS * max(len(gpus.this_gpus().gpus), 1), 1)]
 
 

@@ -1,4 +1,4 @@
-"""Opening a session of a variant on a provider, and on the fallback where that is allowed."""
+"""Functions that open a session of a variant on a provider, or on the fallback if it is allowed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["FALLBACK", "Opened", "open_session", "open_with_fallback"]
 
 logger = logging.getLogger("fletcher.runtime.providers.opening")
 
-#: The provider of every machine that has ONNX Runtime.
+#: Name of the provider that every machine with ONNX Runtime has.
 FALLBACK = MLAS.name
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session that was opened, perhaps on the fallback.
+    """`Opened`: open session, perhaps on the fallback.
 
     Attributes:
         session: the session.
-        variant: its graph.
+        variant: variant that it runs.
         provider: name of the provider that opened it.
-        fallback: reason why another provider runs than the requested one; None if it is that one.
+        fallback: reason why another provider runs than the requested one; None if the requested one runs.
     """
 
     session: Session
@@ -53,18 +53,19 @@ def open_session(
     """Load a variant on a provider.
 
     Args:
-        artifact: where the graph lies.
-        variant: which graph.
+        artifact: artifact that contains the graph.
+        variant: variant of the graph.
         provider: name of a provider.
         threads: processor threads inside one run.
-        workers: runs that may be under way at once.
-        allow_fallback: whether another provider of the same device may run the graph; the session's `fallback` says why.
+        workers: number of runs that may be in progress at once.
+        allow_fallback: whether another provider of the same device may run the graph. The session's `fallback` then has the
+            reason.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no such provider.
         MissingPackageError: the provider's package is not installed.
-        ProviderError: the package is too old, the machine lacks what the provider needs or the variant's instruction set, or
-            the provider does not run this target or refuses the graph.
+        ProviderError: the package is too old, the machine lacks a requirement of the provider or an instruction set of the
+            variant, or the provider does not run the target or rejects the graph.
         ArtifactError: the graph file cannot be loaded.
     """
     chosen = find_provider(provider)
@@ -83,14 +84,14 @@ def open_with_fallback(
 ) -> Opened:
     """Load a variant on a provider, or on ONNX Runtime's CPU provider if that fails and it is allowed.
 
-    The artifact's first variant for the processor replaces a variant that the fallback does not run.
+    If the fallback does not run the variant, the artifact's first variant for the processor replaces it.
 
     Args:
-        artifact, variant, provider, threads, workers: as for `open_session`.
-        allowed: whether another provider may run the graph. It is logged, and the caller shows it.
+        artifact, variant, provider, threads, workers: see `open_session`.
+        allowed: whether another provider may run the graph. A fallback is logged, and the caller must report it.
 
     Raises:
-        As `open_session`, for the requested provider or for the fallback.
+        FletcherError: any error of `open_session`, for the requested provider or for the fallback.
     """
     try:
         session = open_session(
@@ -101,7 +102,7 @@ def open_with_fallback(
         replacement = variant if variant.target in MLAS.targets else artifact.variant(targets=MLAS.targets)
         if not allowed or provider == FALLBACK or replacement.target not in MLAS.targets:
             raise
-        reason = f"{provider} was wanted, {FALLBACK} runs: {error}"
+        reason = f"{provider} was requested, {FALLBACK} runs: {error}"
         logger.warning("fallback", extra={"fields": {"variant": replacement.name, "reason": reason}})
     session = open_session(artifact, replacement, threads=threads, workers=workers)
     return Opened(session, replacement, FALLBACK, reason)

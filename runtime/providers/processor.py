@@ -1,4 +1,4 @@
-"""Facts that the providers which compute on the processor share: their layouts and the size of their batches."""
+"""Worker layouts and batch sizes of the providers that compute on the processor."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from ..machine.machine import Machine
 
 __all__ = ["TOKEN_BUDGET", "processor_shapes", "shapes_of_one_pool"]
 
-#: Tokens a CPU batch should hold where nothing was measured: small sorted batches stay in the caches. MiniLM on two workers,
-#: throughput relative to this budget: 0.97 to 1.05 for 128 and 256 tokens, 0.87 for 1024, 0.40 for 8192
-#: (benchmarks/batching, docs/reference/benchmarks.md).
+#: Tokens that a batch on the processor should hold without a measurement: small sorted batches stay in the caches.
+#: Throughput of MiniLM on two workers, relative to this budget: 0.97 to 1.05 for 128 and 256 tokens, 0.87 for 1024, 0.40
+#: for 8192 (benchmarks/batching, docs/reference/benchmarks.md).
 TOKEN_BUDGET = 512
 
-#: Beyond this many processors layouts between all single threads and one wide run are tried too.
+#: Number of processors above which layouts between "all workers with one thread" and "one worker with all threads" are
+#: measured too.
 FEW_PROCESSORS = 8
 
 
 def processor_shapes(machine: Machine) -> list[tuple[int, int]]:
-    """Return pairs of workers and threads of each that are worth a try, the default first.
+    """Return the layouts that are worth measuring, as (workers, threads per worker), the default first.
 
-    On a large machine there are layouts between: a worker for two processors, which may be two faces of one core; workers of
-    four threads; a worker a NUMA node; and, last, a few processors for one batch, as a short text has no work for all.
+    A large machine has more layouts: one worker per two processors, which may be hyperthreads of one core; workers of four
+    threads; one worker per NUMA node; and, last, one worker on a few processors, because a short text cannot use all of them.
     """
     count = len(machine.processors)
     shapes = [(count, 1), (1, count)]
@@ -31,9 +32,8 @@ def processor_shapes(machine: Machine) -> list[tuple[int, int]]:
 
 
 def shapes_of_one_pool(machine: Machine) -> list[tuple[int, int]]:
-    """Return those of `processor_shapes` where several workers have one thread each.
+    """Return the layouts of `processor_shapes` with one worker, or with one thread per worker.
 
-    ONNX Runtime's runs share the one pool of threads of their session, so several runs of several threads each are not a
-    layout of it.
+    Runs of ONNX Runtime share the thread pool of their session, so several workers with several threads each are impossible.
     """
     return [(workers, threads) for workers, threads in processor_shapes(machine) if workers == 1 or threads == 1]

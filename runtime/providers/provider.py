@@ -1,7 +1,7 @@
-"""`Provider`: everything that Fletcher knows of one execution provider, as one object.
+"""`Provider`: description of one execution provider, as one object.
 
-Each folder beside this file defines its providers in `provider.py`; registry.py lists them. The rest of Fletcher asks the
-object and never compares names.
+Each folder beside this file defines its providers in `provider.py`, and registry.py lists them. Other code uses the object
+and does not compare names.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from .worker_layout import WorkerLayout
 
 __all__ = ["DeviceKind", "MemoryUse", "Needs", "OpenOptions", "Provider", "Tuning", "only_itself"]
 
-#: Device that computes: the processor, NVIDIA GPUs, or what CoreML chooses on an Apple machine.
+#: Device that computes: the processor, NVIDIA GPUs, or the device that CoreML chooses on an Apple machine.
 DeviceKind = Literal["cpu", "nvidia", "apple"]
 
-#: Bytes that the host keeps of a batch that another device computes: its ids, six integers a token and five a place, and what
-#: they are made from.
+#: Bytes on the host for a batch that another device computes: its ids, six integers per token and five per place of the
+#: rectangle, and the data that these are made from.
 HOST_SHAPE = MemoryShape(token=64, cell=40, square=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """Requirements of a provider.
+    """`Needs`: requirements of a provider.
 
     Attributes:
         package: module that must be importable.
-        oldest: oldest version of it that works, as numbers.
-        extra: extra of Fletcher that installs it.
-        distribution: name of the package where it is installed from, if that differs from the module's.
-        problem: returns why anything else that the provider needs is missing on a machine, or None.
+        oldest: oldest version of the module that works, as numbers.
+        extra: extra of Fletcher that installs the module.
+        distribution: name of the distribution that installs the module, if it differs from the module's name.
+        problem: returns the reason why another requirement is missing on a machine, or None.
     """
 
     package: str
@@ -48,19 +48,19 @@ class Needs:
 
     @property
     def source(self) -> str:
-        """Name of the package for pip."""
+        """Name of the distribution for pip."""
         return self.distribution or self.package
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryUse:
-    """Memory of the process that a provider's batches take.
+    """`MemoryUse`: memory of the process that the batches of a provider need.
 
     Attributes:
-        factors: multiples of what the graph needs on MLAS; None where another device computes and the host keeps the
-            inputs alone.
+        factors: multiples of the memory that the graph needs on MLAS; None if another device computes and the host has only
+            the inputs.
         kept: bytes of compiled kernels that the provider keeps for each worker.
-        shared: whether memory of one batch serves the next one on any worker, as in ONNX Runtime's arena.
+        shared: whether the memory of a batch is reused by the next batch on any worker, as in ONNX Runtime's arena.
     """
 
     factors: MemoryFactors | None
@@ -68,7 +68,7 @@ class MemoryUse:
     shared: bool = True
 
     def shape_of(self, variant: Variant) -> MemoryShape | None:
-        """Return what batches of a variant need in this process, or None where the variant does not say it."""
+        """Return the memory of batches of a variant in this process, or None if the variant does not define it."""
         if self.factors is None:
             return HOST_SHAPE
         return None if variant.memory is None else variant.memory.scaled(self.factors)
@@ -76,12 +76,12 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """Layouts that are worth measuring.
+    """`Tuning`: layouts that are worth measuring.
 
     Attributes:
-        shapes: returns pairs of workers and threads of each for a machine, the default first.
-        token_budget: tokens that a batch should hold where nothing was measured.
-        at_load: whether a load may measure; False where opening a session takes longer than a load may.
+        shapes: returns the layouts for a machine as (workers, threads per worker), the default first.
+        token_budget: tokens that a batch should hold without a measurement.
+        at_load: whether a load may measure; False if opening a session takes too long.
     """
 
     shapes: Callable[[Machine], Sequence[tuple[int, int]]]
@@ -91,12 +91,12 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenOptions:
-    """Options of a session that is opened.
+    """`OpenOptions`: options for opening a session.
 
     Attributes:
         threads: processor threads inside one run.
-        workers: runs that may be under way at once.
-        allow_fallback: whether another provider of the same device may run the graph; `Session.fallback` says why it does.
+        workers: number of runs that may be in progress at once.
+        allow_fallback: whether another provider of the same device may run the graph; `Session.fallback` has the reason.
     """
 
     threads: int = 1
@@ -105,28 +105,29 @@ class OpenOptions:
 
 
 def only_itself(artifact: Artifact, variant: Variant) -> tuple[Variant, ...]:
-    """Return the variant alone: a session runs one graph on most providers."""
+    """Return only the given variant: a session runs one graph on most providers."""
     return (variant,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """An execution provider.
+    """`Provider`: an execution provider.
 
     Attributes:
-        name: as options, measurements and code write it: `openvino`.
-        title: as sessions, metrics and reports write it, for people: `OpenVINO CPU f32`.
-        targets: targets whose graphs it runs.
+        name: name in options, measurements and code, for example `openvino`.
+        title: name in sessions, metrics and reports, for example `OpenVINO CPU f32`.
+        targets: targets whose graphs the provider runs.
         device_kind: device that computes.
         needs: requirements.
-        open: loads a variant that is for one of the targets, on a machine that has what the provider needs.
-        memory: memory of the process that batches take.
+        open: opens a session of a variant for one of the targets. The machine must meet the requirements.
+        memory: memory of the process that batches need.
         tuning: layouts that are worth measuring.
-        precision: arithmetic that replaces the graph's own; None keeps that.
-        engines: distributions whose versions decide how fast it computes.
+        precision: precision that replaces the precision of the graph; None keeps that of the graph.
+        engines: distributions whose versions affect the speed.
+        preferred: precisions that are tried first if the caller requests none.
         variants: returns all variants that the session of one variant runs.
-        inspect: opens a graph, given as bytes with its weights' folder, so that all its values can be read; None where ONNX
-            Runtime's CPU provider shows the same.
+        inspect: opens a graph, given as bytes and the folder of its weights, so that all its values can be read. None if the
+            values of ONNX Runtime's CPU provider are the same.
     """
 
     name: str
@@ -139,14 +140,15 @@ class Provider:
     tuning: Tuning
     precision: str | None = None
     engines: tuple[str, ...] = ()
+    preferred: tuple[str, ...] = ()
     variants: Callable[[Artifact, Variant], tuple[Variant, ...]] = only_itself
     inspect: Callable[[bytes, Path], Any] | None = None
 
     def layouts(self, machine: Machine) -> list[WorkerLayout]:
-        """Return the layouts that are worth a try on a machine, the default first."""
+        """Return the layouts that are worth measuring on a machine, the default first."""
         budget = self.tuning.token_budget
         return [WorkerLayout(self.name, workers, threads, budget) for workers, threads in self.tuning.shapes(machine)]
 
     def default_layout(self, machine: Machine) -> WorkerLayout:
-        """Return the layout that is taken where nothing was measured."""
+        """Return the layout that is used without a measurement."""
         return self.layouts(machine)[0]

@@ -1,7 +1,7 @@
-"""The execution providers that Fletcher has, in the order of preference where nothing was measured.
+"""Registry of execution providers, in the order of preference without a measurement.
 
-To add a provider: write one folder here with its `Provider` object, and add one line below. Loading, memory limits, tuning,
-`fletcher-serve devices` and the error messages follow from the object.
+To add a provider, write a folder here with its `Provider` object, and add one line below. Loading, memory limits, tuning,
+`fletcher-serve devices` and error messages use the object.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Finding a provider by its name, and choosing providers and variants that can run on this machine."""
+"""Selection of a provider by its name, and of providers and variants that can run on this machine."""
 
 from __future__ import annotations
 
 from ..artifact.folder import Artifact
 from ..artifact.manifest import Target, Variant
-from ..errors import ArtifactError, InputError, ProviderError
+from ..errors import ArtifactError, OptionError, ProviderError
 from ..machine.machine import Machine, this_machine
 from . import registry
 from .needs import missing
@@ -16,17 +16,18 @@ __all__ = [
     "candidates",
     "check_provider",
     "choose_variant",
+    "choose_variants",
     "default_provider",
     "find_provider",
     "is_provider",
     "runnable_targets",
 ]
 
-#: Asks for a measurement instead of naming a provider.
+#: Value of the option `provider` that chooses a provider by measurement.
 AUTO = "auto"
 
-#: Devices whose targets are preferred over the processor's where no variant was named. Apple's are not among them: CoreML was
-#: not measured.
+#: Devices whose targets are preferred over those of the processor if no variant is named. Apple devices are missing, because
+#: CoreML was not measured.
 BEFORE_THE_PROCESSOR: tuple[DeviceKind, ...] = ("nvidia",)
 
 
@@ -36,42 +37,42 @@ def all_providers() -> tuple[Provider, ...]:
 
 
 def is_provider(name: str) -> bool:
-    """Return whether there is a provider of this name."""
+    """Return whether a provider has this name."""
     return any(provider.name == name for provider in registry.PROVIDERS)
 
 
 def find_provider(name: str) -> Provider:
-    """Return the provider of a name.
+    """Return the provider with a name.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no provider of this name; `field` is `provider`.
     """
     for provider in registry.PROVIDERS:
         if provider.name == name:
             return provider
     names = (AUTO, *(provider.name for provider in registry.PROVIDERS))
-    raise InputError(f"there is no provider {name!r}: use {', '.join(names)}")
+    raise OptionError("provider", f"there is no provider {name!r}: use {', '.join(names)}")
 
 
 def check_provider(name: str) -> None:
-    """Raise an error unless a name is `auto` or a provider's.
+    """Raise an error unless a name is `auto` or the name of a provider.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no provider of this name; `field` is `provider`.
     """
     if name != AUTO:
         find_provider(name)
 
 
 def candidates(variant: Variant, machine: Machine) -> list[tuple[Provider, str | None]]:
-    """Return the providers of a variant's target, each with why it cannot be used on a machine, or None."""
+    """Return the providers of a variant's target, each with the reason why it cannot be used on a machine, or None."""
     return [
         (provider, missing(provider, machine)) for provider in registry.PROVIDERS if variant.target in provider.targets
     ]
 
 
 def default_provider(target: Target) -> str:
-    """Return the name of the provider that runs a target where nothing was measured and none was named.
+    """Return the name of the provider that runs a target if none is named and there is no measurement.
 
     Raises:
         ProviderError: no provider runs it.
@@ -82,35 +83,66 @@ def default_provider(target: Target) -> str:
     raise ProviderError(f"no provider here runs the target {target}: load a cpu variant")
 
 
-def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Variant:
-    """Return the variant that a provider shall run.
+def choose_variants(
+    artifact: Artifact, name: str | None, provider: str, precision: str | None = None
+) -> tuple[Variant, ...]:
+    """Return the variants that a provider should try, the preferred one first.
+
+    There are several only if the caller requests neither a variant nor a precision, and the provider prefers a precision
+    whose canary may fail: then the next variant follows.
 
     Args:
-        artifact: the artifact that has it.
-        name: name of the variant; None is the first that the provider runs.
+        artifact: artifact that contains the variants.
+        name: name of the variant; None chooses by provider and precision.
         provider: name of a provider, or `auto`, which prefers a GPU.
+        precision: precision of the variant; None prefers those of `Provider.preferred`.
 
     Raises:
-        InputError: there is no such provider.
-        ArtifactError: the artifact has no such variant, or none that the provider runs.
+        OptionError: there is no provider of this name, or the named variant has another precision; `field` names the option.
+        ArtifactError: the artifact has no such variant, or no variant that the provider runs.
     """
     targets = runnable_targets() if provider == AUTO else find_provider(provider).targets
-    variant = artifact.variant(name, targets)
-    if name is None and provider != AUTO and variant.target not in targets:
+    if name is not None:
+        variant = artifact.variant(name)
+        if precision not in (None, variant.precision):
+            raise OptionError("precision", f"precision is {precision}, but the variant {name} has {variant.precision}")
+        return (variant,)
+    variants = next((found for target in targets if (found := _of_precision(artifact, target, precision))), ())
+    if variants:
+        first = find_provider(default_provider(variants[0].target)) if provider == AUTO else find_provider(provider)
+        preferred = [variant for variant in variants if precision is None and variant.precision in first.preferred]
+        return (*preferred[:1], *(variant for variant in variants if variant not in preferred))[
+            : 1 + len(preferred[:1])
+        ]
+    if precision is not None:
+        names = ", ".join(dict.fromkeys(variant.precision for variant in artifact.manifest.variants)) or "none"
+        raise ArtifactError(f"{artifact.path} has no variant of precision {precision} that runs here: it has {names}")
+    if provider != AUTO:
         raise ArtifactError(
             f"{artifact.path} has no variant that {provider} runs: export the checkpoint with --target {targets[0]}"
         )
-    return variant
+    return (artifact.variant(),)
+
+
+def _of_precision(artifact: Artifact, target: Target, precision: str | None) -> tuple[Variant, ...]:
+    return tuple(variant for variant in artifact.of_target(target) if precision in (None, variant.precision))
+
+
+def choose_variant(artifact: Artifact, name: str | None, provider: str, precision: str | None = None) -> Variant:
+    """Return the first one of `choose_variants`."""
+    return choose_variants(artifact, name, provider, precision)[0]
 
 
 def runnable_targets() -> tuple[Target, ...]:
-    """Return the targets that this machine runs, the preferred ones first; the processor's is always among them."""
+    """Return the targets that this machine runs, the preferred ones first. `cpu` is always one of them."""
     machine = this_machine()
     usable = [
         provider
         for provider in registry.PROVIDERS
         if provider.device_kind != "cpu" and missing(provider, machine) is None
     ]
-    first = [target for one in usable if one.device_kind in BEFORE_THE_PROCESSOR for target in one.targets]
-    last = [target for one in usable if one.device_kind not in BEFORE_THE_PROCESSOR for target in one.targets]
-    return tuple(dict.fromkeys((*first, "cpu", *last)))
+    preferred = [provider for provider in usable if provider.device_kind in BEFORE_THE_PROCESSOR]
+    others = [provider for provider in usable if provider.device_kind not in BEFORE_THE_PROCESSOR]
+    before = [target for provider in preferred for target in provider.targets]
+    after = [target for provider in others for target in provider.targets]
+    return tuple(dict.fromkeys((*before, "cpu", *after)))

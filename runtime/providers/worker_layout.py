@@ -1,4 +1,4 @@
-"""`WorkerLayout`: how many workers and threads run a graph on a provider, and how large their batches are."""
+"""`WorkerLayout`: numbers of workers and threads that run a graph on a provider, and the size of their batches."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import msgspec
 
 __all__ = ["WorkerLayout"]
 
-#: A damaged file of measurements must not ask for zero workers.
+#: Positive number. A damaged file of measurements must not give zero workers.
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class WorkerLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A way to run a graph.
+    """`WorkerLayout`: provider, workers, threads and batch size that run a graph.
 
     Attributes:
         provider: name of a provider of the registry.
-        workers: batches computed at once.
-        threads: processor threads of each.
+        workers: number of batches computed at the same time.
+        threads: processor threads of each worker.
         token_budget: tokens that a batch should hold.
     """
 

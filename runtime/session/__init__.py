@@ -1,1 +1,1 @@
-"""The `Session` protocol, and what the sessions of all providers share."""
+"""`Session` protocol, and parts that the sessions of all providers share."""

@@ -1,4 +1,4 @@
-"""Counters of a session and metrics of its devices, to be labeled and formatted elsewhere."""
+"""Counters of a session and metrics of its devices. Other modules add labels and format them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Literal
 
 __all__ = ["Counters", "DeviceMetric", "EncoderMetrics"]
 
-#: By name, a description and a function that reads the value.
+#: Counters by name: a description, and a function that returns the value.
 Counters = Mapping[str, tuple[str, Callable[[], float]]]
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceMetric:
-    """One value of one device, read when it is asked for.
+    """`DeviceMetric`: one value of one device, read at each request for metrics.
 
     Attributes:
-        name: as Prometheus writes it, a total with its suffix.
+        name: name in Prometheus, with the suffix of a total.
         text: description.
         device: name of the device.
-        value: reads the value.
-        kind: how values of one device that come from several models are joined: a `total` counts and is added, an
-            `amount` is added, of a `share` the mean is taken.
+        value: returns the value.
+        kind: rule that joins the values of several models on one device. A `total` is a counter; totals and each `amount`
+            are added, and the mean of a `share` is taken.
     """
 
     name: str
@@ -34,11 +34,11 @@ class DeviceMetric:
 
 @dataclass(frozen=True, slots=True)
 class EncoderMetrics:
-    """Everything that a loaded model counts by itself.
+    """`EncoderMetrics`: counters and metrics of a loaded model.
 
     Attributes:
-        counters: counts of the whole model.
-        devices: values of each of its devices; none on a processor.
+        counters: counters of the whole model.
+        devices: metrics of each of its devices; empty on a processor.
     """
 
     counters: Counters

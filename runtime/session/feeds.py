@@ -1,29 +1,29 @@
-"""Inputs of a graph, made from a batch: the meaning of each input's name, the same for all targets.
+"""Inputs of a graph, made from a batch. The name of an input defines its content, for all targets.
 
-A graph declares the inputs that it needs, and the host makes those, so that no graph for a device has to compute where a
-token lies. All of it is index arithmetic over small integers. Padding comes after a text's tokens.
+A graph declares the inputs that it needs, and the host makes them, so that graphs for devices do not compute positions of
+tokens. The inputs are index arithmetic over small integers. Padding comes after the tokens of a text.
 
 ==============================  ==========================  ==========================================================
 input                           shape                       content
 ==============================  ==========================  ==========================================================
 `input_ids`                     (tokens,)                   token ids, all texts in a row
 `input_ids`                     (texts, longest)            the same in a rectangle; padding is 0
-`token_type_ids`                as `input_ids`              which of a pair's texts each token belongs to
-`offsets`                       (texts + 1,)                where each text begins and the last one ends
-`cumulative_sequence_length`    (texts + 1,)                the same, under ONNX Runtime's name
-`token_offset`                  (texts, longest)            places in the rectangle: tokens' in order, then padding's
+`token_type_ids`                as `input_ids`              0 for tokens of the first text of a pair, 1 for the second
+`offsets`                       (texts + 1,)                start of each text, and end of the last one
+`cumulative_sequence_length`    (texts + 1,)                the same, under the name of ONNX Runtime
+`token_offset`                  (texts, longest)            places in the rectangle: tokens in order, then padding
 `position_ids`                  as `input_ids`              rows of the table of learned positions
 `positions`                     as `input_ids`              0, 1, 2, … in each text
 `attention_mask`                (texts, longest)            1 for a token, 0 for padding and for `FeedRules.unseen_tail`
-`steps`                         (longest,)                  0, 1, 2, …; rounded up, it repeats the last, as tables end
-`rectangle`                     (texts, longest)            packed row of each place; padding repeats the text's first
+`steps`                         (longest,)                  0, 1, 2, … up to the last token; a longer array repeats it
+`rectangle`                     (texts, longest)            packed row of each place; padding repeats the first row
 `pooling.cls`                   (texts,)                    packed row of the first token
 `pooling.lasttoken`             (texts,)                    packed row of the last token
 `pooling.MODE`                  (texts, longest)            weight of each token in the text's vector; 0 for padding
 a name in `FeedRules.tables`    (texts, longest, width)     rows of that tensor by token id, or by position
 ==============================  ==========================  ==========================================================
 
-What a graph gives for each token is packed as its token ids are, or lies in the same rectangle: `pack` takes it out of that.
+An output with one row per token is packed like the token ids, or has the same rectangle, from which `pack` takes the tokens.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ Array = NDArray[Any]
 #: Inputs that are looked up in a table: by token id, and by position.
 WORD_TABLE, POSITION_TABLE = "embeddings/word", "embeddings/position"
 
-#: What a token counts for, by its place in the text (0, 1, …), (longest,), and the text's length, (texts, 1): of a shape that
-#: both fit.
+#: Weight of a token in the vector of its text, computed from the positions (0, 1, …), (longest,), and from the lengths of the
+#: texts, (texts, 1). The result broadcasts to (texts, longest).
 _POOLING: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
     {
         "cls": lambda step, length: step == 0,
@@ -70,16 +70,16 @@ def make_feeds(
     """Make every input of a graph.
 
     Args:
-        inputs: the graph's inputs.
-        rules: the variant's.
+        inputs: inputs of the graph.
+        rules: rules of the variant.
         batch: at least one text.
-        tables: by input name, the tables that `rules.tables` names, (rows, width).
+        tables: tables that `rules.tables` names, by input name, (rows, width).
 
     Returns:
         Arrays by input name, of the declared types.
 
     Raises:
-        InputError: the graph's shape is fixed and the batch does not fit.
+        InputError: the graph has a fixed shape that is too small for the batch.
     """
     feeds = Feeds(inputs, rules, batch, tables)
     arrays = {name: np.empty(shape, dtype) for name, dtype, shape in feeds.shapes}
@@ -91,12 +91,12 @@ def pack(values: Array, batch: Batch) -> Array:
     """Return the values of a batch's tokens without padding.
 
     Args:
-        values: (tokens, width), which is given back, or a rectangle of at least its texts and longest, (texts, longest,
-            width).
-        batch: the texts.
+        values: packed values, (tokens, width), which are returned as they are; or a rectangle, (texts, longest, width), which
+            may be larger than the batch.
+        batch: texts of the values.
 
     Returns:
-        (tokens, width), all texts' tokens in a row.
+        Values of the tokens of all texts, one after another, (tokens, width).
     """
     if values.ndim == 2:
         return values
@@ -106,12 +106,12 @@ def pack(values: Array, batch: Batch) -> Array:
 
 
 class Feeds:
-    """Inputs of a graph for one batch: first their shapes, then their content, written to memory that the caller gives.
+    """`Feeds`: inputs of a graph for one batch. It first computes their shapes, then writes their content to given arrays.
 
-    For a GPU that is memory which it reads by itself. What several inputs need is computed once.
+    The arrays may be memory that a GPU reads directly. Values that several inputs need are computed once.
 
     Attributes:
-        shapes: of each input, its name, type and shape.
+        shapes: name, type and shape of each input.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Feeds:
         batch: Batch,
         tables: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
-        """Find the shapes; arguments and errors are those of `make_feeds`."""
+        """Compute the shapes; arguments and errors are those of `make_feeds`."""
         lengths = batch.lengths
         self._last = int(lengths.max()) - 1
         texts, longest = len(batch), self._last + 1
@@ -133,10 +133,10 @@ class Feeds:
                     f"a batch of {texts} texts of at most {longest} tokens was given to a graph for {rules.shape[0]} texts "
                     f"of {rules.shape[1]} tokens: choose a variant with a larger shape"
                 )
-            # A fixed shape may have rows without a text: they are all padding, and their vectors are cut off.
-            rest, longest = rules.shape[0] - texts, rules.shape[1]
-            lengths = np.concatenate([lengths, np.zeros(rest, lengths.dtype)])
-            offsets = np.concatenate([offsets, np.full(rest, batch.num_tokens, offsets.dtype)])
+            # Rows of a fixed shape without a text contain only padding, and their vectors are cut off.
+            empty, longest = rules.shape[0] - texts, rules.shape[1]
+            lengths = np.concatenate([lengths, np.zeros(empty, lengths.dtype)])
+            offsets = np.concatenate([offsets, np.full(empty, batch.num_tokens, offsets.dtype)])
         self._rules = rules
         self._batch = batch
         self._tables = tables
@@ -146,7 +146,7 @@ class Feeds:
         self.shapes = [(info.name, np.dtype(info.dtype), self._shape(info.name, len(info.shape))) for info in inputs]
 
     def write(self, arrays: Sequence[Array]) -> None:
-        """Write each input to an array of its type and shape, contiguous, in the order of `shapes`."""
+        """Write each input to a contiguous array of its type and shape, in the order of `shapes`."""
         for (name, _, _), array in zip(self.shapes, arrays, strict=True):
             if name.startswith("pooling.") and array.ndim == 2:
                 self._write_weights(name.removeprefix("pooling."), array)
@@ -183,30 +183,30 @@ class Feeds:
 
     @property
     def _starts(self) -> NDArray[np.int32]:
-        """Packed row of each text's first token; a row that exists even if a text has no token."""
+        """Packed row of the first token of each text; for a text without tokens, a row that exists."""
         starts: NDArray[np.int32] = np.minimum(self._offsets[:-1], self._offsets[-1] - 1)
         return starts
 
     @cached_property
     def _positions(self) -> NDArray[np.int32]:
-        """0, 1, 2, … in each text, (tokens,)."""
+        """Position of each token in its text: 0, 1, 2, …, (tokens,)."""
         return counting(self._batch.num_tokens) - np.repeat(self._offsets[:-1], self._lengths)
 
     def _write_weights(self, mode: str, out: Array) -> None:
-        """Write the weight of each token in its text's vector."""
+        """Write the weight of each token in the vector of its text."""
         weights = _POOLING[mode](self._steps, np.maximum(self._lengths, 1).astype(np.int64)[:, None])
         np.multiply(self._valid, weights.astype(out.dtype), out=out)
 
     def _write_token_offset(self, out: Array) -> None:
-        """Write the places of the tokens in the rectangle, then those of the padding; (texts · longest,)."""
+        """Write the places of the tokens in the rectangle, then the places of the padding, (texts · longest,)."""
         tokens, longest = self._batch.num_tokens, len(self._steps)
-        moved = counting(len(self._lengths)) * np.int32(longest) - self._offsets[:-1]
-        np.add(counting(tokens), np.repeat(moved, self._lengths), out=out[:tokens], casting="unsafe")
+        shifts = counting(len(self._lengths)) * np.int32(longest) - self._offsets[:-1]
+        np.add(counting(tokens), np.repeat(shifts, self._lengths), out=out[:tokens], casting="unsafe")
         if tokens < len(out):
             out[tokens:] = np.flatnonzero(~self._valid)
 
     def _make(self, name: str, rank: int) -> Array:
-        """Return any other input; `rank` is 1 for a packed one and 2 for a rectangle."""
+        """Return any other input; `rank` is 1 for a packed input and 2 for a rectangle."""
         if name in self._rules.tables:
             index = self._unpack(self._packed("input_ids") if name == WORD_TABLE else self._position_ids())
             return np.asarray(self._tables[name][index])
@@ -231,7 +231,7 @@ class Feeds:
         return self._position_ids() if name == "position_ids" else self._positions
 
     def _attended(self) -> Array:
-        """Return the mask of the tokens that are attended to; a text's first token always is."""
+        """Return the mask of the tokens that attention sees, (texts, longest). It always sees the first token of a text."""
         tail = self._rules.unseen_tail
         if tail is None:
             return self._valid
@@ -241,7 +241,7 @@ class Feeds:
         return attended
 
     def _position_ids(self) -> Array:
-        """Return rows of the table of positions, as `create_position_ids_from_input_ids` of transformers' RoBERTa does."""
+        """Return the rows of the position table, as `create_position_ids_from_input_ids` of RoBERTa in transformers does."""
         padding = self._rules.padding_id
         if padding is None:
             return self._positions

@@ -1,4 +1,4 @@
-"""`Session`: the interface of a loaded graph, whatever execution provider runs it."""
+"""`Session`: interface of a loaded graph on any execution provider."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Session"]
 
 
 class Session(Protocol):
-    """A graph that is loaded and runs. Safe to call from several threads at once; a context manager that closes it.
+    """`Session`: loaded graph. Safe to call from several threads at once; a context manager that closes the session.
 
-    Sessions are subclasses and take over what does not concern them: one device, no fallback, nothing counted.
+    Sessions are subclasses. They inherit the defaults: one device, no fallback, no counters and no metrics.
 
     Attributes:
-        provider: title of the provider that really runs it (`Provider.title`), for people; several are joined by ` + `.
-        devices: number of devices that compute its batches.
-        fallback: reason why another provider runs than the one that was asked for; None if it is that one.
+        provider: title of the provider that runs the graph (`Provider.title`); several titles are joined by ` + `.
+        devices: number of devices that compute batches.
+        fallback: reason why another provider runs than the requested one; None if the requested one runs.
     """
 
     provider: str
@@ -32,28 +32,28 @@ class Session(Protocol):
 
     @abstractmethod
     def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
-        """Compute one batch; the calling thread waits without the GIL.
+        """Compute one batch. The calling thread waits without the GIL.
 
         Args:
             batch: at least one row.
-            output: name of one of the graph's outputs; None is the first.
+            output: name of an output of the graph; None is the first output.
 
         Returns:
-            Values of the output's type, (n, …) in the order of the batch, or (tokens, …) where the output has a row a token.
+            Values of the output's type in the order of the batch: (n, …), or (tokens, …) if the output has one row per token.
         """
         ...
 
     @abstractmethod
     def close(self) -> None:
-        """Release the memory; the session is unusable afterwards."""
+        """Release the memory. The session cannot be used afterwards."""
         ...
 
     def counters(self) -> Counters:
-        """Return what the session counts by itself."""
+        """Return the counters of the session."""
         return {}
 
     def metrics(self) -> Sequence[DeviceMetric]:
-        """Return what each of its devices counts."""
+        """Return the metrics of each device."""
         return ()
 
     def __enter__(self) -> Self:

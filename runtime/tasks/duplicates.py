@@ -174,14 +174,19 @@ class VectorCache:
             UnicodeEncodeError: a text is not valid Unicode.
         """
         same = options.replace(dimensions=None, dtype="float32", normalize=None)
-        start = hashlib.blake2b(self._identity, digest_size=16)
-        start.update(repr(same).encode())
+        start = self.begin_key(repr(same))
         keys = []
         for text in texts:
             digest = start.copy()
             digest.update(text.encode())
             keys.append(digest.digest())
         return keys
+
+    def begin_key(self, kind: str) -> hashlib.blake2b:
+        """Return the beginning of a key: the model, and the kind of the data that follow."""
+        start = hashlib.blake2b(self._identity, digest_size=16)
+        start.update(kind.encode())
+        return start
 
     def get(self, key: bytes) -> Known | None:
         """Return the cached result of a key, or None."""

@@ -114,7 +114,7 @@ def _rows_of(
 ) -> Iterator[tuple[NDArray[np.int32], Row]]:
     size, overlap, prompt = options.window(card), options.overlap(card), options.prompt(card)
     if len(text) <= PIECE:
-        encoding = tokenizer.encode([prompt + text if isinstance(text, str) else text], side=None)
+        encoding = tokenizer.encode([prompt + text if isinstance(text, str) else text], side="neither")
         if encoding.num_tokens <= size:
             yield encoding.ids, _only_row(tokenizer, document, prompt, encoding.num_tokens)
             return

@@ -263,7 +263,7 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
     """
     if prompt := options.prompt(card):
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
-    encodings = tokenizer.encode(texts, side="left" if options.overflow == "truncate_left" else "right")
+    encodings = tokenizer.encode(texts, side="left" if options.overflow == "truncate_left" else None)
     if not encodings.lengths.all():
         refuse_empty(encodings, card)
     if options.overflow == "refuse":

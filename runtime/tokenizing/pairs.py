@@ -9,12 +9,17 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from ..encodings import Encodings
+from .truncation import Side
 
 __all__ = ["encode_pairs"]
 
 
 def encode_pairs(
-    tokenizer: HuggingFaceTokenizer, firsts: Sequence[str], seconds: Sequence[str], max_tokens: int
+    tokenizer: HuggingFaceTokenizer,
+    firsts: Sequence[str],
+    seconds: Sequence[str],
+    max_tokens: int,
+    side: Side = "right",
 ) -> Encodings:
     """Tokenize pairs. If a pair is too long, its longer text is cut, as transformers does.
 
@@ -23,9 +28,10 @@ def encode_pairs(
         firsts: the first text of each pair.
         seconds: the second text of each pair.
         max_tokens: largest number of tokens of a row.
+        side: end of a text that is cut.
     """
     pairs = tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
-    indices = [_remaining_indices(pair.sequence_ids, max_tokens) for pair in pairs]
+    indices = [_remaining_indices(pair.sequence_ids, max_tokens, side) for pair in pairs]
     rows = [np.array(pair.ids, np.int32)[index] for pair, index in zip(pairs, indices, strict=True)]
     types = [np.array(pair.type_ids, np.int32)[index] for pair, index in zip(pairs, indices, strict=True)]
     encodings = Encodings.from_lists(rows)
@@ -34,7 +40,7 @@ def encode_pairs(
     return Encodings(encodings.ids, encodings.offsets, dropped.astype(np.int32), all_types)
 
 
-def _remaining_indices(sequence_ids: Sequence[int | None], max_tokens: int) -> NDArray[np.int64]:
+def _remaining_indices(sequence_ids: Sequence[int | None], max_tokens: int, side: Side) -> NDArray[np.int64]:
     """Return the indices of the tokens that remain when a pair is cut to `max_tokens`, int64, (tokens,).
 
     Source: `truncate_encodings` of the tokenizers library, strategy longest first. The longer text is cut to the length that
@@ -50,6 +56,7 @@ def _remaining_indices(sequence_ids: Sequence[int | None], max_tokens: int) -> N
     if shorter + longer > room:
         shorter, longer = room // 2, room - room // 2
     limits = (longer, shorter) if first > second else (shorter, longer)
-    order = np.stack([np.cumsum(sequences == sequence) for sequence in (0, 1)])
+    places = [np.cumsum(sequences == sequence) for sequence in (0, 1)]  # of each token in its text, from 1
+    order = np.stack(places if side == "right" else [first + 1 - places[0], second + 1 - places[1]])
     stays = (sequences == -1) | np.where(sequences == 0, order[0] <= limits[0], order[1] <= limits[1])
     return np.flatnonzero(stays)

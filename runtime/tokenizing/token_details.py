@@ -31,27 +31,32 @@ class TextToken:
     end: int
 
 
-def describe_tokens(tokenizer: HuggingFaceTokenizer, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+def describe_tokens(
+    tokenizer: HuggingFaceTokenizer, texts: Sequence[str], *, special: bool, strip: bool = False
+) -> list[list[TextToken]]:
     """Return each text's tokens, without truncation.
 
     Args:
         tokenizer: tokenizer without truncation and padding.
         texts: any number of texts.
         special: whether the tokens that the tokenizer adds are included.
+        strip: whether the blanks around a text have no tokens.
 
     Raises:
         InputError: a text is not a valid Unicode string.
     """
     try:
-        encodings = tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        tokenized = [text.strip() for text in texts] if strip else list(texts)
+        encodings = tokenizer.encode_batch(tokenized, add_special_tokens=special)
     except (TypeError, UnicodeEncodeError) as error:
         raise InputError("a text holds a surrogate that is not a character: send valid Unicode") from error
+    first = [len(text) - len(text.lstrip()) if strip else 0 for text in texts]
     return [
         [
-            TextToken(token, word if mark else text[start:end], bool(mark), start, end)
+            TextToken(token, word if mark else text[start:end], bool(mark), before + start, before + end)
             for token, word, mark, (start, end) in zip(
                 encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
             )
         ]
-        for text, encoding in zip(texts, encodings, strict=True)
+        for text, encoding, before in zip(tokenized, encodings, first, strict=True)
     ]

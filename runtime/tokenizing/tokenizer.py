@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib import metadata
 from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,18 +95,28 @@ class Tokenizer:
 
     Attributes:
         max_tokens: longest output, special tokens included.
+        side: end of a text that is cut if it is too long, unless a call names another.
         vocabulary_size: largest id plus 1.
         stats: counts of its work.
         fast_problem: reason why the fast tokenizer is not used; None if it is used or was not requested.
     """
 
-    def __init__(self, path: Path, max_tokens: int, *, fast: bool = True, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_tokens: int,
+        *,
+        fast: bool = True,
+        strip: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         """Open a tokenizer file.
 
         Args:
             path: a `tokenizer.json`.
             max_tokens: largest number of tokens of an output, special tokens included.
             fast: whether the fast tokenizer may be used. It must give the same ids for every conformance text.
+            strip: whether the blanks around a text are removed first, as `str.strip` does; those of pairs stay.
             cache_bytes: bound of the cache in bytes; 0 turns it off.
 
         Raises:
@@ -115,7 +126,10 @@ class Tokenizer:
             self._tokenizer = HuggingFaceTokenizer.from_file(str(path))
         except Exception as error:
             raise ArtifactError(f"{path} is not a tokenizer that can be read: {error}") from error
-        # A checkpoint's file may hold the truncation and padding of its training run, which would change ids without notice.
+        # Of the truncation, an artifact's file says the side alone. Length and padding may be those of a training run, which
+        # would change ids without notice.
+        self.side: Side = "left" if (self._tokenizer.truncation or {}).get("direction") == "left" else "right"
+        self._strips = strip
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
@@ -155,12 +169,12 @@ class Tokenizer:
         """Name and version of the library that makes the ids."""
         return self._fast.name if self._fast else f"tokenizers {metadata.version('tokenizers')}"
 
-    def encode(self, texts: Sequence[str], *, side: Side | None = "right") -> Encodings:
+    def encode(self, texts: Sequence[str], *, side: Side | Literal["neither"] | None = None) -> Encodings:
         """Tokenize texts without holding the GIL, many of them on several threads, and cut them to `max_tokens`.
 
         Args:
             texts: any number of texts.
-            side: end of a text at which it is cut if it is too long; None cuts nothing.
+            side: end of a text at which it is cut if it is too long; `neither` cuts nothing. Default: the tokenizer's.
 
         Raises:
             InputError: an element is not a string, or is not valid Unicode.
@@ -169,6 +183,8 @@ class Tokenizer:
         # The libraries would accept a tuple or a list of two strings as a pair, and bytes as a text.
         if set(map(type, texts)) != {str} and not all(isinstance(text, str) for text in texts):
             raise InputError(_explain(texts))
+        if self._strips:
+            texts = [text.strip() for text in texts]
         hits = misses = 0
         try:
             if self._fast is not None:
@@ -184,9 +200,9 @@ class Tokenizer:
             raise InputError(_explain(texts)) from None
         self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
         # If all ids together fit, each row fits. Most requests are so short.
-        if side is None or len(ids) <= self.max_tokens:
+        if side == "neither" or len(ids) <= self.max_tokens:
             return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
-        return self._truncate(ids, offsets, side)
+        return self._truncate(ids, offsets, side or self.side)
 
     def windows(
         self, text: str, *, size: int, overlap: int, lead: Sequence[int] | NDArray[np.int32] = ()
@@ -214,6 +230,8 @@ class Tokenizer:
                 f"windows of {size} tokens have room for {max(body, 0)} tokens of a text, too few for an overlap of "
                 f"{overlap}: choose an overlap from 0 to {max(body - 1, 0)}"
             )
+        if self._strips and isinstance(text, str):
+            text = text.rstrip() if len(lead) else text.strip()  # a lead belongs to the text: blanks behind it stay
         held = np.zeros(0, np.int32)
         for part in self._counted_parts(text):
             held = np.concatenate([held, part]) if len(held) else part
@@ -228,6 +246,7 @@ class Tokenizer:
         Raises:
             InputError: the text is not a valid Unicode string.
         """
+        text = text.strip() if self._strips and isinstance(text, str) else text
         return np.concatenate([np.zeros(0, np.int32), *self._counted_parts(text)])
 
     def _counted_parts(self, text: str) -> Iterator[NDArray[np.int32]]:
@@ -263,7 +282,7 @@ class Tokenizer:
             raise InputError(_explain([*firsts, *seconds]))
         started = time.perf_counter()
         try:
-            encodings = encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens)
+            encodings = encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens, self.side)
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain([*firsts, *seconds])) from None
         tokens = encodings.num_tokens + int(encodings.dropped.sum())
@@ -272,17 +291,18 @@ class Tokenizer:
 
     def cut(self, encodings: Encodings, max_tokens: int) -> Encodings:
         """Cut rows to a length below this tokenizer's `max_tokens`, keeping the special tokens around them."""
-        cut = truncate(encodings.ids, encodings.offsets, max_tokens, prefix=len(self._prefix), suffix=len(self._suffix))
+        ends = {"prefix": len(self._prefix), "suffix": len(self._suffix)}
+        cut = truncate(encodings.ids, encodings.offsets, max_tokens, **ends, side=self.side)
         return Encodings(cut.ids, cut.offsets, encodings.dropped + cut.dropped)
 
     def truncate(self, rows: Sequence[NDArray[np.int32]]) -> Encodings:
         """Join rows of ids, special tokens included, and cut each to `max_tokens`."""
         joined = Encodings.from_lists(rows)
-        return self._truncate(joined.ids, joined.offsets, "right")
+        return self._truncate(joined.ids, joined.offsets, self.side)
 
     def describe(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
         """Return each text's tokens, without truncation; see `token_details.describe_tokens`."""
-        return describe_tokens(self._tokenizer, texts, special=special)
+        return describe_tokens(self._tokenizer, texts, special=special, strip=self._strips)
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""

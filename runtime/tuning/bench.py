@@ -1,7 +1,7 @@
-"""`LayoutBench`: a measurement of layouts under way, each compared with the first one, the yardstick.
+"""`LayoutBench`: measurement of worker layouts, each compared with the default layout, the yardstick.
 
-What is measured first, the default, is the yardstick: it runs again before or after each run of every other candidate, and
-only their ratio counts. A second in which the machine is busy with something else slows both.
+The default layout is measured first. It runs again before or after each run of every other candidate, and only the ratio of
+the two times counts, because other work on the machine slows both runs.
 """
 
 from __future__ import annotations
@@ -24,32 +24,36 @@ from .trial import Trial, latencies, ragged_sample, short_text
 
 __all__ = ["COPIES", "LayoutBench", "Report"]
 
-#: What is tried beside the default budget, in times of it, going on in a direction while it helps.
+#: Token budgets that are measured, as multiples of the default. Each direction continues while the speed grows.
 SMALLER_BUDGETS, LARGER_BUDGETS = (0.5, 0.25), (2, 4)
 
-#: How often a candidate and the yardstick take turns, as time allows.
+#: Largest number of rounds in which a candidate and the yardstick run in turn.
 ROUNDS = 5
 
-#: Spread that one round alone is taken to have: on a machine shared by several jobs, one round had OpenVINO 1.27 times as
-#: fast as MLAS where five had it 1.02 times.
+#: Assumed spread of a measurement of one round: on a machine with several jobs, OpenVINO was 1.27 times as fast as MLAS in
+#: one round, and 1.02 times in five rounds.
 ONE_ROUND = 0.3
 
-#: Batches of the default size that a worker computes of the sample: four, where the model is fast enough.
+#: Smallest and largest number of default-sized batches of the sample per worker. A fast model gets more.
 FEWEST_BATCHES, MOST_BATCHES = 1, 4
 
-#: Runs of the sample that the time shall be enough for; with more candidates than that the last ones are left out.
+#: Number of runs of the sample that should fit into the time. If there are more candidates, the last ones are not measured.
 RUNS = 24
 
-#: Bytes of memory that two sessions may need while they load, by the bytes of the weights: each has them in the file's layout
-#: and in its own.
+#: Memory of two sessions while they load, as a multiple of the weights' bytes: each session has the weights in the layout
+#: of the file and in the layout of the provider.
 COPIES = 4
 
-#: Called with each result.
+#: Function that is called with each result.
 Report = Callable[[Measurement], None]
 
 
 class LayoutBench:
-    """A measurement under way: the yardstick's session, the texts, the clock, and the results."""
+    """`LayoutBench`: state of a measurement: the session of the yardstick, the texts, the deadline, and the results.
+
+    Attributes:
+        measurements: results so far.
+    """
 
     def __init__(
         self, artifact: Artifact, variant: Variant, machine: Machine, seconds: float, report: Report | None
@@ -64,7 +68,7 @@ class LayoutBench:
         self._canary = read_canary(artifact.canary_file)
         self._short = short_text(self._canary.encodings)
         self._accuracy: dict[str, CanaryResult] = {}
-        self._opening = 0.0  # seconds, the longest so far
+        self._opening = 0.0  # longest time to open a session, in seconds
         self._sample: Encodings | None = None
         self._yardstick: Trial | None = None
         self._yardstick_seconds = self._yardstick_latency = 0.0
@@ -79,13 +83,13 @@ class LayoutBench:
         self._open.close()
 
     def record(self, measurement: Measurement) -> None:
-        """Keep a result."""
+        """Store a result, and report it."""
         self.measurements.append(measurement)
         if self._report is not None:
             self._report(measurement)
 
     def best(self, provider: str) -> Measurement | None:
-        """Return the fastest measurement of a provider so far."""
+        """Return the fastest measurement of a provider, or None."""
         measured = [
             measurement
             for measurement in self.measurements
@@ -94,7 +98,7 @@ class LayoutBench:
         return max(measured, key=lambda measurement: measurement.tokens_per_s or 0.0, default=None)
 
     def by_promise(self, providers: Sequence[str]) -> list[str]:
-        """Return the providers in order: first those that are as exact as the variant demands, and of these the fastest."""
+        """Return the providers in order: those within the variant's tolerance first, and faster ones before slower ones."""
 
         def promise(name: str) -> tuple[bool, float]:
             best = self.best(name)
@@ -106,14 +110,14 @@ class LayoutBench:
         """Measure a layout, if there is time to open it.
 
         Args:
-            layout: which.
-            sharers: candidates that want their share of what time is left, this one included.
+            layout: layout to measure.
+            sharers: number of candidates that share the remaining time, including this one.
         """
         now = time.monotonic()
         if now + self._opening > self._deadline:
             self._leave_out(layout)
             return
-        ends = now + (self._deadline - now) / sharers
+        deadline = now + (self._deadline - now) / sharers
         try:
             trial = Trial(self._artifact, self._variant, layout, self._machine)
         except FletcherError as error:
@@ -127,7 +131,7 @@ class LayoutBench:
                 if not self._can_check(trial, latency):
                     self._leave_out(layout)
                     return
-                self._run(trial, layout, latency, ends)
+                self._run(trial, layout, latency, deadline)
             except FletcherError as error:
                 self.record(Measurement(layout=layout, problem=str(error), failed=True))
                 return
@@ -136,7 +140,7 @@ class LayoutBench:
                 self._open.push(stack.pop_all())
 
     def try_budgets(self, provider: str) -> None:
-        """Measure other token budgets for a provider's best layout, if there is time."""
+        """Measure other token budgets for the best layout of a provider, if there is time."""
         best = self.best(provider)
         if best is None or time.monotonic() + self._opening > self._deadline:
             return
@@ -152,11 +156,11 @@ class LayoutBench:
                 self.record(Measurement(layout=best.layout, problem=str(error), failed=True))
 
     def _climb(self, trial: Trial, best: Measurement, budgets: Sequence[float]) -> None:
-        """Measure budgets while it gets faster, there is time, and the sample has a batch for every worker."""
+        """Measure budgets while the speed grows, time is left, and the sample has a batch for every worker."""
         sample = self._sample
         speed = best.tokens_per_s or 0.0
-        for times in budgets:
-            budget = int(best.layout.token_budget * times)
+        for multiple in budgets:
+            budget = int(best.layout.token_budget * multiple)
             layout = WorkerLayout(*_shape(best.layout), budget)
             if sample is None or sample.num_tokens < budget * layout.workers or time.monotonic() > self._deadline:
                 return
@@ -166,22 +170,22 @@ class LayoutBench:
                 return
 
     def _latency(self, trial: Trial) -> float:
-        """Return the seconds of the short text, scaled to the yardstick if there is one."""
+        """Return the seconds of the short text, corrected by the yardstick if it is open."""
         if self._yardstick is None:
             self._yardstick_latency = trial.latency(self._short)
             return self._yardstick_latency
-        own, beside = latencies([trial, self._yardstick], self._short)
-        return own / beside * self._yardstick_latency
+        own, reference = latencies([trial, self._yardstick], self._short)
+        return own / reference * self._yardstick_latency
 
     def _can_check(self, trial: Trial, latency: float) -> bool:
-        """Return whether the canary can be computed in time, judged by what a short text took."""
+        """Return whether there is time to compute the canary, estimated from the latency of the short text."""
         if trial.layout.provider in self._accuracy:
             return True
         tokens = self._canary.encodings.num_tokens
         return time.monotonic() + latency * tokens / self._short.num_tokens / trial.layout.workers < self._deadline
 
-    def _run(self, trial: Trial, layout: WorkerLayout, latency: float, ends: float) -> None:
-        """Measure a candidate that is open, and keep the result."""
+    def _run(self, trial: Trial, layout: WorkerLayout, latency: float, deadline: float) -> None:
+        """Measure an open candidate, and store the result."""
         started = time.monotonic()
         if layout.provider not in self._accuracy:
             self._accuracy[layout.provider] = trial.accuracy(self._canary)
@@ -196,24 +200,25 @@ class LayoutBench:
                 return
             self._sample = sample
         sample = self._sample
-        taken, noise = self._time(trial, layout.token_budget, sample, ends)
-        self._yardstick_seconds = self._yardstick_seconds or taken
+        seconds, noise = self._time(trial, layout.token_budget, sample, deadline)
+        self._yardstick_seconds = self._yardstick_seconds or seconds
         self.record(
             Measurement(
                 layout=layout,
                 latency_ms=round(1000 * latency, 3),
-                tokens_per_s=round(sample.num_tokens / taken, 1),
-                texts_per_s=round(len(sample) / taken, 1),
+                tokens_per_s=round(sample.num_tokens / seconds, 1),
+                texts_per_s=round(len(sample) / seconds, 1),
                 min_cosine=accuracy.min_cosine,
                 max_abs=accuracy.max_abs,
                 noise=round(noise, 4),
             )
         )
 
-    def _time(self, trial: Trial, token_budget: int, sample: Encodings, ends: float) -> tuple[float, float]:
-        """Return the seconds of the sample, scaled to the yardstick if there is one, and their relative spread.
+    def _time(self, trial: Trial, token_budget: int, sample: Encodings, deadline: float) -> tuple[float, float]:
+        """Return the seconds of the sample, corrected by the yardstick if it is open, and their relative spread.
 
-        The median and the median distance from it: one disturbed round in three changes neither much.
+        The seconds are the median of the rounds, and the spread is the median distance from it: one disturbed round of three
+        changes both only a little.
         """
         yardstick = self._yardstick
         ratios: list[float] = []
@@ -221,32 +226,37 @@ class LayoutBench:
             started = time.monotonic()
             if yardstick is None:
                 ratios.append(trial.seconds(sample, token_budget))
-            elif number % 2:  # in turns, so that neither always comes second
-                beside = yardstick.seconds(sample, yardstick.layout.token_budget)
-                ratios.append(trial.seconds(sample, token_budget) / beside)
+            elif number % 2:  # the order alternates, so that neither always runs second
+                reference = yardstick.seconds(sample, yardstick.layout.token_budget)
+                ratios.append(trial.seconds(sample, token_budget) / reference)
             else:
-                taken = trial.seconds(sample, token_budget)
-                ratios.append(taken / yardstick.seconds(sample, yardstick.layout.token_budget))
+                seconds = trial.seconds(sample, token_budget)
+                ratios.append(seconds / yardstick.seconds(sample, yardstick.layout.token_budget))
             now = time.monotonic()
-            if now + (now - started) > ends:
+            if now + (now - started) > deadline:
                 break
         median = float(np.median(ratios))
         spread = float(np.median(np.abs(np.array(ratios) / median - 1))) if len(ratios) > 1 else ONE_ROUND
-        if yardstick is None:  # the yardstick itself, whose spread is in the others' ratios, or all are measured alone
+        if (
+            yardstick is None
+        ):  # the ratios of other layouts contain the spread of the yardstick, unless it does not stay open
             return median, 0.0 if self._keeps_yardstick else spread
         return median * self._yardstick_seconds, spread
 
     def _leave_out(self, layout: WorkerLayout) -> None:
-        """Note that there was no time for a layout: once for a provider, since it might have been the fastest.
+        """Record that there was no time for a layout, once per provider, because the provider might have been the fastest.
 
-        Where not even the default could be timed, nothing that follows is: it would be compared with nothing.
+        If there was no time for the default layout, the other layouts are not measured either: they would have no yardstick.
         """
         if self._sample is None:
             self._deadline = time.monotonic()
         if not any(measurement.layout.provider == layout.provider for measurement in self.measurements):
-            problem = f"{NOT_MEASURED} within {self._seconds:g} s: fletcher-serve devices DIR --seconds takes more time"
+            problem = (
+                f"{NOT_MEASURED} within {self._seconds:g} s: give more time with fletcher-serve devices DIR --seconds"
+            )
             self.record(Measurement(layout=layout, problem=problem))
 
 
 def _shape(layout: WorkerLayout) -> tuple[str, int, int]:
+    """Return a layout without its token budget."""
     return layout.provider, layout.workers, layout.threads

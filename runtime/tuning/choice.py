@@ -1,4 +1,4 @@
-"""Choosing a provider, a number of workers and a batch size from measurements."""
+"""Choice of a provider, a number of workers and a batch size from measurements."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .measurement import NOT_MEASURED, Measurement, accuracy_of, within
 
 __all__ = ["Choice", "choose"]
 
-#: How much faster a candidate must be to be taken before an earlier one, or more where the rounds spread more: less is noise
-#: on a shared machine.
+#: Smallest ratio of speeds at which a candidate replaces an earlier one; smaller ratios are noise on a shared machine. If the
+#: rounds differ more, the ratio must be larger.
 MARGIN = 1.05
 
-#: How much sooner a second session must answer to be worth its copy of the weights.
+#: Smallest ratio of latencies at which a second session is worth its copy of the weights.
 SOONER = 1.15
 
-#: The gain of a lower bound is reported down to this cosine; below it the vectors are another model's.
+#: Smallest cosine at which a faster, less exact provider is mentioned. Vectors below it differ too much to be useful.
 WORTH_TELLING = 0.99
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Layout that is taken, and the reason.
+    """`Choice`: chosen layout, and the reason.
 
     Attributes:
-        layout: the chosen one.
-        reason: one sentence.
-        alone: for a batch that runs alone, a layout of the same provider that answers sooner because it is on all processors;
-            None where the chosen one is as quick.
+        layout: chosen layout.
+        reason: reason as one sentence.
+        alone: layout of the same provider for a batch that runs alone, with a lower latency because it uses several threads;
+            None if the chosen layout is about as fast.
     """
 
     layout: WorkerLayout
@@ -39,17 +39,17 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: float | None = None) -> Choice:
-    """Return the fastest layout that is accurate enough; among equals the first.
+    """Return the fastest layout that is accurate enough; of equally fast layouts, the first.
 
-    Accuracy is never spent unasked: what a lower bound would buy is said, not taken.
+    A less accurate layout is never chosen; the reason mentions a faster one that a lower bound would allow.
 
     Args:
-        measurements: in the order of preference.
-        min_cosine: smallest cosine that the canary's vectors may have with the reference.
-        max_abs: largest absolute difference of an element that they may have; None looks at the angle alone.
+        measurements: measurements in the order of preference.
+        min_cosine: smallest allowed cosine between the canary's vectors and the reference.
+        max_abs: largest allowed absolute difference of an element; None checks only the cosine.
 
     Raises:
-        ProviderError: none can be used.
+        ProviderError: no layout is accurate enough, or none runs.
     """
     measured = [
         measurement
@@ -62,21 +62,23 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
             f"{measurement.layout.provider}: {measurement.problem or accuracy_of(measurement)}"
             for measurement in measurements
         )
-        bound = "" if max_abs is None else f" and elements off by {max_abs:.0e} at most"
+        bound = "" if max_abs is None else f" and an absolute difference of at most {max_abs:.0e}"
         raise ProviderError(
-            f"nothing runs this artifact here with a cosine of at least {min_cosine:g}{bound}: {problems}"
+            f"no provider runs this artifact here with a cosine of at least {min_cosine:g}{bound}: {problems}"
         )
     best = exact[0]
     for measurement in exact[1:]:
         if _is_faster(measurement, best):
             best = measurement
-    reason = f"{_name(best.layout)} gave {_speed(best):,.0f} tokens/s at a cosine of {_cosine(best):.6f}"
+    reason = f"{_name(best.layout)} reached {_speed(best):,.0f} tokens/s at a cosine of {_cosine(best):.6f}"
     others = [measurement for measurement in exact if measurement.layout.provider != best.layout.provider]
     if others:
         rival = max(others, key=_speed)
         ratio = _speed(best) / _speed(rival)
         comparison = (
-            f"{ratio:.2f} times less" if ratio >= 1 else f"{1 / ratio:.2f} times that, too little to tell from noise"
+            f"was {ratio:.2f} times slower"
+            if ratio >= 1
+            else f"was {1 / ratio:.2f} times faster, which is not more than noise"
         )
         reason += f", {rival.layout.provider} {comparison}"
     faster = [
@@ -86,10 +88,10 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
     ]
     if faster:
         rival = max(faster, key=_speed)
-        allowed = int(_cosine(rival) * 10_000) / 10_000
+        lower_bound = int(_cosine(rival) * 10_000) / 10_000
         reason += (
             f"; {rival.layout.provider} would be {_speed(rival) / _speed(best):.2f} times as fast at "
-            f"{_cosine(rival):.6f}: allow it with --min-cosine {allowed:g}"
+            f"{_cosine(rival):.6f}: allow it with --min-cosine {lower_bound:g}"
         )
     unknown = [
         measurement.layout.provider
@@ -100,13 +102,13 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
         reason += f"; there was no time to measure {', '.join(unknown)}: fletcher-serve devices DIR"
     alone = _alone(best, exact)
     if alone is not None:
-        reason += f"; a batch that runs alone, on {alone.layout.threads} threads, is done "
-        reason += f"{_latency(best) / _latency(alone):.2f} times sooner"
+        reason += f"; a batch that runs alone, on {alone.layout.threads} threads, is computed "
+        reason += f"{_latency(best) / _latency(alone):.2f} times faster"
     return Choice(best.layout, reason, None if alone is None else alone.layout)
 
 
 def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Measurement | None:
-    """Return one worker on several threads, if it finishes a short text clearly sooner than the chosen layout."""
+    """Return a layout of one worker with several threads, if its latency is much lower than that of the chosen layout."""
     wide = [
         measurement
         for measurement in measurements
@@ -125,7 +127,7 @@ def _latency(measurement: Measurement) -> float:
 
 
 def _is_faster(one: Measurement, other: Measurement) -> bool:
-    """Return whether one is faster than another by more than the noise."""
+    """Return whether a layout is faster than another by more than the noise."""
     return _speed(one) > max(MARGIN, 1 + one.noise + other.noise) * _speed(other)
 
 

@@ -1,4 +1,4 @@
-"""Measurements of earlier loads, kept in a file for each machine, artifact and variant."""
+"""Measurements of earlier loads, stored in one file per machine, artifact and variant."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["forget", "measuring_key", "recall", "remember"]
 
 logger = logging.getLogger("fletcher.runtime.tuning.history")
 
-#: Version of the files; raised when measuring changes its meaning.
+#: Version of the files. Raise it when the meaning of a measurement changes.
 MEASURING = 3
 
 
 def measuring_key() -> str:
-    """Return a hex digest of all that a measurement of speed depends on here: machine, engines' versions, GPUs."""
+    """Return a hex digest of everything that affects a measurement of speed: machine, versions of engines, GPUs."""
     engines = dict.fromkeys(engine for provider in all_providers() for engine in provider.engines)
     versions = [f"{name} {version}" for name in engines if (version := installed_version(name))]
     parts = [this_machine().key, *versions, *(gpu.name for gpu in gpus.this_gpus().gpus)]
@@ -36,7 +36,7 @@ def measuring_key() -> str:
 
 
 def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
-    """Return the measurements of an artifact on a machine, or None if there are none that can be used."""
+    """Return the stored measurements of an artifact on a machine, or None if there are none or they cannot be used."""
     file = _file(machine, digest, variant)
     try:
         measurements = decode_json(file.read_bytes(), list[Measurement])
@@ -52,9 +52,9 @@ def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
 
 
 def remember(machine: str, digest: str, variant: str, measurements: Sequence[Measurement]) -> None:
-    """Keep measurements for the next load; that a cache cannot be written is logged.
+    """Store measurements for the next load, and log a failure to write them.
 
-    Where something failed to run, nothing is kept: what was in its way may be gone at the next load.
+    If a layout failed to run, the measurements are not stored: the cause may be gone at the next load.
     """
     if any(one.failed for one in measurements):
         return
@@ -73,7 +73,7 @@ def remember(machine: str, digest: str, variant: str, measurements: Sequence[Mea
 
 
 def forget(machine: str, digest: str, variant: str) -> None:
-    """Drop the measurements that are kept; a failure is logged."""
+    """Remove stored measurements, and log a failure."""
     try:
         _file(machine, digest, variant).unlink(missing_ok=True)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Measuring an artifact on this machine, on each provider with several layouts, and settling on one layout.
+"""Measurement of an artifact on this machine, on each provider with several layouts, and the choice of one layout.
 
-No text is at hand when an artifact is loaded, except its canary's: real texts, by the model's own tokenizer. Ragged samples
-are cut from their token ids.
+The measured texts are cut from the token ids of the artifact's canary. These come from real texts and the tokenizer of the
+model, and a load has no other texts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..providers.selection import AUTO, candidates, check_provider, find_provide
 from ..providers.worker_layout import WorkerLayout
 from .bench import COPIES, LayoutBench, Report
 from .choice import Choice, choose
+from .completion import count_tries, join, unmeasured
 from .history import measuring_key, recall, remember
 from .measurement import Measurement, accuracy_of, within
 
@@ -31,11 +32,12 @@ __all__ = ["DEVICES_SECONDS", "LOAD_SECONDS", "measure", "settle"]
 
 logger = logging.getLogger("fletcher.runtime.tuning.settle")
 
-#: Seconds that a load may spend on measuring, and that `fletcher-serve devices` takes by default.
+#: Seconds that a load may measure, and default of `fletcher-serve devices`.
 LOAD_SECONDS, DEVICES_SECONDS = 2.5, 20.0
 
-#: Bytes beside those that measuring may take: other providers' libraries, and the kernels and buffers of their batches. A
-#: load of all-MiniLM-L6-v2 that measured had 555 MB at its peak, of which this share is less than 150.
+#: Bytes that a measurement may need in addition to the weights: libraries of other providers, and kernels and buffers of
+#: their batches. A load of all-MiniLM-L6-v2 with a measurement needed at most 555 MB, of which this part is less than 150
+#: MB.
 MEASURING_BYTES = 256 << 20
 
 
@@ -50,31 +52,31 @@ def settle(
     memory_limit: int | None = None,
     seconds: float = LOAD_SECONDS,
 ) -> Choice:
-    """Return the layout to run: the caller's, else the best that was measured on this machine, now or earlier.
+    """Return the layout to run: the one that the caller requests, or the best one of a new or stored measurement.
 
     Args:
-        artifact: the artifact.
-        variant: one of its graphs.
-        provider: one of `PROVIDERS`, which is then taken without a measurement, or `auto`.
-        workers: batches computed at once; None leaves it open.
-        token_budget: tokens that a batch should hold; None leaves it open.
-        min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
-        memory_limit: bytes that the process may have resident; what is not remembered is not measured where that could take
-            more. None is no limit.
-        seconds: for a measurement, where nothing is remembered. A model that is too large to be measured in that time is
-            run in the default way; opening its session and one short text are then what the attempt cost.
+        artifact: artifact to load.
+        variant: variant of the artifact.
+        provider: name of a provider, which is used without a measurement, or `auto`.
+        workers: number of batches computed at the same time; None takes the best.
+        token_budget: tokens that a batch should hold; None takes the best.
+        min_cosine: smallest cosine with the reference that `auto` accepts; None uses the tolerance of the variant.
+        memory_limit: bytes that may be resident in the process. If a measurement could exceed the limit and none is stored,
+            the default layout is used. None is unlimited.
+        seconds: seconds for a measurement if none is stored, or if a stored one lacks a provider. A model that is too large
+            for this time runs with the default layout; the attempt then costs the opening of a session and one short text.
 
     Raises:
-        InputError: there is no such provider.
-        ProviderError: nothing can run it.
+        OptionError: there is no such provider.
+        ProviderError: no provider can run the variant.
     """
     check_provider(provider)
     if provider == AUTO and memory_limit is not None and _is_too_much(artifact, variant, memory_limit):
-        first = next((able.name for able, problem in candidates(variant, this_machine()) if problem is None), None)
+        first = next((one.name for one, problem in candidates(variant, this_machine()) if problem is None), None)
         if first is not None:
-            unmeasured = settle(artifact, variant, provider=first, workers=workers, token_budget=token_budget)
-            why = "measuring may take more than the memory limit: fletcher-serve devices DIR"
-            return Choice(unmeasured.layout, f"{first} is the default; {why}")
+            without = settle(artifact, variant, provider=first, workers=workers, token_budget=token_budget)
+            why = "a measurement may exceed the memory limit: measure with fletcher-serve devices DIR"
+            return Choice(without.layout, f"{first} is the default; {why}")
     machine = this_machine()
     usable = candidates(variant, machine)
     if not usable:
@@ -87,7 +89,7 @@ def settle(
     default = chosen.default_layout(machine)
     default = WorkerLayout(provider, workers or default.workers, 1, token_budget or default.token_budget)
     if provider != AUTO:
-        return Choice(default, f"{provider} was asked for")
+        return Choice(default, f"{provider} was requested")
     for candidate, problem in usable:
         if problem is not None:
             level = logging.WARNING if too_old(candidate) else logging.INFO
@@ -95,9 +97,14 @@ def settle(
     measurements = recall(measuring_key(), artifact.digest, variant.name)
     if measurements is None and not preferred.tuning.at_load:
         layout = msgspec.structs.replace(default, provider=preferred.name)
-        return Choice(layout, f"{layout.provider} runs this variant; fletcher-serve devices DIR measures its batches")
+        return Choice(layout, f"{layout.provider} runs this variant; fletcher-serve devices DIR measures batch sizes")
     if measurements is None:
-        measurements = measure(artifact, variant, seconds=seconds)
+        measurements = count_tries(measure(artifact, variant, seconds=seconds))
+        remember(measuring_key(), artifact.digest, variant.name, measurements)
+    elif left := unmeasured(measurements):
+        first_measured = next(one.layout.provider for one in measurements if one.tokens_per_s)
+        later = measure(artifact, variant, seconds=seconds, providers=[first_measured, *left])
+        measurements = join(measurements, later)
         remember(measuring_key(), artifact.digest, variant.name, measurements)
     for name, reason in _faults(measurements, variant).items():
         logger.warning("provider skipped", extra={"fields": {"provider": name, "reason": reason}})
@@ -109,14 +116,14 @@ def settle(
         for measurement in measurements
     ):
         layout = WorkerLayout(first, default.workers, 1, default.token_budget)
-        if any(
-            measurement.tokens_per_s for measurement in measurements
-        ):  # the load's own canary check says what is wrong
-            return Choice(layout, f"{first} is the default; nothing here is as exact as it was asked for")
+        # If a layout is too inexact, the canary check of the load reports the error.
+        if any(measurement.tokens_per_s for measurement in measurements):
+            return Choice(layout, f"{first} is the default; no provider here is as exact as requested")
         return Choice(
-            layout, f"{first} is the default; measuring takes longer than a load may: fletcher-serve devices DIR"
+            layout,
+            f"{first} is the default; a measurement takes longer than a load may: measure with fletcher-serve devices DIR",
         )
-    # So many workers have one thread each: what several threads of one would gain says nothing of them.
+    # With a requested number of workers each worker has one thread, so layouts with more threads are not comparable.
     comparable = [measurement for measurement in measurements if workers is None or measurement.layout.threads == 1]
     choice = choose(comparable, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
     layout = WorkerLayout(
@@ -129,7 +136,7 @@ def settle(
 
 
 def _is_too_much(artifact: Artifact, variant: Variant, memory_limit: int) -> bool:
-    """Return whether a load would have to measure, and that may take more than the limit."""
+    """Return whether a load has no stored measurement, and a new one may exceed the memory limit."""
     if recall(measuring_key(), artifact.digest, variant.name) is not None:
         return False
     weights = artifact.manifest.files[variant.weights].size
@@ -137,9 +144,9 @@ def _is_too_much(artifact: Artifact, variant: Variant, memory_limit: int) -> boo
 
 
 def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, str]:
-    """Return the fault of each provider that has one: it did not run, or is less exact than its arithmetic is.
+    """Return the faults by provider: the provider failed to run, or its results are outside the variant's tolerance.
 
-    A package that is not installed, or arithmetic whose loss is expected, is not a fault.
+    A missing package is not a fault. Neither is the error of a provider that computes in a lower precision than the variant.
     """
     faults = {}
     tolerance = variant.tolerance
@@ -149,7 +156,7 @@ def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, 
         if measurement.failed:
             faults[name] = str(measurement.problem)
         elif exact and not within(measurement, tolerance.min_cosine, tolerance.max_abs):
-            faults[name] = f"its canary is off: {accuracy_of(measurement)}"
+            faults[name] = f"its canary is outside the tolerance: {accuracy_of(measurement)}"
     return faults
 
 
@@ -161,24 +168,25 @@ def measure(
     providers: Sequence[str] | None = None,
     report: Report | None = None,
 ) -> list[Measurement]:
-    """Measure what can run here: every provider first, then other layouts of each, then other batches for the best one.
+    """Measure the usable providers: first each provider, then other layouts of each, then other token budgets of the best.
 
-    Two sessions are in memory at once at most, the yardstick's and another; one where two might not fit.
+    At most two sessions are open at the same time: the yardstick and another one. Only one is open if two might not fit into
+    the memory.
 
     Args:
-        artifact: the artifact.
-        variant: one of its graphs.
-        seconds: for all of it; a run that was begun is finished. What there was no time for is not in the result, but for
-            providers: those are, as a problem.
-        providers: which; None is all that run the variant.
-        report: called with each result.
+        artifact: artifact to measure.
+        variant: variant of the artifact.
+        seconds: seconds for the whole measurement; a run that has started is finished. The result has no layouts for which
+            there was no time, except one with a problem for each provider that was not measured.
+        providers: names of providers; None measures all that run the variant.
+        report: function that is called with each result.
 
     Returns:
-        Measurements in the order of preference: the first one with a speed is the default. What fails is a measurement
-        with a problem, never an exception.
+        Measurements in the order of preference: the first one with a speed is the default. A failure is a measurement with a
+        problem, never an exception.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no such provider.
         ArtifactError: the canary cannot be read.
     """
     for name in providers or ():
@@ -199,17 +207,17 @@ def measure(
             sharers = len(ready) - index + len(layouts[name][1:2])
             bench.try_layout(layouts[name][0], sharers=sharers)
         ready = [name for name in ready if bench.best(name) is not None]
-        rest = [
+        layouts_left = [
             layout
             for row in itertools.zip_longest(*(layouts[name][1:] for name in ready))
             for layout in row
             if layout is not None
         ]
-        # What a batch that runs alone may take, of the provider that leads: a load has time for this one.
-        first = [layouts[name][-1] for name in bench.by_promise(ready)[:1]]
-        rest.sort(key=lambda layout: layout not in first)
-        for index, layout in enumerate(rest):
-            bench.try_layout(layout, sharers=len(rest) - index)
+        # The fastest provider's layout for a batch that runs alone comes first, because a load has time for one layout.
+        alone = [layouts[name][-1] for name in bench.by_promise(ready)[:1]]
+        layouts_left.sort(key=lambda layout: layout not in alone)
+        for index, layout in enumerate(layouts_left):
+            bench.try_layout(layout, sharers=len(layouts_left) - index)
         for name in bench.by_promise(ready):
             bench.try_budgets(name)
         return bench.measurements

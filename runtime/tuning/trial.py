@@ -1,4 +1,4 @@
-"""`Trial`: one layout of an artifact while it is measured, and the texts that it is timed with."""
+"""`Trial`: open session of a layout that is measured, and the texts of the measurement."""
 
 from __future__ import annotations
 
@@ -21,31 +21,33 @@ from ..workers.pool import Workers
 
 __all__ = ["Trial", "cut_rows", "latencies", "ragged_sample", "short_text"]
 
-#: Mean and spread of the logarithm of the sample's lengths: a mean of about 60 tokens with a long tail, as documentation has.
+#: Mean and standard deviation of the logarithm of text lengths in the sample: lengths of about 60 tokens on average with a
+#: long tail, as in documentation.
 LOG_MEAN, LOG_SPREAD = 3.6, 1.0
 
-#: Tokens of the text whose latency is measured; how often it is run, and how often if that takes less than so many seconds.
+#: Tokens of the text whose latency is measured, smallest and largest number of runs, and seconds after which runs stop once
+#: the smallest number is reached.
 SHORT_TOKENS, FEWEST_RUNS, MOST_RUNS, RUNS_SECONDS = 12, 5, 40, 0.1
 
-#: Of the runs' seconds: what three in four of them exceed. A machine that does something else in most of the runs moves their
-#: median, and hardly this.
+#: Quantile of the runs that is the latency. Other work on the machine during most of the runs changes the median, and hardly
+#: this quantile.
 QUARTILE = 0.25
 
 
 class Trial(Closing):
-    """Session and threads, as an encoder would have them. A context manager that closes them."""
+    """`Trial`: session and worker threads, as in an encoder. A context manager that closes them."""
 
     def __init__(self, artifact: Artifact, variant: Variant, layout: WorkerLayout, machine: Machine) -> None:
         """Open a session and start its threads.
 
         Args:
-            artifact: the artifact.
-            variant: one of its graphs.
-            layout: how to run it.
-            machine: where the threads are pinned, if it has several nodes.
+            artifact: artifact to measure.
+            variant: variant of the artifact.
+            layout: provider, workers and threads.
+            machine: machine whose NUMA nodes the threads are pinned to, if it has several.
 
         Raises:
-            FletcherError: as `open_session`.
+            FletcherError: any error of `open_session`.
         """
         self.layout = layout
         self._artifact = artifact
@@ -63,24 +65,24 @@ class Trial(Closing):
         )
 
     def latency(self, text: Encodings) -> float:
-        """Return the seconds of one text, the lower quartile of some runs; the first run makes buffers and does not count."""
+        """Return the seconds of one text, the lower quartile of several runs after a first one that allocates buffers."""
         return latencies([self], text)[0]
 
     def accuracy(self, canary: Canary) -> CanaryResult:
-        """Compare the canary's vectors with their reference."""
+        """Compare the vectors of the canary with the reference."""
         vectors = self._workers.compute(canary.encodings)
         return canary.judge(vectors, self._artifact.manifest.card.output, self._tolerance)
 
     def compute(self, texts: Encodings) -> NDArray[np.float32]:
-        """Return the vectors of any number of texts on all workers, (n, dimension)."""
+        """Compute any number of texts on all workers and return their vectors, (n, dimension)."""
         return self._workers.compute(texts)
 
     def run(self, batch: Encodings) -> NDArray[np.float32]:
-        """Return the vectors of texts that are one batch, whatever their lengths, on the calling thread, (n, dimension)."""
+        """Compute texts as one batch on the calling thread and return their vectors, (n, dimension)."""
         return self._session.run(batch)
 
     def seconds(self, texts: Encodings, token_budget: int) -> float:
-        """Return the seconds that all workers together need for some texts."""
+        """Return the seconds that all workers together need for texts."""
         self._workers.token_budget = token_budget
         started = time.perf_counter()
         self._workers.compute(texts)
@@ -92,25 +94,26 @@ class Trial(Closing):
 
 
 def latencies(trials: Sequence[Trial], text: Encodings) -> list[float]:
-    """Return the seconds of one text on each trial, in turns; see `Trial.latency`."""
+    """Return the seconds of one text on each trial; the trials run in turn. See `Trial.latency`."""
     for trial in trials:
         trial.compute(text)
     started = time.perf_counter()
-    taken: list[list[float]] = []
-    while len(taken) < FEWEST_RUNS or (len(taken) < MOST_RUNS and time.perf_counter() - started < RUNS_SECONDS):
-        taken.append([trial.seconds(text, trial.layout.token_budget) for trial in trials])
-    return [float(seconds) for seconds in np.quantile(taken, QUARTILE, axis=0)]
+    runs: list[list[float]] = []  # (runs, trials)
+    while len(runs) < FEWEST_RUNS or (len(runs) < MOST_RUNS and time.perf_counter() - started < RUNS_SECONDS):
+        runs.append([trial.seconds(text, trial.layout.token_budget) for trial in trials])
+    return [float(seconds) for seconds in np.quantile(runs, QUARTILE, axis=0)]
 
 
 def ragged_sample(encodings: Encodings, tokens: int) -> Encodings:
-    """Return rows of token ids with the lengths of documentation, cut from real texts.
+    """Return rows of token ids with lengths as in documentation, cut from real texts.
 
     Args:
-        encodings: real texts, at least one token in all.
-        tokens: how many there shall be at least.
+        encodings: real texts with at least one token.
+        tokens: smallest total number of tokens.
 
     Returns:
-        Rows of `tokens` tokens together or a little more, none longer than the longest real text; the same at each call.
+        Rows with `tokens` tokens in total or a few more. Each row is at most as long as the longest real text, or 3 tokens.
+        The result is the same at each call.
     """
     rng = np.random.default_rng(0)
     longest = max(int(encodings.lengths.max()), 3)
@@ -121,12 +124,12 @@ def ragged_sample(encodings: Encodings, tokens: int) -> Encodings:
 
 
 def short_text(encodings: Encodings) -> Encodings:
-    """Return one row of `SHORT_TOKENS` tokens cut from real texts, or of as many as the longest of them has."""
+    """Return one row of `SHORT_TOKENS` tokens cut from real texts, or of the longest text's length if that is less."""
     return cut_rows(encodings, [min(SHORT_TOKENS, int(encodings.lengths.max()))])
 
 
 def cut_rows(encodings: Encodings, lengths: list[int]) -> Encodings:
-    """Return rows of the given lengths, cut from the ids of real texts in turn, again from the front if they run out."""
+    """Return rows of the given lengths, cut from the ids of real texts in order; the ids repeat if they are too few."""
     ids: NDArray[np.int32] = np.resize(encodings.ids, sum(lengths))
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -1,1 +1,1 @@
-"""Access to a server: API keys, addresses, permissions."""
+"""Access to a server: addresses, API keys and permissions."""

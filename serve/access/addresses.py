@@ -1,17 +1,18 @@
-"""`HostPort`: an address as users write it (`HOST:PORT`), and the listening socket on it."""
+"""`HostPort`: an address in the form `HOST:PORT`, and a listening socket on it."""
 
 from __future__ import annotations
 
 import errno
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
-__all__ = ["Addresses", "HostPort", "bind", "parse"]
+__all__ = ["Addresses", "HostPort", "bind", "bind_path", "parse"]
 
-#: Connections that may wait to be accepted; the system caps it.
+#: Largest number of connections that wait to be accepted. The system can have a lower limit.
 BACKLOG = 2048
 
 
@@ -20,8 +21,8 @@ class Addresses:
     """Addresses on which a server listens.
 
     Attributes:
-        http: URL of the HTTP server, or None without one.
-        flight: URL of the Flight server, or None without one.
+        http: URL of the HTTP server, or None if HTTP is off.
+        flight: URL of the Flight server, or None if Flight is off.
     """
 
     http: str | None
@@ -30,7 +31,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """An address to listen on; port 0 takes a free one."""
+    """An address to listen on. Port 0 takes a free port."""
 
     host: str
     port: int
@@ -43,8 +44,8 @@ def parse(text: str, option: str) -> HostPort:
     """Read `HOST:PORT`, `:PORT` or `[IPV6]:PORT`.
 
     Args:
-        text: the user's text.
-        option: the option that holds it, for the error.
+        text: text from the user.
+        option: name of the option, for the error.
 
     Raises:
         InputError: the text is not an address.
@@ -52,7 +53,7 @@ def parse(text: str, option: str) -> HostPort:
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise InputError(
-            f"{option} is {text!r}, and must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:8080"
+            f"{option} is {text!r}; it must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:8080"
         )
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -66,22 +67,23 @@ def bind(address: HostPort, option: str) -> socket.socket:
 
     Args:
         address: address to listen on.
-        option: the option that named it, for the error.
+        option: name of the option that has the address, for the error.
 
     Raises:
-        InputError: the port is in use, the address is not this machine's, or the system does not allow it.
+        InputError: the port is in use, the host is unknown, the address does not belong to this machine, or the system does
+            not allow it.
     """
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
+        family, kind, protocol, _, location = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
         raise InputError(f"{option} {address}: the host {address.host!r} is unknown ({error.strerror})") from error
     listener = socket.socket(family, kind, protocol)
     try:
-        # A port whose last connections linger may be taken again; a port on which a program listens may not.
+        # This allows a port whose last connections are still closing, but not a port on which a program listens.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
+        listener.bind(location)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -91,4 +93,24 @@ def bind(address: HostPort, option: str) -> socket.socket:
                 f"{option} {HostPort(address.host, 0)} (0 takes a free one)"
             ) from error
         raise InputError(f"{option} {address}: cannot listen there ({explain(error)})") from error
+    return listener
+
+
+def bind_path(path: str) -> socket.socket:
+    """Return a listening Unix socket. A file that an ended process left at the path is replaced.
+
+    Args:
+        path: path of the socket in a private folder, so that no other program listens there.
+
+    Raises:
+        InputError: the system does not allow it, for example because the path is too long.
+    """
+    Path(path).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InputError(f"cannot listen on {path} ({explain(error)})") from error
     return listener

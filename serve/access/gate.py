@@ -1,7 +1,7 @@
-"""`Gate`: decides who may ask for what. HTTP and Flight share it.
+"""`Gate`: checks the access of callers. HTTP and Flight share it.
 
-Callers send API keys as bearer tokens. Without keys only the loopback has the admin API. Other decisions about a caller, such
-as signed tokens beside keys, belong here too.
+Callers send API keys as bearer tokens. Without keys, only callers on the loopback may use the admin API. Other checks of a
+caller, such as signed tokens in addition to keys, belong here too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ BEARER = "bearer "
 
 
 class Gate:
-    """Lets callers in or refuses them. Safe to use from any thread."""
+    """Access check of callers. Safe to use from any thread."""
 
     def __init__(self, keys: Keys | None) -> None:
-        """Guard a server with keys.
+        """Make the access check of a server.
 
         Args:
-            keys: the server's keys; None lets every caller in, and to the admin API every caller from the loopback.
+            keys: keys of the server. None allows all callers, and for the admin API all callers on the loopback.
         """
         self.keys = keys
 
@@ -35,39 +35,41 @@ class Gate:
         """Check a caller.
 
         Args:
-            access: level of access that the caller needs.
+            access: level of access that the route or call needs.
             authorization: value of the header `authorization`, or None.
-            peer: address of the caller, or None if it is not known.
-            browser: whether a website's page sent the request.
+            peer: address of the caller, or None if it is unknown.
+            browser: True if a page of a website sent the request.
 
         Returns:
-            The name of the caller's key; empty if no key is needed.
+            The name of the caller's key; empty if the caller does not need a key.
 
         Raises:
-            UnauthorizedError: a key is needed, and there is none, or a wrong one.
-            ForbiddenError: the key lacks the admin role; without keys, the caller is not on the loopback.
+            UnauthorizedError: the caller needs a key, and has none or a wrong one.
+            ForbiddenError: the key does not have the admin role; without keys, the caller is not on the loopback.
         """
         if access == "open":
             return ""
         if self.keys is None:
-            # Without keys, a website that the operator visits could reach the loopback through the browser.
+            # A website that the operator visits could send requests to the loopback through the browser.
             if access == "admin" and (browser or not is_loopback(peer)):
                 raise ForbiddenError(
-                    "without API keys the admin API answers to the loopback alone: give the server keys"
+                    "without API keys, only programs on the loopback may use the admin API: start the server with --keys FILE"
                 )
             return ""
         if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
             raise UnauthorizedError("this server needs an API key: send the header `Authorization: Bearer KEY`")
         key = self.keys.find(authorization[len(BEARER) :].strip())
         if key is None:
-            raise UnauthorizedError("the API key is not one of this server's")
+            raise UnauthorizedError("this server does not have this API key")
         if access == "admin" and key.role != "admin":
-            raise ForbiddenError("this API key is not an admin's: make one with `fletcher-serve keys add NAME --admin`")
+            raise ForbiddenError(
+                "this API key does not have the admin role: make one with `fletcher-serve keys add NAME --admin`"
+            )
         return key.name
 
 
 def is_loopback(host: str | None) -> bool:
-    """Return whether an address is this machine's own."""
+    """Return True if an address is a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -79,20 +81,20 @@ def is_loopback(host: str | None) -> bool:
 
 
 def check_binding(address: HostPort, option: str, *, keys: bool, allow_anonymous: bool) -> None:
-    """Refuse an address that other machines can reach, unless the server has keys or anonymous callers are allowed.
+    """Reject an address that other machines can reach, unless the server has keys or allows anonymous callers.
 
     Args:
         address: address to listen on.
-        option: the option that named it, for the error.
-        keys: whether the server has keys.
-        allow_anonymous: whether callers without a key are allowed.
+        option: name of the option that has the address, for the error.
+        keys: True if the server has keys.
+        allow_anonymous: True if callers do not need a key.
 
     Raises:
-        InputError: other machines could reach the server, and it has no keys.
+        InputError: other machines can reach the address, and the server has no keys.
     """
     if keys or allow_anonymous or is_loopback(address.host):
         return
     raise InputError(
-        f"{option} {address} can be reached from other machines, and this server has no API keys: give it some with "
-        "--keys FILE (`fletcher-serve keys add` makes them), or say --allow-anonymous"
+        f"other machines can reach {option} {address}, and this server has no API keys: use --keys FILE "
+        "(`fletcher-serve keys add` makes keys), or --allow-anonymous"
     )

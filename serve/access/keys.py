@@ -1,6 +1,7 @@
 """API keys: a file with their names and hashes, and the check of a bearer token. The keys themselves are not stored.
 
-A key has 256 random bits, so one SHA-256 is enough: an attacker cannot try a dictionary, and the hash need not be slow.
+A key has 256 random bits, so an attacker cannot guess it with a dictionary. So one SHA-256 is enough; a slow hash is not
+necessary.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key in the file.
 
     Attributes:
-        name: name of its owner: the engine's client, and the name in logs.
-        sha256: SHA-256 of the key, as hex.
-        role: whether the key opens the admin API.
+        name: name of the owner. It is the client of the engine and the name in logs.
+        sha256: SHA-256 of the key, hexadecimal.
+        role: `admin` if the key gives access to the admin API, else `user`.
     """
 
     name: str
@@ -47,7 +48,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Keys:
-    """The keys of a file. `reload` reads it again."""
+    """Keys of a file. `reload` reads the file again."""
 
     def __init__(self, path: Path) -> None:
         """Read the keys of a file.
@@ -56,13 +57,13 @@ class Keys:
             path: the file.
 
         Raises:
-            InputError: the file cannot be read, holds no key, or is not a file of keys.
+            InputError: the file cannot be read, does not have a key, or is not a file of keys.
         """
         self._path = path
         self._keys = _load(path)
 
     def reload(self) -> None:
-        """Read the file again; a bad file leaves the keys as they were.
+        """Read the file again. An invalid file does not change the keys.
 
         Raises:
             InputError: as for the constructor.
@@ -70,7 +71,7 @@ class Keys:
         self._keys = _load(self._path)
 
     def find(self, token: str) -> Key | None:
-        """Return the key that a token is, or None. Every key is compared, in constant time."""
+        """Return the key of a token, or None. The token is compared with every key, in constant time."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         match = None
         for stored, key in self._keys:
@@ -83,11 +84,11 @@ def _load(path: Path) -> list[tuple[bytes, Key]]:
     """Return the keys of a file with their digests.
 
     Raises:
-        InputError: the file cannot be read, holds no key, or is not a file of keys.
+        InputError: the file cannot be read, does not have a key, or is not a file of keys.
     """
     keys = read_keys(path)
     if not keys:
-        raise InputError(f"{path} holds no key: add one with `fletcher-serve keys add NAME --keys {path}`")
+        raise InputError(f"{path} does not have a key: add one with `fletcher-serve keys add NAME --keys {path}`")
     return [(bytes.fromhex(key.sha256), key) for key in keys]
 
 
@@ -116,17 +117,22 @@ def read_keys(path: Path) -> Sequence[Key]:
 def add_key(path: Path, name: str, role: Role = "user") -> str:
     """Make a key and write its hash to the file.
 
+    Args:
+        path: the file; it is made if it does not exist.
+        name: name of the owner, 1 to 64 printable characters.
+        role: role of the key.
+
     Returns:
         The key, which is not stored.
 
     Raises:
-        InputError: the name is taken or cannot be used, or the file cannot be written.
+        InputError: the name is taken or invalid, or the file cannot be read or written.
     """
     if not name or not name.isprintable() or len(name) > 64:
         raise InputError(f"a key's name must be 1 to 64 printable characters, not {name!r}")
     keys = list(read_keys(path)) if path.exists() else []
     if any(key.name == name for key in keys):
-        raise InputError(f"{path} has a key {name!r} already: remove it first, or choose another name")
+        raise InputError(f"{path} already has a key {name!r}: remove it first, or choose another name")
     token = PREFIX + secrets.token_urlsafe(32)
     _write(path, [*keys, Key(name, hashlib.sha256(token.encode()).hexdigest(), role)])
     return token
@@ -136,7 +142,7 @@ def remove_key(path: Path, name: str) -> None:
     """Remove a key from the file.
 
     Raises:
-        InputError: the file has no key of that name, or it cannot be written.
+        InputError: the file has no key of that name, or cannot be read or written.
     """
     keys = read_keys(path)
     if not any(key.name == name for key in keys):
@@ -145,7 +151,7 @@ def remove_key(path: Path, name: str) -> None:
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:
-    """Write the file whole or not at all, readable by its owner alone."""
+    """Write the file atomically. Only its owner can read it."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

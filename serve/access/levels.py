@@ -1,4 +1,4 @@
-"""Levels of access: what a route or a call asks of its caller."""
+"""Levels of access that routes and calls require of their callers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from typing import Literal
 
 __all__ = ["Access"]
 
-#: `open` needs no key. `key` needs any key, if the server has keys. `admin` needs an admin's key, or the loopback if the
-#: server has no keys.
+#: `open` does not need a key. `key` needs any key if the server has keys. `admin` needs a key with the admin role; if the
+#: server has no keys, the caller must be on the loopback.
 Access = Literal["open", "key", "admin"]

@@ -14,8 +14,8 @@ import numpy as np
 from fletcher.runtime import Artifact, LoadOptions
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.machine import this_machine
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
 from .results import BenchResult, Figures
@@ -95,7 +95,7 @@ def _bench(
         raise InputError("there is no text to measure with")
     artifact = Artifact.open(directory)
     card = artifact.manifest.card
-    tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
+    tokenizer = open_tokenizer(artifact)
     tokens = tokenizer.encode([card.prompts.get("document", "") + text for text in texts]).num_tokens
     commands = [peer_command(peer, checkpoint) for peer in peers]
     failed: list[Figures] = []

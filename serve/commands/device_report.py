@@ -10,12 +10,12 @@ import msgspec
 from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime import Artifact
 from fletcher.runtime.commandline.reporter import Table
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.gpus import this_gpus
 from fletcher.runtime.machine.machine import Machine, this_machine
 from fletcher.runtime.providers.needs import missing
 from fletcher.runtime.providers.selection import AUTO, all_providers, choose_variant
 from fletcher.runtime.tokenizing.nanotoken import PACKAGE, fast_version, package_problem
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 from fletcher.runtime.tuning.choice import Choice, choose
 from fletcher.runtime.tuning.history import forget, measuring_key, remember
 from fletcher.runtime.tuning.measurement import Measurement
@@ -142,7 +142,7 @@ def measure_artifact(
     artifact.check_files()
     chosen = choose_variant(artifact, variant, AUTO)
     machine = this_machine()
-    tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
+    tokenizer = open_tokenizer(artifact)
     measurements = measure(artifact, chosen, seconds=seconds, providers=providers or None)
     if not providers:
         forget(measuring_key(), artifact.digest, chosen.name)

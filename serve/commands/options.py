@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fletcher.runtime.options.embed import EmbedOptions
     from fletcher.runtime.options.load import LoadOptions
 
-__all__ = ["Directory", "check_options", "serve_packages"]
+__all__ = ["Directory", "check_options", "require_packages", "serve_packages"]
 
 #: Extra of Fletcher that installs a package, by the package's import name.
 EXTRAS: Final = {
@@ -37,6 +38,21 @@ def serve_packages(purpose: str) -> Iterator[None]:
         if package not in EXTRAS:
             raise
         raise MissingPackageError(package, EXTRAS[package], purpose) from error
+
+
+def require_packages(purpose: str, *packages: str) -> None:
+    """Check that packages are installed, without importing them.
+
+    Raises:
+        MissingPackageError: one is not; the error names the extra.
+    """
+    for package in packages:
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError:  # an import hook hides the package
+            spec = None
+        if spec is None:
+            raise MissingPackageError(package, EXTRAS[package], purpose)
 
 
 def check_options(directory: Path, options: EmbedOptions, load: LoadOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +17,11 @@ from fletcher.runtime.options.load import LoadOptions
 from ..models.heap import few_arenas
 from ..models.spec import SERVER_CACHE, ModelSpec, read_specs
 from ..server_options import ServerOptions
-from .options import serve_packages
+from .options import require_packages, serve_packages
 
 if TYPE_CHECKING:
-    from ..server import Server
+    from ..access.addresses import Addresses
+    from ..models.served import ServedModel
 
 __all__ = ["serve"]
 
@@ -55,7 +57,6 @@ def serve(
     few_arenas()
     with serve_packages("fletcher-serve run"):
         from ..observe.logs import LEVELS
-        from ..server import run_server
     from fletcher.runtime.errors import InputError, OptionError
 
     config, name = ctx.obj.config, options.name
@@ -71,16 +72,14 @@ def serve(
     def all_specs() -> list[ModelSpec]:
         return [*from_folders, *(read_specs(config) if config else [])]
 
-    def announce(server: Server) -> None:
+    def announce(addresses: Addresses, models: Sequence[ServedModel]) -> None:
         if report.as_json:
-            typer.echo(msgspec.json.encode(server.addresses).decode())
+            typer.echo(msgspec.json.encode(addresses).decode())
         else:
-            for model in server.models.named:
-                for version in model.versions:
-                    info = version.wake().backend.info
-                    report.line(f"serving {model.name} ({info.variant} on {info.provider})")
-                    report.line(info.fallback or info.reason)
-            for protocol, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
+            for model in models:
+                report.line(f"serving {model.name} ({model.variant} on {model.provider})")
+                report.line(model.reason)
+            for protocol, url in (("HTTP", addresses.http), ("Flight", addresses.flight)):
                 if url is not None:
                     report.line(f"{protocol} on {url}")
         sys.stdout.flush()
@@ -93,4 +92,24 @@ def serve(
     specs = all_specs()
     if not specs:
         raise InputError("there is no model to serve: name a folder, or put [[models]] into the file of --config")
-    run_server(specs, options, reread=all_specs, on_listening=announce)
+    if options.front_count:
+        require_packages("fletcher-serve run", "httptools", "prometheus_client", "uvicorn", "uvloop")
+        from ..fronts.supervisor import run_supervisor
+
+        run_supervisor(
+            specs,
+            options,
+            reread=all_specs,
+            on_listening=lambda supervisor: announce(supervisor.addresses, supervisor.models),
+        )
+    else:
+        with serve_packages("fletcher-serve run"):
+            from ..models.served import served_models
+            from ..server import run_server
+
+        run_server(
+            specs,
+            options,
+            reread=all_specs,
+            on_listening=lambda server: announce(server.addresses, served_models(server.models)),
+        )

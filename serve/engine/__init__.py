@@ -1,1 +1,1 @@
-"""The engine: admission, queue, batches, failures."""
+"""Engine of a model: admission, queue, batches and failures."""

@@ -1,6 +1,6 @@
-"""`Admission`: bounds of what may be open at once; it admits requests, joins equal ones, and settles each of them once.
+"""`Admission`: limits of the open requests. It admits requests, joins equal ones, and settles each of them once.
 
-`Price` is the predicted cost of a request, by which it is admitted.
+`Price` is the predicted cost of a request. Admission compares it with the limits.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from ..observe.metrics import Metrics
 from .drain_rate import DrainRate
 from .embed_request import EmbedRequest
 from .open_request import SHORTEST_RETRY, OpenRequest
+from .rows_request import RowsRequest
 from .terms import PRIORITIES, SHARES, WEIGHTS, Priority, Terms
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["MAX_MEMORY", "Admission", "Price", "price_of"]
+__all__ = ["MAX_MEMORY", "Admission", "Price", "price_of", "price_of_rows"]
 
-#: Bytes that open requests may be predicted to hold: token ids, and vectors until they are answered.
+#: Limit of the predicted memory of all open requests in bytes: token ids, and vectors until they are answered.
 MAX_MEMORY: Final = 1 << 30
 
-#: A queued request is dropped after twice the wait that was estimated at its admission,
+#: A queued request is dropped after twice the wait that was estimated at its admission, within the limits below.
 EXPECTED_WAIT_FACTOR: Final = 2.0
 
-#: but never later than 1.25 times `max_wait`, nor earlier than `max_wait`. With a batch that takes three quarters of
-#: `max_wait`, it is then answered within twice that limit.
+#: A queued request is never dropped before `max_wait`, and always after 1.25 times `max_wait`. If its batch then takes three
+#: quarters of `max_wait`, it is answered within twice `max_wait`.
 MAX_WAIT_FACTOR: Final = 1.25
 
-#: Greatest number of seconds after which a rejected client should try again.
+#: Largest number of seconds that a rejected client should wait before it tries again.
 LONGEST_RETRY: Final = 60.0
 
 
@@ -45,10 +46,10 @@ class Price(msgspec.Struct, frozen=True):
     """Predicted cost of a request, known before it is tokenized.
 
     Attributes:
-        characters: characters of all texts; 0 for token ids.
-        ids: token ids that the client sent; 0 for texts.
-        rows: rows of the answer.
-        tokens: tokens to compute: an estimate on the safe side for texts, exact for token ids.
+        characters: number of characters of all texts; 0 for token ids.
+        ids: number of token ids that the client sent; 0 for texts.
+        rows: number of rows of the answer.
+        tokens: number of tokens to compute: an upper estimate for texts, exact for token ids.
         memory: bytes that the request holds until it is answered.
     """
 
@@ -62,10 +63,10 @@ class Price(msgspec.Struct, frozen=True):
 def price_of(request: EmbedRequest, info: ModelInfo) -> Price:
     """Return the predicted cost of a request to a model.
 
-    English has about four characters a token. Two a token, and four tokens a row for prompt and special tokens, keep the
-    estimate on the safe side until the real count is known. No row is longer than the longest input, unless texts are split.
-    A token takes 4 bytes for its id and 4 for the copy of it in a batch; a row's vector is `dimension` times float32. Late
-    chunking holds a vector for each token as well.
+    English has about four characters per token. The estimate is high until the real count is known: it assumes two characters
+    per token, and four tokens per row for the prompt and special tokens. A row is not longer than the longest input, unless
+    texts are split. A token takes 4 bytes for its id and 4 bytes for the copy in a batch. The vector of a row takes
+    `dimension` float32 values. Late chunking also holds a vector for each token.
     """
     inputs, options = request.inputs, request.options
     characters = ids = 0
@@ -87,27 +88,34 @@ def price_of(request: EmbedRequest, info: ModelInfo) -> Price:
     return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
 
 
+def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:
+    """Return the cost of rows that are tokenized; its tokens are exact."""
+    rows, tokens = len(request.encodings), request.encodings.num_tokens
+    vectors = tokens if request.by_token else rows
+    return Price(0, tokens, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+
+
 class Admission:
-    """The requests that are open: admitted and not yet settled. Safe to use from any thread.
+    """Open requests: admitted and not yet settled. Safe to use from any thread.
 
     Attributes:
-        lock: guards the counts here and the queue of the requests that wait.
-        tokens: tokens that were admitted and are not yet in a batch.
-        memory: bytes that open requests are predicted to hold.
-        max_memory: bound of `memory`.
-        stopping: whether nothing more is admitted.
-        joinable: open requests by what they ask for.
+        lock: guards the counts here and the queue of waiting requests.
+        tokens: number of admitted tokens that are not yet in a batch.
+        memory: predicted memory of the open requests in bytes.
+        max_memory: limit of `memory`.
+        stopping: True if every new request is rejected.
+        joinable: open requests by their identity.
         rate: speed at which the queue empties.
     """
 
     def __init__(self, *, max_tokens: int, max_wait: float, max_memory: int, metrics: Metrics, rate: DrainRate) -> None:
-        """Begin with nothing open.
+        """Start without open requests.
 
         Args:
-            max_tokens: tokens that may wait; a single larger request is admitted when nothing else waits.
-            max_wait: seconds that a request may be expected to wait before its first batch.
-            max_memory: bytes that open requests may be predicted to hold together.
-            metrics: receives the counts of admission and of ends.
+            max_tokens: largest number of waiting tokens. A single larger request is admitted if no other request waits.
+            max_wait: longest expected wait for the first batch, in seconds.
+            max_memory: limit of the predicted memory of all open requests, in bytes.
+            metrics: receives the counts of admitted, rejected and settled requests.
             rate: speed at which the queue empties.
         """
         self.lock = threading.Lock()
@@ -130,37 +138,45 @@ class Admission:
         return len(self._open)
 
     def admit(
-        self, request: EmbedRequest, price: Price, *, key: object = None, draft: RecordDraft | None = None
+        self,
+        request: EmbedRequest | RowsRequest,
+        price: Price,
+        *,
+        key: object = None,
+        draft: RecordDraft | None = None,
     ) -> OpenRequest:
-        """Admit a request, or reject it before it costs anything.
+        """Admit a request, or reject it before it uses memory or compute.
 
         Args:
             request: the request.
             price: its predicted cost.
-            key: identity for equal requests, which may join it while it is open; None for none.
+            key: identity of the request; equal requests may join it while it is open. None: no request may join it.
             draft: record that receives its stages, or None.
+
+        Returns:
+            The open request.
 
         Raises:
             StoppingError: the server is stopping.
             DeadlineError: the deadline has passed.
-            OverloadedError: too much waits, or more than the deadline has time for.
+            OverloadedError: too many tokens wait, the expected wait is too long, or memory is short.
         """
         now = time.monotonic()
         terms = request.terms
         try:
             with self.lock:
                 if self.stopping:
-                    raise StoppingError("the server is stopping: send the request to another one, or again later")
+                    raise StoppingError("the server is stopping: send the request to another server, or again later")
                 if terms.deadline is not None and terms.deadline <= now:
-                    raise DeadlineError("the request's deadline had passed when it came")
+                    raise DeadlineError("the request's deadline had passed when it arrived")
                 wait = self._check_room(price.tokens, terms, now) if self.tokens else 0.0
                 if self._open and self.memory + price.memory > self.max_memory:
                     _reject(
-                        f"open requests hold about {self.memory >> 20} MiB, and this one would make it more than "
+                        f"open requests hold about {self.memory >> 20} MiB, and with this request they would hold more than "
                         f"{self.max_memory >> 20} MiB",
                         wait,
                     )
-                # A deep queue gets the time that it needs; a request that waits longer than that is dropped.
+                # A request in a long queue may wait longer before it is dropped.
                 patience = max(self._max_wait, min(EXPECTED_WAIT_FACTOR * wait, MAX_WAIT_FACTOR * self._max_wait))
                 admitted = OpenRequest(
                     request, price.tokens, price.memory, expires=now + patience, key=key, draft=draft
@@ -175,19 +191,19 @@ class Admission:
             raise
         if key is not None:
             self.joinable[key] = admitted
-        self._metrics.admitted.inc()
+        self._metrics.admitted.inc(request.requests if isinstance(request, RowsRequest) else 1)
         return admitted
 
     def _check_room(self, tokens: int, terms: Terms, now: float) -> float:
         """Return the expected wait in seconds.
 
         Raises:
-            OverloadedError: too much waits, or more than the deadline has time for.
+            OverloadedError: too many tokens wait, or the expected wait is longer than the limit or the deadline allows.
         """
         limit, waiting = int(self._max_tokens * SHARES[terms.priority]), self.tokens
         wait = self._expected_wait(terms.priority)
         if waiting + tokens > limit:
-            _reject(f"{waiting} tokens wait, and with this request's {tokens} they would be more than {limit}", wait)
+            _reject(f"{waiting} tokens wait, and this request has {tokens}; the limit is {limit}", wait)
         if wait > self._max_wait:
             _reject(f"{waiting} tokens wait, about {wait:.1f} s of work, and the limit is {self._max_wait:g} s", wait)
         if terms.deadline is not None and wait > (left := terms.deadline - now):
@@ -195,7 +211,7 @@ class Admission:
         return wait
 
     def _expected_wait(self, priority: Priority) -> float:
-        """Return the seconds until a new request of a class is in a batch; 0 while the queue's speed is not known."""
+        """Return the expected seconds until a new request of a class is in a batch; 0 while the queue's speed is unknown."""
         speed = self.rate.tokens_per_second
         if not speed:
             return 0.0
@@ -203,12 +219,12 @@ class Admission:
         return sum(tokens * min(1.0, WEIGHTS[kind] / weight) for kind, tokens in self._tokens_of.items()) / speed
 
     def join(self, key: object, terms: Terms, draft: RecordDraft | None) -> Future[Any] | None:
-        """Return a future of an equal request that is open; None if there is none that the caller can wait for.
+        """Return a future of an equal open request; None if there is no such request that the caller can wait for.
 
         Args:
             key: identity of the request.
             terms: terms of the caller.
-            draft: the caller's record, whose trace is linked to the open request's, or None.
+            draft: the caller's record, or None. Its trace is linked to the trace of the open request.
         """
         same = self.joinable.get(key)
         future = None if same is None else same.join(terms)
@@ -221,20 +237,20 @@ class Admission:
         return future
 
     def charge(self, request: OpenRequest, tokens: int) -> None:
-        """Count tokens of a request as waiting no longer; a negative number adds some. The caller holds the lock."""
+        """Subtract tokens of a request from the waiting ones; a negative number adds tokens. The caller holds the lock."""
         request.cost -= tokens
         self.tokens -= tokens
         self._tokens_of[request.terms.priority] -= tokens
 
     def settle(self, request: OpenRequest, answer: object = None, error: BaseException | None = None) -> None:
-        """End a request: the one place where a request ends, whatever the reason. Only the first call has an effect.
+        """End a request. Every request ends here, for any reason. Only the first call has an effect.
 
-        It answers all callers, counts those that had left, and gives back what the request held.
+        The method answers all callers, counts those that had cancelled, and releases the request's tokens and memory.
 
         Args:
             request: an admitted request.
             answer: the result of its task.
-            error: the reason for which there is no answer; a third party's becomes a `ProviderError`.
+            error: the error if there is no answer. An error that is not a `FletcherError` becomes a `ProviderError`.
         """
         with request.lock:
             if request.settled:
@@ -265,12 +281,12 @@ class Admission:
                 self._drained.notify_all()
 
     def stop(self) -> None:
-        """Admit nothing more."""
+        """Reject all new requests."""
         with self.lock:
             self.stopping = True
 
     def wait_until_drained(self, seconds: float) -> bool:
-        """Wait until every admitted request is settled; return False if time ran out first."""
+        """Wait until every admitted request is settled; return False if the time ran out first."""
         with self.lock:
             return self._drained.wait_for(lambda: not self._open, seconds)
 
@@ -283,5 +299,5 @@ class Admission:
 
 
 def _reject(reason: str, wait: float) -> NoReturn:
-    seconds = min(max(wait / 2, SHORTEST_RETRY), LONGEST_RETRY)  # half of the queue has then left room
+    seconds = min(max(wait / 2, SHORTEST_RETRY), LONGEST_RETRY)  # half of the queue is empty by then
     raise OverloadedError(f"the server is overloaded: {reason}. Retry after {seconds:.0f} s", seconds)

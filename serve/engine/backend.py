@@ -1,4 +1,4 @@
-"""`Backend`: the methods that the engine needs of a loaded model. `fletcher.runtime.Encoder` has them."""
+"""`Backend`: protocol of a loaded model, as the engine uses it. `fletcher.runtime.Encoder` implements it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,23 @@ class Backend(Protocol):
         ...
 
     def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /) -> Task:
-        """Tokenize a request, for which `info.check` accepted the options.
+        """Tokenize a request whose options `info.check` accepted.
 
         Raises:
-            InputError: inputs or options cannot be used, or the model does not give this output.
+            InputError: the inputs or options cannot be used, or the model does not give this output.
+        """
+        ...
+
+    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool) -> Task:
+        """Take rows that another process has tokenized.
+
+        Args:
+            encodings: the rows, at least one.
+            output: name of the graph's output; None is the first.
+            by_token: whether the output has a row of values per token.
+
+        Returns:
+            A task whose `finish` gives the values of the rows.
         """
         ...
 
@@ -41,8 +54,8 @@ class Backend(Protocol):
         """Compute one batch on the calling thread.
 
         Args:
-            batch: rows of a task, or of several tasks of one output.
-            output: the task's: name of the graph's output; None is the first.
+            batch: rows of one task, or of several tasks with the same output.
+            output: name of the graph's output; None is the first output.
 
         Returns:
             float32, (rows, dimension), or (tokens, dimension) for an output with a row per token.
@@ -61,5 +74,5 @@ class Backend(Protocol):
         ...
 
     def metrics(self) -> EncoderMetrics:
-        """Return what the model counts by itself."""
+        """Return the counts that the model keeps."""
         ...

@@ -1,8 +1,9 @@
-"""`Backlog`: the queue of tokenized requests in a fair order, and the forming of batches. It knows tokens, not models.
+"""`Backlog`: queue of tokenized requests in a fair order, from which it forms batches. It handles tokens, not models.
 
-Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) gives clients and classes their turns: a request starts at the
-time on a virtual clock at which its client's last one ended; the clock runs faster for light classes, and the earliest start
-is next. A client that was idle starts at the clock's time: it gets no credit for its idleness.
+The order is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996). Each request has a start and an end on a virtual
+clock. It starts when the previous request of its client ends. A token takes more virtual time in a class with a lower weight.
+The request with the earliest start is next. A client that was idle starts at the clock's present time, so that it has no
+advantage from its idle time.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from .terms import WEIGHTS, Priority
 
 __all__ = ["Backlog", "FairQueue"]
 
-#: Requests looked at for one batch when more wait than it holds: enough to find similar lengths, cheap to sort.
+#: Largest number of requests that are compared for one batch: enough to find similar lengths, and fast to sort.
 WINDOW: Final = 256
 
-#: Tokens that a request is charged for when it comes; the rest of a larger one is charged as it is taken, behind the
-#: client's other requests.
+#: Largest number of tokens that a request is charged for when it is queued. The remaining tokens of a larger request are
+#: charged when it is queued again, behind the client's other requests.
 TURN_TOKENS: Final = 4096
 
-#: Number of clients whose end on the clock is kept while others wait.
+#: Number of clients whose end on the clock is stored while others wait.
 MOST_CLIENTS: Final = 4096
 
 
 class FairQueue:
-    """Requests that wait. Not safe to use from several threads: the admission's lock guards it.
+    """Waiting requests. Not safe to use from several threads: the admission's lock guards it.
 
     Attributes:
-        heap: the requests with their places, the next one first; empty while nothing waits.
+        heap: the requests with their places, the next one first; empty if no request waits.
     """
 
     def __init__(self) -> None:
@@ -47,8 +48,8 @@ class FairQueue:
         self._numbers = itertools.count()
 
     def push(self, request: OpenRequest) -> None:
-        """Put a request behind its client's others."""
-        if not self.heap:  # nothing waits: every client starts anew
+        """Add a request behind the other requests of its client."""
+        if not self.heap:  # no request waits, so every client starts at 0 again
             self._ends.clear()
             self._clock = 0.0
         terms = request.terms
@@ -61,7 +62,7 @@ class FairQueue:
         heapq.heappush(self.heap, (*request.place, request))
 
     def put_back(self, request: OpenRequest) -> None:
-        """Put a request that was drawn and not used back into its place."""
+        """Return a request that was drawn and not used to its place."""
         heapq.heappush(self.heap, (*request.place, request))
 
     def draw(self) -> OpenRequest:
@@ -69,7 +70,7 @@ class FairQueue:
         return heapq.heappop(self.heap)[2]
 
     def advance(self, request: OpenRequest) -> None:
-        """Set the clock to the place of a request that is served now while others wait."""
+        """Set the clock to the start of a request that goes into a batch while others wait."""
         self._clock = max(self._clock, request.place[0])
 
     def clear(self) -> None:
@@ -79,13 +80,13 @@ class FairQueue:
 
 
 class Backlog:
-    """A queue that hands out batches. Requests share turns: a large one gives one batch, then queues again."""
+    """Queue that forms batches. A large request gives rows for one batch, then queues again."""
 
     def __init__(self, admission: Admission) -> None:
-        """Begin with an empty queue.
+        """Start with an empty queue.
 
         Args:
-            admission: the open requests; its lock guards the queue, too.
+            admission: the open requests; its lock also guards the queue.
         """
         self._admission = admission
         self._lock = admission.lock
@@ -94,7 +95,14 @@ class Backlog:
         self._closed = False
 
     def push(self, request: OpenRequest, task: Task) -> None:
-        """Queue an admitted request, now with its rows (at least one). Do nothing after `close`: it is settled then."""
+        """Queue an admitted request.
+
+        After `close` the method does nothing, because the engine has settled the request.
+
+        Args:
+            request: the request.
+            task: the rows to compute, at least one.
+        """
         tokens = task.encodings.num_tokens
         with self._lock:
             if self._closed:
@@ -107,9 +115,9 @@ class Backlog:
             self._arrival.notify()
 
     def take(self, budget: int) -> list[Piece] | None:
-        """Wait for work and form a batch of at most `budget` tokens, or of one longer text; return None after `close`.
+        """Wait for requests and form a batch of at most `budget` tokens, or of one longer text; return None after `close`.
 
-        Requests that every caller cancelled, and those that are late, are settled here, before they cost compute.
+        Requests that every caller cancelled, and requests that are too late, are settled here, before they are computed.
         """
         while True:
             dropped: list[tuple[OpenRequest, FletcherError]] = []
@@ -119,7 +127,7 @@ class Backlog:
                 if not self._waiting.heap:
                     return None
                 pieces = self._gather(budget, dropped)
-            for request, error in dropped:  # outside the lock: a future may call its caller back
+            for request, error in dropped:  # without the lock, because a future may run callbacks
                 self._admission.settle(request, error=error)
             if pieces:
                 return pieces
@@ -137,17 +145,17 @@ class Backlog:
             elif not request.settled:
                 window.append(request)
         if admission.tokens > budget and len(window) > 2:
-            # The request whose turn it is always goes; those of its class that are most like it go with it, so that
-            # attention pads little, and others if there is room left.
-            like, priority = window[0].next_length, window[0].terms.priority
+            # The first request is always in the batch. Then requests of its class with the most similar lengths follow, so
+            # that the batch has little padding, and then other requests if there is room left.
+            length, priority = window[0].next_length, window[0].terms.priority
             window[1:] = sorted(
-                window[1:], key=lambda request: (request.terms.priority != priority, abs(request.next_length - like))
+                window[1:], key=lambda request: (request.terms.priority != priority, abs(request.next_length - length))
             )
         pieces: list[Piece] = []
         unfinished: list[OpenRequest] = []
         room = budget
         for request in window:
-            # A batch has one output: the rows of late chunking go into another batch.
+            # A batch has one output, so rows of late chunking need another batch.
             fits = room > 0 and (not pieces or request.task.output == pieces[0].request.task.output)
             piece = request.take(room, budget, 0 if pieces else 1) if fits else None
             if piece is None:

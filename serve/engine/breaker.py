@@ -1,4 +1,4 @@
-"""`Breaker`: a circuit breaker, which rejects at once for a while after several failures in a row."""
+"""`Breaker`: circuit breaker. After several failures in a row, it rejects attempts at once for some seconds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["Breaker"]
 
 
 class Breaker:
-    """Rejects at once while something is broken, and lets one attempt through from time to time. Thread-safe.
+    """Circuit breaker. While it is open, it rejects attempts; after some seconds it allows the next one. Thread-safe.
 
     Attributes:
-        failures: failures in a row so far.
+        failures: number of failures in a row so far.
     """
 
     def __init__(
         self, *, failures: int = 5, open_seconds: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin closed.
+        """Start closed.
 
         Args:
-            failures: failures in a row that open it.
-            open_seconds: seconds for which it then rejects.
-            clock: returns seconds.
+            failures: number of failures in a row that open it.
+            open_seconds: seconds for which it then rejects attempts.
+            clock: returns the present time in seconds.
         """
         self._limit = failures
         self._seconds = open_seconds
@@ -37,35 +37,38 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Return whether it rejects now."""
+        """Return True if it rejects attempts now."""
         return self.remaining() > 0
 
     def remaining(self) -> float:
-        """Return the seconds until it lets the next attempt through; 0 if it does now."""
+        """Return the seconds until it allows the next attempt; 0 if it allows one now."""
         with self._lock:
             if self._opened is None:
                 return 0.0
             return max(0.0, self._opened + self._seconds - self._clock())
 
     def check(self, name: str) -> None:
-        """Reject while it is open.
+        """Reject an attempt while it is open.
+
+        Args:
+            name: name of the part that fails, for the error.
 
         Raises:
-            OverloadedError: it is open; carries the seconds after which to try again.
+            OverloadedError: it is open; the error has the seconds after which to try again.
         """
         left = self.remaining()
         if left:
-            raise OverloadedError(f"{name} has failed {self.failures} times in a row; next try in {left:.1f} s", left)
+            raise OverloadedError(f"{name} has failed {self.failures} times in a row; try again in {left:.1f} s", left)
 
     def fail(self) -> None:
-        """Count a failure. If the attempt that was let through fails, it rejects for another while."""
+        """Count a failure. If an attempt fails after the open time, it opens again for the same time."""
         with self._lock:
             self.failures += 1
             if self.failures >= self._limit:
                 self._opened = self._clock()
 
     def succeed(self) -> None:
-        """Count a success: it closes."""
+        """Count a success, and close."""
         with self._lock:
             self.failures = 0
             self._opened = None

@@ -1,4 +1,4 @@
-"""`DrainRate`: moving average of the tokens per second that leave the queue, which estimates the wait of a new request."""
+"""`DrainRate`: moving average of the tokens per second that leave the queue, to estimate the wait of a new request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["DrainRate"]
 
-#: Seconds of an uninterrupted queue that make a sample: several batches of most models.
+#: Length of a sample in seconds, during which the queue must not be empty. It covers several batches of most models.
 SAMPLE_SECONDS: Final = 0.25
 
 #: Weight of the newest sample in the average.
@@ -17,20 +17,20 @@ NEWEST_BATCH: Final = 0.2
 
 
 class DrainRate:
-    """Tokens per second that leave a queue while it is never empty, with the pauses between batches and all other load.
+    """Tokens per second that leave a queue while it is not empty. The rate includes pauses between batches and other load.
 
     Not safe to use from several threads at once: the admission's lock guards it.
 
     Attributes:
-        value: the queue's own rate, or None before the first sample.
-        sampling: whether a sample is under way.
+        value: rate of the queue, or None before the first sample.
+        sampling: True during a sample.
     """
 
     def __init__(self, workers: int = 1) -> None:
-        """Begin without a sample.
+        """Start without a sample.
 
         Args:
-            workers: batches that are computed at once.
+            workers: number of batches that are computed at once.
         """
         self.value: float | None = None
         self.sampling = False
@@ -41,15 +41,15 @@ class DrainRate:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Return the queue's own rate; before there is one, the rate of full batches; None before the first batch."""
+        """Return the rate of the queue; before the first sample, the rate of full batches; before the first batch, None."""
         return self.value or self._by_batch
 
     def count_batch(self, tokens: int, seconds: float) -> None:
-        """Count a full batch: small batches say nothing about a queue.
+        """Count a full batch. Small batches do not measure the rate of a queue, so the caller leaves them out.
 
         Args:
-            tokens: tokens of the batch.
-            seconds: time that it took to compute.
+            tokens: number of tokens in the batch.
+            seconds: time to compute it.
         """
         speed = self._workers * tokens / max(seconds, 1e-9)
         before = self._by_batch
@@ -59,12 +59,12 @@ class DrainRate:
         """Count tokens that left the queue with one batch.
 
         Args:
-            tokens: tokens of the batch.
-            now: seconds, of any clock that only goes forward.
-            waiting: whether something is left; what comes after an empty queue was not waiting for its turn.
+            tokens: number of tokens in the batch.
+            now: time in seconds, of any monotonic clock.
+            waiting: False if the queue is empty now. That ends the sample, because later tokens did not wait in the queue.
         """
         if not self.sampling:
-            self._since, self.sampling = now, True  # this batch came before the sample
+            self._since, self.sampling = now, True  # the sample starts after this batch
         else:
             self._tokens += tokens
             seconds = now - self._since

@@ -1,8 +1,8 @@
 """`EmbedRequest`: one request to a model as plain data.
 
 It can be encoded with msgspec or pickled, priced, logged, limited, queued, repeated, and sent to another process. The record
-and the trace of a request are handles of this process, so they are not part of it: `Engine.submit` takes them beside the
-request, as a `RecordDraft`.
+and the trace of a request belong to this process, so they are not a part of it. `Engine.submit` takes them as a separate
+`RecordDraft`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
 
     Attributes:
         inputs: texts, token ids, or pairs of a query and documents.
-        options: the way in which texts become vectors.
+        options: options for embedding.
         output: the requested output: `vectors`, `scores`, `sparse`, or `token_vectors` (an embedder's token states).
         terms: priority, client and deadline.
     """

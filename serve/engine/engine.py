@@ -1,6 +1,6 @@
-"""`Engine`: one model's way from requests to answers, behind every door: it admits and tokenizes; its workers compute.
+"""`Engine`: turns requests to one model into answers. It admits and tokenizes requests, and its workers compute them.
 
-It knows nothing of HTTP or Flight: a door submits an `EmbedRequest` and gets a future.
+It does not depend on HTTP or Flight: they submit an `EmbedRequest` and get a future.
 """
 
 from __future__ import annotations
@@ -16,57 +16,61 @@ import numpy as np
 
 from fletcher.runtime.errors import InputError, StoppingError
 from fletcher.runtime.inputs import Texts, TokenIds
+from fletcher.runtime.tasks.task import Task
 
 from ..errors import TooLargeError
 from ..observe.metrics import Metrics
-from .admission import MAX_MEMORY, Admission, price_of
+from .admission import MAX_MEMORY, Admission, price_of, price_of_rows
 from .backend import Backend
 from .backlog import Backlog
 from .drain_rate import DrainRate
 from .embed_request import PLAIN, EmbedRequest
 from .failover import Failover
 from .open_request import OpenRequest
+from .rows_request import RowsRequest
 from .watchdog import STUCK_SECONDS
 from .workers import BatchWorkers
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["Engine"]
+__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine", "check_tokens"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
 
-#: A request of at most this many characters is tokenized on the caller's thread: under a millisecond, and cheaper than
-#: handing it to another one. The event loop is such a caller, so the bound is also the time for which it may be held up.
+#: Largest number of characters of a request that is tokenized on the caller's thread. That takes less than a millisecond,
+#: which is faster than to use another thread. The caller can be the event loop, so this also limits the time for which it
+#: is blocked.
 INLINE_CHARACTERS: Final = 2048
 
-#: Token ids of a request that are checked on the caller's thread, for the same reason: more take over a millisecond.
+#: Largest number of token ids of a request that is checked on the caller's thread: more take over a millisecond.
 INLINE_IDS: Final = 8192
 
-#: Tokens that may wait: 4 MB of ids, and minutes of work for a laptop, which `MAX_WAIT_SECONDS` cuts short.
+#: Largest number of waiting tokens: 4 MB of ids. A laptop needs minutes for them, so there `MAX_WAIT_SECONDS` is the
+#: effective limit.
 MAX_QUEUE_TOKENS: Final = 1 << 20
 
-#: Seconds that a request may be expected to wait. The usual clients give up after 60.
+#: Longest expected wait of a request in seconds. Most clients cancel a request after 60 s.
 MAX_WAIT_SECONDS: Final = 30.0
 
-#: Tokens of a request whose states late chunking holds until the last of them came: 200 MB for 384 dimensions.
+#: Largest number of tokens of a request with late chunking, which holds the states of all of them: 200 MB for 384 dimensions.
 MAX_LATE_TOKENS: Final = 1 << 17
 
-#: Characters of a request up to which it is compared with those under way: hashing them takes microseconds.
+#: Largest number of characters of a request that is compared with open requests. It takes microseconds to hash them.
 JOINED_CHARACTERS: Final = 1 << 16
 
-#: Names in Fletcher 0.x of counts that a backend keeps.
-EARLIER_NAMES: Final = {"vector_cache_hits": "fletcher_cache_hits"}
+#: Second metric names of counts that a backend keeps.
+ALIASES: Final = {"vector_cache_hits": "fletcher_cache_hits"}
 
 
 class Engine:
-    """Requests in, futures of answers out. Safe to use from any thread; a context manager that stops itself.
+    """Engine of one model: it takes requests and returns futures of answers. A context manager. Safe to use from any thread.
 
     Attributes:
         backend: the model.
         metrics: receives the counts.
         failover: runs the batches, with a breaker and a spare backend.
-        admission: the open requests.
+        admission: admits and settles requests.
     """
 
     def __init__(
@@ -81,17 +85,17 @@ class Engine:
         spare: Callable[[], Backend] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """Begin to admit requests.
+        """Start to admit requests.
 
         Args:
-            backend: the model; the caller closes it, after the engine has stopped.
-            max_queue_tokens: tokens that may wait; above it requests are rejected.
-            max_wait_seconds: seconds that a request may be expected to wait before it is computed.
-            max_request_tokens: tokens that one request may have the model compute; None is no bound.
-            max_memory: bytes that open requests may be predicted to hold.
+            backend: the model; the caller closes it after the engine has stopped.
+            max_queue_tokens: largest number of waiting tokens; above it requests are rejected.
+            max_wait_seconds: longest expected wait of a request before it is computed.
+            max_request_tokens: largest number of tokens that one request lets the model compute; None for no limit.
+            max_memory: limit of the predicted memory of all open requests, in bytes.
             stuck_seconds: seconds after which a batch counts as stuck, and its worker as lost.
-            spare: opens a second backend for the batches that the first one fails at; None for no second one.
-            metrics: receives the counts; None for counts of its own.
+            spare: opens a second backend for the batches that fail on the first one; None for no second backend.
+            metrics: receives the counts. Default: new metrics.
         """
         self.backend = backend
         self.metrics = metrics = Metrics() if metrics is None else metrics
@@ -113,9 +117,11 @@ class Engine:
     def _register_metrics(self) -> None:
         metrics, admission = self.metrics, self.admission
         metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: admission.tokens)
-        metrics.gauge("fletcher_open_requests", "Requests admitted and not yet answered", lambda: admission.count)
         metrics.gauge(
-            "fletcher_open_request_bytes", "Bytes that open requests are predicted to hold", lambda: admission.memory
+            "fletcher_open_requests", "Requests that were admitted and are not answered yet", lambda: admission.count
+        )
+        metrics.gauge(
+            "fletcher_open_request_bytes", "Predicted memory of open requests in bytes", lambda: admission.memory
         )
         metrics.gauge(
             "fletcher_batches_stuck", "Batches that the device does not answer", lambda: float(self._workers.stuck)
@@ -123,80 +129,92 @@ class Engine:
         counts = self.backend.metrics()
         for name, (text, value) in counts.counters.items():
             metrics.counted(f"fletcher_{name}", text, value)
-            if name in EARLIER_NAMES:
-                metrics.counted(EARLIER_NAMES[name], text, value)
+            if name in ALIASES:
+                metrics.counted(ALIASES[name], text, value)
         for metric in counts.devices:
             metrics.by_device(metric)
         metrics.gauge(
             "fletcher_provider_fallback",
-            "1 where another provider runs than the one that was wanted",
+            "Models that run on another provider than the requested one",
             lambda: float(self.fallback is not None),
         )
 
     @property
     def stopping(self) -> bool:
-        """Return whether it admits nothing more."""
+        """Return True if it rejects all new requests."""
         return self.admission.stopping
 
     @property
     def failures(self) -> int:
-        """Return the number of batches that failed so far: after one, readiness checks the canary again."""
+        """Return the number of failed batches so far. After a failure, `Readiness` checks the canary again."""
         return self._workers.failures
 
     @property
     def problem(self) -> str:
-        """Return the reason why requests fail or wait forever now; empty if there is none."""
+        """Return the reason why requests fail or do not end now; empty if they are answered."""
         if stuck := self._workers.stuck:
             seconds = self._workers.stuck_seconds
             return f"the device has not answered {stuck} batch{'es' if stuck > 1 else ''} for {seconds:g} s"
         if self.failover.breaker.is_open:
-            return "the last batches failed, one after the other"
+            return f"the last {self.failover.breaker.failures} batches failed"
         return ""
 
     def bound_memory(self, size: int) -> None:
-        """Lower the bound of what open requests may be predicted to hold, in bytes; admitted requests stay."""
+        """Lower the limit of the predicted memory of open requests. Admitted requests continue.
+
+        Args:
+            size: the new limit in bytes; a value above the present limit has no effect.
+        """
         self.admission.max_memory = min(self.admission.max_memory, size)
+
+    def set_spare(self, spare: Callable[[], Backend]) -> None:
+        """Let a second backend compute the batches that the first one fails at; `spare` opens it when it is needed."""
+        self.failover.spare = spare
 
     @property
     def fallback(self) -> str | None:
         """Return the reason why another provider than the requested one computes at least some batches, or None."""
         info, spare = self.backend.info, self.failover.opened
         if info.fallback is None and spare is not None:
-            return f"{info.provider} failed, {spare.info.provider} computes what it fails at"
+            return f"{info.provider} failed; {spare.info.provider} computes the batches that fail"
         return info.fallback
 
     @property
     def open_requests(self) -> int:
-        """Return the number of requests that were admitted and are not yet answered."""
+        """Return the number of requests that were admitted and are not answered yet."""
         return self.admission.count
 
-    def submit(self, request: EmbedRequest, draft: RecordDraft | None = None) -> Future[Any]:
+    def submit(self, request: EmbedRequest | RowsRequest, draft: RecordDraft | None = None) -> Future[Any]:
         """Admit a request of any size. Its answer is the same as if it were computed alone.
 
-        Cancelling the future drops the part of the request that has not been computed. Equal texts with equal options that
-        are requested while they are under way are computed once.
+        If the caller cancels the future, the part of the request that has not been computed is dropped. Open requests with
+        equal texts and equal options are computed once.
 
         Args:
             request: the request.
-            draft: record that receives the request's stages. It is a handle of this process and so not a part of the request.
+            draft: record that receives the request's stages. It belongs to this process, so it is not a part of the request.
 
         Returns:
-            The answer: `Embeddings`, `Scores`, `SparseEmbeddings` or `TokenEmbeddings`, in the order of the inputs. Inputs
-            that cannot be used fail here or in the future.
+            A future of the answer: `Embeddings`, `Scores`, `SparseEmbeddings` or `TokenEmbeddings`, in the order of the
+            inputs. Its error is an `InputError` if inputs that cannot be used were tokenized on another thread. Of a
+            `RowsRequest`, the values of the graph, float32 or float16, (rows, dimension), or (tokens, dimension) by token.
 
         Raises:
             InputError: the inputs or the options cannot be used.
-            OverloadedError: too much waits already.
-            DeadlineError: its deadline has passed.
+            TooLargeError: the request has more tokens than the limit of a request.
+            OverloadedError: too many requests wait.
+            DeadlineError: the request's deadline has passed.
             FailingError: the device fails.
             StoppingError: the engine is stopping.
         """
+        if isinstance(request, RowsRequest):
+            return self._submit_rows(request, draft)
         inputs, options, vectors = request.inputs, request.options, request.output == "vectors"
         if vectors and options != PLAIN:
             self._info.check(options)
         price = price_of(request, self._info)
         if isinstance(inputs, TokenIds):
-            self._check_tokens(price.tokens)
+            check_tokens(self._max_request_tokens, price.tokens)
         key: object = None
         if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS:
             key = inputs.texts, options
@@ -211,15 +229,32 @@ class Engine:
             try:
                 self._tokenizers.submit(self._prepare, admitted)
             except RuntimeError:  # the pool was shut down after the request was admitted
-                error = StoppingError("the server stopped before it came to this request")
+                error = StoppingError("the server stopped before it computed this request")
                 self.admission.settle(admitted, error=error)
         else:
             self._prepare(admitted)
         return admitted.futures[0]
 
+    def _submit_rows(self, request: RowsRequest, draft: RecordDraft | None) -> Future[Any]:
+        """Admit rows that another process has tokenized. That process bounds the tokens of a client's request."""
+        if self.failover.breaker.failures:
+            self.failover.check()
+        admitted = self.admission.admit(request, price_of_rows(request, self._info), draft=draft)
+        try:
+            task = self.backend.prepare_rows(request.encodings, request.output, by_token=request.by_token)
+        except BaseException as error:
+            self.admission.settle(admitted, error=error)
+            raise
+        if len(task.encodings):
+            self._backlog.push(admitted, task)
+        else:
+            self._answer_empty(admitted, task)
+        return admitted.futures[0]
+
     def _prepare(self, admitted: OpenRequest) -> None:
-        """Tokenize an admitted request and queue it; settle it and raise the error if that fails."""
+        """Tokenize an admitted request and queue it. If that fails, settle the request and raise the error."""
         request = admitted.request
+        assert isinstance(request, EmbedRequest)
         started = time.perf_counter()
         try:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
@@ -234,52 +269,40 @@ class Engine:
                 if draft.trace is not None:
                     draft.trace.stage("tokenize", started, ended, {"fletcher.tokens": tokens})
             if self._max_request_tokens is not None or task.by_token:
-                self._check_tokens(tokens, by_token=task.by_token)
+                check_tokens(self._max_request_tokens, tokens, by_token=task.by_token)
         except BaseException as error:
-            # Callers that joined meanwhile get it from their futures, a caller on this thread as an exception.
+            # Callers that joined the request get the error from their futures; a caller on this thread gets an exception.
             self.admission.settle(admitted, error=error)
             raise
         if len(task.encodings):
             self._backlog.push(admitted, task)
-        else:  # no text, or only cached ones
-            admitted.task = task
-            self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
+        else:
+            self._answer_empty(admitted, task)
 
-    def _check_tokens(self, count: int, *, by_token: bool = False) -> None:
-        """Reject a request that is too large.
-
-        Raises:
-            TooLargeError: more tokens than the limit of a request.
-            InputError: more tokens than may have their states held.
-        """
-        limit = self._max_request_tokens
-        if limit is not None and count > limit:
-            raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
-        if by_token and count > MAX_LATE_TOKENS:
-            raise InputError(
-                f"the states of {count} tokens are too much for one request; the limit is {MAX_LATE_TOKENS}: send the "
-                "texts one by one, or use windows"
-            )
+    def _answer_empty(self, admitted: OpenRequest, task: Task) -> None:
+        """Answer a request without a row to compute: it has no texts, or the cache has all of them."""
+        admitted.task = task
+        self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
 
     def stop_admitting(self) -> None:
-        """Reject everything from now on; admitted requests are still answered."""
+        """Reject all new requests. Admitted requests are still answered."""
         self.admission.stop()
 
     def stop(self, drain_seconds: float = 30.0) -> bool:
-        """Stop admitting, answer what was admitted, and end the threads.
+        """Stop admitting requests, answer the admitted ones, and end the threads.
 
         Args:
-            drain_seconds: seconds that answering may take; requests that are left then fail with `StoppingError`.
+            drain_seconds: longest time to answer the admitted requests; the remaining ones fail with `StoppingError`.
 
         Returns:
-            Whether everything was answered.
+            True if every admitted request was answered.
         """
         self.admission.stop()
         drained = self.admission.wait_until_drained(drain_seconds)
         self._tokenizers.shutdown(wait=drained, cancel_futures=True)
         self._backlog.close()
         self.admission.settle_all(
-            StoppingError(f"the server stopped before it came to this request ({drain_seconds:g} s)")
+            StoppingError(f"the server stopped after {drain_seconds:g} s, before it computed this request")
         )
         self._workers.stop(drained=drained)
         return drained
@@ -291,3 +314,24 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def check_tokens(limit: int | None, count: int, *, by_token: bool = False) -> None:
+    """Reject a request that is too large.
+
+    Args:
+        limit: tokens that a request may have the model compute; None for no limit.
+        count: tokens of the request.
+        by_token: whether a row of values is kept for each token.
+
+    Raises:
+        TooLargeError: the request has more tokens than the limit of a request.
+        InputError: the request has more tokens than late chunking can hold the states of.
+    """
+    if limit is not None and count > limit:
+        raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several requests")
+    if by_token and count > MAX_LATE_TOKENS:
+        raise InputError(
+            f"the request needs the states of {count} tokens; the limit is {MAX_LATE_TOKENS}: send fewer texts in one "
+            "request, or use windows"
+        )

@@ -22,20 +22,20 @@ logger = logging.getLogger("fletcher.serve.engine.engine")
 
 
 class Failover:
-    """A backend, and the one that stands in for it. Safe to use from several threads.
+    """A model's backend and its spare backend. Safe to use from several threads.
 
     Attributes:
-        backend: the first choice.
-        breaker: opens after the first choice fails several times in a row.
-        spare: opens a second backend for the batches that the first one fails at, or None.
-        opened: the second backend, after it was needed.
+        backend: the first backend.
+        breaker: opens after several batches in a row failed on the first backend.
+        spare: opens the spare backend for the batches that fail on the first one, or None.
+        opened: the spare backend; None before the first batch needs it.
     """
 
     def __init__(self, backend: Backend, spare: Callable[[], Backend] | None, metrics: Metrics) -> None:
-        """Begin with the first backend.
+        """Start with the first backend.
 
         Args:
-            backend, spare: see above.
+            backend, spare: see the attributes.
             metrics: receives the count of batches that ran on the spare backend.
         """
         self.backend = backend
@@ -47,7 +47,7 @@ class Failover:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Reject a request that nothing would compute now.
+        """Reject a request if no backend would compute it now.
 
         Raises:
             FailingError: the breaker is open, and there is no spare backend.
@@ -60,19 +60,19 @@ class Failover:
             )
 
     def run(self, batch: Encodings, output: str | None, rows: int) -> NDArray[np.float32]:
-        """Compute a batch; one that the first backend fails at runs again on the spare one, if there is one.
+        """Compute a batch. If it fails on the first backend, compute it on the spare one, if there is one.
 
         Args:
             batch: token ids.
-            output: name of the graph's output; None is the first.
-            rows: rows that the values must have.
+            output: name of the graph's output; None is the first output.
+            rows: expected number of rows of the values.
 
         Returns:
             float32, (rows, dimension).
 
         Raises:
             ProviderError: the values have another shape.
-            Exception: the backend's own error.
+            Exception: an error of the backend.
         """
         if self.spare is not None and self.breaker.is_open:
             values = self._run_on_spare(batch, output)
@@ -83,15 +83,15 @@ class Failover:
                 self.breaker.fail()
                 if self.spare is None:
                     raise
-                logger.warning("a batch failed; it runs again on the spare device", exc_info=True)
+                logger.warning("a batch failed and runs again on the spare device", exc_info=True)
                 values = self._run_on_spare(batch, output)
             else:
                 if self.breaker.failures:
                     self.breaker.succeed()
         if values.shape != (rows, self._dimension):
             raise ProviderError(
-                f"the session gave values of shape {values.shape} instead of {(rows, self._dimension)}: report this, or "
-                "choose another variant"
+                f"the session returned values of shape {values.shape} instead of {(rows, self._dimension)}: report this, "
+                "or choose another variant"
             )
         return values
 
@@ -104,7 +104,11 @@ class Failover:
         return self.opened.run(batch, output)
 
     def close_spare(self, *, idle: bool) -> None:
-        """Drop the spare backend, and close it if nothing runs on it."""
+        """Drop the spare backend.
+
+        Args:
+            idle: True if no batch runs on it; only then it is closed.
+        """
         spare, self.opened, self.spare = self.opened, None, None
         close = getattr(spare, "close", None)
         if idle and close is not None:

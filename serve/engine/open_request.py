@@ -1,4 +1,4 @@
-"""`OpenRequest`: a request from its admission to its answer: its callers, and its rows' way through batches."""
+"""`OpenRequest`: a request between its admission and its answer, with its callers and the state of its rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedErro
 from fletcher.runtime.tasks.task import Task
 
 from .embed_request import EmbedRequest
+from .rows_request import RowsRequest
 from .terms import WEIGHTS, Terms
 
 if TYPE_CHECKING:
@@ -24,30 +25,30 @@ if TYPE_CHECKING:
 
 __all__ = ["SHORTEST_RETRY", "OpenRequest", "Piece"]
 
-#: Least number of seconds after which a rejected client should try again.
+#: Smallest number of seconds that a rejected client should wait before it tries again.
 SHORTEST_RETRY = 1.0
 
 
 class OpenRequest:
-    """An admitted request. Its fields belong to the admission's lock until its rows are taken.
+    """An admitted request. The admission's lock guards its fields until all its rows are in batches.
 
     Attributes:
         request: the request's data.
-        futures: the answer, one future per caller of the same request.
-        terms: the request's terms; a caller who joins may extend the deadline.
+        futures: futures of the answer, one for each caller.
+        terms: the request's terms; a caller that joins may extend the deadline.
         draft: record that receives the request's stages, or None.
-        cost: tokens that it counts for in the queue: predicted until it is tokenized.
-        memory: bytes that it is predicted to hold until it is answered.
+        cost: number of its tokens that wait: a prediction until it is tokenized.
+        memory: predicted memory until it is answered, in bytes.
         admitted: `time.perf_counter()` at admission.
-        queued: `time.perf_counter()` since which it waits for its first batch; None after that stage was reported.
-        expires: `time.monotonic()` after which it has waited too long for its first batch.
-        due: `time.monotonic()` from which on it may be too late: the earlier of `expires` and its deadline.
-        key: identity of the request for callers of the same one; None if it is not looked up.
+        queued: `time.perf_counter()` at the start of its wait for the first batch; None after that stage was reported.
+        expires: `time.monotonic()` at which its wait for the first batch becomes too long.
+        due: `time.monotonic()` from which it may be too late: the earlier one of `expires` and the deadline.
+        key: identity of the request, by which equal requests find it; None if they do not look for it.
         place: position in the queue.
-        task: its rows, after it was tokenized.
+        task: its rows; set after it was tokenized.
         encodings: token ids of the task.
-        untaken: rows that are in no batch yet.
-        settled: whether it was answered, with a result or an error.
+        untaken: number of rows that are not in a batch yet.
+        settled: True after it was answered, with a result or an error.
         lock: guards `settled` and `futures`.
     """
 
@@ -78,7 +79,7 @@ class OpenRequest:
 
     def __init__(
         self,
-        request: EmbedRequest,
+        request: EmbedRequest | RowsRequest,
         cost: int,
         memory: int,
         *,
@@ -86,10 +87,10 @@ class OpenRequest:
         key: object = None,
         draft: RecordDraft | None = None,
     ) -> None:
-        """Begin to wait.
+        """Start to wait for tokenizing.
 
         Args:
-            request, cost, memory, expires, key, draft: see above.
+            request, cost, memory, expires, key, draft: see the attributes.
         """
         self.request = request
         self.futures: list[Future[Any]] = [Future()]
@@ -116,10 +117,10 @@ class OpenRequest:
         self._pending_rows = 0
 
     def join(self, terms: Terms) -> Future[Any] | None:
-        """Return another future for the same answer; None if the request is settled, cancelled, or less urgent.
+        """Return another future of the same answer; None if the request is settled, cancelled, or less urgent.
 
         Args:
-            terms: terms of the caller who joins; the request then lives until the later of the two deadlines.
+            terms: terms of the caller that joins. The later one of the two deadlines then applies to the request.
         """
         if WEIGHTS[terms.priority] > WEIGHTS[self.terms.priority]:
             return None
@@ -136,19 +137,19 @@ class OpenRequest:
 
     @property
     def cancelled(self) -> bool:
-        """Return whether every caller has cancelled."""
+        """Return True if every caller has cancelled the request."""
         return all(map(Future.cancelled, self.futures))
 
     def reason_to_drop(self, now: float) -> FletcherError | None:
-        """Return the error that makes computing the request useless, or None."""
+        """Return the error for a request that need not be computed, or None if it must be computed."""
         if all(map(Future.cancelled, self.futures)):
             return StoppingError("every caller of this request has cancelled it")
         if self.terms.deadline is not None and now >= self.terms.deadline:
             return DeadlineError("the request's deadline passed before it was computed")
-        if now >= self.expires and self._next == 0:
+        if now >= self.expires and self._next == 0 and not self.terms.patient:
             waited = time.perf_counter() - self.admitted
             return OverloadedError(
-                f"the server is overloaded: the request waited {waited:.1f} s, longer than was expected. Retry after "
+                f"the server is overloaded: the request waited {waited:.1f} s, longer than expected. Retry after "
                 f"{SHORTEST_RETRY:.0f} s",
                 SHORTEST_RETRY,
             )
@@ -156,7 +157,7 @@ class OpenRequest:
 
     @property
     def next_length(self) -> float:
-        """Return the tokens per text that it would give to a batch now: their mean, or the longest of a split request."""
+        """Return the tokens per text of its next rows: the mean of all rows, or the longest remaining row if it is split."""
         if self._order is None:
             return self.encodings.num_tokens / len(self.encodings)
         return float(self.encodings.lengths[self._order[self._next]])
@@ -165,9 +166,12 @@ class OpenRequest:
         """Take the next rows that fit into a batch.
 
         Args:
-            room: tokens left in the batch.
-            budget: tokens of a whole batch: a request that fits one is never split.
-            at_least: rows to take even if they do not fit, so that a text longer than a batch is one by itself.
+            room: number of tokens that still fit into the batch.
+            budget: number of tokens of a full batch. A request that fits into one batch is not split.
+            at_least: number of rows to take even if they do not fit, so that a text longer than a batch is computed alone.
+
+        Returns:
+            The rows, or None if no row fits.
         """
         encodings = self.encodings
         if self._next == 0 and encodings.num_tokens <= room:
@@ -176,7 +180,7 @@ class OpenRequest:
         if self._order is None:
             if encodings.num_tokens <= budget:
                 return None
-            # Longest first: similar lengths meet, and the pieces that finish the request are the cheap ones.
+            # The longest rows come first: rows of similar lengths share a batch, and the last pieces take little time.
             self._order = np.argsort(-encodings.lengths, kind="stable")
             self._totals = np.cumsum(encodings.lengths[self._order])
             self._pending_rows = len(self._order)
@@ -189,13 +193,21 @@ class OpenRequest:
         return Piece(self, rows, encodings.select(rows), first)
 
     def fill(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Put a piece's values in place; return all values after the last piece came."""
+        """Store the values of a piece.
+
+        Args:
+            rows: row numbers of the piece, int64, (m,).
+            values: float32, (m, dimension), or (tokens of the rows, dimension) for a task with values for each token.
+
+        Returns:
+            All values of the request after its last piece; None before that.
+        """
         by_token = self.task.by_token
         with self.lock:
             if self._values is None:
                 count = self.encodings.num_tokens if by_token else len(self.encodings)
                 self._values = np.empty((count, values.shape[1]), values.dtype)
-        # Pieces have no row in common, so this needs no lock.
+        # Two pieces do not have a common row, so this does not need the lock.
         self._values[self.encodings.token_index(rows) if by_token else rows] = values
         with self.lock:
             self._pending_rows -= len(rows)
@@ -204,13 +216,13 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The rows of a request that are in one batch.
+    """Rows of a request that are in one batch.
 
     Attributes:
         request: the request.
         rows: row numbers, int64, (m,), or None for all rows in order.
-        encodings: those rows' token ids.
-        first: whether no row of the request was in an earlier batch.
+        encodings: token ids of these rows.
+        first: True if this is the request's first piece.
     """
 
     request: OpenRequest

@@ -11,13 +11,13 @@ __all__ = ["PRIORITIES", "SHARES", "USUAL", "WEIGHTS", "Priority", "Terms"]
 
 Priority = Literal["interactive", "normal", "bulk"]
 
-#: The most urgent first.
+#: Priority classes, the most urgent one first.
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
-#: Tokens that a client of a class gets for each token of a bulk client, while all of them wait.
+#: Number of tokens that a client of each class gets for each token of a bulk client, while requests of all classes wait.
 WEIGHTS: Final[Mapping[Priority, float]] = {"interactive": 16.0, "normal": 4.0, "bulk": 1.0}
 
-#: Share of the queue's limit up to which a class is admitted: bulk leaves room, and urgent requests find some.
+#: Share of the queue's limit up to which requests of each class are admitted, so that bulk requests leave room for others.
 SHARES: Final[Mapping[Priority, float]] = {"interactive": 1.25, "normal": 1.0, "bulk": 0.5}
 
 
@@ -26,13 +26,21 @@ class Terms(msgspec.Struct, frozen=True):
 
     Attributes:
         priority: class of the request.
-        client: owner of the request; clients of one class get equal shares.
-        deadline: `time.monotonic()` of this machine after which the answer is not used any more, or None.
+        client: client that sent the request; clients of one class get equal shares.
+        deadline: `time.monotonic()` of this machine after which the client does not use the answer, or None.
+        patient: whether the request is a later part of a stream that was admitted: it waits until the queue has room. It is
+            not dropped because it waits long.
     """
 
     priority: Priority = "normal"
     client: str = ""
     deadline: float | None = None
+    patient: bool = False
+
+    def waiting(self) -> Terms:
+        """Return the same terms for a later part of a stream."""
+        return msgspec.structs.replace(self, patient=True)
 
 
+#: Default terms.
 USUAL: Final = Terms()

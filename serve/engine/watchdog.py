@@ -1,4 +1,4 @@
-"""`Watchdog`: detects batches that a device does not answer, since a call into a stuck driver never returns."""
+"""`Watchdog`: detects batches that a device does not answer. A call into a driver that hangs never returns."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .open_request import Piece
 
 __all__ = ["STUCK_SECONDS", "Watchdog", "Watched"]
 
-#: Far beyond any batch: the longest text of 8,192 tokens takes a slow processor ten seconds.
+#: Seconds after which a batch counts as stuck. A slow processor computes the longest text, of 8,192 tokens, in ten seconds.
 STUCK_SECONDS: Final = 120.0
 
 
 @dataclass(slots=True, eq=False)
 class Watched:
-    """A batch under way.
+    """A batch that is being computed.
 
     Attributes:
-        pieces: the requests' rows in it.
+        pieces: rows of the requests in it.
         thread: the thread that waits for it.
-        since: `time.monotonic()` of its beginning.
-        lost: whether it took too long.
+        since: `time.monotonic()` of its start.
+        lost: True after it took too long.
     """
 
     pieces: Sequence[Piece]
@@ -35,41 +35,45 @@ class Watched:
 
 
 class Watchdog:
-    """Checks batches under way from time to time, on a thread of its own.
+    """Watchdog of batches. It checks them periodically on a separate thread.
 
     Attributes:
         limit: seconds after which a batch counts as stuck.
     """
 
     def __init__(self, limit: float, lost: Callable[[Sequence[Piece]], None]) -> None:
-        """Begin to check.
+        """Start the thread.
 
         Args:
             limit: seconds after which a batch counts as stuck.
-            lost: called once for every batch that is stuck.
+            lost: called once for each batch that is stuck, with its pieces.
         """
         self.limit = limit
         self._report = lost
         self._running: set[Watched] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="fletcher-watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._check_batches, name="fletcher-watchdog", daemon=True)
         self._thread.start()
 
     @property
     def stuck(self) -> int:
-        """Return the number of batches that are stuck now; a batch that returns after all is not stuck any more."""
+        """Return the number of batches that are stuck now. A batch that returns late is not counted after that."""
         with self._lock:
             return sum(watched.lost for watched in self._running)
 
     def is_lost(self, thread: threading.Thread) -> bool:
-        """Return whether a thread waits for a stuck batch."""
+        """Return True if a thread waits for a stuck batch."""
         with self._lock:
             return any(watched.lost and watched.thread is thread for watched in self._running)
 
     @contextmanager
     def watch(self, pieces: Sequence[Piece]) -> Iterator[Watched]:
-        """Watch the batch that is computed inside the context."""
+        """Watch a batch that is computed inside the context.
+
+        Args:
+            pieces: the batch.
+        """
         watched = Watched(pieces, threading.current_thread(), time.monotonic())
         with self._lock:
             self._running.add(watched)
@@ -80,11 +84,11 @@ class Watchdog:
                 self._running.discard(watched)
 
     def stop(self) -> None:
-        """Stop checking."""
+        """End the thread."""
         self._stopped.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _check_batches(self) -> None:
         while not self._stopped.wait(min(self.limit / 4, 5.0)):
             late = time.monotonic() - self.limit
             with self._lock:

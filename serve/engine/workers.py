@@ -1,4 +1,4 @@
-"""`BatchWorkers`: threads that take batches from the backlog, have them computed, and answer the requests in them."""
+"""`BatchWorkers`: threads that take batches from the backlog, compute them, and answer the requests in them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ logger = logging.getLogger("fletcher.serve.engine.engine")
 
 
 class BatchWorkers:
-    """As many threads as the backend computes batches at once.
+    """Worker threads of an engine, one for each batch that the backend computes at once.
 
     Attributes:
-        failures: batches that failed so far.
+        failures: number of batches that failed so far.
         stuck_seconds: seconds after which a batch counts as stuck.
     """
 
     def __init__(
         self, admission: Admission, backlog: Backlog, failover: Failover, metrics: Metrics, stuck_seconds: float
     ) -> None:
-        """Begin the threads.
+        """Start the threads.
 
         Args:
             admission: settles the requests.
-            backlog: hands out the batches.
+            backlog: forms the batches.
             failover: runs the batches.
             metrics: receives the counts of batches.
             stuck_seconds: seconds after which a batch counts as stuck.
@@ -63,10 +63,10 @@ class BatchWorkers:
         return self._watchdog.stuck
 
     def stop(self, *, drained: bool) -> None:
-        """End the threads, after the backlog was closed.
+        """End the threads. Call it after the backlog was closed.
 
         Args:
-            drained: whether everything was answered: only then wait for the threads, and close the spare backend.
+            drained: True if every request was answered. Only then wait for the threads, and close the spare backend.
         """
         self._watchdog.stop()
         if drained:
@@ -76,7 +76,7 @@ class BatchWorkers:
         self._failover.close_spare(idle=drained)
 
     def _begin(self) -> None:
-        """Begin one more worker."""
+        """Start one more worker."""
         thread = threading.Thread(target=self._work, name=f"fletcher-worker-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -87,11 +87,11 @@ class BatchWorkers:
         while (pieces := self._backlog.take(budget)) is not None:
             with self._watchdog.watch(pieces) as watched:
                 self._compute(pieces)
-            if watched.lost:  # another worker took its place
+            if watched.lost:  # another worker has replaced this one
                 return
 
     def _lose(self, pieces: Sequence[Piece]) -> None:
-        """Fail the requests of a batch that is stuck, and begin a worker in place of the one that waits for it."""
+        """Fail the requests of a stuck batch, and start a worker that replaces the one that waits for it."""
         logger.error("the device does not answer", extra={"fields": {"seconds": self._watchdog.limit}})
         self.failures += 1
         self._begin()
@@ -100,15 +100,15 @@ class BatchWorkers:
             self._admission.settle(piece.request, error=error)
 
     def _compute(self, pieces: Sequence[Piece]) -> None:
-        """Run one batch, and answer the requests that it completes."""
+        """Compute one batch, and answer the requests that it completes."""
         batch = pieces[0].encodings if len(pieces) == 1 else _join(pieces)
         task = pieces[0].request.task
         started = time.perf_counter()
         try:
             values = self._failover.run(batch, task.output, batch.num_tokens if task.by_token else len(batch))
         except Exception as error:
-            # Whatever it is (NaN in one row, too), it must fail its own request only, and never the thread that serves all
-            # the others: each request of the batch is computed alone.
+            # An error, for example NaN in one row, must fail only the request that causes it, and never the worker. So each
+            # request of the batch is computed alone.
             self.failures += 1
             self._trace(pieces, batch, started, time.perf_counter(), type(error).__name__)
             if len(pieces) > 1:
@@ -126,12 +126,12 @@ class BatchWorkers:
             end = start + (piece.encodings.num_tokens if task.by_token else len(piece.encodings))
             if piece.rows is None:
                 self.answer(request, values[start:end])
-            elif (whole := request.fill(piece.rows, values[start:end])) is not None:
-                self.answer(request, whole)
+            elif (all_values := request.fill(piece.rows, values[start:end])) is not None:
+                self.answer(request, all_values)
             start = end
 
     def _count(self, batch: Encodings, pieces: Sequence[Piece], started: float, computed: float) -> None:
-        """Count a batch that was computed, and report it to the traces of its requests."""
+        """Count a computed batch, and report it to the traces of its requests."""
         metrics, tokens, texts, seconds = self._metrics, batch.num_tokens, len(batch), computed - started
         if tokens * 2 >= self._info.token_budget:
             with self._admission.lock:
@@ -180,16 +180,22 @@ class BatchWorkers:
         traces[0].batch(traces, started, computed, attributes, error=error)
 
     def answer(self, request: OpenRequest, values: NDArray[np.float32]) -> None:
-        """Finish a request whose rows are all computed, and settle it."""
+        """Make the answer of a request from the values of all its rows, and settle it.
+
+        Args:
+            request: the request.
+            values: float32, (rows, dimension) or (tokens, dimension).
+        """
         if request.settled:
             return
         started = time.perf_counter()
         try:
             answer = request.task.finish(values)
-        except Exception as error:  # it must fail this request only, as in `_compute`
+        except Exception as error:  # an error must fail only this request, as in `_compute`
             logger.exception("a request of %d rows could not be finished", len(request.task.encodings))
             self._admission.settle(
-                request, error=ProviderError(f"the vectors could not be made: {type(error).__name__}")
+                request,
+                error=ProviderError(f"the answer could not be made from the model's output: {type(error).__name__}"),
             )
             return
         ended = time.perf_counter()
@@ -200,7 +206,7 @@ class BatchWorkers:
 
 
 def _join(pieces: Sequence[Piece]) -> Encodings:
-    """Return the pieces' token ids as one batch; for dozens of one-text pieces every numpy call less counts."""
+    """Return the token ids of the pieces as one batch. A batch can have dozens of pieces, so it makes few numpy calls."""
     parts = [piece.encodings for piece in pieces]
     if any(part.token_types is not None for part in parts):
         return Encodings.concatenate(parts)

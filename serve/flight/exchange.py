@@ -13,7 +13,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -43,6 +43,12 @@ READ_AHEAD = 4
 #: Seconds between two checks that the client is still connected.
 LOOK_SECONDS = 0.25
 
+#: Seconds for which a new stream waits for room in a full queue before it is rejected.
+ADMISSION_SECONDS = 2.0
+
+#: Seconds between two attempts to submit a batch while the queue is full.
+FULL_SECONDS = 0.01
+
 #: Seconds that the reader may take to notice that the stream failed, before the client gets the failure inside the stream.
 GRACE_SECONDS = 0.05
 
@@ -54,6 +60,8 @@ class _Pending:
     batch: Any
     schema: Any
     ipc: Any
+    texts: list[str]
+    options: ArrowOptions
     version: ModelVersion
     future: Future[Embeddings]
 
@@ -106,6 +114,7 @@ class Exchange:
         self._draft = draft
         self._pending: queue.Queue[_Pending | _End] = queue.Queue(READ_AHEAD)
         self._unanswered = 0
+        self._admitted_until = time.monotonic() + ADMISSION_SECONDS
         self._ended = False
         self._begun = False
         self._digest = ""
@@ -177,13 +186,14 @@ class Exchange:
             version, future = self._submit(texts, options, name)
             self.rows += len(texts)
             self._unanswered += 1
-            self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
+            self._pending.put(_Pending(chunk.data, schema, options.ipc, texts, options, version, future))
 
     def _submit(
         self, texts: list[str], options: ArrowOptions, name: str | None
     ) -> tuple[ModelVersion, Future[Embeddings]]:
-        """Submit one batch. If the queue is full, a stream that has begun waits, and a new stream is rejected."""
-        request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=self._terms)
+        """Submit one batch. If the queue is full, a stream that has begun waits; a new one waits for `ADMISSION_SECONDS`."""
+        terms = self._terms.waiting() if self.rows else self._terms
+        request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
         while True:
             try:
                 return self._models.submit_blocking(name, request, self._draft)
@@ -192,9 +202,9 @@ class Exchange:
                     raise
                 name = options.model  # the version was unloaded during the stream: use another one
             except OverloadedError:
-                if not self.rows or self._ended:
+                if self._ended or (not self.rows and time.monotonic() > self._admitted_until):
                     raise
-                time.sleep(LOOK_SECONDS)
+                time.sleep(FULL_SECONDS)
 
     def _write_all(self) -> None:
         """Write the answers of the batches, in order."""
@@ -206,7 +216,7 @@ class Exchange:
                 if not self._begun:
                     self._begin_empty()
                 return
-            embeddings = wait(pending.future, self._context, self._terms.deadline)
+            embeddings = self._wait_for(pending)
             if not self._begun:
                 self._writer.begin(pending.schema, options=pending.ipc)
                 self._begun = True
@@ -220,6 +230,19 @@ class Exchange:
                 notice = {"model": {"version": served.version, "digest": served.digest, "variant": served.variant}}
                 self._writer.write_with_metadata(answer, pa.py_buffer(msgspec.json.encode(notice)))
             self._unanswered -= 1
+
+    def _wait_for(self, pending: _Pending) -> Embeddings:
+        """Return the answer of a batch. The first batch of a stream is submitted again while the queue is full."""
+        while True:
+            try:
+                return wait(pending.future, self._context, self._terms.deadline)
+            except OverloadedError:
+                if self._begun or time.monotonic() > self._admitted_until:
+                    raise
+            time.sleep(FULL_SECONDS)
+            request = EmbedRequest(Texts(tuple(pending.texts)), pending.options.embed, terms=self._terms)
+            version, future = self._models.submit_blocking(pending.options.model, request, self._draft)
+            pending = replace(pending, version=version, future=future)
 
     def _begin_empty(self) -> None:
         """Answer a stream without batches: send a schema and no batch."""

@@ -16,8 +16,9 @@ from fletcher.runtime.errors import FletcherError
 from ..access.gate import Gate
 from ..engine.terms import Priority, Terms
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
+from ..request_headers import PEER, PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from .errors import flight_error
+from .peers import peer_host
 
 if TYPE_CHECKING:
     from ..observe.trace import Trace
@@ -182,5 +183,9 @@ def request_id(context: Any) -> str:
 
 
 def peer_of(context: Any) -> str:
-    """Return the address of a call's peer without scheme and port. gRPC has `ipv4:127.0.0.1:5000` or `ipv6:[::1]:5000`."""
-    return str(context.peer()).rpartition(":")[0].partition(":")[2].strip("[]")
+    """Return the address of a call's client, without scheme and port."""
+    host = peer_host(str(context.peer()))
+    if host is not None:
+        return host
+    # Only a front process of this server connects to this socket, which is in a private folder: it passes the address on.
+    return caller_of(context).headers.get(PEER, "")

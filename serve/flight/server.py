@@ -65,7 +65,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self,
         models: Models,
         gate: Gate,
-        address: HostPort,
+        address: HostPort | str,
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
@@ -75,7 +75,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         Args:
             models: models of the server.
             gate: checks API keys.
-            address: address to listen on; port 0 takes a free port.
+            address: address to listen on; port 0 takes a free port. Text is the path of a Unix socket.
             longbow: connection to Longbow, for `DoPut`; None rejects `DoPut`.
             tracing: begins and ends spans; None makes no spans.
             consumers: receive the record of every call, besides metrics, log and traces.
@@ -90,13 +90,15 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._requests = Requests(models.metrics, tracing, consumers)
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
+        location = f"grpc+unix://{address}" if isinstance(address, str) else f"grpc://{address}"
         ids = RequestIdFactory()
         middleware = {"request-id": ids, "caller": CallerFactory(gate, ids, self._requests)}
         try:
-            super().__init__(f"grpc://{address}", middleware=middleware)
+            super().__init__(location, middleware=middleware)
         except (pa.ArrowException, OSError) as error:
             raise ServiceError(f"Flight cannot listen on {address}: {error}") from error
-        self.url = f"grpc://{HostPort(address.host, self.port)}"
+        self._own_name = address if isinstance(address, str) else self.port
+        self.url = location if isinstance(address, str) else f"grpc://{HostPort(address.host, self.port)}"
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Embed a stream of record batches."""
@@ -162,7 +164,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 )
             elif action.type == "health":
                 reason = self._models.not_ready()
-                body = msgspec.json.encode({"status": "ok", "ready": not reason, "reason": reason})
+                state = {"status": "ok", "ready": not reason, "reason": reason, "canary": self._models.canary}
+                body = msgspec.json.encode(state)
             elif action.type in ("load", "unload"):
                 body = self._change(action, context, draft)
             elif action.type == "stats":
@@ -211,7 +214,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             closing.join(0.05)
         closing.join(0.2)  # gRPC sends what was written last
         if closing.is_alive():
-            _disconnect_clients(self.port)
+            _disconnect_clients(self._own_name)
             closing.join(max(deadline - time.monotonic(), 1.0))
 
     def _all_idle(self) -> bool:
@@ -279,8 +282,8 @@ def _log_and_translate(error: FletcherError, draft: RecordDraft, fields: Mapping
     return translated
 
 
-def _disconnect_clients(port: int) -> None:
-    """End the connections that clients keep open on a port of this process.
+def _disconnect_clients(own_name: int | str) -> None:
+    """End the connections that clients keep open on a port, or a Unix socket, of this process.
 
     gRPC's `Shutdown` waits for every stream, pyarrow sets no deadline for it, and the server cannot cancel a call. So a
     client with an open stream that sends nothing would keep the process alive.
@@ -291,9 +294,11 @@ def _disconnect_clients(port: int) -> None:
         except OSError:
             continue  # a file, or closed meanwhile
         try:
-            if connection.getsockname()[1] == port and connection.getpeername():
+            name = connection.getsockname()
+            if own_name == (name if isinstance(name, str | bytes) else name[1]):
+                connection.getpeername()
                 connection.shutdown(socket.SHUT_RDWR)
         except (OSError, IndexError):
-            continue  # a listening or a local socket
+            continue  # a listening socket, or one of another kind
         finally:
             connection.detach()

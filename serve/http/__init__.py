@@ -1,1 +1,1 @@
-"""HTTP server."""
+"""HTTP server: the ASGI application, its routes, and uvicorn."""

@@ -1,7 +1,8 @@
-"""`HttpApp`: a plain ASGI application over the models' engines. Any ASGI server can run it; `http.server` runs it on uvicorn.
+"""`HttpApp`: ASGI application that answers HTTP requests with the models' engines. `http.server` runs it on uvicorn.
 
-It uses ASGI directly: the routing, request and response objects of a framework cost more than all the rest of the application
-(benchmarks/http_stacks measures it). This module holds the parts that all routes share; `apis` has the routes of each API.
+Any other ASGI server can run it, too. It does not use a web framework, because the routing, request and response objects of a
+framework take more time than all other code of the application (benchmarks/http_stacks measures it). This module has the
+parts that all routes share; `apis` has the routes of each API.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,29 +29,21 @@ from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
 from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from ..statuses import retry_after
-from .apis.admin import admin_routes
-from .apis.cbor import encode_routes
-from .apis.cohere.routes import cohere_routes
-from .apis.longbow import longbow_routes
-from .apis.openai.routes import openai_routes
-from .apis.service import service_routes
-from .apis.tei.routes import tei_routes
-from .bridge import Bridge, ClientLeftError, Message, Receive
-from .call import Call, Limits, Response, Scope
+from .bridge import Bridge, ClientLeftError, Receive
+from .call import Call, Limits, Response, Scope, Send
 from .errors import OPENAI, ErrorShape
 from .openapi import openapi_document
-from .routes import Route
+from .route import Route
+from .routes import http_routes
 
 if TYPE_CHECKING:
     from ..longbow.door import LongbowDoor
     from ..observe.trace import Trace
     from ..observe.tracing import Tracing
 
-__all__ = ["HttpApp", "http_routes"]
+__all__ = ["HttpApp"]
 
 logger = logging.getLogger("fletcher.serve.http")
-
-Send = Callable[[Message], Awaitable[None]]
 
 ID_HEADER = REQUEST_ID.encode()
 
@@ -58,21 +51,8 @@ ID_HEADER = REQUEST_ID.encode()
 WATCH_SECONDS = 1.0
 
 
-def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
-    """Return the routes of all APIs."""
-    return [
-        *openai_routes(),
-        *tei_routes(),
-        *cohere_routes(),
-        *encode_routes(),
-        *longbow_routes(longbow),
-        *admin_routes(),
-        *service_routes(),
-    ]
-
-
 class HttpApp:
-    """ASGI application. It runs on one event loop."""
+    """ASGI application for one event loop."""
 
     def __init__(
         self,
@@ -92,7 +72,7 @@ class HttpApp:
             limits: limits of a request. Default: `Limits()`.
             longbow: destination of `/v1/ingest`; None rejects such requests.
             tracing: begins and ends spans; None disables traces.
-            consumers: receive the record of every request, besides metrics, log and traces.
+            consumers: functions that receive the record of every request, in addition to metrics, log and traces.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate

@@ -1,8 +1,9 @@
-"""`Bridge`: pass answers of worker threads to the event loop, many in one wake-up, and detect clients that disconnect."""
+"""`Bridge`: passes answers from worker threads to the event loop, and detects clients that disconnect."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future
@@ -26,22 +27,24 @@ class ClientLeftError(Exception):
 
 
 class Bridge:
-    """Convert futures of the engine to awaitables of one event loop.
+    """Converter from futures of the engine to awaitables of one event loop.
 
-    `asyncio.wrap_future` wakes the loop once for each answer, but a batch completes dozens of answers at once.
+    A batch completes dozens of answers. The bridge wakes the loop once for all of them; `asyncio.wrap_future` wakes it once
+    for each answer.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = threading.get_ident()
         self._arrived: deque[tuple[asyncio.Future[Embeddings], Future[Embeddings]]] = deque()
         self._scheduled = False
 
     async def wait(self, future: Future[Embeddings], receive: Receive) -> Embeddings:
-        """Wait for an answer. Cancel the work if the client disconnects first.
+        """Wait for an answer. Cancel the request if the client disconnects first.
 
         Args:
             future: future of the engine.
-            receive: `receive` of ASGI; the body of the request has been read from it.
+            receive: `receive` of ASGI; the whole body has already been read from it.
 
         Raises:
             ClientLeftError: the client disconnected.
@@ -66,11 +69,14 @@ class Bridge:
 
     def _arrive(self, waiter: asyncio.Future[Embeddings], future: Future[Embeddings]) -> None:
         """Queue an answer and wake the event loop."""
-        # This runs on a worker thread. The deque is atomic; if two threads race, it is empty at the second wake-up.
+        # The deque is atomic. If two threads race, the deque is empty at the second wake-up.
         self._arrived.append((waiter, future))
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon_threadsafe(self._deliver)
+            if threading.get_ident() == self._thread:  # a front gets answers on the loop itself, which is awake
+                self._loop.call_soon(self._deliver)
+            else:
+                self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         """Pass every queued answer to its waiter."""

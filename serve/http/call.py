@@ -1,16 +1,17 @@
-"""`Call`: one open HTTP request: its headers, its body with limits of size and time, and its requests to the engine."""
+"""`Call`: an open HTTP request. It reads the body within limits of size and time, and sends requests to the engine."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fletcher.model_zoo.card import Output
-from fletcher.runtime.errors import DeadlineError
+from fletcher.runtime.errors import DeadlineError, OptionError
 from fletcher.runtime.inputs import Inputs
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -20,15 +21,19 @@ from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, Models
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
-from .bridge import Bridge, ClientLeftError, Receive
+from .bridge import Bridge, ClientLeftError, Message, Receive
 
-__all__ = ["JSON", "Call", "Handler", "Limits", "Response", "Scope"]
+__all__ = ["JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
 
 Scope = Mapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+#: An application of ASGI.
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON = b"application/json"
 
-#: 2,048 texts of 16 KiB, or one book. A bulk job suits more text better.
+#: Largest size of a body in bytes: 2,048 texts of 16 KiB, or one book. For more text, a bulk job is better.
 MAX_BODY_BYTES = 32 << 20
 
 #: Seconds in which a body must arrive: 32 MiB at 10 Mbit/s take 27 s.
@@ -55,13 +60,17 @@ class Limits:
     tokens: int | None = None
 
     def most_items(self, own: int) -> int:
-        """Return the smaller one of the limits of the server and of an API."""
+        """Return the limit of items: the smaller one of the server's limit and an API's limit.
+
+        Args:
+            own: limit of the API.
+        """
         return own if self.items is None else min(own, self.items)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Answer of a route: a whole body, or a body in parts."""
+    """Answer of a route. The body is bytes, or an iterator over parts."""
 
     status: int
     body: bytes | AsyncIterator[bytes]
@@ -79,12 +88,14 @@ class Call:
         receive: ASGI's receive.
         models: models of the server.
         limits: limits of the request.
-        bridge: brings answers of the engine's threads to this event loop.
+        bridge: passes answers from the engine's threads to this event loop.
         bodies: tasks that wait for a body, with their start times; a task that waits too long is cancelled.
         client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
         terms: priority, client and deadline of the request.
         draft: draft of the request's record.
+        fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
+            sets it.
     """
 
     scope: Scope
@@ -98,13 +109,14 @@ class Call:
     timeout: float | None
     terms: Terms
     draft: RecordDraft
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def wants(self, media_type: bytes) -> bool:
         """Return whether the client accepts answers of a media type."""
         return media_type in self.headers.get(b"accept", b"")
 
     async def body(self) -> bytes:
-        """Return the whole body, decompressed.
+        """Return the complete body, decompressed.
 
         Raises:
             TooLargeError: the body is larger than the limit.
@@ -140,9 +152,8 @@ class Call:
                     raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
                 more = message.get("more_body", False)
         except asyncio.CancelledError:
-            if (
-                task not in self.bodies
-            ):  # the application cancelled the task because the body was late; the server did not cancel it
+            # `HttpApp` removes the task from `bodies` before it cancels the task because of a late body.
+            if task not in self.bodies:
                 task.uncancel()
                 seconds = self.limits.body_seconds
                 raise SlowBodyError(
@@ -165,7 +176,7 @@ class Call:
         """Submit a request to a model's engine and wait for the answer.
 
         Args:
-            name: name of the model. Default: the first model with the requested output.
+            name: name of the model; None for the first model with the requested output.
             inputs: texts, token ids, or pairs.
             options: options for embedding.
             output: the requested output.
@@ -175,32 +186,44 @@ class Call:
 
         Raises:
             FletcherError: an error of the engine.
+            OptionError: the model does not have an option; the error names the request's field.
             DeadlineError: the timeout of the client passed.
             ClientLeftError: the client disconnected.
         """
         timeout = self.timeout
         request = EmbedRequest(inputs, options, output, self.terms)
-        while True:
-            version = self.models.pick(name, ANSWERED_BY[output])
-            future = self.models.submit(version, request, self.draft)
-            if future is not None:
-                break
-            if not version.retired:
-                await asyncio.get_running_loop().run_in_executor(None, version.wake)
-        if timeout is None:
-            answer = await self.bridge.wait(future, self.receive)
-        else:
-            try:
-                async with asyncio.timeout(timeout):
-                    answer = await self.bridge.wait(future, self.receive)
-            except TimeoutError:
-                raise DeadlineError(
-                    f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
-                ) from None
+        try:
+            while True:
+                version = self.models.pick(name, ANSWERED_BY[output])
+                future = self.models.submit(version, request, self.draft)
+                if future is not None:
+                    break
+                if not version.retired:
+                    await asyncio.get_running_loop().run_in_executor(None, version.wake)
+            if timeout is None:
+                answer = await self.bridge.wait(future, self.receive)
+            else:
+                try:
+                    async with asyncio.timeout(timeout):
+                        answer = await self.bridge.wait(future, self.receive)
+                except TimeoutError:
+                    raise DeadlineError(
+                        f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
+                    ) from None
+        except OptionError as error:
+            raise self.name_field(error) from error
         self.draft.count(version.description.name, version.description.version, answer)
         return version, answer
 
+    def name_field(self, error: OptionError) -> OptionError:
+        """Return an error about an option with the name of the request's field that set the option."""
+        name = self.fields.get(error.field)
+        if name is None:
+            return error
+        return OptionError(name, re.sub(rf"\b{error.field}\b", name, str(error), count=1))
 
+
+#: Function that answers the requests of a route.
 Handler = Callable[[Call], Awaitable[Response]]
 
 

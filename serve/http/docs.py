@@ -1,4 +1,4 @@
-"""Page `/docs`: it renders `/openapi.json` with a script of its own, so that it works without the internet."""
+"""Page `/docs`. It renders `/openapi.json` with an inline script, so that it works without the internet."""
 
 from __future__ import annotations
 

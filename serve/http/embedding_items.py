@@ -1,4 +1,4 @@
-"""`EmbeddingItem`: answer for one text, which the routes and streams of OpenAI and TEI share."""
+"""`EmbeddingItem`: answer for one text. The routes and streams of OpenAI and TEI share it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = [
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
-#: Numbers, or bytes that msgspec writes as base64.
+#: A vector: numbers, or bytes that msgspec encodes as base64.
 Vector = list[float] | bytes
 
 
 class ChunkItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Chunk of a text that was split."""
+    """Chunk of a split text."""
 
     embedding: Vector
     start: Annotated[int, Meta(description="Index of its first token in the text, special tokens aside.")]
@@ -68,8 +68,8 @@ def embedding_items(
 
     Args:
         embeddings: vectors of the texts.
-        start, end: the range.
-        binary: whether to encode vectors as base64 instead of numbers.
+        start, end: range of the texts.
+        binary: True to encode vectors as base64 instead of numbers.
         first_index: index of the first item. Default: `start`.
     """
     tokens = embeddings.tokens[start:end].tolist()

@@ -1,4 +1,4 @@
-"""`ErrorShape`: JSON and statuses of errors in an API, from the table of `statuses`. The shape of OpenAI is the default."""
+"""`ErrorShape`: JSON and HTTP statuses of the errors of an API. The shape of OpenAI is the default."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """Form of the errors of an API.
+    """Shape of the errors of an API.
 
     Attributes:
         status: returns the HTTP status of an error.
@@ -53,7 +53,7 @@ def field_of(error: FletcherError) -> str | None:
 
 
 def http_status(error: FletcherError) -> int:
-    """Return the HTTP status of an error in the table of `statuses`."""
+    """Return the HTTP status of an error from `statuses.STATUSES`."""
     return status_of(error).http
 
 

@@ -1,4 +1,4 @@
-"""Streamed answers as NDJSON: one line for each text, in order, sent while later texts are still being computed."""
+"""Streamed answers as NDJSON: one line for each text, in order. Lines are sent while later texts are being computed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ NDJSON = b"application/x-ndjson"
 #: Largest number of texts in a streamed request.
 MAX_LINES = 65_536
 
-#: Texts in one piece, which is submitted at once. The first line is sent after the first piece.
+#: Number of texts that are submitted as one piece. The first line is sent after the first piece is computed.
 PIECE = 64
 
-#: Pieces that are open at once: workers do not wait for the network, and memory stays bounded.
+#: Largest number of open pieces. There are several, so that workers do not wait for the network; memory is bounded.
 AHEAD = 8
 
 #: Seconds between two attempts of an open stream to submit a piece while the queue is full.
-RETRY_SECONDS = 0.1
+RETRY_SECONDS = 0.02
 
 _encoder = msgspec.json.Encoder()
 
@@ -60,7 +60,7 @@ async def stream(
     if len(texts) > most:
         raise FieldError(
             f"the request has {len(texts)} texts; the limit of a streamed request is {most}: send several requests",
-            "input",
+            call.fields.get("input", "input"),
         )
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     version, first = await call.ask(name, pieces[0], options)
@@ -78,7 +78,7 @@ async def _answers(
     try:
         while left or waiting:
             while left and len(waiting) < AHEAD:
-                request = EmbedRequest(left[0], options, terms=call.terms)
+                request = EmbedRequest(left[0], options, terms=call.terms.waiting())
                 try:
                     future = call.models.submit(version, request, call.draft)
                 except OverloadedError:
@@ -86,9 +86,8 @@ async def _answers(
                         break
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                if (
-                    future is None
-                ):  # the version was replaced or sleeps: the stream continues with another version of the model
+                # The version was replaced or sleeps: the stream continues with another version of the model.
+                if future is None:
                     version, answer = await call.ask(version.spec.name, left[0], options)
                     left.popleft()
                     while waiting:

@@ -12,7 +12,7 @@ from fletcher import __version__
 
 from .call import Limits
 from .errors import ErrorShape
-from .routes import Doc, Route
+from .route import Doc, Route
 
 __all__ = ["openapi_document"]
 

@@ -1,67 +1,33 @@
-"""`Route`: a path and a method with their handler, access, error shape and documentation."""
+"""`http_routes`: the list of all HTTP routes. A new API adds one line here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..access.levels import Access
-from .call import Handler
-from .errors import OPENAI, ErrorShape
+from .apis.admin import admin_routes
+from .apis.cbor import encode_routes
+from .apis.cohere.routes import cohere_routes
+from .apis.longbow import longbow_routes
+from .apis.openai.routes import openai_routes
+from .apis.service import service_routes
+from .apis.tei.routes import tei_routes
+from .route import Route
 
-__all__ = ["Doc", "Route"]
+if TYPE_CHECKING:
+    from ..longbow.door import LongbowDoor
+
+__all__ = ["computing_routes", "http_routes"]
 
 
-@dataclass(frozen=True, slots=True)
-class Doc:
-    """Documentation of a route in the OpenAPI document.
+def computing_routes() -> list[Route]:
+    """Return the routes of the APIs that give vectors, scores or tokens."""
+    return [*openai_routes(), *tei_routes(), *cohere_routes(), *encode_routes()]
 
-    Attributes:
-        name: operation id.
-        summary: one line about the route.
-        request: struct of the body in JSON, or None.
-        answer: type of the answer in JSON, or a tuple of types, or None.
-        text: details beyond the summary.
-        requests: schemas of the body by other media types.
-        answers: schemas of the answer by other media types.
-        query: struct whose fields are parameters of the query.
-        errors: error statuses in addition to those that all routes with a body or an engine have.
-        status: status of success.
-        example: an example of a body.
-        headers: descriptions of the headers of the answer by name, the id of the request aside.
+
+def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
+    """Return the routes of all APIs.
+
+    Args:
+        longbow: destination of `/v1/ingest`; None rejects such requests.
     """
-
-    name: str
-    summary: str
-    request: Any = None
-    answer: Any = None
-    text: str = ""
-    requests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    query: Any = None
-    errors: tuple[int, ...] = ()
-    status: int = 200
-    example: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route.
-
-    Attributes:
-        method: HTTP method; a `GET` route also answers `HEAD`.
-        path: a fixed path, or a path whose last part is a `{name}`.
-        handler: function that answers a request.
-        doc: documentation in the OpenAPI document; None leaves the route out.
-        shape: form of its errors.
-        access: level of access that the caller needs.
-    """
-
-    method: str
-    path: str
-    handler: Handler
-    doc: Doc | None = None
-    shape: ErrorShape = OPENAI
-    access: Access = "key"
+    return [*computing_routes(), *longbow_routes(longbow), *admin_routes(), *service_routes()]

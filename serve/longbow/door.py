@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -38,6 +38,13 @@ from .wire.sink import Parcel, Sink
 from .wire.target import Target
 
 __all__ = ["LongbowDoor"]
+
+
+#: Seconds for which a request waits for room in a full queue before it is rejected.
+ADMISSION_SECONDS = 2.0
+
+#: Seconds between two attempts to submit a request while the queue is full.
+FULL_SECONDS = 0.02
 
 
 class _Waiting:
@@ -104,7 +111,8 @@ class LongbowDoor:
         """
         if not dataset:
             raise FieldError("the dataset has no name", "dataset")
-        while True:  # repeat if the model is replaced or loaded at the same time
+        admitted_until = time.monotonic() + ADMISSION_SECONDS
+        while True:  # repeat if the model is replaced or loaded at the same time, or the queue is full
             version = models.pick(name)
             model = version.description
             ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
@@ -115,7 +123,13 @@ class LongbowDoor:
             channel.sink.breaker.check(f"Longbow at {self.target.url}")
             chosen = [documents[row] for row in rows]
             texts = Texts(tuple(document.text for document in chosen))
-            future = models.submit(version, EmbedRequest(texts, options, terms=Terms("bulk")), draft)
+            try:
+                future = models.submit(version, EmbedRequest(texts, options, terms=Terms("bulk", patient=True)), draft)
+            except OverloadedError:
+                if time.monotonic() > admitted_until:
+                    raise
+                time.sleep(FULL_SECONDS)
+                continue
             if future is not None:
                 break
             if not version.retired:

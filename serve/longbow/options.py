@@ -81,7 +81,7 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dead_letters: Annotated[
         str | None,
         Meta(
-            description="File for skipped rows, as JSON lines. Default: ./DATASET.failed.jsonl.",
+            description="File for skipped rows, as JSON lines. Default: the dataset's name with .failed.jsonl.",
             extra={"metavar": "FILE"},
         ),
     ] = None

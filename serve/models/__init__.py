@@ -1,1 +1,1 @@
-"""Models of a server: loading, naming, versions, replacement."""
+"""Models of a server: their names and versions, and how they are loaded and replaced."""

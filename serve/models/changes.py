@@ -1,4 +1,4 @@
-"""Changes of a server's models, as changes of the list of specifications; HTTP and Flight offer them."""
+"""Changes of a server's models, as functions on the list of specifications. HTTP and Flight use them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Change", "loading", "unloading"]
 Change = Callable[[list[ModelSpec]], list[ModelSpec]]
 
 
-def loading(spec: ModelSpec, said: Collection[str]) -> Change:
-    """Return a change that adds a version, or exchanges the one that has its name and label.
+def loading(spec: ModelSpec, fields: Collection[str]) -> Change:
+    """Return a change that adds a version, or replaces the version with the same name and label.
 
     Args:
-        spec: the version's specification, with its name.
-        said: fields that the operator gave; the other fields of an exchanged version stay.
+        spec: specification of the version, with its name.
+        fields: names of the fields that the operator set; a replaced version keeps its other fields.
     """
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
-        if any(known.key == spec.key for known in specs):
-            merged = {name: getattr(spec, name) for name in said}
-            return [msgspec.structs.replace(known, **merged) if known.key == spec.key else known for known in specs]
+        if any(old.key == spec.key for old in specs):
+            changes = {name: getattr(spec, name) for name in fields}
+            return [msgspec.structs.replace(old, **changes) if old.key == spec.key else old for old in specs]
         return [*specs, spec]
 
     return change
@@ -36,12 +36,14 @@ def unloading(name: str) -> Change:
 
     The change raises `UnknownModelError` if the model does not exist.
     """
-    called, at, label = name.rpartition("@")
+    model, at, label = name.rpartition("@")
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
-        left = [spec for spec in specs if spec.name != name and not (at and spec.key == (called, label))]
-        if len(left) == len(specs):
-            raise UnknownModelError(f"there is no model {name!r}; there are {', '.join(spec.name for spec in specs)}")
-        return left
+        remaining = [spec for spec in specs if spec.name != name and not (at and spec.key == (model, label))]
+        if len(remaining) == len(specs):
+            raise UnknownModelError(
+                f"there is no model {name!r}; the models are {', '.join(spec.name for spec in specs)}"
+            )
+        return remaining
 
     return change

@@ -1,4 +1,4 @@
-"""`ModelDescription`: description of a served model under its names, as HTTP and Flight answer with it."""
+"""`ModelDescription`: description of a served model, which HTTP and Flight send to clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output, Similarity
+from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.model_info import ModelInfo
 
 __all__ = ["ModelDescription"]
@@ -14,23 +15,26 @@ __all__ = ["ModelDescription"]
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """A model as clients see it.
+    """Description of a model for clients.
 
     Attributes:
-        name: its name in answers.
-        names: every name that it answers to.
+        name: name of the model in answers.
+        names: all names of the model.
         dimension: length of a full vector.
-        dimensions: every length that it offers, the full one first.
-        max_tokens: longest input.
-        input_types: every input type that it understands.
-        normalized: whether its vectors have L2 norm 1.
+        dimensions: all available lengths of a vector, the full one first.
+        max_tokens: longest input in tokens.
+        input_types: all input types of the model.
+        normalized: True if the vectors have L2 norm 1.
         variant: name of the graph that runs.
-        provider: execution provider that it runs on.
+        provider: execution provider that runs the graph.
         digest: hash of everything that decides the vectors.
-        loaded: Unix time of its load.
-        output: output that the model gives.
-        version: this version's label.
-        activation: function that turned a reranker's logits into scores.
+        loaded: Unix time at which the model was loaded, in seconds.
+        output: output of the model.
+        version: label of this version.
+        activation: function that turns the logits of a reranker into scores; None for other models.
+        canary: origin of the canary: `verified`, `published` or `self-made`.
+        proof: the same in words.
+        similarity: function that the model's authors compare its vectors with; None if they name none.
     """
 
     name: str
@@ -47,6 +51,9 @@ class ModelDescription:
     output: Output = "vectors"
     version: str = "1"
     activation: str | None = None
+    canary: Proof = "self-made"
+    proof: str = ""
+    similarity: Similarity | None = None
 
     @classmethod
     def of(
@@ -56,9 +63,9 @@ class ModelDescription:
 
         Args:
             info: the model.
-            name: its name; None is its card's name.
-            aliases: other names, besides the card's.
-            version: this version's label.
+            name: name of the model. Default: the name of its card.
+            aliases: other names, in addition to those of the card.
+            version: label of this version.
         """
         card = info.card
         return cls(
@@ -76,4 +83,7 @@ class ModelDescription:
             output=card.output,
             version=version,
             activation=card.activation,
+            canary=info.canary,
+            proof=info.proof,
+            similarity=card.similarity or None,
         )

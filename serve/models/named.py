@@ -1,4 +1,4 @@
-"""`NamedModel`: the versions of a model side by side, and the table of names that finds them."""
+"""`NamedModel`: a served model with its versions, and the table that finds models and versions by name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["NamedModel", "group", "table_of"]
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A model by its name, with its versions.
+    """A model with its versions.
 
     Attributes:
-        name: what it is called.
-        versions: those that answer, and the shadow; the first is the one that is described.
-        weights: running sums of the answering versions' shares.
-        answering: the versions that answer.
-        shadow: the version that gets copies.
+        name: name of the model.
+        versions: all versions: those that answer, the shadow, and those with the weight 0.
+        answering: the versions that answer; the first one describes the model.
+        weights: cumulative sums of the weights of the answering versions.
+        shadow: the version that gets copies of requests, or None.
     """
 
     name: str
@@ -34,7 +34,7 @@ class NamedModel:
 
     @classmethod
     def of(cls, name: str, versions: Sequence[ModelVersion]) -> NamedModel:
-        """Sort a model's versions into those that answer and the shadow."""
+        """Return a model from its versions."""
         answering = [version for version in versions if not version.spec.shadow and version.spec.weight > 0]
         sums, total = [], 0.0
         for version in answering:
@@ -45,35 +45,37 @@ class NamedModel:
 
     @property
     def output(self) -> Output:
-        """Return the output that the model gives."""
+        """Return the output of the model."""
         return self.answering[0].description.output
 
     def choose(self) -> ModelVersion:
         """Return a version that answers, chosen at random by weight."""
         if len(self.answering) == 1:
             return self.answering[0]
-        place = random.random() * self.weights[-1]
-        return next(version for version, upto in zip(self.answering, self.weights, strict=True) if place < upto)
+        position = random.random() * self.weights[-1]
+        return next(version for version, end in zip(self.answering, self.weights, strict=True) if position < end)
 
 
 def group(versions: Sequence[ModelVersion]) -> tuple[NamedModel, ...]:
-    """Return the models of versions, in the order of their first versions."""
+    """Group versions by name. Return the models in the order of their first versions."""
     names = dict.fromkeys(version.spec.name for version in versions)
     return tuple(NamedModel.of(name, [version for version in versions if version.spec.name == name]) for name in names)
 
 
 def table_of(models: Sequence[NamedModel]) -> dict[str, NamedModel | ModelVersion]:
-    """Return what each name stands for. The operator's names come before those of cards.
+    """Return the model or the version for each name. Names from the operator have precedence over names from cards.
 
     Raises:
-        InputError: two models claim a name.
+        InputError: two models have the same alias.
     """
     table: dict[str, NamedModel | ModelVersion] = {model.name: model for model in models}
     for model in models:
         for version in model.versions:
             for alias in version.spec.aliases:
                 if table.setdefault(alias, model) is not model:
-                    raise InputError(f"the name {alias!r} is claimed by {model.name!r} and by another model")
+                    raise InputError(
+                        f"{model.name!r} has the alias {alias!r}, which is also a name of another model: choose another alias"
+                    )
             table[f"{model.name}@{version.spec.version}"] = version
     for model in models:
         for version in model.versions:

@@ -1,4 +1,4 @@
-"""`Readiness`: whether the canary passed on the real session, no batch has failed since, and the device answers."""
+"""`Readiness`: a model's readiness: its canary passed, no batch has failed since then, and its device answers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 
 from fletcher.runtime.errors import FletcherError
 
-from ..engine.engine import Engine
+from ..engine.answering import AnsweringEngine
 
 __all__ = ["Readiness"]
 
-#: Seconds between two canary runs after a failure: probes come often, and the canary costs compute.
+#: Seconds between two canary runs after a failed one. Probes are frequent, and the canary takes compute time.
 RECHECK_SECONDS = 5.0
 
 
 class Readiness:
-    """Checks the canary again after every failure. Safe to use from any thread; a call can take as long as a canary run."""
+    """Readiness of one model. It checks the canary again after a batch failed. Safe to use from any thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Begin ready.
+    def __init__(self, engine: AnsweringEngine) -> None:
+        """Start as ready.
 
         Args:
             engine: an engine whose backend passed its canary when it was loaded.
@@ -32,11 +32,11 @@ class Readiness:
 
     @property
     def settled(self) -> bool:
-        """Return whether `reason` answers at once."""
+        """Return True if `reason` returns at once, without a canary run."""
         return self._engine.stopping or bool(self._engine.problem) or not self._due()
 
     def reason(self) -> str:
-        """Return the reason why the server is not ready; empty if it is."""
+        """Return the reason why the model is not ready; empty if it is ready. It can take as long as a canary run."""
         if self._engine.stopping:
             return "the server is stopping"
         if problem := self._engine.problem:

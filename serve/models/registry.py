@@ -1,8 +1,8 @@
-"""`Models`: the models of a server by name and alias, with versions side by side, exchanged while requests go on.
+"""`Models`: models of a server by name and alias, with their versions. It can replace them while it answers requests.
 
-Every change is one operation: a new list of specifications is compared with the old one; new versions are loaded first, and
-their canaries pass; then one reference changes; then old versions are drained and closed. A request that picked an old
-version and finds its engine stopped picks again.
+Every change has the same steps. It compares the new list of specifications with the present one, loads the new versions,
+whose canaries must pass, and then replaces one reference. After that, old versions answer their admitted requests and are
+closed. A request that picked an old version whose engine has stopped picks a version again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fletcher.model_zoo.card import Output
+from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, StoppingError
 
+from ..engine.answering import AnsweringEngine
 from ..engine.backend import Backend
 from ..engine.embed_request import EmbedRequest
-from ..engine.engine import Engine
+from ..engine.rows_request import RowsRequest
 from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
 from .named import NamedModel, group, table_of
@@ -37,7 +39,7 @@ __all__ = ["ANSWERED_BY", "VECTORS", "Models"]
 
 logger = logging.getLogger("fletcher.serve.models.registry")
 
-#: Outputs of models that can answer a request, by its output: an embedder gives the states of its tokens, too.
+#: Outputs of the models that can answer a request, by the requested output. An embedder also gives the states of its tokens.
 ANSWERED_BY: Mapping[Output, tuple[Output, ...]] = MappingProxyType(
     {
         "vectors": ("vectors",),
@@ -48,12 +50,18 @@ ANSWERED_BY: Mapping[Output, tuple[Output, ...]] = MappingProxyType(
 )
 VECTORS = ANSWERED_BY["vectors"]
 
-#: Seconds between two looks at which models are idle.
+#: Origins of canaries, the one that proves least first.
+WEAKEST_FIRST: tuple[Proof, ...] = ("self-made", "published", "verified")
+
+#: Labels of `fletcher_model_info`.
+INFO_LABELS = ("model", "version", "variant", "provider", "canary")
+
+#: Seconds between two checks for idle models.
 IDLE_LOOK_SECONDS = 0.25
 
 
 class Models:
-    """The models of a server. Lookups are lock-free on an immutable table; one change runs at a time.
+    """Models of a server. Lookups read an immutable table without a lock. Only one change runs at a time.
 
     Attributes:
         metrics: receives the counts of all engines.
@@ -62,20 +70,20 @@ class Models:
     def __init__(
         self,
         load: Loader,
-        make_engine: Callable[[Backend, Metrics], Engine],
+        make_engine: Callable[[Backend, Metrics], AnsweringEngine],
         *,
         metrics: Metrics | None = None,
         drain_seconds: float = 30.0,
         fingerprint: Callable[[ModelSpec], str] | None = None,
     ) -> None:
-        """Begin without a model.
+        """Start without models.
 
         Args:
             load: opens the backend of a specification, and checks its canary.
             make_engine: makes the engine of a backend, with the metrics that receive its counts.
-            metrics: receives the counts of all engines. Default: metrics of its own.
-            drain_seconds: seconds that a version which goes may take to answer what it admitted.
-            fingerprint: returns a digest of the folder at a specification's path, so that an exchanged folder is noticed.
+            metrics: receives the counts of all engines. Default: new metrics.
+            drain_seconds: longest time in which a removed version may answer its admitted requests.
+            fingerprint: returns a digest of the folder of a specification, to detect a changed folder.
                 Default: only specifications are compared.
         """
         self.metrics = Metrics() if metrics is None else metrics
@@ -88,30 +96,33 @@ class Models:
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._stopping = False
+        #: Called after a change of the versions and before the old ones stop; it may wait for those who still use them.
+        self.on_change: Callable[[], None] = lambda: None
         self._shadows = Shadows(self.metrics)
         self._requests = self.metrics.labeled(
-            "fletcher_model_requests", "Requests handed to a model's engine", ["model", "version"]
+            "fletcher_model_requests", "Requests submitted to a model's engine", ["model", "version"]
         )
         self._swaps = self.metrics.labeled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
+        self.metrics.facts("fletcher_model_info", "Served models", INFO_LABELS, self._describe_versions)
         self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
         self._stopped = threading.Event()
 
-    # Looking up --------------------------------------------------------------------------------------------------------
+    # Lookup ------------------------------------------------------------------------------------------------------------
 
     @property
     def named(self) -> tuple[NamedModel, ...]:
-        """Return the models, in the order in which they were named."""
+        """Return the models in the order of their specifications."""
         return self._named
 
     @property
     def stopping(self) -> bool:
-        """Return whether the server is stopping."""
+        """Return True if the server is stopping."""
         return self._stopping
 
     @property
     def open_requests(self) -> int:
-        """Return the number of requests that were admitted and are not yet answered."""
+        """Return the number of requests that were admitted and are not answered yet."""
         engines = [version.engine for model in self._named for version in model.versions]
         return sum(engine.open_requests for engine in engines if engine is not None)
 
@@ -128,15 +139,15 @@ class Models:
         return entry
 
     def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
-        """Return the version that answers a request now.
+        """Return the version that answers the next request.
 
         Args:
-            name: the name that the client wrote; None is the first model that gives such an output.
-            outputs: outputs of models that can answer.
+            name: name of the model in the request. Default: the first model that has one of the outputs.
+            outputs: outputs of the models that can answer.
 
         Raises:
-            UnknownModelError: no model has this name, or none gives such an output.
-            InputError: the model gives something else.
+            UnknownModelError: no model has this name, or no model has one of the outputs.
+            InputError: the model has another output.
         """
         entry: NamedModel | ModelVersion = (
             self._first(outputs) if name is None else self._table.get(name) or self.find(name)
@@ -145,19 +156,19 @@ class Models:
             entry = entry.answering[0] if len(entry.answering) == 1 else entry.choose()
         served = entry.description
         if served.output not in outputs:
-            raise InputError(f"{served.name} gives {_words([served.output])}, and this route {_words(outputs)}")
+            raise InputError(f"{served.name} returns {_words([served.output])}, but this route needs {_words(outputs)}")
         return entry
 
     def _first(self, outputs: Sequence[Output]) -> NamedModel:
         for model in self._named:
             if model.output in outputs:
                 return model
-        raise UnknownModelError(f"no model of this server gives {_words(outputs)}")
+        raise UnknownModelError(f"no model of this server returns {_words(outputs)}")
 
     def submit(
-        self, version: ModelVersion, request: EmbedRequest, draft: RecordDraft | None = None
+        self, version: ModelVersion, request: EmbedRequest | RowsRequest, draft: RecordDraft | None = None
     ) -> Future[Any] | None:
-        """Hand a request to a version's engine, and a copy of it to the model's shadow.
+        """Submit a request to the engine of a version, and a copy to the shadow of the model.
 
         Args:
             version: the version that `pick` returned.
@@ -165,15 +176,15 @@ class Models:
             draft: record that receives its stages, or None.
 
         Returns:
-            The answer's future; None if the version sleeps or has been replaced: wake it, or pick again.
+            A future of the answer; None if the version sleeps or has been replaced. Then wake it, or pick a version again.
 
         Raises:
             FletcherError: the engine rejects the request.
         """
         engine = version.engine
         if engine is None:
-            if self._stopping:  # nothing wakes or replaces it any more: a caller that picks again would do so forever
-                raise StoppingError("the server is stopping: send the request to another one, or again later")
+            if self._stopping:  # no load follows, so a caller that picks again would never end
+                raise StoppingError("the server is stopping: send the request to another server, or again later")
             return None
         version.used = time.monotonic()
         try:
@@ -182,19 +193,31 @@ class Models:
             if self._stopping or not (version.retired or version.engine is not engine):
                 raise
             return None
-        self._requests(version.spec.name, version.spec.version).inc()
+        rows = isinstance(request, RowsRequest)
+        count = request.requests if isinstance(request, RowsRequest) else 1
+        self._requests(version.spec.name, version.spec.version).inc(count)
         model = self._table.get(version.spec.name)
         if isinstance(model, NamedModel) and model.shadow is not None and version is not model.shadow:
-            self._shadows.follow(model.shadow, future, request)
+            if rows and model.shadow.info.tokenizer != version.info.tokenizer:
+                self._shadows.skip(model.shadow, "other tokenizer")
+            else:
+                self._shadows.follow(model.shadow, future, request)
         return future
 
     def submit_blocking(
         self, name: str | None, request: EmbedRequest, draft: RecordDraft | None = None
     ) -> tuple[ModelVersion, Future[Any]]:
-        """`pick`, `wake` and `submit` for a thread that may wait for a load.
+        """Pick a version and submit a request to it. Wake the version if it sleeps: the thread then waits for the load.
+
+        Args:
+            name: as for `pick`.
+            request, draft: as for `submit`.
+
+        Returns:
+            The version, and a future of its answer.
 
         Raises:
-            FletcherError: as those.
+            FletcherError: as for `pick`, `wake` and `submit`.
         """
         while True:
             version = self.pick(name, ANSWERED_BY[request.output])
@@ -205,18 +228,29 @@ class Models:
 
     @property
     def fallback(self) -> str | None:
-        """Return which models run on another provider than the requested one, and why; None if none does.
+        """Return the reasons why models run on another provider than the requested one; None if there are none.
 
-        The only model of a server is not named.
+        The text names the models, unless the server has only one.
         """
         engines = [(model.name, version.engine) for model in self._named for version in model.versions]
         reasons = [(name, engine.fallback) for name, engine in engines if engine is not None and engine.fallback]
         if not reasons:
             return None
-        return "; ".join(f"{name}: {why}" if len(self._named) > 1 else str(why) for name, why in reasons)
+        return "; ".join(f"{name}: {reason}" if len(self._named) > 1 else str(reason) for name, reason in reasons)
+
+    @property
+    def canary(self) -> Proof:
+        """Return the weakest origin of the models' canaries: `self-made`, `published` or `verified`."""
+        origins = {version.description.canary for model in self._named for version in model.versions}
+        return next((origin for origin in WEAKEST_FIRST if origin in origins), "self-made")
+
+    def _describe_versions(self) -> list[tuple[str, ...]]:
+        """Return the labels of `fletcher_model_info`, by version."""
+        described = [version.description for model in self._named for version in model.versions]
+        return [(each.name, each.version, each.variant, each.provider, each.canary) for each in described]
 
     def not_ready(self) -> str:
-        """Return the reason why the server is not ready; empty if it is. May take as long as a canary run."""
+        """Return the reason why the server is not ready; empty if it is ready. It can take as long as a canary run."""
         if self._stopping:
             return "the server is stopping"
         for model in self._named:
@@ -227,11 +261,11 @@ class Models:
 
     @property
     def settled(self) -> bool:
-        """Return whether `not_ready` answers at once."""
+        """Return True if `not_ready` returns at once, without a canary run."""
         every = (version.readiness for model in self._named for version in model.versions)
         return self._stopping or all(readiness is None or readiness.settled for readiness in every)
 
-    # Changing ----------------------------------------------------------------------------------------------------------
+    # Changes -----------------------------------------------------------------------------------------------------------
 
     @property
     def specs(self) -> list[ModelSpec]:
@@ -239,7 +273,7 @@ class Models:
         return [version.spec for model in self._named for version in model.versions]
 
     def add_loaded(self, spec: ModelSpec, encoder: Backend) -> None:
-        """Serve a backend that is open already; its caller closes it.
+        """Serve a backend that the caller has opened and closes.
 
         Raises:
             InputError: one of its names is taken.
@@ -247,16 +281,17 @@ class Models:
         with self._change:
             version = ModelVersion(spec, lambda spec: encoder, self._make_engine, owned=False)
             self._install([*(v for model in self._named for v in model.versions), version])
+            self.on_change()
 
     def apply(self, specs: Sequence[ModelSpec], *, reload: frozenset[tuple[str, str]] = frozenset()) -> None:
-        """Make the server serve exactly these. If one fails to load, everything stays as it was.
+        """Serve exactly these versions. If one of them cannot be loaded, nothing changes.
 
         Args:
-            specs: every version of every model.
-            reload: name and version of those to load again even if nothing of them changed.
+            specs: all versions of all models.
+            reload: names and versions to load again even if their specifications do not change.
 
         Raises:
-            FletcherError: one cannot be loaded, its canary does not pass, or the list contradicts itself.
+            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications conflict.
         """
         with self._change:
             self._apply([spec.named() for spec in specs], reload)
@@ -267,13 +302,21 @@ class Models:
         *,
         reload: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
-        """Apply a change to the present specifications, with no other change in between."""
+        """Apply a change to the present specifications. Other changes wait until it is done.
+
+        Args:
+            change: function from the present specifications to the new ones.
+            reload: as for `apply`.
+
+        Raises:
+            FletcherError: as for `apply`.
+        """
         with self._change:
             self._apply([spec.named() for spec in change(self.specs)], reload)
 
     def _apply(self, specs: Sequence[ModelSpec], reload: frozenset[tuple[str, str]]) -> None:
         if self._stopping:
-            raise StoppingError("the server is stopping: it loads nothing more")
+            raise StoppingError("the server is stopping and does not load models")
         check_specs(specs)
         before = {version.spec.key: version for model in self._named for version in model.versions}
         prints = {spec.key: self._fingerprint(spec) for spec in specs}
@@ -283,15 +326,15 @@ class Models:
         try:
             for spec in specs:
                 old = before.get(spec.key)
-                known = self._fingerprints.get(spec.key, prints[spec.key])
-                same = old is not None and old.spec.settings == spec.settings and known == prints[spec.key]
+                old_print = self._fingerprints.get(spec.key, prints[spec.key])
+                same = old is not None and old.spec.settings == spec.settings and old_print == prints[spec.key]
                 if old is not None and same and spec.key not in reload and old.spec.aliases == spec.aliases:
                     moved.append((old, spec))
                     after.append(old)
                 else:
                     fresh.append(ModelVersion(spec, self._load, self._make_engine))
                     after.append(fresh[-1])
-            table = table_of(group(after))  # refuses names that are taken, before anything changes
+            table = table_of(group(after))  # raises an error for names that are taken, before anything changes
         except BaseException:
             for version in fresh:
                 version.retire(0.0)
@@ -300,11 +343,12 @@ class Models:
         for version, spec in moved:
             version.spec = spec
         self._fingerprints = prints
-        gone = [version for version in before.values() if version not in after]
+        removed = [version for version in before.values() if version not in after]
         self._install(after)
+        self.on_change()
         self._swaps("loaded").inc(len(fresh))
-        self._swaps("unloaded").inc(len(gone))
-        for version in gone:
+        self._swaps("unloaded").inc(len(removed))
+        for version in removed:
             drained = version.retire(self._drain_seconds)
             fields = {"model": version.spec.name, "version": version.spec.version, "all_answered": drained}
             logger.info("model unloaded", extra={"fields": fields})
@@ -316,7 +360,7 @@ class Models:
         if idle and not self._idle.is_alive():
             self._idle.start()
 
-    # Resting and stopping ----------------------------------------------------------------------------------------------
+    # Sleep and stop ----------------------------------------------------------------------------------------------------
 
     def _count_awake(self) -> float:
         return sum(version.engine is not None for model in self._named for version in model.versions)
@@ -331,7 +375,7 @@ class Models:
                     version.sleep(self._drain_seconds)
 
     def stop_admitting(self) -> None:
-        """Reject everything from now on; admitted requests are still answered."""
+        """Reject all new requests. Admitted requests are still answered."""
         self._stopping = True
         self._stopped.set()
         for model in self._named:
@@ -340,7 +384,14 @@ class Models:
                     engine.stop_admitting()
 
     def stop(self, drain_seconds: float) -> bool:
-        """Answer what was admitted and close every model; return whether everything was answered in time."""
+        """Answer the admitted requests and close all models.
+
+        Args:
+            drain_seconds: longest time to answer the admitted requests.
+
+        Returns:
+            True if every admitted request was answered in time.
+        """
         self.stop_admitting()
         self._shadows.stop()
         deadline = time.monotonic() + drain_seconds
@@ -353,7 +404,7 @@ class Models:
         return drained
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return every version, as the admin API shows it."""
+        """Return all versions in the form of the admin API: the fields of the specification and the runtime state."""
         rows = []
         for model in self._named:
             for version in model.versions:

@@ -1,4 +1,4 @@
-"""`ModelSpec`: configuration of one served model, from the command line, a TOML file or the admin API."""
+"""`ModelSpec`: configuration of one version of a served model, from the command line, a TOML file or the admin API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVER_CACHE = "64MiB"
 
 
 class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """`ModelSpec`: configuration of one served version of a model: its folder, its names, and the fields of `LoadOptions`."""
+    """`ModelSpec`: configuration of one version of a served model: its folder, names and share, and load options."""
 
     PANEL: ClassVar[str | None] = None
 
@@ -29,7 +29,9 @@ class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: Annotated[
         str, Meta(description="Name of the model in requests and answers. Default: the name of its card.")
     ] = ""
-    aliases: Annotated[tuple[str, ...], Meta(description="Other names of the model, beside those of its card.")] = ()
+    aliases: Annotated[
+        tuple[str, ...], Meta(description="Other names of the model, in addition to those of its card.")
+    ] = ()
     version: Annotated[
         str,
         Meta(
@@ -51,7 +53,7 @@ class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         ),
     ] = False
     shadow_share: Annotated[
-        float, Meta(ge=0.0, le=1.0, description="Share of the requests of which a shadow gets copies.")
+        float, Meta(ge=0.0, le=1.0, description="Share of the requests that are copied to a shadow.")
     ] = 1.0
     idle_seconds: Annotated[
         Annotated[float, Meta(ge=0.1)] | None,
@@ -63,24 +65,23 @@ class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cache: Annotated[
         int | str,
         Meta(
-            description="Size of the cache of vectors, for texts that come again, in bytes or as text such as 64MiB; 0 turns "
-            "it off.",
+            description="Size of the cache of vectors for repeated texts, in bytes or as text such as 64MiB; 0 turns it off.",
             extra={"metavar": "SIZE"},
         ),
     ] = SERVER_CACHE
 
     @property
     def key(self) -> tuple[str, str]:
-        """Name and version, which identify the model in a server."""
+        """Name and version. They identify a version in a server."""
         return self.name, self.version
 
     @property
     def settings(self) -> tuple[str, LoadOptions]:
-        """The folder and the options whose change needs another load."""
+        """Folder and load options. If one of them changes, the version must be loaded again."""
         return self.path, LoadOptions.of(self)
 
     def named(self) -> ModelSpec:
-        """Return the specification with a name: its own, or that of its card.
+        """Return the specification with a name: its `name`, or the name of its card.
 
         Raises:
             ArtifactError: the folder is not an artifact.
@@ -98,7 +99,7 @@ def read_specs(path: Path) -> list[ModelSpec]:
     """Return the `[[models]]` of a TOML file. Relative folders are relative to the file.
 
     Raises:
-        InputError: the file cannot be read, or an option of a model is wrong.
+        InputError: the file cannot be read, is not TOML, or has an invalid option.
     """
     try:
         table = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Table)
@@ -114,20 +115,25 @@ def read_specs(path: Path) -> list[ModelSpec]:
 
 
 def check_specs(specs: Sequence[ModelSpec]) -> None:
-    """Raise an error unless a server can serve these models.
+    """Check that a server can serve these models.
 
     Raises:
-        InputError: there is no model, two have the same name and version, or no version of a model answers.
+        InputError: there is no model, two specifications have the same name and version, no version of a model answers, or a
+            model has several shadows.
     """
     if not specs:
         raise InputError("a server needs at least one model")
     keys = [spec.key for spec in specs]
     for key in keys:
         if keys.count(key) > 1:
-            raise InputError(f"the model {key[0]!r} is there twice with the version {key[1]!r}: give each its own")
+            raise InputError(
+                f"two specifications have the name {key[0]!r} and the version {key[1]!r}: give them different versions"
+            )
     for name in dict.fromkeys(name for name, _ in keys):
         versions = [spec for spec in specs if spec.name == name]
         if not any(spec.weight > 0 and not spec.shadow for spec in versions):
-            raise InputError(f"no version of the model {name!r} would answer: one needs a weight above 0 and no shadow")
+            raise InputError(
+                f"no version of the model {name!r} answers: give one a weight above 0, and do not make it a shadow"
+            )
         if sum(spec.shadow for spec in versions) > 1:
-            raise InputError(f"the model {name!r} has several shadows: it may have one")
+            raise InputError(f"the model {name!r} has several shadows: keep at most one")

@@ -1,4 +1,4 @@
-"""`ModelVersion`: one loaded version of a model, its engine, and putting it to sleep and waking it."""
+"""`ModelVersion`: one loaded version of a model with its engine. It can sleep and wake."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fletcher.runtime.errors import FletcherError
 from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
 
+from ..engine.answering import AnsweringEngine
 from ..engine.backend import Backend
-from ..engine.engine import Engine
 from .description import ModelDescription
 from .heap import give_memory_back
 from .readiness import Readiness
@@ -25,34 +25,36 @@ __all__ = ["Loader", "MakeEngine", "ModelVersion"]
 
 logger = logging.getLogger("fletcher.serve.models.registry")
 
-#: Opens what a specification names, its canary checked.
+#: Function that opens the backend of a specification, and checks its canary.
 Loader = Callable[[ModelSpec], Backend]
-MakeEngine = Callable[[Backend], Engine]
+#: Function that makes the engine of a backend.
+MakeEngine = Callable[[Backend], AnsweringEngine]
 
 
 class ModelVersion:
-    """A loaded model and its engine. Asleep, it holds neither, and the next request wakes it.
+    """A version of a model: the loaded model and its engine. While it sleeps it holds neither; the next request wakes it.
 
     Attributes:
-        spec: the operator's configuration of it.
-        served: the description that clients see.
-        engine: answers requests, or None while it sleeps.
-        readiness: answers `/ready`, or None while it sleeps: the canary is checked when it wakes.
+        spec: configuration of the version.
+        info: description of the loaded model.
+        description: description for clients.
+        engine: engine that answers requests; None while the version sleeps.
+        readiness: readiness of the model; None while the version sleeps, because its canary is checked when it wakes.
         used: `time.monotonic()` of the latest request.
-        retired: whether another version took its place: a caller that still holds it picks again.
+        retired: True after the version was removed; a caller that still holds it picks a version again.
     """
 
     def __init__(self, spec: ModelSpec, load: Loader, make_engine: MakeEngine, *, owned: bool = True) -> None:
-        """Load it.
+        """Load the version.
 
         Args:
-            spec: the version's configuration.
+            spec: configuration of the version.
             load: opens its backend.
             make_engine: makes its engine.
-            owned: whether to close the backend with it.
+            owned: True if the version closes its backend.
 
         Raises:
-            FletcherError: it cannot be loaded, or its canary does not pass.
+            FletcherError: the model cannot be loaded, or its canary does not pass.
         """
         self.spec = spec
         self.retired = False
@@ -62,24 +64,25 @@ class ModelVersion:
         self._owned = owned
         self._lock = threading.Lock()
         self._encoder: Backend | None = load(spec)
-        self.description = ModelDescription.of(self._encoder.info, spec.name, spec.aliases, spec.version)
-        self.engine: Engine | None = self._begin(self._encoder)
+        self.info = self._encoder.info
+        self.description = ModelDescription.of(self.info, spec.name, spec.aliases, spec.version)
+        self.engine: AnsweringEngine | None = self._begin(self._encoder)
         self.readiness: Readiness | None = Readiness(self.engine)
 
-    def _begin(self, encoder: Backend) -> Engine:
+    def _begin(self, encoder: Backend) -> AnsweringEngine:
         engine = self._make_engine(encoder)
         if (limit := self.spec.memory_limit_bytes) is not None:
             engine.bound_memory(request_bytes(limit))
-        # A batch that the provider fails at runs once more on the processor, if that was allowed.
+        # A batch that fails on the provider runs again on the CPU, if the options allow this.
         if self.spec.allow_fallback and encoder.info.provider_name != FALLBACK:
-            engine.failover.spare = partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK))
+            engine.set_spare(partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK)))
         return engine
 
-    def wake(self) -> Engine:
-        """Load it again if it sleeps, which takes as long as a load; return its engine.
+    def wake(self) -> AnsweringEngine:
+        """Return the engine. Load the model again first if the version sleeps.
 
         Raises:
-            FletcherError: as the constructor.
+            FletcherError: as for the constructor.
         """
         with self._lock:
             if self.engine is None:
@@ -92,13 +95,24 @@ class ModelVersion:
             return self.engine
 
     def sleep(self, drain_seconds: float) -> None:
-        """Answer what was admitted and give the memory back."""
+        """Answer the admitted requests and release the memory of the model.
+
+        Args:
+            drain_seconds: longest time to answer the admitted requests.
+        """
         with self._lock:
             self._close(drain_seconds)
         self._log("model sleeps")
 
     def retire(self, drain_seconds: float) -> bool:
-        """End it for good; return whether everything that was admitted was answered."""
+        """Close the version permanently.
+
+        Args:
+            drain_seconds: longest time to answer the admitted requests.
+
+        Returns:
+            True if every admitted request was answered.
+        """
         self.retired = True
         with self._lock:
             return self._close(drain_seconds)
@@ -111,7 +125,7 @@ class ModelVersion:
         drained = engine.stop(drain_seconds)
         engine.metrics.leave()
         close = getattr(encoder, "close", None)
-        # An encoder whose batches hang is left alone: closing it waits for them.
+        # `close` waits for batches, so an encoder whose batches hang is not closed.
         if self._owned and drained and close is not None:
             close()
         del engine, encoder, close
@@ -123,7 +137,7 @@ class ModelVersion:
         logger.info(message, extra={"fields": name | fields})
 
     def not_ready(self) -> str:
-        """Return the reason why it is not ready; empty if it is ready or sleeps. May take as long as a canary run."""
+        """Return the reason why the version is not ready; empty if it is ready or sleeps. A canary run may be necessary."""
         readiness = self.readiness
         try:
             return "" if readiness is None else readiness.reason()

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object on each line, with the request's id, never with a text."""
+"""Structured logs: one JSON object on each line, with the request's id. A log line never has a text of a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LEVELS", "install", "log_request", "trace_fields"]
 #: Values of `--log-level`.
 LEVELS = ("debug", "info", "warning", "error")
 
-#: Logger and message of a door's requests.
+#: Logger and message for the requests of HTTP and of Flight.
 _requests = {
     "http": (logging.getLogger("fletcher.serve.http"), "request"),
     "flight": (logging.getLogger("fletcher.serve.flight"), "call"),
@@ -27,10 +27,10 @@ _requests = {
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON. What a caller passes as `extra={"fields": {...}}` becomes keys of the line."""
+    """Formatter of log records as lines of JSON. The fields in `extra={"fields": {...}}` become keys of the line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line of a record."""
         line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -47,20 +47,20 @@ def install(level: str = "INFO", stream: TextIO | None = None) -> None:
     """Send Fletcher's logs, and uvicorn's warnings, to a stream as JSON lines.
 
     Args:
-        level: the least severe level that is written; successful requests are DEBUG.
-        stream: the stream. Default: standard error.
+        level: the least severe level that is written. Successful requests have the level DEBUG.
+        stream: destination of the lines. Default: standard error.
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonFormatter())
-    for name, least in (("fletcher", level), ("uvicorn", "WARNING")):
+    for name, threshold in (("fletcher", level), ("uvicorn", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(least)
+        logger.setLevel(threshold)
         logger.propagate = False
 
 
 def trace_fields(trace: Trace | None) -> dict[str, object]:
-    """Return the fields that lead from a log line to the request's trace."""
+    """Return the log fields that identify the trace of a request; none if it is not traced."""
     return {} if trace is None else {"trace_id": trace.id}
 
 

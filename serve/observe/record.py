@@ -1,4 +1,4 @@
-"""`RequestRecord`: the facts about one finished request, of HTTP or Flight. Metrics, logs and traces are made of it."""
+"""`RequestRecord`: record of one finished request of HTTP or Flight. Metrics, logs and traces are made from it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Door = Literal["http", "flight"]
 
 
 class Stages(msgspec.Struct, kw_only=True):
-    """Seconds of a request by stage; 0 for a stage that it did not have. Stages of several batches are added up.
+    """Seconds of a request by stage; 0 for a stage that it did not have. Times of several batches are added.
 
     Attributes:
-        read: receiving the body.
-        wait: waiting for a tokenizer and for a batch.
-        tokenize: tokenizing.
-        compute: computing the batches that it was part of.
-        encode: making the answer's bytes of the vectors.
-        total: from the request's arrival to its end.
+        read: time to receive the body.
+        wait: wait for a tokenizer and for a batch.
+        tokenize: time to tokenize the texts.
+        compute: time to compute the batches that had rows of the request.
+        encode: time to make the bytes of the answer from the vectors.
+        total: time from the arrival of the request to its end.
     """
 
     read: float = 0.0
@@ -36,23 +36,23 @@ class Stages(msgspec.Struct, kw_only=True):
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts about a request that has ended. It never holds a text.
+    """Record of a finished request. It never has a text of the request.
 
     Attributes:
         door: `http` or `flight`.
-        id: the caller's `x-request-id`, or the server's own.
-        client: name of the API key; without keys, the address of the peer.
+        id: `x-request-id` of the caller, or an id from the server.
+        client: name of the API key; without keys, the address of the caller.
         route: path of the route, or name of the Flight call; `unknown` for a path that does not exist.
-        model: name of the model that answered; empty if none did.
-        version: label of that model's version.
-        texts: texts that were embedded, scored or stored.
-        tokens: tokens that the model saw of them.
-        bytes_in: bytes of the body; on Flight, of the record batches, the ticket or the action's body.
-        bytes_out: the same of the answer.
-        status: HTTP status; on Flight, `ok` or the name of the exception. `left` if the client left before it was answered.
-        error: class of the error that ended the request, or that broke its stream after the status was sent; or None.
+        model: name of the model that answered; empty if no model answered.
+        version: label of the version that answered.
+        texts: number of texts that were embedded, scored or stored.
+        tokens: number of tokens of these texts that the model saw.
+        bytes_in: size of the body in bytes; on Flight, of the record batches, the ticket or the body of the action.
+        bytes_out: size of the answer in bytes.
+        status: HTTP status; on Flight, `ok` or the name of the exception. `left` if the client disconnected first.
+        error: class of the error that ended the request, or that ended its stream after the status was sent; or None.
         stages: seconds by stage. Consumers must not change them.
-        trace: the request's span, if it is traced.
+        trace: trace of the request, or None if it is not traced.
     """
 
     door: Door
@@ -71,5 +71,5 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     trace: Trace | None
 
 
-#: Receives the record of every request when the request has ended, on the thread that answered it.
+#: Function that receives the record of each finished request, on the thread that answered the request.
 Consumer = Callable[[RequestRecord], None]

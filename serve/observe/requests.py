@@ -1,4 +1,4 @@
-"""`Requests`: the one wrapper around every request of HTTP and Flight. It makes the request's record for the consumers."""
+"""`Requests`: wrapper around every request of HTTP and Flight. It makes the record of a request for the consumers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("fletcher.serve.observe")
 
 
 class RecordDraft(msgspec.Struct, kw_only=True):
-    """A request's record while the request is under way. The door, the handler and the engine fill it in.
+    """Record of an open request. HTTP or Flight, the handler and the engine fill it in.
 
     Attributes:
         started: `time.perf_counter()` of the request's arrival.
@@ -52,46 +52,46 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     answered: float | None = None
 
     def count(self, model: str, version: str, answer: Any) -> None:
-        """Add an engine's answer.
+        """Count the texts and tokens of an answer from the engine.
 
         Args:
-            model, version: what answered.
+            model, version: name of the model and label of the version that answered.
             answer: `Embeddings` or another answer with `tokens`, int64, (n,).
         """
         self.model = model
         self.version = version
         self.texts += len(answer.tokens)
-        self.tokens += sum(answer.tokens.tolist())  # a few numbers: a sum in numpy costs ten times as much
+        self.tokens += sum(answer.tokens.tolist())  # for a few numbers, a sum in numpy takes ten times as long
         self.answered = time.perf_counter()
 
 
 class Requests:
-    """Wraps every request of a door: `wrap` is the place for whatever is to happen around each request.
+    """Wrapper around the requests of HTTP or Flight. Code that must run for every request belongs in `wrap`.
 
     Safe to use from any thread.
     """
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None, consumers: Sequence[Consumer] = ()) -> None:
-        """Report requests to consumers.
+        """Set the consumers of records.
 
         Args:
             metrics: counts every request.
-            tracing: ends the span of every request that has one; None if nothing is traced.
-            consumers: receive every record after metrics, log and traces.
+            tracing: ends the spans of traced requests; None if traces are off.
+            consumers: functions that receive every record after metrics, log and traces.
         """
         spans = () if tracing is None else (tracing.end,)
         self._consumers: tuple[Consumer, ...] = (metrics.count_request, log_request, *spans, *consumers)
 
     @contextmanager
     def wrap(self, draft: RecordDraft) -> Iterator[None]:
-        """Make the request's record when the block ends, however it ends, and hand it to every consumer.
+        """Make the record of a request when the block ends, with or without an error, and pass it to every consumer.
 
-        A consumer that fails is logged; it changes neither the answer nor what other consumers receive.
+        If a consumer fails, the error is logged. The answer does not change, and the other consumers get the record.
         """
         try:
             yield
         finally:
-            # The engine may still add to the draft's stages afterwards, but not to the record's.
+            # The engine may change the stages of the draft after this, but not those of the record.
             stages = copy.copy(draft.stages)
             stages.total = time.perf_counter() - draft.started
             record = RequestRecord(
@@ -113,5 +113,5 @@ class Requests:
             for consume in self._consumers:
                 try:
                     consume(record)
-                except Exception:  # a defect of the consumer's, after the request was answered
-                    logger.exception("a record was not consumed", extra={"fields": {"request_id": record.id}})
+                except Exception:  # the consumer has a defect; the request is already answered
+                    logger.exception("a consumer of records failed", extra={"fields": {"request_id": record.id}})

@@ -1,9 +1,10 @@
-"""`Trace`: the span of one request under way, with a span below it for each stage, and spans of batches.
+"""`Trace`: span of an open request, with a child span for each stage, and spans of batches.
 
-A request that is traced carries a `Trace` in its terms. The engine, which does not know OpenTelemetry, reports every finished
-stage to it; without traces this costs one comparison for each stage. Spans hold ids, counts and times, never a text.
+The draft of a traced request has a `Trace`. The engine does not depend on OpenTelemetry: it reports every finished stage to
+the `Trace`. Without traces, this takes one comparison for each stage. Spans have ids, counts and times, never a text of a
+request.
 
-Only a server that writes traces imports this module: it needs the extra `otel`.
+Only a server that writes traces imports this module, because it needs the extra `otel`.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ __all__ = ["Trace"]
 
 
 class Trace:
-    """Span of a request that is under way.
+    """Span of an open request.
 
     Attributes:
-        id: id of the whole trace, 32 hexadecimal digits, for the log.
-        span: the request's span.
-        tracer: begins spans.
+        id: id of the trace, 32 hexadecimal digits, for the log.
+        span: span of the request.
+        tracer: starts spans.
     """
 
     __slots__ = ("_context", "id", "span", "tracer")
 
     def __init__(self, tracer: otel.Tracer, span: Span) -> None:
-        """Begin the trace of a request.
+        """Make the trace of a request.
 
         Args:
-            tracer, span: see above.
+            tracer, span: see the attributes.
         """
         self.tracer = tracer
         self.span = span
@@ -52,10 +53,10 @@ class Trace:
         """Add a finished stage.
 
         Args:
-            name: the stage's name.
-            started, ended: `time.perf_counter()`.
-            attributes: attributes of the stage's span.
-            batch: the span of the batch that the stage belongs to.
+            name: name of the stage.
+            started, ended: `time.perf_counter()` at its start and end.
+            attributes: attributes of its span.
+            batch: span of the batch that the stage belongs to, or None.
         """
         links = None if batch is None else [otel.Link(batch.get_span_context())]
         span = self.tracer.start_span(
@@ -64,7 +65,11 @@ class Trace:
         span.end(_nanoseconds(ended))
 
     def joined(self, other: Trace | None) -> None:
-        """Note that an identical request, which has the stages, gives the answer."""
+        """Record that the request joined an identical open request, which has the stages.
+
+        Args:
+            other: trace of the open request, or None if it is not traced.
+        """
         self.span.set_attribute("fletcher.joined", True)
         if other is not None:
             self.span.add_link(other.span.get_span_context())
@@ -78,21 +83,21 @@ class Trace:
         *,
         error: str | None = None,
     ) -> None:
-        """Add a batch: a trace of its own that holds the session's run, with links to the batch's requests.
+        """Add a batch: a separate trace with a span of the session's run and links to the requests in the batch.
 
         Args:
-            traces: of the requests in it, at least one.
-            started, computed: `time.perf_counter()` around the session's run.
-            attributes: of the batch.
-            error: class of the error that the batch failed with, or None.
+            traces: traces of the requests in the batch, at least one.
+            started, computed: `time.perf_counter()` before and after the session's run.
+            attributes: attributes of the batch.
+            error: class of the batch's error, or None.
         """
-        tracer, every = traces[0].tracer, [*dict.fromkeys(traces)]
+        tracer, unique = traces[0].tracer, [*dict.fromkeys(traces)]
         begin, end = _nanoseconds(started), _nanoseconds(computed)
         batch = tracer.start_span(
             "batch",
-            otel.set_span_in_context(otel.INVALID_SPAN),  # a root, whatever is current
+            otel.set_span_in_context(otel.INVALID_SPAN),  # a root span, independent of the current context
             attributes=attributes,
-            links=[otel.Link(trace.span.get_span_context()) for trace in every],
+            links=[otel.Link(trace.span.get_span_context()) for trace in unique],
             start_time=begin,
         )
         session = tracer.start_span("session", otel.set_span_in_context(batch), start_time=begin)
@@ -102,10 +107,10 @@ class Trace:
                 span.set_status(otel.StatusCode.ERROR)
         session.end(end)
         batch.end(_nanoseconds(time.perf_counter()))
-        for trace in every:
+        for trace in unique:
             trace.stage("compute", started, computed, attributes, batch=batch)
 
 
 def _nanoseconds(moment: float) -> int:
-    """Return the Unix time, in nanoseconds, of a `time.perf_counter()`; a change of the clock does not move it."""
+    """Return the Unix time in nanoseconds of a `time.perf_counter()`. An earlier change of the clock has no effect on it."""
     return time.time_ns() - int((time.perf_counter() - moment) * 1e9)

@@ -1,6 +1,6 @@
-"""`Tracing`: begins and ends OpenTelemetry spans of requests, and sends them to a collector.
+"""`Tracing`: starts and ends OpenTelemetry spans of requests, and sends them to a collector.
 
-Only a server that writes traces imports this module: it needs the extra `otel`.
+Only a server that writes traces imports this module, because it needs the extra `otel`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .trace import Trace
 
 __all__ = ["Tracing"]
 
-#: Path at which a collector takes traces by OTLP over HTTP (OpenTelemetry's protocol specification).
+#: Path for traces by OTLP over HTTP at a collector (OpenTelemetry's protocol specification).
 OTLP_PATH = "/v1/traces"
 
 _propagator = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Begins and ends the spans of one server's requests."""
+    """Spans of the requests of one server."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        """Send spans to a provider.
+        """Start without spans.
 
         Args:
             provider: receives the spans; `close` shuts it down.
@@ -46,15 +46,16 @@ class Tracing:
 
     @classmethod
     def to(cls, url: str) -> Self:
-        """Return a tracing that sends spans to a collector by OTLP over HTTP, in batches, from a thread of the SDK's.
+        """Return a `Tracing` that sends spans to a collector by OTLP over HTTP. A thread of the SDK sends them in batches.
 
-        The SDK's own variables (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_HEADERS`, …) set the rest.
+        The environment variables of the SDK (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_HEADERS`, …)
+        configure everything else.
 
         Args:
-            url: of the collector, such as `http://127.0.0.1:4318`.
+            url: URL of the collector, such as `http://127.0.0.1:4318`.
 
         Raises:
-            InputError: the URL is not one of HTTP.
+            InputError: the URL is not an HTTP URL.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -66,22 +67,22 @@ class Tracing:
         return cls(provider)
 
     def begin(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> Trace | None:
-        """Begin a request's span below the span that its headers name (W3C's `traceparent` and `tracestate`).
+        """Start the span of a request, as a child of the span in its headers (W3C's `traceparent` and `tracestate`).
 
         Args:
-            name: of the span, from a short list.
-            headers: the request's, names in lower case.
-            attributes: of the span.
+            name: name of the span, from a bounded list.
+            headers: headers of the request, with names in lower case.
+            attributes: attributes of the span.
 
         Returns:
-            The span, for the request's terms; None if the request is not sampled.
+            The trace for the draft of the request; None if the request is not sampled.
         """
         context = _propagator.extract(headers)
         span = self._tracer.start_span(name, context, otel.SpanKind.SERVER, attributes)
         return Trace(self._tracer, span) if span.is_recording() else None
 
     def end(self, record: RequestRecord) -> None:
-        """End the span of a finished request. An error is noted by its class; its message may hold a client's words."""
+        """End the span of a finished request. It gets the class of an error, but not the message, which may quote a text."""
         if (trace := record.trace) is None:
             return
         span, error = trace.span, "left" if record.status == "left" else record.error
@@ -94,5 +95,5 @@ class Tracing:
         span.end()
 
     def close(self) -> None:
-        """Send the spans that have not been sent."""
+        """Send the remaining spans, and shut the provider down."""
         self._provider.shutdown()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from fletcher.convert.texts import EDGES, SENTENCES, lengths_to, read_texts, text_of_length, texts_for
+from fletcher.convert.texts import EDGES, SENTENCES, lengths_to, read_texts, text_of_length
 from fletcher.runtime.errors import InputError
 
 
@@ -30,19 +30,6 @@ def tokenizer() -> Tokenizer:
     return built
 
 
-def test_every_length_occurs_and_some_are_too_long(tokenizer: Tokenizer) -> None:
-    def count(text: str) -> int:
-        return len(tokenizer.encode(text).ids)
-
-    texts = texts_for(count, 128)
-    lengths = {count(text) for text in texts}
-    assert set(range(2, 131)) <= lengths
-    assert max(lengths) >= 256
-    assert len(texts) == len(set(texts))
-    assert set(EDGES) | set(SENTENCES) <= set(texts)
-    assert texts == texts_for(count, 128)
-
-
 def test_text_of_length_is_exact_and_starts_where_it_is_told(tokenizer: Tokenizer) -> None:
     for length in (2, 3, 17, 500):
         assert len(tokenizer.encode(text_of_length(length, lambda text: len(tokenizer.encode(text).ids))).ids) == length
@@ -58,13 +45,14 @@ def test_the_texts_can_be_encoded_and_cover_what_breaks_tokenizers() -> None:
         assert char in joined
 
 
-def test_long_models_have_every_length_to_512_and_the_limit() -> None:
+def test_lengths_are_dense_at_first_then_around_powers_of_two_and_end_at_the_limit() -> None:
     assert lengths_to(1) == [1]
-    assert lengths_to(256) == list(range(1, 257))
+    lengths = lengths_to(256)
+    assert lengths[:24] == list(range(1, 25)) and lengths[-2:] == [255, 256]
+    assert {31, 32, 33, 48, 63, 64, 65, 127, 128, 129} <= set(lengths)
     lengths = lengths_to(8192)
-    assert lengths[:512] == list(range(1, 513))
-    assert lengths[-2:] == [8191, 8192]
-    assert len(lengths) < 530
+    assert lengths[-2:] == [8191, 8192] and {1024, 1536, 4096} <= set(lengths)
+    assert len(lengths) < 60
 
 
 def test_read_texts_takes_a_text_a_line(tmp_path: Path) -> None:

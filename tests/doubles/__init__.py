@@ -1,1 +1,1 @@
-"""Stand-ins for servers that cannot be installed in the tests."""
+"""Doubles of servers, drivers and libraries that cannot be installed in the tests."""

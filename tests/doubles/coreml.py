@@ -1,7 +1,7 @@
-"""ONNX Runtime with a CoreML provider, as far as the runtime sees it: it checks options, records shapes, computes on the CPU.
+"""Double of ONNX Runtime with a CoreML provider: it checks options, records shapes, and computes on the CPU.
 
-Option names and values are those of `coreml_provider_factory.h` and `coreml_options.cc`, which reject any other. A compiled
-model is a file in the cache folder, named by the graph's path; a compilation is counted where there is none.
+Option names and values are those of `coreml_provider_factory.h` and `coreml_options.cc`, which reject all others. A compiled
+model is a file in the cache folder, named by the path of the graph. If the file does not exist, a compilation is counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnxruntime
 
 COREML, CPU = "CoreMLExecutionProvider", "CPUExecutionProvider"
 
-#: Names of options, and the values that each takes; none is any text.
+#: Names of options, and the allowed values of each; None allows any text.
 OPTIONS: Mapping[str, frozenset[str] | None] = {
     "MLComputeUnits": frozenset({"ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"}),
     "ModelFormat": frozenset({"MLProgram", "NeuralNetwork"}),
@@ -30,7 +30,7 @@ OPTIONS: Mapping[str, frozenset[str] | None] = {
 
 
 class Options:
-    """`SessionOptions`, and what was set."""
+    """`SessionOptions` that records its entries."""
 
     def __init__(self) -> None:
         self.entries: dict[str, str] = {}
@@ -40,16 +40,16 @@ class Options:
 
 
 class FakeCoreMl(types.ModuleType):
-    """The module `onnxruntime` of a Mac.
+    """`FakeCoreMl`: double of the module `onnxruntime` on a Mac.
 
     Attributes:
-        opened: of each session: the graph's file name and CoreML's options.
-        runs: file name and shapes by input of each run.
-        compiled: file names of the graphs that were compiled.
+        opened: file name of the graph and options of CoreML, for each session.
+        runs: file name of the graph and shapes by input, for each run.
+        compiled: file names of the compiled graphs.
         on_cpu: operators of the nodes that stay on the processor.
-        providers: what `get_available_providers` returns.
-        fail: message of an error that opening raises; empty raises none.
-        fail_run: the same of runs.
+        providers: return value of `get_available_providers`.
+        fail: message of the error that opening a session raises; empty raises no error.
+        fail_run: message of the error that a run raises; empty raises no error.
     """
 
     SessionOptions = Options
@@ -70,7 +70,7 @@ class FakeCoreMl(types.ModuleType):
     def InferenceSession(
         self, graph: Path, options: Options, *, providers: Sequence[Any], enable_fallback: int
     ) -> Session:
-        assert enable_fallback == 0, "it would open the session without CoreML"
+        assert enable_fallback == 0, "ONNX Runtime would open the session without CoreML"
         (name, settings), other = providers
         assert (name, other) == (COREML, CPU)
         assert options.entries["session.record_ep_graph_assignment_info"] == "1"
@@ -91,7 +91,7 @@ class FakeCoreMl(types.ModuleType):
 
 
 class Session:
-    """A session; it computes on the CPU provider, and takes no shape but the graph's own."""
+    """`Session`: double of a session. It computes on the CPU provider, and accepts only the shapes of the graph."""
 
     def __init__(self, runtime: FakeCoreMl, graph: Path) -> None:
         self._runtime = runtime

@@ -1,9 +1,9 @@
-"""A GPU that is the processor: NVIDIA's driver on the host's memory, and ONNX Runtime's CUDA provider on standard operators.
+"""Doubles of NVIDIA's driver with memory of the host, and of ONNX Runtime's CUDA provider with standard operators.
 
-The driver keeps what it allocates in a list, so that tests see what was not given back. Copies are done when their stream is
-waited for, and not before: who does not wait reads what was there. The session reads its inputs from the addresses that were
-bound, runs the graph with `PackedMultiHeadAttention` spelled out, and writes to the bound output: at once, or when the stream
-that it was given is waited for. Captured runs are counted by thread and by graph, as ONNX Runtime counts them.
+The driver records its allocations, so that tests find memory that was not released. A copy is made when its stream is waited
+for, so code that does not wait reads old values. The session reads its inputs from the bound addresses, runs the graph with
+`PackedMultiHeadAttention` replaced by standard operators, and writes the bound output: at once, or, with a given stream, when
+that stream is waited for. Captured runs are counted by thread and graph, as in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ __all__ = ["FakeCuda", "FakeOnnxRuntime"]
 
 GIB = 1 << 30
 
-#: What each open stream has still to do, by the driver's name of it.
+#: Pending work of each open stream, by the driver's handle.
 QUEUES: dict[int, list[Callable[[], object]]] = {}
 _names = itertools.count(1)
 
 
 class FakeCuda:
-    """`libcuda`.
+    """`FakeCuda`: double of `libcuda`.
 
     Attributes:
+        gpus: number of GPUs.
         memory: bytes of each GPU.
-        version: newest CUDA, as the driver writes it.
-        codes: what a function answers instead of doing its work, by name.
-        held: what is allocated, by address.
-        pushed: contexts that are a thread's just now.
+        version: newest CUDA version, in the driver's format.
+        codes: codes that functions return instead of their work, by name.
+        held: allocated memory by address.
+        pushed: number of contexts that are current in a thread.
+        streams: number of open streams.
     """
 
     def __init__(self, gpus: int = 1, *, version: int = 13000, memory: int = 8 * GIB, **codes: int) -> None:
@@ -57,11 +59,11 @@ class FakeCuda:
         self.streams = 0
 
     def driver(self) -> CudaDriver:
-        """The driver over it."""
+        """Return a driver that uses this double."""
         return CudaDriver(self)
 
     def gpu(self, index: int = 0) -> Gpu:
-        """What `read_gpus` would say."""
+        """Return a GPU as `read_gpus` would."""
         return Gpu(index, "Fake", self.memory, (9, 0), f"0000:{index:02x}:00.0")
 
     def __getattribute__(self, name: str) -> Any:
@@ -137,7 +139,7 @@ class FakeCuda:
         return 0
 
     def cuStreamCreate(self, pointer: Any, flags: Any) -> int:
-        assert flags.value == 1, "a stream that waits for the default one"
+        assert flags.value == 1, "the stream would wait for the default stream"
         self.streams += 1
         pointer._obj.value = next(_names)
         QUEUES[pointer._obj.value] = []
@@ -176,13 +178,13 @@ class FakeCuda:
 
 
 def _finish(stream: int) -> None:
-    """All that a stream has still to do."""
+    """Do all pending work of a stream."""
     queue = QUEUES[stream]
     while queue:
         queue.pop(0)()
 
 
-#: Where a session looks for the weights of a graph that is no file.
+#: Entry with the folder of the weights, for a graph that is not a file.
 WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 
@@ -253,13 +255,15 @@ class _Session:
 
 
 class FakeOnnxRuntime:
-    """The package `onnxruntime`.
+    """`FakeOnnxRuntime`: double of the package `onnxruntime`.
 
     Attributes:
-        runs_on: where sessions say that they run.
-        captured: runs by thread and graph.
-        fail: called before each run with its first input, to raise.
-        sessions: all that were made.
+        runs_on: providers that sessions report.
+        captured: number of runs by thread and graph.
+        addresses: addresses of the inputs by thread and graph.
+        fail: function that is called before each run with its first input, and may raise an error.
+        sessions: all sessions.
+        open_error: error that opening a session raises, or None.
     """
 
     __version__ = "1.31.1"
@@ -277,7 +281,7 @@ class FakeOnnxRuntime:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def preload_dlls(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there are no libraries."""
 
     GraphOptimizationLevel = SimpleNamespace(ORT_DISABLE_ALL=0)
 
@@ -303,7 +307,7 @@ class FakeOnnxRuntime:
         providers: Sequence[tuple[str, Mapping[str, str]]],
         enable_fallback: int,
     ) -> _Session:
-        assert enable_fallback == 0, "it would run on the processor unasked"
+        assert enable_fallback == 0, "ONNX Runtime would run on the processor without an error"
         assert options.entries["session.disable_cpu_ep_fallback"] == "1"
         if self.open_error is not None:
             raise self.open_error

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts every connection when told to: the network between a client and a server."""
+"""TCP proxy between a client and a server that can cut all connections, like a network failure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 
 
 class CuttingProxy:
-    """Listens on a free port of the loopback and passes bytes on; a context manager.
+    """`CuttingProxy`: proxy on a free port of the loopback interface; a context manager.
 
     Attributes:
-        port: where it listens.
-        cuts: connections that were cut.
+        port: port of the proxy.
+        cuts: number of connections that were cut.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -43,7 +43,11 @@ class CuttingProxy:
                 threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
 
     def cut(self, down_seconds: float = 0.0) -> None:
-        """Resets every connection, with what is on its way in either direction, and refuses new ones for a while."""
+        """Reset all connections, which loses the bytes in transit, and reject new ones for some seconds.
+
+        Args:
+            down_seconds: seconds during which new connections are rejected.
+        """
         self._down_until = time.monotonic() + down_seconds
         with self._lock:
             pairs, self._pairs = self._pairs, []
@@ -61,7 +65,7 @@ class CuttingProxy:
 
 
 def _reset(end: socket.socket) -> None:
-    """Closes at once, with RST: what was not yet read is lost."""
+    """Close a connection at once with RST; bytes that were not read yet are lost."""
     with contextlib.suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         end.shutdown(socket.SHUT_RDWR)
@@ -69,6 +73,7 @@ def _reset(end: socket.socket) -> None:
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    """Copy bytes from one connection to the other until the first one ends."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)

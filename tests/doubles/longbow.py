@@ -1,26 +1,29 @@
-"""A double of the Longbow vector database on pyarrow.flight: what its source does, its silent losses and its traps included.
+"""Double of the Longbow vector database on pyarrow.flight, with its silent losses of rows and its other defects.
 
-Read from github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions.go, store_query.go, servers.go), and compared
-with a server built from it (`test_protocol` runs against either). It has of the real server:
+It follows the source of github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions.go, store_query.go,
+servers.go). `test_protocol` runs against the double and against a server built from that source. The double behaves like
+the server:
 
-- DoPut gathers up to 50,000 rows or 32 MiB, so its errors come late; at most one PutResult, at the stream's start.
-- DoExchange `["ingest", dataset]` acknowledges each batch, numbered from 1 a stream, and compares no schema with the
-  dataset's: vectors of another length are stored, acknowledged, and never indexed.
-- A repeated id leaves both rows; `delete` takes the id as a string and marks the row that came last under it, and only that.
-  Nothing is overwritten. Marked rows stay in the index: `index_len` counts them and searches find them.
-- DoGet by name leaves marked rows out; where a batch has no others it fails, and the whole server ends if there are other
-  batches. With a condition it gives marked rows too. A bare name as ticket gets the conditions of an earlier ticket.
+- DoPut collects up to 50,000 rows or 32 MiB, so its errors come late. It sends at most one PutResult, at the start of a
+  stream.
+- DoExchange `["ingest", dataset]` acknowledges each batch with a number that starts at 1 in each stream. It does not
+  compare the schema with that of the dataset: vectors of another length are stored and acknowledged, but never indexed.
+- A repeated id keeps both rows. `delete` takes the id as a string, and marks only the last row with this id. Rows are not
+  overwritten. Marked rows stay in the index: `index_len` counts them, and searches find them.
+- DoGet by name leaves out marked rows. If a batch has only marked rows, DoGet fails, and the whole server ends if there are
+  other batches. With a condition, DoGet returns marked rows too. A name alone as a ticket uses the conditions of an earlier
+  ticket.
 - A batch is acknowledged before it can be read, deleted or found.
-- A dataset is there as soon as a stream to it opened; DoGet then has not even columns.
-- After a restart `delete` knows none of the rows from before.
-- Over 90 % of its memory writers block without an error; past the limit rows are dropped after OK. The metrics'
-  `longbow_memory_…` are 0, only the heap's share is true.
-- Only the column `vector` of float32 lists is indexed; of other columns and of float16 vectors only the first row. `READY`
-  hides that.
-- Search is Euclidean whatever was asked for, DoGet's answers are kept for 60 s, ids come back cut to 32 bits.
-- The data port has no ListFlights and no GetFlightInfo, the meta port no DoPut and no DoExchange.
+- A dataset exists as soon as a stream to it is open. DoGet then fails, because there are not even columns.
+- After a restart, `delete` does not know earlier rows.
+- Above 90 % of the memory limit, writers block without an error. Above the limit, rows are dropped after OK. The metrics
+  `longbow_memory_…` are 0; only the share of the heap is correct.
+- Only the column `vector` of float32 lists is indexed. For other columns and float16 vectors, only the first row is
+  indexed. `READY` does not show this.
+- Search is always Euclidean. Answers of DoGet are cached for 60 s. Returned ids are truncated to 32 bits.
+- The data port has no ListFlights and no GetFlightInfo; the meta port has no DoPut and no DoExchange.
 
-What it has not: durability, eviction, sharding, the mesh, full-text search.
+The double has no durability, eviction, sharding, mesh or full-text search.
 """
 
 from __future__ import annotations
@@ -57,20 +60,20 @@ BLOCKING = 0.9
 
 @dataclass
 class Faults:
-    """What goes wrong, until it is taken back.
+    """`Faults`: faults of the server, which last until a test resets them.
 
     Attributes:
-        refuse: every call fails with Unavailable.
-        hang: every call waits, without a word.
-        drop_rows: so many rows are dropped after OK.
-        fail_batches: so many of the next batches fail with Internal, after they were read.
-        lose_acks: so many of the next batches are stored, and their stream ends before the acknowledgement.
-        late_seconds: these batches are stored so long after the end of their stream, and nothing tells of them before.
-        slow_down: streams begin with the PutResult that asks for patience.
-        ack_seconds: an acknowledgement takes so long.
-        busy: `check_readiness` says BUSY.
-        lose_index: so many rows are stored and never indexed, which READY hides.
-        apply_seconds: a batch can be read, deleted and found so long after its acknowledgement.
+        refuse: whether every call fails with Unavailable.
+        hang: whether every call waits without an answer.
+        drop_rows: number of rows that are dropped after OK.
+        fail_batches: number of next batches that fail with Internal after they were read.
+        lose_acks: number of next batches that are stored, but whose stream ends before the acknowledgement.
+        late_seconds: seconds between the end of such a stream and the storage of its batch; the batch is not visible before.
+        slow_down: whether streams start with a PutResult that asks the client to send more slowly.
+        ack_seconds: seconds until an acknowledgement.
+        busy: whether `check_readiness` returns BUSY.
+        lose_index: number of rows that are stored but never indexed; READY does not show this.
+        apply_seconds: seconds between the acknowledgement of a batch and the time when it can be read, deleted and found.
     """
 
     refuse: bool = False
@@ -88,7 +91,17 @@ class Faults:
 
 @dataclass
 class Dataset:
-    """Rows in the order of their arrival, and which of them are marked as deleted."""
+    """`Dataset`: rows in the order of their arrival, and the rows that are marked as deleted.
+
+    Attributes:
+        schema: schema of the first stream.
+        batches: batches that can be read.
+        deleted: marked rows, as (batch, row).
+        last: last row of each id, as (batch, row).
+        rows: number of rows.
+        indexed: number of indexed rows.
+        pending: acknowledged batches that cannot be read yet, each with its time.
+    """
 
     schema: pa.Schema
     batches: list[pa.RecordBatch] = field(default_factory=list)
@@ -100,13 +113,14 @@ class Dataset:
 
 
 class Store:
-    """The state behind both ports."""
+    """`Store`: state behind both ports."""
 
     def __init__(self, *, max_memory: int = 1 << 30, keep: bool = True) -> None:
-        """
+        """Start without datasets.
+
         Args:
-            max_memory: bytes, as LONGBOW_MAX_MEMORY.
-            keep: whether rows are kept; without, they are only counted, for measuring senders.
+            max_memory: memory limit in bytes, like LONGBOW_MAX_MEMORY.
+            keep: whether rows are stored. If not, they are only counted, for measurements of senders.
         """
         self.max_memory = max_memory
         self.keep = keep
@@ -125,7 +139,7 @@ class Store:
         self.closing = threading.Event()
 
     def enter(self, call: str) -> None:
-        """What every call meets first."""
+        """Record a call, and apply the faults of all calls."""
         self.calls.append(call)
         if self.ended:
             raise fl.FlightUnavailableError("failed to connect to all addresses")
@@ -135,6 +149,7 @@ class Store:
             raise fl.FlightUnavailableError("the server is shutting down")
 
     def get(self, name: str) -> Dataset:
+        """Return a dataset, after its pending batches whose time has come were applied."""
         if name not in self.datasets:
             raise pa.ArrowKeyError(f"dataset {name} not found")
         dataset = self.datasets[name]
@@ -144,30 +159,30 @@ class Store:
         return dataset
 
     def restart(self) -> None:
-        """Ends and begins again with what it had written to its disk: rows, and neither marks nor the table of ids."""
+        """Restart with the rows on the disk, but without the marks and the table of ids."""
         for dataset in self.datasets.values():
             dataset.last.clear()
             dataset.deleted.clear()
 
     def join(self, name: str, schema: pa.Schema) -> Dataset:
-        """The dataset, made on first use."""
+        """Return a dataset, which is created at its first use."""
         with self.lock:
             return self.datasets.setdefault(name, Dataset(schema))
 
     def open(self, name: str, schema: pa.Schema) -> Dataset:
-        """The dataset, made on first use; refuses a schema that is no extension of it."""
+        """Return a dataset, which is created at its first use; reject a schema with other types of its columns."""
         dataset = self.join(name, schema)
-        known = {column.name: column.type for column in dataset.schema}
+        types = {column.name: column.type for column in dataset.schema}
         for column in schema:
-            if column.name in known and known[column.name] != column.type:
+            if column.name in types and types[column.name] != column.type:
                 raise pa.ArrowInvalid(
-                    f'schema mismatch: type mismatch for column "{column.name}": existing={known[column.name]}, '
+                    f'schema mismatch: type mismatch for column "{column.name}": existing={types[column.name]}, '
                     f"new={column.type}"
                 )
         return dataset
 
     def append(self, dataset: Dataset, batch: pa.RecordBatch, context: Any = None) -> None:
-        """Stores and indexes a batch, or loses it without a word."""
+        """Store and index a batch, or lose it without an error."""
         while self.memory > BLOCKING * self.max_memory and not self.closing.is_set():
             if context is not None and context.is_cancelled():
                 raise fl.FlightCancelledError("context canceled")
@@ -177,7 +192,7 @@ class Store:
             self.faults.drop_rows -= lost
             self.dropped += lost
             batch = batch.slice(lost)
-        if self.memory + batch.nbytes > self.max_memory:  # the hard check: logged there, told to nobody
+        if self.memory + batch.nbytes > self.max_memory:  # the server only logs this
             self.dropped += batch.num_rows
             return
         with self.lock:
@@ -201,7 +216,7 @@ class Store:
         dataset.indexed += self._indexed(dataset, batch)
 
     def _indexed(self, dataset: Dataset, batch: pa.RecordBatch) -> int:
-        """Rows of a batch that reach the index."""
+        """Return the number of rows of a batch that are indexed."""
         first = int(dataset.indexed == 0 and batch.num_rows > 0)
         if "vector" not in batch.schema.names or not pa.types.is_fixed_size_list(batch.schema.field("vector").type):
             return first
@@ -214,25 +229,25 @@ class Store:
         return int(batch.num_rows - lost)
 
     def live(self, name: str) -> pa.Table:
-        """The dataset's rows without those that are marked: what there should be."""
+        """Return the rows of a dataset without the marked ones."""
         dataset = self.get(name)
         with self.lock:
             parts = []
             for number, batch in enumerate(dataset.batches):
-                gone = [row for at, row in dataset.deleted if at == number]
-                if gone:
-                    batch = batch.filter(pa.array(~np.isin(np.arange(batch.num_rows), gone)))
+                deleted = [row for at, row in dataset.deleted if at == number]
+                if deleted:
+                    batch = batch.filter(pa.array(~np.isin(np.arange(batch.num_rows), deleted)))
                 parts.append(batch)
             return pa.Table.from_batches(parts, dataset.schema)
 
     def ids(self, name: str) -> list[int]:
-        """Ids of the live rows, in order; a repeated one comes twice."""
+        """Return the ids of the rows without marks, in ascending order, with repetitions."""
         if name not in self.datasets:
             return []
         return sorted(self.live(name).column("id").to_pylist())
 
     def by_name(self, name: str) -> pa.Table:
-        """What DoGet without a condition gives."""
+        """Return the rows of DoGet without a condition."""
         dataset = self.get(name)
         for number, batch in enumerate(dataset.batches):
             if sum(at == number for at, _ in dataset.deleted) == batch.num_rows:
@@ -242,21 +257,22 @@ class Store:
                 raise fl.FlightUnavailableError("Stream removed (Socket closed)")
         return self.live(name)
 
-    def kept_search(self, name: str, vector: list[float], k: int) -> pa.RecordBatch:
-        """DoGet's search, whose answers are kept."""
+    def cached_search(self, name: str, vector: list[float], k: int) -> pa.RecordBatch:
+        """Return the rows of a search by DoGet, whose answers are cached."""
         key = json.dumps([name, vector, k]).encode()
-        known = self.searches.get(key)
-        if known is None or time.monotonic() - known[0] > CACHE_SECONDS:
-            known = self.searches[key] = (time.monotonic(), self.search(name, vector, k))
-        return known[1]
+        answer = self.searches.get(key)
+        if answer is None or time.monotonic() - answer[0] > CACHE_SECONDS:
+            answer = self.searches[key] = (time.monotonic(), self.search(name, vector, k))
+        return answer[1]
 
     def search(self, name: str, vector: list[float], k: int) -> pa.RecordBatch:
+        """Return the ids and scores of the `k` nearest rows."""
         dataset = self.get(name)
         size = dataset.schema.field("vector").type.list_size
         if len(vector) != size:
             raise pa.ArrowInvalid(f"dimension mismatch: expected {size}, got {len(vector)}")
-        alike = [batch for batch in dataset.batches if batch.schema.field("vector").type.list_size == size]
-        table = pa.Table.from_batches(alike, dataset.schema).combine_chunks()
+        batches = [batch for batch in dataset.batches if batch.schema.field("vector").type.list_size == size]
+        table = pa.Table.from_batches(batches, dataset.schema).combine_chunks()
         column = pc.list_flatten(table.column("vector")).to_numpy()
         distances = np.linalg.norm(column.reshape(-1, size) - np.array(vector, np.float32), axis=1)
         order = np.argsort(distances, kind="stable")[:k]
@@ -273,7 +289,7 @@ def _ipc(batch: pa.RecordBatch) -> bytes:
 
 
 class _Headers(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Writes down what callers say of themselves, as a proxy in front would, and asks for the token that it wants."""
+    """`_Headers`: middleware that records the headers of calls and checks the token, like a proxy in front of the server."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -282,11 +298,11 @@ class _Headers(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         self._store.headers.append(dict(headers))
         token = self._store.token
         if token is not None and headers.get("authorization") != [f"Bearer {token}"]:
-            raise fl.FlightUnauthenticatedError("the proxy wants a token")
+            raise fl.FlightUnauthenticatedError("the proxy needs a token")
 
 
 class _Port(fl.FlightServerBase):  # type: ignore[misc]
-    """What both ports answer to."""
+    """`_Port`: calls that both ports answer."""
 
     def __init__(self, store: Store, location: str = "grpc://127.0.0.1:0", **options: Any) -> None:
         super().__init__(location, middleware={"headers": _Headers(store)}, **options)
@@ -328,8 +344,8 @@ class _Port(fl.FlightServerBase):  # type: ignore[misc]
         if kind == "delete-dataset":
             store.get(body["dataset"])
             with store.lock:
-                gone = store.datasets.pop(body["dataset"])
-                store.memory -= sum(batch.nbytes for batch in gone.batches)
+                removed = store.datasets.pop(body["dataset"])
+                store.memory -= sum(batch.nbytes for batch in removed.batches)
             return b"deleted"
         raise NotImplementedError(f"unknown action type {kind}")
 
@@ -341,21 +357,21 @@ class _Port(fl.FlightServerBase):  # type: ignore[misc]
             self.store.left_conditions = query.get("filters") or []
         else:
             query = {"name": text, "filters": self.store.left_conditions}
-        if wanted := query.get("search"):
-            found = self.store.kept_search(wanted["dataset"], wanted["vector"], wanted["k"])
-            return fl.RecordBatchStream(pa.Table.from_batches([found]))
+        if search := query.get("search"):
+            rows = self.store.cached_search(search["dataset"], search["vector"], search["k"])
+            return fl.RecordBatchStream(pa.Table.from_batches([rows]))
         dataset = self.store.get(query["name"])
         if not dataset.batches:
             raise fl.FlightInternalError("Server never sent a data message")
         filters = query.get("filters") or []
         if not filters:
             return fl.RecordBatchStream(self.store.by_name(query["name"]))
-        # A filter sees marked rows too; workers answer a batch each, in no order.
-        alike = [batch for batch in dataset.batches if batch.schema.equals(dataset.schema)]
-        table = pa.Table.from_batches(alike[::-1], dataset.schema)
+        # A filter sees marked rows too. Each worker answers with one batch, in any order.
+        batches = [batch for batch in dataset.batches if batch.schema.equals(dataset.schema)]
+        table = pa.Table.from_batches(batches[::-1], dataset.schema)
         bound = [one for one in filters if table.schema.field(one["field"]).type in (pa.int64(), pa.string())]
         if not bound:
-            table = table.slice(0, 0)  # "failed to bind any filters": told to nobody
+            table = table.slice(0, 0)  # the server only logs "failed to bind any filters"
         for one in bound:
             column = table.column(one["field"])
             compare = OPERATORS[one["operator"]]
@@ -364,7 +380,7 @@ class _Port(fl.FlightServerBase):  # type: ignore[misc]
 
 
 class DataPort(_Port):
-    """Port 3000."""
+    """`DataPort`: port 3000 of the server."""
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         self.store.enter("DoPut")
@@ -425,7 +441,7 @@ class DataPort(_Port):
 
 
 class MetaPort(_Port):
-    """Port 3001."""
+    """`MetaPort`: port 3001 of the server."""
 
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         self.store.enter("ListFlights")
@@ -438,7 +454,7 @@ class MetaPort(_Port):
     def _info(self, name: str) -> Any:
         dataset = self.store.get(name)
         descriptor = fl.FlightDescriptor.for_path(name)
-        # Its total_records counts batches.
+        # `total_records` of the server is the number of batches.
         return fl.FlightInfo(dataset.schema, descriptor, [fl.FlightEndpoint(name, [])], len(dataset.batches), -1)
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
@@ -449,13 +465,14 @@ class MetaPort(_Port):
 
 
 class LongbowDouble:
-    """Both ports and the metrics' port, on free ports of the loopback; a context manager.
+    """`LongbowDouble`: data port, meta port and metrics on free ports of the loopback interface; a context manager.
 
     Attributes:
-        store: what was written, and what goes wrong.
-        url: of the data port.
-        meta_url: of the meta port.
-        metrics_url: of the Prometheus page.
+        store: stored data, and faults.
+        port: number of the data port.
+        url: URL of the data port.
+        meta_url: URL of the meta port.
+        metrics_url: URL of the Prometheus page.
     """
 
     def __init__(
@@ -467,12 +484,13 @@ class LongbowDouble:
         certificate: tuple[bytes, bytes] | None = None,
         token: str | None = None,
     ) -> None:
-        """
+        """Start the servers.
+
         Args:
-            port: of the data port; 0 is a free one.
+            port: number of the data port; 0 takes a free port.
             max_memory, keep: see `Store`.
-            certificate: chain and key, PEM: what a proxy in front of the data port shows.
-            token: what such a proxy asks for.
+            certificate: certificate chain and key of a proxy in front of the data port, in PEM format.
+            token: token that such a proxy requires.
         """
         self.store = Store(max_memory=max_memory, keep=keep)
         self.store.token = token
@@ -489,7 +507,7 @@ class LongbowDouble:
         self.metrics_url = f"http://127.0.0.1:{self._metrics.server_port}/metrics"
 
     def close(self) -> None:
-        """Ends what hangs, and the ports."""
+        """End calls that hang, and close the ports."""
         self.store.closing.set()
         self._metrics.shutdown()
         self._metrics.server_close()
@@ -523,18 +541,18 @@ def _page(store: Store) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     return Page
 
 
 def main() -> None:
-    """A double in a process of its own: prints its three addresses as JSON, and ends with its standard input."""
+    """Run a double in this process: print its three URLs as JSON, and end at the end of standard input."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--count-only", action="store_true")
     parser.add_argument("--max-memory", type=int, default=8 << 30)
-    asked = parser.parse_args()
-    with LongbowDouble(keep=not asked.count_only, max_memory=asked.max_memory) as double:
+    options = parser.parse_args()
+    with LongbowDouble(keep=not options.count_only, max_memory=options.max_memory) as double:
         sys.stdout.write(json.dumps([double.url, double.meta_url, double.metrics_url]) + "\n")
         sys.stdout.flush()
         sys.stdin.read()

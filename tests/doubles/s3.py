@@ -1,4 +1,4 @@
-"""A double of an S3 server: objects in memory, read as pyarrow's filesystem reads them (HEAD, ranged GET, ListObjectsV2)."""
+"""Double of an S3 server with objects in memory, for requests of pyarrow's filesystem (HEAD, ranged GET, ListObjectsV2)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["S3Double"]
 
 
 class S3Double:
-    """One bucket on a free port of the loopback; a context manager.
+    """`S3Double`: server of one bucket on a free port of the loopback interface; a context manager.
 
     Attributes:
+        bucket: name of the bucket.
         objects: contents by key.
-        requests: methods and paths that came.
+        requests: methods and paths of the requests so far.
     """
 
     def __init__(self, bucket: str, objects: dict[str, bytes]) -> None:
@@ -30,7 +31,7 @@ class S3Double:
         self._thread.start()
 
     def url(self, key: str) -> str:
-        """An object's URL, or a folder's, as a user writes it for a server of their own."""
+        """Return the URL of an object or a folder, as a user writes it for a private server."""
         endpoint = quote(f"127.0.0.1:{self._server.server_port}", safe="")
         return f"s3://{self.bucket}/{key}?scheme=http&region=us-east-1&endpoint_override={endpoint}"
 
@@ -65,8 +66,8 @@ def _handler(double: S3Double) -> type[BaseHTTPRequestHandler]:
                 body = b"<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>"
                 self._answer(404, body, {"content-type": "application/xml"})
                 return
-            if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", "")):
-                first, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
+            if byte_range := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", "")):
+                first, last = int(byte_range[1]), min(int(byte_range[2]), len(content) - 1)
                 headers = {"content-range": f"bytes {first}-{last}/{len(content)}"}
                 self._answer(206, content[first : last + 1], headers)
                 return
@@ -79,16 +80,16 @@ def _handler(double: S3Double) -> type[BaseHTTPRequestHandler]:
 
         def _listing(self, prefix: str) -> bytes:
             double.requests.append(f"LIST {prefix}")
-            found = "".join(
+            entries = "".join(
                 f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size>"
                 "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
                 for key, content in sorted(double.objects.items())
                 if key.startswith(prefix)
             )
-            count = found.count("<Contents>")
+            count = entries.count("<Contents>")
             head = f"<Name>{double.bucket}</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{count}</KeyCount>"
             head += "<IsTruncated>false</IsTruncated>"
-            return f"<ListBucketResult>{head}{found}</ListBucketResult>".encode()
+            return f"<ListBucketResult>{head}{entries}</ListBucketResult>".encode()
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
@@ -105,6 +106,6 @@ def _handler(double: S3Double) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     return Handler

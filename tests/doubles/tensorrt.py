@@ -1,7 +1,7 @@
-"""ONNX Runtime with a TensorRT provider, as far as the runtime sees it: it parses options, writes engines, takes them back.
+"""Double of ONNX Runtime with a TensorRT provider: it parses options, and writes and loads engines.
 
-What an engine computes, ONNX Runtime's CPU provider computes on the same graph, within the profile's shapes alone: a batch
-outside is refused as TensorRT refuses it. The plug-in for RTX is there too.
+ONNX Runtime's CPU provider computes the graph of an engine. It accepts only shapes of the profile: other batches raise the
+same error as in TensorRT. The double also has the plug-in for RTX.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ TENSORRT, RTX, CUDA, CPU = (
     "CPUExecutionProvider",
 )
 
-#: Names that the parser of onnxruntime-gpu 1.31.1 takes, each of which was given to it, without those for other purposes;
-#: True where it takes nothing but the words True and False.
+#: Names that the parser of onnxruntime-gpu 1.31.1 accepts, all of them tested with it, without options for other purposes.
+#: True marks options that accept only the words True and False.
 OPTIONS: Mapping[str, bool] = {
     "device_id": False,
     "trt_bf16_enable": True,
@@ -43,7 +43,7 @@ OPTIONS: Mapping[str, bool] = {
     "trt_timing_cache_enable": True,
     "trt_timing_cache_path": False,
 }
-#: Names in tensorrt_rtx_provider_options.h of onnxruntime-ep-nv-tensorrt-rtx 0.5, of those that could be of use here.
+#: Names in tensorrt_rtx_provider_options.h of onnxruntime-ep-nv-tensorrt-rtx 0.5 that Fletcher could use.
 RTX_OPTIONS = frozenset(
     {"nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes", "nv_runtime_cache_path"}
 )
@@ -52,7 +52,7 @@ Ranges = dict[str, tuple[list[int], list[int]]]
 
 
 class Options:
-    """`SessionOptions`, and what was set."""
+    """`SessionOptions` that records its entries, devices and provider options."""
 
     def __init__(self) -> None:
         self.entries: dict[str, str] = {}
@@ -67,15 +67,17 @@ class Options:
 
 
 class FakeRuntime(types.ModuleType):
-    """The module.
+    """`FakeRuntime`: double of the module `onnxruntime`.
 
     Attributes:
-        opened: of each session: the model, the provider, its options and the session's entries.
-        runs: shapes of `input_ids` of each run.
-        fail: what opening a session does first, given model and provider; it may raise.
-        whole: whether TensorRT takes the graph as a whole.
-        lost_nodes: whether a node of it lands on another provider all the same.
-        vanishes: whether the provider's library does not load, of which ONNX Runtime says nothing.
+        opened: model, provider, options of the provider and entries of the session, for each session.
+        runs: shape of `input_ids` of each run.
+        fail: function that is called first when a session is opened, with the model and the provider. It may raise an error.
+        whole: whether TensorRT takes the whole graph.
+        lost_nodes: whether a node nevertheless runs on another provider.
+        vanishes: whether the library of the provider does not load, which ONNX Runtime does not report.
+        devices: return value of `get_ep_devices`.
+        registered: name and path of each registered plug-in.
     """
 
     GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
@@ -93,10 +95,10 @@ class FakeRuntime(types.ModuleType):
         self.registered: list[tuple[str, str]] = []
 
     def fail(self, model: Path, provider: str) -> None:
-        """Replaced by tests."""
+        """Do nothing; tests replace this function."""
 
     def preload_dlls(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there are no libraries."""
 
     def get_available_providers(self) -> list[str]:
         return [TENSORRT, CUDA, CPU]
@@ -155,7 +157,7 @@ class FakeRuntime(types.ModuleType):
 
 
 class Session:
-    """A session; it computes on the CPU provider."""
+    """`Session`: double of a session, which computes on the CPU provider."""
 
     def __init__(
         self, runtime: FakeRuntime, providers: list[str], graph: Path, ranges: Ranges | None, assigned: str
@@ -185,30 +187,35 @@ class Session:
 
 
 def device(provider: str, address: str) -> Any:
-    """An `OrtEpDevice`."""
+    """Return a double of `OrtEpDevice`.
+
+    Args:
+        provider: name of the provider.
+        address: PCI address of the GPU.
+    """
     return types.SimpleNamespace(ep_name=provider, device=types.SimpleNamespace(metadata={"pci_bus_id": address}))
 
 
 def _ranges(settings: Mapping[str, str], prefix: str) -> Ranges:
-    """Smallest and largest shapes by input, as the provider parses them."""
+    """Return the smallest and largest shapes by input, as the provider parses them."""
     low, high = (_shapes(settings[f"{prefix}_profile_{side}_shapes"]) for side in ("min", "max"))
     return {name: (shape, high[name]) for name, shape in low.items()}
 
 
 def _shapes(text: str) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    shapes: dict[str, list[int]] = {}
     for item in text.split(","):
         name, _, shape = item.partition(":")
-        assert name not in found, "a second profile, which ONNX Runtime never runs"
-        found[name] = [int(size) for size in shape.split("x")]
-    return found
+        assert name not in shapes, "a second profile, which ONNX Runtime never runs"
+        shapes[name] = [int(size) for size in shape.split("x")]
+    return shapes
 
 
 def _write_engine(graph: Path, settings: Mapping[str, str], ranges: Ranges) -> None:
-    """What the provider leaves: an engine, its profile, a context model that names the engine, and timings."""
+    """Write the files of the provider: an engine, its profile, a context model that names the engine, and timings."""
     context = Path(settings["trt_ep_context_file_path"])
     engines = Path(settings["trt_engine_cache_path"])
-    assert not engines.is_absolute(), "ONNX Runtime logs an error where it is not relative to the context model"
+    assert not engines.is_absolute(), "ONNX Runtime logs an error if it is not relative to the context model"
     (context.parent / engines).mkdir(exist_ok=True)
     (context.parent / engines / "node_sm90.engine").write_text(f"engine of {graph.name}")
     (context.parent / engines / "node_sm90.profile").write_text(json.dumps(ranges))

@@ -1,4 +1,4 @@
-"""Checkpoints small enough to build here, and a hub that speaks what huggingface_hub asks."""
+"""Fixtures: a tiny checkpoint, and a hub that answers huggingface_hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from .fake_hub import FakeHub
 
-# What all-MiniLM-L6-v2 publishes beside its weights, without the keys that nothing here reads.
+# Files that all-MiniLM-L6-v2 publishes beside its weights, without the keys that these tests do not use.
 MINILM_FILES: dict[str, object] = {
     "config.json": {
         "architectures": ["BertModel"],
@@ -43,7 +43,7 @@ MINILM_FILES: dict[str, object] = {
 
 
 def write_files(folder: Path, files: dict[str, object]) -> Path:
-    """Write JSON values, and bytes as they are, below a folder."""
+    """Write files into a folder: bytes unchanged, other values as JSON."""
     for name, content in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_files(folder: Path, files: dict[str, object]) -> Path:
 
 @pytest.fixture
 def minilm(tmp_path: Path) -> Path:
-    """A folder with MiniLM's published configs and weights that are only a few numbers."""
+    """Return a folder with MiniLM's published configs and weights of a few numbers."""
     folder = write_files(tmp_path / "minilm", MINILM_FILES)
     (folder / "tokenizer.json").write_text("{}")
     save_file({"embeddings.word_embeddings.weight": np.arange(12, dtype=np.float32)}, folder / "model.safetensors")

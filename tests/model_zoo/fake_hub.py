@@ -1,4 +1,4 @@
-"""The part of the HuggingFace hub's HTTP interface that `snapshot_download` uses, on the loopback."""
+"""`FakeHub`: HTTP interface of the HuggingFace hub on the loopback, as far as `snapshot_download` uses it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class FakeHub:
-    """Serves repositories at one commit, under `main` and under the commit.
+    """Server of repositories at one commit, under `main` and under the commit.
 
     Attributes:
-        commit: the one commit.
+        commit: the commit.
         files: file contents by repository and name.
         gated: repositories that need the token `secret`.
         cut: bytes of a file's body after which the connection is cut, once.
@@ -61,7 +61,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *args: object) -> None:
-            """Keeps quiet."""
+            """Write no log."""
 
         def do_GET(self) -> None:
             self.answer(with_body=True)
@@ -74,21 +74,21 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append((self.command, path, self.headers.get("Range")))
             parts = path.strip("/").split("/")
             api = parts[:2] == ["api", "models"]
-            organization, name, *rest = parts[2:] if api else parts
+            organization, name, *tail = parts[2:] if api else parts
             repository = f"{organization}/{name}"
             if repository not in hub.files:
                 self.refuse(401, "RepoNotFound", "Repository not found")
             elif repository in hub.gated and self.headers.get("Authorization") != "Bearer secret":
                 self.refuse(401, "GatedRepo", "Access to this model is restricted")
-            elif (rest[1] if len(rest) > 1 else "main") not in ("main", hub.commit):
+            elif (tail[1] if len(tail) > 1 else "main") not in ("main", hub.commit):
                 self.refuse(404, "RevisionNotFound", "Invalid rev id")
-            elif api and rest[:1] == ["tree"]:
+            elif api and tail[:1] == ["tree"]:
                 self.send_json([_entry(file, data) for file, data in hub.files[repository].items()])
             elif api:
                 siblings = [{"rfilename": file} for file in hub.files[repository]]
                 self.send_json({"id": repository, "modelId": repository, "sha": hub.commit, "siblings": siblings})
             else:
-                self.send_file(repository, "/".join(rest[2:]), with_body=with_body)
+                self.send_file(repository, "/".join(tail[2:]), with_body=with_body)
 
         def refuse(self, status: int, code: str, message: str) -> None:
             body = json.dumps({"error": message}).encode()
@@ -133,7 +133,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
 
 def _blob(data: bytes) -> str:
-    """git's id of a blob, which is the hub's ETag of a small file."""
+    """Return git's id of a blob, which is the ETag of a small file at the hub."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Every packaged card, and the errors of malformed ones."""
+"""Packaged cards, and errors of malformed cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fletcher.model_zoo import INPUT_TYPES, canary_path, list_cards, load_card
 from fletcher.model_zoo.errors import CardError
 from fletcher.model_zoo.zoo import parse_card
 
-# From the models' own pages: dimension, max_tokens, pooling, prompts of a query and of a document.
+# From the pages of the models: dimension, max_tokens, pooling, prompts of a query and of a document.
 BGE_QUERY = "Represent this sentence for searching relevant passages: "
 PUBLISHED = {
     "all-MiniLM-L6-v2": (384, 256, "mean", None, None),
@@ -35,7 +35,7 @@ PUBLISHED = {
 }
 
 
-def test_the_zoo_has_every_model_of_the_list() -> None:
+def test_the_zoo_has_every_listed_model() -> None:
     assert {card.name for card in list_cards()} == set(PUBLISHED)
 
 
@@ -51,7 +51,7 @@ def test_a_card_has_the_published_settings(name: str) -> None:
     assert card.accuracy["fp32"].min_cosine == 0.999999
 
 
-def test_only_nomic_1_5_has_a_layer_norm_before_its_cut() -> None:
+def test_only_nomic_1_5_has_a_layer_norm_before_truncation() -> None:
     assert [card.name for card in list_cards() if card.layer_norm_before_truncation] == ["nomic-embed-text-v1.5"]
     assert load_card("nomic-embed-text-v1.5").matryoshka == (512, 256, 128, 64)
     assert load_card("modernbert-embed-base").matryoshka == (256,)
@@ -67,12 +67,12 @@ def test_the_first_model_pins_its_wheel_and_every_file() -> None:
     assert {"config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(card.sha256)
 
 
-@pytest.mark.parametrize("asked", ["ALL-minilm-L6-V2", "minilm", " MiniLM ", "Sentence-Transformers/all-MiniLM-L6-v2"])
-def test_names_aliases_and_hub_ids_find_a_card_in_any_case(asked: str) -> None:
-    assert load_card(asked).name == "all-MiniLM-L6-v2"
+@pytest.mark.parametrize("name", ["ALL-minilm-L6-V2", "minilm", " MiniLM ", "Sentence-Transformers/all-MiniLM-L6-v2"])
+def test_names_aliases_and_hub_ids_find_a_card_in_any_case(name: str) -> None:
+    assert load_card(name).name == "all-MiniLM-L6-v2"
 
 
-def test_an_unknown_name_is_told_the_nearest_ones() -> None:
+def test_the_error_of_an_unknown_name_lists_similar_names() -> None:
     with pytest.raises(CardError, match=r"no model 'bge-smal-en'.*bge-small-en-v1\.5"):
         load_card("bge-smal-en")
     with pytest.raises(CardError, match="model list"):
@@ -134,7 +134,7 @@ MALFORMED = {
 }
 
 
-def test_the_good_card_of_these_tests_is_good() -> None:
+def test_the_valid_card_of_these_tests_is_valid() -> None:
     card = parse_card(GOOD.encode(), "some-model.toml")
     assert {key: getattr(card, key) for key in ("name", "dimension", "pooling", "sources")} == {
         "name": "some-model",
@@ -145,14 +145,14 @@ def test_the_good_card_of_these_tests_is_good() -> None:
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_a_malformed_card_names_its_file_and_the_key(case: str) -> None:
+def test_the_error_of_a_malformed_card_names_the_file_and_the_key(case: str) -> None:
     text, expected = MALFORMED[case]
     with pytest.raises(CardError, match=expected) as caught:
         parse_card(text.encode(), "some-model.toml")
     assert str(caught.value).startswith("some-model.toml: ")
 
 
-def test_a_card_that_is_not_utf8_is_refused() -> None:
+def test_a_card_that_is_not_utf8_is_rejected() -> None:
     with pytest.raises(CardError, match=r"some-model\.toml: is not UTF-8"):
         parse_card(b'name = "\xff"', "some-model.toml")
 

@@ -1,4 +1,4 @@
-"""JSON and TOML that cannot be read end in one exception, with every release of msgspec that is allowed."""
+"""Decoding of JSON and TOML: invalid input raises the same exception with every supported release of msgspec."""
 
 from __future__ import annotations
 

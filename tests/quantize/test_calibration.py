@@ -1,4 +1,4 @@
-"""Ranges from what was seen, beside ONNX Runtime's own calibrators and a search over the values themselves."""
+"""Ranges of observed values, compared with ONNX Runtime's calibrators and with a search over the values."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fletcher.quantize.graph.activations import uneven_steps
 from fletcher.quantize.recipe import Recipe
 
 RANDOM = np.random.default_rng(5)
-#: A layer norm's output: a bell, and a few columns far outside it.
+#: Values like the output of a layer norm: normally distributed, with a few columns of far larger values.
 TAILED = np.concatenate([RANDOM.normal(size=60_000), RANDOM.normal(size=200) * 12]).astype(np.float32)
-#: Gelu's output: bounded below, a long tail above.
+#: Values like the output of Gelu: bounded below, with a long tail above.
 BOUNDED = np.concatenate([RANDOM.uniform(-0.17, 0, 30_000), RANDOM.exponential(0.5, 30_000)]).astype(np.float32)
 
 
@@ -44,19 +44,19 @@ def test_minmax_is_the_smallest_and_the_largest(values: NDArray[np.float32]) -> 
 
 @pytest.mark.parametrize("percentile", [99.0, 99.9])
 @pytest.mark.parametrize("values", [TAILED, BOUNDED], ids=["tailed", "bounded"])
-def test_percentile_is_onnxruntimes(values: NDArray[np.float32], percentile: float) -> None:
-    found = choose_range(values, _recipe(calibration="percentile", percentile=percentile))
-    wanted = _onnxruntime(values, method="percentile", percentile=percentile)
-    assert np.allclose(found, wanted, atol=3 * (values.max() - values.min()) / 2048)
+def test_percentile_is_that_of_onnxruntime(values: NDArray[np.float32], percentile: float) -> None:
+    chosen = choose_range(values, _recipe(calibration="percentile", percentile=percentile))
+    expected = _onnxruntime(values, method="percentile", percentile=percentile)
+    assert np.allclose(chosen, expected, atol=3 * (values.max() - values.min()) / 2048)
 
 
 @pytest.mark.parametrize(
     "values", [BOUNDED, RANDOM.laplace(size=60_000).astype(np.float32)], ids=["bounded", "laplace"]
 )
 def test_entropy_clips_a_tail_as_onnxruntime_does(values: NDArray[np.float32]) -> None:
-    found = choose_range(values, _recipe(calibration="entropy"))
-    assert found[1] < values.max()
-    assert np.allclose(found, _onnxruntime(values, method="entropy"), rtol=0.1)
+    chosen = choose_range(values, _recipe(calibration="entropy"))
+    assert chosen[1] < values.max()
+    assert np.allclose(chosen, _onnxruntime(values, method="entropy"), rtol=0.1)
 
 
 @pytest.mark.parametrize("values", [TAILED, BOUNDED], ids=["tailed", "bounded"])
@@ -69,6 +69,6 @@ def test_mse_is_as_good_as_the_best_of_a_search_over_the_values(values: NDArray[
     assert _error(values, low, high) <= _error(values, float(values.min()), float(values.max()))
 
 
-def test_values_that_are_all_the_same_have_a_range() -> None:
+def test_equal_values_have_a_range() -> None:
     for calibration in ("minmax", "percentile", "entropy", "mse"):
         assert choose_range(np.full(100, 2.5, np.float32), _recipe(calibration=calibration)) == (2.5, 2.5)

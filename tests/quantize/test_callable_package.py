@@ -1,4 +1,4 @@
-"""The package `fletcher.quantize` is called as a function, and stays a package."""
+"""The package `fletcher.quantize` can be called as a function, and is still a package."""
 
 from __future__ import annotations
 

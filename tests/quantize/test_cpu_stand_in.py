@@ -1,4 +1,4 @@
-"""Recipes for devices that are not here: what their graphs hold, and what they mean on the CPU provider."""
+"""Recipes for devices that the tests do not have: nodes of their graphs, and their vectors on the CPU provider."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = [text for text in SENTENCES if text.strip()]
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model for every target: read it, never write it."""
+    """Return the artifact of a tiny model for every target, which tests must not change."""
     folder = tmp_path_factory.mktemp("elsewhere")
     export(
         str(save_embedder(folder / "checkpoint")),
@@ -56,48 +56,48 @@ def test_tensorrt_gets_typed_half_precision_qdq_around_the_feed_forward_matrices
     assert {kinds[node.input[1]] for node in quantized} == {TensorProto.FLOAT16}
     assert {kinds[node.input[2]] for node in quantized} == {TensorProto.INT8}
     zeros = [numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name.endswith("/zero")]
-    assert len(zeros) == 4 and not any(zero.any() for zero in zeros)  # GPUs' kernels know even ranges alone
+    assert len(zeros) == 4 and not any(zero.any() for zero in zeros)  # kernels of GPUs support only symmetric ranges
 
 
-def test_cudas_graph_means_the_same_with_its_attention_spelled_out(parent: Path, tmp_path: Path) -> None:
+def test_the_graph_for_cuda_has_the_same_vectors_with_standard_operators(parent: Path, tmp_path: Path) -> None:
     result = quantize(parent, tmp_path / "out", load_recipe("cuda-qdq"), texts=TEXTS)
-    assert np.isnan(result.cosine_mean)  # nothing here runs it, and nothing is claimed
-    made = Artifact.open(tmp_path / "out")
-    (variant,) = made.manifest.variants
+    assert np.isnan(result.cosine_mean)  # no provider here runs the graph, so no cosine is reported
+    artifact = Artifact.open(tmp_path / "out")
+    (variant,) = artifact.manifest.variants
     assert variant.canary == "unchecked" and not variant.measured
-    graph = spell_out(onnx.load(made.path / variant.file, load_external_data=False))
-    canary = read_canary(made.canary_file)
-    vectors = CpuGraph(graph.SerializeToString(), made.path).run(
+    graph = spell_out(onnx.load(artifact.path / variant.file, load_external_data=False))
+    canary = read_canary(artifact.canary_file)
+    vectors = CpuGraph(graph.SerializeToString(), artifact.path).run(
         make_feeds(variant.inputs, variant.feeds, canary.encodings), [variant.outputs[0].name]
     )[0]
     assert cosines(vectors.astype(np.float64), canary.vectors.astype(np.float64)).min() >= 0.98
 
 
-def test_coremls_weights_are_bytes_in_the_file_and_floats_before_the_provider_looks(
-    parent: Path, tmp_path: Path
-) -> None:
+def test_weights_for_coreml_are_bytes_in_the_file_and_floats_after_loading(parent: Path, tmp_path: Path) -> None:
     result = quantize(parent, tmp_path / "out", load_recipe("coreml-w8"), texts=TEXTS)
-    made = Artifact.open(tmp_path / "out")
+    artifact = Artifact.open(tmp_path / "out")
     before = [one for one in Artifact.open(parent).manifest.variants if one.name.startswith("coreml-fp16")]
-    assert [one.feeds.shape for one in made.manifest.variants] == [one.feeds.shape for one in before]
+    assert [one.feeds.shape for one in artifact.manifest.variants] == [one.feeds.shape for one in before]
     assert result.cosine_min >= 0.999
-    for variant, source in zip(made.manifest.variants, before, strict=True):
-        stored = onnx.load(made.path / variant.file, load_external_data=False).graph
+    for variant, source in zip(artifact.manifest.variants, before, strict=True):
+        stored = onnx.load(artifact.path / variant.file, load_external_data=False).graph
         assert sum(tensor.data_type == TensorProto.INT8 for tensor in stored.initializer) == 2 * 4
-        # Without what is folded at load it is the parent's graph, of which test_operators says that CoreML takes it whole.
+        # Without the nodes that are folded at load, it is the graph of the parent. test_operators shows that CoreML runs it.
         folded = [node for node in stored.node if node.name.endswith(("/floats", "/wide", "/narrow"))]
-        rest = [node.op_type for node in stored.node if node not in folded]
-        assert rest == [node.op_type for node in onnx.load(parent / source.file, load_external_data=False).graph.node]
+        remaining = [node.op_type for node in stored.node if node not in folded]
+        assert remaining == [
+            node.op_type for node in onnx.load(parent / source.file, load_external_data=False).graph.node
+        ]
         options = SessionOptions()
         options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
-        InferenceSession(made.path / variant.file, options, providers=["CPUExecutionProvider"])
+        InferenceSession(artifact.path / variant.file, options, providers=["CPUExecutionProvider"])
         loaded = onnx.load(tmp_path / "loaded.onnx", load_external_data=False).graph
         assert not {node.name for node in folded} & {node.name for node in loaded.node}
         assert not any(tensor.data_type == TensorProto.INT8 for tensor in loaded.initializer)
 
 
-def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: Path) -> None:
+def test_openvino_compiles_and_runs_its_recipe(parent: Path, tmp_path: Path) -> None:
     quantize(parent, tmp_path / "out", load_recipe("openvino-static"), texts=TEXTS)
     with Encoder.load(parent, provider="mlas") as encoder:
         reference = encoder.embed(TEXTS).vectors
@@ -106,7 +106,7 @@ def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: 
     assert cosines(vectors.astype(np.float64), reference.astype(np.float64)).min() >= 0.98
 
 
-def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_set(parent: Path, tmp_path: Path) -> None:
+def test_reduced_weights_cannot_saturate_without_vnni(parent: Path, tmp_path: Path) -> None:
     quantize(parent, tmp_path / "out", load_recipe("int8-per-token-reduced"), texts=TEXTS)
     (variant,) = Artifact.open(tmp_path / "out").manifest.variants
     assert variant.instructions == ()
@@ -118,7 +118,7 @@ def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_se
     assert 2 * 255 * int(largest) <= np.iinfo(np.int16).max
 
 
-def test_a_target_that_was_not_exported_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_the_error_names_a_target_that_was_not_exported(minilm_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no tensorrt-fp16.*--target tensorrt --precision fp16"):
         quantize(minilm_artifact, tmp_path / "out", load_recipe("tensorrt-qdq"), texts=TEXTS)
     assert not list(tmp_path.iterdir())

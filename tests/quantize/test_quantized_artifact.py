@@ -1,7 +1,8 @@
-"""Quantized artifacts of the real MiniLM against its float32 graph, and what is refused."""
+"""Quantized artifacts of the real MiniLM, compared with its float32 graph, and rejected requests."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import pytest
 from fletcher.convert.texts import SENTENCES
 from fletcher.quantize.graph.matrices import matrices
 from fletcher.quantize.measure import parent_comparison
-from fletcher.quantize.quantized_artifact import quantize
+from fletcher.quantize.quantized_artifact import Quantized, quantize
 from fletcher.quantize.recipe import Recipe, load_recipe
 from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import describe_files, write_manifest
+from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, ProviderError
 from fletcher.runtime.machine.machine import Machine
 from fletcher.runtime.providers.cpu_features import check_instructions
@@ -29,20 +31,20 @@ TEXTS = SENTENCES
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> Path:
-    """The default recipe's artifact: read it, never write it."""
+    """Return the artifact of the default recipe, which tests must not change."""
     path = tmp_path_factory.mktemp("int8") / "artifact"
     quantize(minilm_artifact, path, load_recipe("int8-per-token"), texts=TEXTS)
     return path
 
 
 def test_matrices_have_stable_names(minilm_artifact: Path) -> None:
-    found = {matrix.name: matrix for matrix in matrices(minilm_artifact)}
-    assert len(found) == 1 + 4 * 6
-    assert found["layers.3.feed_forward.down"].shape == (1536, 384)
-    assert found["embeddings.word"].shape == (30522, 384)
+    by_name = {matrix.name: matrix for matrix in matrices(minilm_artifact)}
+    assert len(by_name) == 1 + 4 * 6
+    assert by_name["layers.3.feed_forward.down"].shape == (1536, 384)
+    assert by_name["embeddings.word"].shape == (30522, 384)
 
 
-def test_per_token_vectors_are_near_float32_and_do_not_depend_on_batch_mates(int8: Path, minilm_artifact: Path) -> None:
+def test_per_token_vectors_are_near_float32_and_do_not_depend_on_the_batch(int8: Path, minilm_artifact: Path) -> None:
     with Encoder.load(minilm_artifact, provider="mlas") as encoder:
         reference = encoder.embed(TEXTS).vectors
     with Encoder.load(int8, provider="mlas") as encoder:
@@ -54,7 +56,52 @@ def test_per_token_vectors_are_near_float32_and_do_not_depend_on_batch_mates(int
     assert np.sum(alone * vectors[:10], axis=1).min() >= 1 - 1e-6
 
 
-def test_the_manifest_says_what_was_done(int8: Path, minilm_artifact: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("short", "of which 'short' has"),
+        ("", "of which the empty one has"),
+        ("w" * 99, f"{'w' * 40}…' has"),
+        (None, "texts."),
+    ],
+)
+def test_a_canary_below_the_measured_texts_is_explained(text: str | None, words: str) -> None:
+    result = Quantized(
+        path=Path("out"),
+        variant="cpu-w8",
+        digest="",
+        recipe="w8",
+        num_bytes=1,
+        parent_bytes=4,
+        cosine_mean=0.9995,
+        cosine_p1=0.999,
+        cosine_min=0.998,
+        neighbors=1.0,
+        canary_cosine=0.996,
+        canary_text=text,
+        texts=200,
+        batch_dependent=False,
+    )
+    note = result.explain_canary()
+    assert "0.9960000, is below that of all 200 measured texts, because the canary has other" in note and words in note
+    assert dataclasses.replace(result, canary_cosine=0.9985).explain_canary() == ""
+    nan = float("nan")
+    assert dataclasses.replace(result, canary_cosine=nan, cosine_min=nan).explain_canary() == ""
+
+
+def test_the_worst_text_of_the_canary_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
+    result = quantize(minilm_artifact, tmp_path / "out", "int8-per-token", texts=TEXTS)
+    canary = read_canary(Artifact.open(minilm_artifact).canary_file)
+    texts = list(canary.texts)
+    with Encoder.load(tmp_path / "out", provider="mlas") as encoder:
+        vectors = encoder.embed(texts, input_type="raw").vectors
+    cosines = np.sum(vectors * canary.vectors, axis=1)
+    assert result.canary_text == texts[int(cosines.argmin())]
+    assert result.canary_cosine == pytest.approx(cosines.min(), abs=1e-6)
+    assert result.texts == len(TEXTS) // 2  # the others calibrate
+
+
+def test_the_manifest_records_the_quantization(int8: Path, minilm_artifact: Path) -> None:
     artifact = Artifact.open(int8)
     (variant,) = artifact.manifest.variants
     assert artifact.manifest.parent == Artifact.open(minilm_artifact).digest
@@ -80,7 +127,7 @@ def test_a_broken_weight_does_not_pass_the_canary(int8: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["w4", "w8", "bf16", "fp16", "int8-dynamic", "int8-static", "mixed"])
 @pytest.mark.slow
-def test_every_recipe_loads_and_is_marked(name: str, minilm_artifact: Path, tmp_path: Path) -> None:
+def test_every_recipe_loads_and_is_recorded(name: str, minilm_artifact: Path, tmp_path: Path) -> None:
     result = quantize(minilm_artifact, tmp_path / "out", load_recipe(name))
     assert result.batch_dependent == (name in ("int8-dynamic", "w8"))
     assert result.num_bytes < 0.52 * result.parent_bytes
@@ -88,7 +135,7 @@ def test_every_recipe_loads_and_is_marked(name: str, minilm_artifact: Path, tmp_
         assert encoder.embed(["a text"]).vectors.shape == (1, 384)
 
 
-def test_a_matrix_that_does_not_exist_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_the_error_names_a_matrix_that_does_not_exist(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = Recipe(name="x", scheme="w8", exclude=("layers.9.*",))
     with pytest.raises(InputError, match=r"layers\.9"):
         quantize(minilm_artifact, tmp_path / "out", recipe, texts=TEXTS)
@@ -104,7 +151,9 @@ def test_texts_that_cannot_calibrate(minilm_artifact: Path, tmp_path: Path, text
     assert not list(tmp_path.iterdir())
 
 
-def test_nan_while_calibrating_is_told(minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_during_calibration_is_an_error(
+    minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: object, feeds: object, outputs: list[str]) -> list[np.ndarray]:
         return [np.full((3, 4), np.nan, np.float32) for _ in outputs]
 
@@ -119,7 +168,9 @@ def test_an_artifact_is_not_quantized_twice(int8: Path, tmp_path: Path) -> None:
         quantize(int8, tmp_path / "out", load_recipe("w8"), texts=TEXTS)
 
 
-def test_an_interruption_leaves_nothing(minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_no_files(
+    minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -129,14 +180,14 @@ def test_an_interruption_leaves_nothing(minilm_artifact: Path, tmp_path: Path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_too_much_damage_is_refused(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_too_much_damage_is_an_error(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = Recipe(name="x", scheme="w4", block=256, min_cosine=0.999)
     with pytest.raises(ArtifactError, match="too much damage"):
         quantize(minilm_artifact, tmp_path / "out", recipe, texts=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_processor_without_vnni_is_told_what_fits(int8: Path) -> None:
+def test_the_error_without_vnni_names_a_suitable_recipe(int8: Path) -> None:
     artifact = Artifact.open(int8)
     old = Machine("old", frozenset({"avx2"}), (0,), ((0,),), 1 << 30)
     arm = Machine("arm", frozenset({"asimd"}), (0,), ((0,),), 1 << 30)
@@ -145,50 +196,50 @@ def test_a_processor_without_vnni_is_told_what_fits(int8: Path) -> None:
         check_instructions(artifact, artifact.variant(), old)
 
 
-def test_sensitivity_finds_each_matrix_and_exclusion_keeps_the_bound(minilm_artifact: Path) -> None:
+def test_sensitivity_measures_each_matrix_and_exclusion_keeps_the_bound(minilm_artifact: Path) -> None:
     recipe = Recipe(name="x", scheme="w4", exclude=("layers.[2-5].*",))
-    found = sensitivity(minilm_artifact, recipe, texts=TEXTS[:16])
-    assert {damage.matrix for damage in found.damages} == {
+    result = sensitivity(minilm_artifact, recipe, texts=TEXTS[:16])
+    assert {damage.matrix for damage in result.damages} == {
         name.name for name in matrices(minilm_artifact) if name.name.startswith(("layers.0", "layers.1"))
     }
-    assert all(damage.loss > 0 for damage in found.damages)
-    total = sum(damage.loss for damage in found.damages)
-    excluded = exclude_greedily(found, total / 2)
-    rest = sum(damage.loss for damage in found.damages if damage.matrix not in excluded)
-    assert 0 < len(excluded) < len(found.damages)
-    assert rest <= total / 2
+    assert all(damage.loss > 0 for damage in result.damages)
+    total = sum(damage.loss for damage in result.damages)
+    excluded = exclude_greedily(result, total / 2)
+    remaining = sum(damage.loss for damage in result.damages if damage.matrix not in excluded)
+    assert 0 < len(excluded) < len(result.damages)
+    assert remaining <= total / 2
 
 
-def test_damage_is_written_as_figures_and_as_a_plot(tmp_path: Path) -> None:
+def test_damage_is_written_as_json_and_as_a_plot(tmp_path: Path) -> None:
     damages = (
         Damage("layers.0.feed_forward.down", "w4", 2e-3, 5e-3, 0.3),
         Damage("layers.0.qkv", "w4", 1e-4, 2e-4, 0.2),
     )
-    found = Sensitivity("a model", "w4", 16, damages)
+    result = Sensitivity("a model", "w4", 16, damages)
     for name in ("d.json", "d.svg", "d.png"):
-        plot_sensitivity(found, tmp_path / name)
-    assert msgspec.json.decode((tmp_path / "d.json").read_bytes(), type=Sensitivity) == found
+        plot_sensitivity(result, tmp_path / name)
+    assert msgspec.json.decode((tmp_path / "d.json").read_bytes(), type=Sensitivity) == result
     assert "<svg" in (tmp_path / "d.svg").read_text() and (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"\.json, \.png or \.svg"):
-        plot_sensitivity(found, tmp_path / "d.pdf")
+        plot_sensitivity(result, tmp_path / "d.pdf")
 
 
-def test_exclusion_goes_by_damage_for_work_and_leaves_the_table_to_the_end() -> None:
+def test_exclusion_is_by_damage_per_work_and_takes_the_table_last() -> None:
     damages = (
         Damage("down", "w8", 4e-4, 1e-3, 0.2),
         Damage("qkv", "w8", 3e-4, 1e-3, 0.1),
         Damage("embeddings.word", "w8", 2e-4, 1e-3, 0.0),
         Damage("up", "w8", 1e-4, 1e-3, 0.2),
     )
-    found = Sensitivity("a model", "w8", 16, damages)
-    assert exclude_greedily(found, 1.1e-3) == ()
-    assert exclude_greedily(found, 7.1e-4) == ("qkv",)
-    assert exclude_greedily(found, 3.1e-4) == ("qkv", "down")
-    assert exclude_greedily(found, 0.0) == ("qkv", "down", "up", "embeddings.word")
+    result = Sensitivity("a model", "w8", 16, damages)
+    assert exclude_greedily(result, 1.1e-3) == ()
+    assert exclude_greedily(result, 7.1e-4) == ("qkv",)
+    assert exclude_greedily(result, 3.1e-4) == ("qkv", "down")
+    assert exclude_greedily(result, 0.0) == ("qkv", "down", "up", "embeddings.word")
 
 
 @pytest.mark.slow
-def test_mixed_is_nearer_than_per_token_and_static_ranges_survive_on_loud_columns(
+def test_mixed_is_nearer_than_per_token_and_static_works_with_large_columns(
     minilm_artifact: Path, tmp_path: Path
 ) -> None:
     means = {
@@ -200,6 +251,6 @@ def test_mixed_is_nearer_than_per_token_and_static_ranges_survive_on_loud_column
     assert 1 - means["int8-static"] < 0.5 * (1 - quantize(minilm_artifact, tmp_path / "bare", bare).cosine_mean)
 
 
-def test_every_error_is_of_the_tree(tmp_path: Path) -> None:
+def test_every_error_is_a_fletcher_error(tmp_path: Path) -> None:
     with pytest.raises(FletcherError):
         quantize(tmp_path, tmp_path / "out", load_recipe("w8"))

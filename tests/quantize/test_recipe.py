@@ -1,4 +1,4 @@
-"""Recipes: what is read, and what is refused."""
+"""Reading of recipes, and errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_every_scheme_has_a_builtin_recipe() -> None:
     assert all(name == recipe.name and recipe.description for name, recipe in recipes.items())
 
 
-def test_a_batch_scaled_recipe_is_not_what_mixed_and_the_default_use() -> None:
+def test_mixed_and_the_default_do_not_use_a_scale_of_the_batch() -> None:
     for name in ("int8-per-token", "mixed"):
         assert load_recipe(name).scheme_of("layers.5.feed_forward.up") == "int8-per-token"
 
@@ -34,19 +34,19 @@ def test_a_batch_scaled_recipe_is_not_what_mixed_and_the_default_use() -> None:
         ('name = "x"\nscheme = "w4"\ntarget = "cuda"', "int8-static"),
     ],
 )
-def test_refuses_what_no_recipe_has(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_recipes_are_rejected(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         load_recipe(file)
 
 
-def test_an_unknown_name_is_told_the_known_ones() -> None:
+def test_the_error_of_an_unknown_name_lists_the_recipes() -> None:
     with pytest.raises(InputError, match="int8-per-token"):
         load_recipe("int9")
 
 
-def test_exclusion_goes_before_overrides_and_the_first_override_counts() -> None:
+def test_exclusion_precedes_overrides_and_the_first_override_counts() -> None:
     recipe = Recipe(name="x", scheme="mixed", exclude=("layers.0.*",), overrides={"*.down": "w8", "layers.*": "fp16"})
     assert recipe.scheme_of("layers.0.feed_forward.down") == "fp32"
     assert recipe.scheme_of("layers.1.feed_forward.down") == "w8"

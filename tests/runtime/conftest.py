@@ -1,4 +1,4 @@
-"""Fixtures: a tiny random BERT and its artifacts, which are so small that a test can copy and change them."""
+"""Fixtures: artifacts of a tiny random BERT, which are so small that a test can copy and change them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,6 @@ from pathlib import Path
 import pytest
 
 from fletcher.convert.export.export import export
-
-from ..convert.tiny import save_embedder
-
-
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a random BERT with mean pooling and L2 normalization, longest input 20 tokens. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    return save_embedder(folder)
-
-
-@pytest.fixture(scope="session")
-def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """Return the artifact of `tiny_checkpoint`. Tests must not change it."""
-    path = tmp_path_factory.mktemp("tiny") / "artifact"
-    export(str(tiny_checkpoint), path)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A server on free ports over an encoder whose vectors are known."""
+"""Fixtures: a server on free ports with an encoder whose vectors are known."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fake_encoder() -> FakeEncoder:
 
 @pytest.fixture
 def server(fake_encoder: FakeEncoder) -> Iterator[Server]:
-    """Both doors, on free ports of the loopback."""
+    """Return a server with HTTP and Flight on free ports of the loopback."""
     with Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10)) as running:
         yield running
         fake_encoder.gate.set()

@@ -1,4 +1,4 @@
-"""An encoder whose vectors can be worked out by hand, with a handle on its speed and its failures."""
+"""`FakeEncoder`: encoder whose vectors can be calculated by hand. Tests control its speed and its failures."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ CARD = ModelCard(
 
 
 def ids_of(text: str) -> list[int]:
-    """A token a character, between 1 and 2."""
+    """Return token ids of a text: one for each character, between the ids 1 and 2."""
     return [1, *(10 + ord(character) % 90 for character in text), 2]
 
 
 def vector_of(ids: Sequence[int]) -> NDArray[np.float32]:
-    """Element k is the sum of ids[j] * (j + 1)**k, modulo 1009: no two short texts share one by accident."""
+    """Return a vector. Element k is the sum of ids[j] * (j + 1)**k, modulo 1009, so that short texts differ."""
     total = [
         sum(int(token) * (place + 1) ** power for place, token in enumerate(ids)) % 1009 for power in range(DIMENSION)
     ]
@@ -58,7 +58,7 @@ def vector_of(ids: Sequence[int]) -> NDArray[np.float32]:
 
 
 def expected(text: str, prompt: str = "") -> NDArray[np.float32]:
-    """The vector that any door must give for a text."""
+    """Return the vector that HTTP and Flight must return for a text."""
     ids = ids_of(prompt + text)
     if len(ids) > MAX_TOKENS:
         ids = [*ids[: MAX_TOKENS - 1], 2]
@@ -66,7 +66,7 @@ def expected(text: str, prompt: str = "") -> NDArray[np.float32]:
 
 
 def info(**changes: Any) -> ModelInfo:
-    """The fake model's description."""
+    """Return the description of the fake model, with changes."""
     described = ModelInfo(
         card=CARD,
         digest="c0ffee",
@@ -84,16 +84,16 @@ def info(**changes: Any) -> ModelInfo:
 
 
 def canary(*, passed: bool, reason: str = "") -> CanaryResult:
-    """The result of a canary."""
+    """Return the result of a canary."""
     return CanaryResult(passed, 1.0 if passed else -1.0, 0.0, reason)
 
 
-def asked(
+def request_for(
     texts: Sequence[str],
     options: EmbedOptions = PLAIN,
     terms: Terms = USUAL,
 ) -> EmbedRequest:
-    """A request for the vectors of texts."""
+    """Return a request for the vectors of texts."""
     return EmbedRequest(Texts(tuple(texts)), options, "vectors", terms)
 
 
@@ -101,11 +101,11 @@ class FakeEncoder:
     """A `Backend`.
 
     Attributes:
-        info: its description.
-        gate: computing waits until it is set.
-        delay: seconds a batch takes.
-        batches: lengths of the texts of every batch, in order.
-        fails: raised by the next batches, if set.
+        info: description of the model.
+        gate: event that batches wait for.
+        delay: seconds that a batch takes.
+        batches: lengths of the texts of all batches, in order.
+        fails: error that the next batches raise, or None.
         canary: result of its canary.
         devices: counts of its devices.
     """
@@ -147,6 +147,9 @@ class FakeEncoder:
         if options.overflow == "refuse":
             refuse_long(encodings, self.info.card)
         return Task(encodings, None, partial(finish_rows, encodings, None, self.info.card, options))
+
+    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool) -> Task:
+        return Task(encodings, output, lambda values: values, by_token)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         self.gate.wait()

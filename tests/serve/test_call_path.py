@@ -1,4 +1,4 @@
-"""The way of one embeddings request through the code stays short: few functions, in few files."""
+"""Call path of one embeddings request: it passes few functions in few files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .fake_encoder import FakeEncoder
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "structure" / "call_path.py"
 
-#: A reader who follows a request through more loses the thread.
+#: Limits of the call path, so that a reader can follow it.
 FUNCTIONS, FILES = 60, 28
 
 
@@ -27,9 +27,9 @@ def call_path(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_an_embeddings_request_passes_few_functions_in_few_files(call_path: ModuleType) -> None:
+def test_an_embeddings_request_calls_few_functions_in_few_files(call_path: ModuleType) -> None:
     files = call_path.by_file(call_path.record(FakeEncoder))
-    # Places that every request passes, on the event loop and on a worker's thread: the count misses nothing.
+    # Every request passes these functions, on the event loop and on a worker's thread. So the count includes both threads.
     assert "HttpApp.__call__" in files["serve/http/app.py"]
     assert "BatchWorkers._work" in files["serve/engine/workers.py"]
     assert "Metrics.count_request" in files["serve/observe/metrics.py"]

@@ -1,4 +1,4 @@
-"""Documents with their chunks through every door: what the encoder gives, whose windows and chunks are checked elsewhere."""
+"""Long texts and their chunks over HTTP, Flight and files, compared with the encoder. Other tests check the encoder."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from ..convert.tiny import save_embedder
 LONG = "some words of a document that has many more of them than the model takes at a time " * 4
 TEXTS = ["short", LONG, "", LONG[::-1]]
 
-#: As requests, Flight's commands and Python say it.
-SAID: list[dict[str, Any]] = [
+#: Options for requests, for Flight's commands and for Python.
+OPTIONS: list[dict[str, Any]] = [
     {"overflow": "windows"},
     {"overflow": "windows", "window_tokens": 12, "overlap_tokens": 3, "dtype": "int8"},
     {"overflow": "late", "chunk_tokens": 5},
@@ -57,28 +57,30 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def assert_same(items: Sequence[dict[str, Any]], wanted: Embeddings) -> None:
-    """Items of any door: `vector`, `scale` and `chunks` of {start, end, vector, scale}."""
-    assert len(items) == len(wanted)
-    chunks = wanted.chunks
-    assert chunks is not None and np.diff(chunks.offsets).max() > 3  # hierarchical, or this compares nothing
+def assert_same(items: Sequence[dict[str, Any]], expected: Embeddings) -> None:
+    """Compare items with the encoder. An item has `vector`, `scale`, and `chunks` of {start, end, vector, scale}."""
+    assert len(items) == len(expected)
+    chunks = expected.chunks
+    assert (
+        chunks is not None and np.diff(chunks.offsets).max() > 3
+    )  # without several chunks the comparison would be empty
     step = {"float32": 1e-6, "float16": 1e-3, "int8": 1}[
-        wanted.vectors.dtype.name
-    ]  # on an edge it may be rounded otherwise
+        expected.vectors.dtype.name
+    ]  # a value between two codes may be rounded to either
     for index, item in enumerate(items):
-        np.testing.assert_allclose(item["vector"], wanted.vectors[index].astype(np.float32), rtol=0, atol=step)
+        np.testing.assert_allclose(item["vector"], expected.vectors[index].astype(np.float32), rtol=0, atol=step)
         rows = range(*chunks.offsets[index : index + 2].tolist())
         assert [(part["start"], part["end"]) for part in item["chunks"]] == [tuple(chunks.spans[row]) for row in rows]
         for part, row in zip(item["chunks"], rows, strict=True):
             np.testing.assert_allclose(part["vector"], chunks.vectors[row].astype(np.float32), rtol=0, atol=step)
             if chunks.scales is not None:
                 assert part["scale"] == pytest.approx(chunks.scales[row], rel=1e-4)
-        if wanted.scales is not None:
-            assert item["scale"] == pytest.approx(wanted.scales[index], rel=1e-4)
+        if expected.scales is not None:
+            assert item["scale"] == pytest.approx(expected.scales[index], rel=1e-4)
 
 
 def named(item: dict[str, Any], dtype: str | None = None) -> dict[str, Any]:
-    """An item of JSON; with a type its vectors are base64."""
+    """Return an item from JSON. If there is a type, its vectors are base64."""
 
     def vector(value: Any) -> Any:
         return value if dtype is None else np.frombuffer(base64.b64decode(value), np.dtype(dtype).newbyteorder("<"))
@@ -87,22 +89,22 @@ def named(item: dict[str, Any], dtype: str | None = None) -> dict[str, Any]:
     return item | {"vector": vector(item["embedding"]), "chunks": parts}
 
 
-@pytest.mark.parametrize("said", SAID, ids=str)
-def test_http(http: httpx.Client, encoder: Encoder, said: dict[str, Any]) -> None:
-    wanted = encoder.embed(TEXTS, **said)
-    body = {"model": encoder.card.name, "input": TEXTS} | said
-    assert_same([named(item) for item in http.post("/v1/embeddings", json=body).json()["data"]], wanted)
-    found = http.post("/v1/embeddings", json=body | {"encoding_format": "base64"}).json()["data"]
-    assert_same([named(item, said.get("dtype", "float32")) for item in found], wanted)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_http(http: httpx.Client, encoder: Encoder, options: dict[str, Any]) -> None:
+    expected = encoder.embed(TEXTS, **options)
+    body = {"model": encoder.card.name, "input": TEXTS} | options
+    assert_same([named(item) for item in http.post("/v1/embeddings", json=body).json()["data"]], expected)
+    items = http.post("/v1/embeddings", json=body | {"encoding_format": "base64"}).json()["data"]
+    assert_same([named(item, options.get("dtype", "float32")) for item in items], expected)
     lines = http.post("/v1/embeddings", json=body, headers={"accept": "application/x-ndjson"}).text.splitlines()
-    assert_same([named(json.loads(line)) for line in lines[:-1]], wanted)
-    found = http.post("/embed", json={"inputs": TEXTS, "detail": True} | said).json()
-    assert_same([named(item) for item in found], wanted)
+    assert_same([named(json.loads(line)) for line in lines[:-1]], expected)
+    items = http.post("/embed", json={"inputs": TEXTS, "detail": True} | options).json()
+    assert_same([named(item) for item in items], expected)
 
 
-@pytest.mark.parametrize("said", SAID, ids=str)
-def test_flight(server: Server, encoder: Encoder, said: dict[str, Any]) -> None:
-    command = fl.FlightDescriptor.for_command(json.dumps(said).encode())
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_flight(server: Server, encoder: Encoder, options: dict[str, Any]) -> None:
+    command = fl.FlightDescriptor.for_command(json.dumps(options).encode())
     with fl.connect(str(server.addresses.flight)) as client:
         writer, reader = client.do_exchange(command)
         with writer:
@@ -110,13 +112,13 @@ def test_flight(server: Server, encoder: Encoder, said: dict[str, Any]) -> None:
             writer.begin(batch.schema)
             writer.write_batch(batch)
             writer.done_writing()
-            assert_same(reader.read_all().to_pylist(), encoder.embed(TEXTS, **said))
+            assert_same(reader.read_all().to_pylist(), encoder.embed(TEXTS, **options))
 
 
-@pytest.mark.parametrize("said", SAID, ids=str)
-def test_files(encoder: Encoder, said: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_files(encoder: Encoder, options: dict[str, Any], tmp_path: Path) -> None:
     source = tmp_path / "texts.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     with open_texts(str(source), text_format=None, column="text", chunk_texts=2) as texts:
-        embed_file(encoder, texts, tmp_path / "v.parquet", options=EmbedOptions(**said), force=False)
-    assert_same(pq.read_table(tmp_path / "v.parquet").to_pylist(), encoder.embed(TEXTS, **said))
+        embed_file(encoder, texts, tmp_path / "v.parquet", options=EmbedOptions(**options), force=False)
+    assert_same(pq.read_table(tmp_path / "v.parquet").to_pylist(), encoder.embed(TEXTS, **options))

@@ -1,4 +1,4 @@
-"""The names that `fletcher.serve` exports, and the cost of importing the package."""
+"""Names that `fletcher.serve` exports, and the imports of the package."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fletcher.serve.engine.engine import Engine
 from fletcher.serve.server import Server
 
 
-def test_every_exported_name_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     assert fletcher.serve.Engine is Engine
     assert fletcher.serve.Server is Server
     for name in fletcher.serve.__all__:
         assert getattr(fletcher.serve, name).__name__ == name
 
 
-def test_another_name_is_an_error_that_lists_the_exported_ones() -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_exported_names() -> None:
     with pytest.raises(
         AttributeError, match="no attribute 'Serve'; it has EmbedRequest, Engine, HttpApp, ModelSpec, Server"
     ):

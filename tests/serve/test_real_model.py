@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2 behind both doors, against the encoder itself; its vectors are checked elsewhere."""
+"""The real all-MiniLM-L6-v2 over HTTP and Flight, compared with the encoder. Other tests check the encoder."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def real_server(encoder: Encoder) -> Iterator[Server]:
 def client(real_server: Server) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{real_server.addresses.http}/v1", api_key="unused", max_retries=0, timeout=60
-    ) as made:
-        yield made
+    ) as connected:
+        yield connected
 
 
-def test_http_gives_the_encoders_vectors(client: openai.OpenAI, encoder: Encoder) -> None:
+def test_http_returns_the_vectors_of_the_encoder(client: openai.OpenAI, encoder: Encoder) -> None:
     answer = client.embeddings.create(model="all-MiniLM-L6-v2", input=TEXTS)
     direct = encoder.embed(TEXTS)
     np.testing.assert_allclose([item.embedding for item in answer.data], direct.vectors, rtol=0, atol=1e-6)
@@ -73,7 +73,7 @@ def test_related_sentences_are_nearer_than_unrelated_ones(client: openai.OpenAI)
     assert eating @ bread > 0.7 > 0.2 > eating @ baby
 
 
-def test_flight_gives_the_encoders_vectors(real_server: Server, encoder: Encoder) -> None:
+def test_flight_returns_the_vectors_of_the_encoder(real_server: Server, encoder: Encoder) -> None:
     with fl.connect(str(real_server.addresses.flight)) as flight:
         writer, reader = flight.do_exchange(fl.FlightDescriptor.for_path("embed"))
         with writer:
@@ -87,7 +87,7 @@ def test_flight_gives_the_encoders_vectors(real_server: Server, encoder: Encoder
     assert table.schema.metadata[b"fletcher.normalization"] == b"l2"
 
 
-def test_it_is_ready_and_a_text_of_ten_megabytes_is_no_trouble(real_server: Server, client: openai.OpenAI) -> None:
+def test_the_server_is_ready_and_embeds_a_text_of_ten_megabytes(real_server: Server, client: openai.OpenAI) -> None:
     assert httpx.get(f"{real_server.addresses.http}/ready").status_code == 200
     answer = client.embeddings.create(model="all-MiniLM-L6-v2", input="word " * 2_000_000)
     assert answer.usage.prompt_tokens == 256

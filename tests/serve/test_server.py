@@ -1,9 +1,10 @@
-"""A whole server process: addresses, ports, signals, and an end that answers what was admitted."""
+"""Server process: addresses, ports, signals, and a shutdown that answers admitted requests."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,12 +22,15 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
+from fletcher.runtime.artifact.manifest import Verification
+from fletcher.runtime.artifact.writing import stamp
 from fletcher.runtime.errors import InputError
 from fletcher.serve.access.addresses import HostPort, parse
+from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from .fake_encoder import FakeEncoder, asked, expected
+from .fake_encoder import FakeEncoder, expected, info, request_for
 
 SECONDS = 20.0
 
@@ -49,7 +53,7 @@ print("returned", flush=True)
 
 @contextmanager
 def process(delay: float = 0.0, drain: float = 10.0) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """A server in a process of its own, and where it listens."""
+    """Run a server in a separate process. Yield the process and the addresses of HTTP and Flight."""
     running = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[2]), str(delay), str(drain)],
         stdout=subprocess.PIPE,
@@ -81,7 +85,7 @@ def test_a_signal_ends_it_with_exit_code_0(number: signal.Signals) -> None:
     assert running.returncode == 0, err
     assert out == "returned\n"
     for line in err.splitlines():
-        json.loads(line)  # every line of the log is an object
+        json.loads(line)  # every line of the log is a JSON object
 
 
 def test_a_stop_under_load_answers_every_admitted_request() -> None:
@@ -90,7 +94,7 @@ def test_a_stop_under_load_answers_every_admitted_request() -> None:
             answers = [pool.submit(embed, http, f"text {index:02}") for index in range(24)]
             while "fletcher_admission_admitted_total 24.0" not in httpx.get(f"{http}/metrics").text:
                 time.sleep(0.02)
-            assert not all(answer.done() for answer in answers)  # at one of them a batch, most still wait
+            assert not all(answer.done() for answer in answers)  # a batch has one request, so most of them still wait
             running.send_signal(signal.SIGTERM)
             responses = [answer.result(SECONDS) for answer in answers]
         assert running.wait(SECONDS) == 0
@@ -111,11 +115,11 @@ def test_the_drain_limit_ends_a_stop_that_would_take_longer() -> None:
     assert statuses == {200, 503}
 
 
-def test_a_stopping_server_is_not_ready_and_refuses_by_name() -> None:
+def test_a_stopping_server_is_not_ready_and_rejects_requests() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     server = Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off"))
-    blocker = server.engine.submit(asked(["ab"]))
+    blocker = server.engine.submit(request_for(["ab"]))
     with httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as client:
         assert client.get("/ready").status_code == 200
         server.engine.stop_admitting()
@@ -129,9 +133,9 @@ def test_a_stopping_server_is_not_ready_and_refuses_by_name() -> None:
 
 
 @pytest.mark.parametrize("door", ["http", "flight"])
-def test_a_port_in_use_is_named_with_the_way_out(door: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_the_error_of_a_port_in_use_names_the_option(door: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         options = ServerOptions(http="off", flight="off").replace(**{door: f"127.0.0.1:{port}"})
         with pytest.raises(
             InputError, match=rf"--{door} 127\.0\.0\.1:{port}: the port is in use.*--{door} 127\.0\.0\.1:0"
@@ -139,18 +143,18 @@ def test_a_port_in_use_is_named_with_the_way_out(door: str) -> None:
             Server(FakeEncoder(), options)
 
 
-def test_a_failed_start_leaves_nothing_behind() -> None:
+def test_a_failed_start_closes_its_ports_and_threads() -> None:
     threads = threading.active_count()
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", 0)) as occupied, socket.create_server(("127.0.0.1", 0)) as free:
         http = f"127.0.0.1:{free.getsockname()[1]}"
         free.close()
         with pytest.raises(InputError):
-            Server(FakeEncoder(), ServerOptions(http=http, flight=f"127.0.0.1:{taken.getsockname()[1]}"))
+            Server(FakeEncoder(), ServerOptions(http=http, flight=f"127.0.0.1:{occupied.getsockname()[1]}"))
         socket.create_server(("127.0.0.1", int(http.rsplit(":", 1)[1]))).close()
     assert threading.active_count() == threads
 
 
-def test_one_door_is_enough_and_none_is_not() -> None:
+def test_a_server_needs_http_or_flight() -> None:
     with Server(FakeEncoder(), ServerOptions(http="off", flight="127.0.0.1:0")) as server:
         assert server.addresses.http is None
     with Server(
@@ -184,18 +188,18 @@ def test_addresses(text: str, address: HostPort) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8080", "host", "host:", "host:x", "host:70000", "::1:80", "host:-1", "host:٣"])
-def test_addresses_that_are_none(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(InputError, match="--http"):
         parse(text, "--http")
 
 
-def test_a_host_that_is_none_of_this_machines() -> None:
+def test_a_host_of_another_machine() -> None:
     for host in ("192.0.2.1", "no-such-host.invalid"):
         with pytest.raises(InputError, match=host.replace(".", r"\.")):
             Server(FakeEncoder(), ServerOptions(http=f"{host}:0", flight="off"))
 
 
-def test_doors_agree(http_url: str, flight_url: str) -> None:
+def test_http_and_flight_return_the_same_vectors(http_url: str, flight_url: str) -> None:
     over_http = embed(http_url, "ab").json()["data"][0]["embedding"]
     with fl.connect(flight_url) as client:
         writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))
@@ -215,3 +219,39 @@ def test_serving_imports_no_torch_transformers_onnx_or_convert() -> None:
     ).stdout
     for name in ("'torch'", "'transformers'", "'optimum'", "'onnx'", "'opentelemetry'", "'fletcher.convert'"):
         assert name not in shown
+
+
+def test_a_server_that_requires_verified_models_refuses_a_self_made_canary() -> None:
+    options = ServerOptions(http="127.0.0.1:0", flight="off", require_verified=True)
+    encoder = FakeEncoder()
+    with pytest.raises(InputError, match="its canary is self-made"):
+        Server(encoder, options)
+    for canary in ("published", "verified"):
+        encoder.info = info(canary=canary, proof=f"{canary} by hand")
+        with Server(encoder, options) as server, httpx.Client(base_url=server.addresses.http or "") as client:
+            assert client.get("/ready").json()["canary"] == canary
+            described = client.get("/v1/models").json()["data"][0]
+            assert (described["canary"], described["proof"]) == (canary, f"{canary} by hand")
+            labels = f'canary="{canary}",model="fake-model",provider="by hand",variant="cpu-fp32",version="1"'
+            assert f"fletcher_model_info{{{labels}}} 1.0" in client.get("/metrics").text
+
+
+def test_a_self_made_artifact_is_refused_before_it_is_loaded_and_the_command_that_helps_is_named(
+    tiny_artifact: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
+    loaded: list[ModelSpec] = []
+
+    def load(spec: ModelSpec) -> FakeEncoder:
+        loaded.append(spec)
+        return FakeEncoder()
+
+    options = ServerOptions(http="127.0.0.1:0", flight="off", require_verified=True)
+    specs = [ModelSpec(path=str(path), name="fake-model")]
+    with pytest.raises(InputError, match=f"fletcher-convert model verify {path}"):
+        Server(specs, options, load=load)
+    assert loaded == []
+    by = "sentence-transformers 6.2.0 (SentenceTransformer)"
+    stamp(path, Verification(reference="tiny", by=by, time="2026-01-01T00:00:00Z", texts=3, tools={}, figures={}))
+    with Server(specs, options, load=load):
+        assert loaded == specs

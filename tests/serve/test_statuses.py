@@ -1,4 +1,4 @@
-"""The table of statuses covers the whole error tree."""
+"""Table of statuses: it covers the whole error tree."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ def tree(root: type[FletcherError]) -> set[type[FletcherError]]:
     return {root}.union(*(tree(child) for child in root.__subclasses__()))
 
 
-def test_every_error_has_its_own_line() -> None:
+def test_every_error_has_a_line_in_the_table() -> None:
     public = {
         getattr(module, name) for module in (fletcher.runtime.errors, fletcher.serve.errors) for name in module.__all__
     }
     assert public == set(STATUSES)
-    ours = {
+    fletcher_errors = {
         error for error in tree(FletcherError) if error.__module__.startswith(("fletcher.runtime", "fletcher.serve"))
     }
-    assert ours <= set(STATUSES)
+    assert fletcher_errors <= set(STATUSES)
 
 
 @pytest.mark.parametrize("error", STATUSES)
-def test_clients_are_blamed_for_inputs_only(error: type[FletcherError]) -> None:
+def test_only_errors_of_input_and_overload_are_client_errors(error: type[FletcherError]) -> None:
     status = STATUSES[error]
     blamed = issubclass(error, InputError) or error is OverloadedError
     assert (400 <= status.http < 500) is blamed
@@ -34,18 +34,18 @@ def test_clients_are_blamed_for_inputs_only(error: type[FletcherError]) -> None:
     assert (status.flight in codes) is issubclass(error, InputError)
 
 
-def test_an_error_of_elsewhere_has_its_ancestors_status() -> None:
+def test_an_unknown_error_has_the_status_of_its_base_class() -> None:
     class ElsewhereError(StoppingError): ...
 
     assert status_of(ElsewhereError("x")) == STATUSES[StoppingError]
 
 
-def test_failures_of_the_servers_own_do_not_name_files() -> None:
+def test_failures_of_the_server_do_not_name_files() -> None:
     assert "/secret" not in public_message(ProviderError("cannot read /secret/path"))
     assert public_message(InputError("row 3")) == "row 3"
 
 
-def test_only_what_passes_by_itself_says_when_to_retry() -> None:
+def test_only_temporary_errors_have_the_time_of_a_retry() -> None:
     assert retry_after(OverloadedError("full", 7.0)) == 7.0
     assert retry_after(StoppingError("stopping")) is not None
     assert retry_after(InputError("no")) is None

@@ -1,4 +1,4 @@
-"""A server that was installed without pyarrow: HTTP works, and what needs Arrow names the extra."""
+"""Server without pyarrow: HTTP works, and errors of features that need Arrow name the extra."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def client(minilm_artifact: Path) -> Iterator[httpx.Client]:
-    """A client of a server that has no pyarrow and was not asked for Flight."""
+    """Return a client of a server without pyarrow and without the option --flight."""
     process = start(
         str(minilm_artifact), "--http", "127.0.0.1:0", "--name", "m", "--provider", "mlas", "--workers", "1"
     )
@@ -53,10 +53,10 @@ def client(minilm_artifact: Path) -> Iterator[httpx.Client]:
     process.terminate()
     _, log = process.communicate(timeout=SECONDS)
     assert process.returncode == 0
-    assert "longbow-fletcher[flight]" in log  # it says why there is no Flight
+    assert "longbow-fletcher[flight]" in log  # the log has the reason why Flight is off
 
 
-def test_http_answers_with_the_encoders_vectors(client: httpx.Client, minilm_artifact: Path) -> None:
+def test_http_without_pyarrow_returns_the_vectors_of_the_encoder(client: httpx.Client, minilm_artifact: Path) -> None:
     texts = ["a text", "another"]
     with Encoder.load(minilm_artifact, provider="mlas", workers=1) as encoder:
         expected = encoder.embed(texts).vectors
@@ -74,7 +74,7 @@ def test_other_routes_answer(client: httpx.Client) -> None:
     assert client.post("/v1/ingest", json={"dataset": "d", "documents": ["a"]}).status_code == 404
 
 
-def test_an_arrow_stream_is_refused_with_the_extra(client: httpx.Client) -> None:
+def test_an_arrow_stream_is_rejected_and_the_error_names_the_extra(client: httpx.Client) -> None:
     answer = client.post("/encode/arrow", content=b"")
     assert answer.status_code == 415
     assert "pip install 'longbow-fletcher[flight]'" in answer.text
@@ -83,7 +83,7 @@ def test_an_arrow_stream_is_refused_with_the_extra(client: httpx.Client) -> None
 @pytest.mark.parametrize(
     "option", [("--flight", "127.0.0.1:0"), ("--flight", "127.0.0.1:8815"), ("--longbow", "grpc://127.0.0.1:1")]
 )
-def test_what_was_asked_for_names_the_extra(minilm_artifact: Path, option: tuple[str, str]) -> None:
+def test_errors_of_requested_features_name_the_extra(minilm_artifact: Path, option: tuple[str, str]) -> None:
     process = start(str(minilm_artifact), "--http", "127.0.0.1:0", "--provider", "mlas", "--workers", "1", *option)
     _, error = process.communicate(timeout=SECONDS)
     assert process.returncode == 1

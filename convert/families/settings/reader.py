@@ -8,7 +8,7 @@ from typing import Any
 from fletcher.runtime.errors import CheckpointError
 
 from ...checkpoint.checkpoint import Checkpoint
-from .harmless_keys import HARMLESS
+from .harmless_keys import HARMLESS, check_types
 
 __all__ = ["Config"]
 
@@ -26,10 +26,14 @@ class Config:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._values = checkpoint.config
+        self._ignored = checkpoint.ignored
         self._file = checkpoint.folder / "config.json"
         self._asked = set(HARMLESS)
+        check_types(self._file, self._values)
         for key, neutral in NEUTRAL.items():
             self.must_be(key, neutral)
+        if _has_content(self.value("adapters")):
+            raise self.refusal("adapters are added to its layers (adapter-transformers), which Fletcher does not do")
 
     def integer(self, key: str, default: int | None = None) -> int:
         """Return a positive integer.
@@ -100,11 +104,11 @@ class Config:
         Raises:
             CheckpointError: a key was not read, so it may change the computation.
         """
-        unknown = sorted(set(self._values) - self._asked)
-        if unknown:
+        if unknown := self._ignored.refused(set(self._values) - self._asked):
             raise CheckpointError(
                 f"{self._file} has keys that Fletcher does not know for this family: {', '.join(unknown)}. They may change "
-                "the vectors, so the checkpoint is not converted. If they do not, take them out of a copy of the file"
+                f"the vectors, so the checkpoint is not converted. If they do not, declare that with --ignore-key "
+                f"{unknown[0]}"
             )
 
     def _get(self, key: str, default: object) -> object:
@@ -112,3 +116,10 @@ class Config:
         if key not in self._values and default is None:
             raise CheckpointError(f"{self._file} lacks {key}")
         return self._values.get(key, default)
+
+
+def _has_content(value: object) -> bool:
+    """Return whether a JSON value holds anything but nulls inside its objects and lists."""
+    if isinstance(value, dict):
+        return any(map(_has_content, value.values()))
+    return any(map(_has_content, value)) if isinstance(value, list) else value is not None

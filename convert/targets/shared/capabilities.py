@@ -47,7 +47,7 @@ def check_capabilities(target: str, capabilities: Capabilities, architecture: Ar
     if missing:
         raise InputError(
             f"the target {target} cannot emit {' or '.join(missing)}, which the family {architecture.family} needs: export "
-            "the model for another target, or with --exporter optimum"
+            "the model for another target"
         )
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from fletcher.model_zoo.card import PoolingMode
 
-from ...architecture import Activation, Architecture, Decoder, Dense, Normalize, Pooling, Saturation
+from ...architecture import Activation, Architecture, Decoder, Dense, Normalize, Pooling, Saturation, Truncate
 from ...checkpoint.tensors import Norm
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
+from ...graph.torch_activations import TORCH_ACTIVATIONS, emit_torch_activation
 from .blocks import emit_linear
 
 __all__ = ["emit_decoder", "emit_modules"]
@@ -51,12 +52,14 @@ def emit_modules(
             pooled = [pool(mode, value, f"{name}/{mode}") for mode in module.modes]
             value = pooled[0] if len(pooled) == 1 else graph.node("Concat", pooled, f"{name}/pooled", axis=1)
         elif isinstance(module, Dense):
-            value = emit_linear(graph, module.linear, value, f"{name}/dense")
-            value = emit_activation(graph, module.activation, value, f"{name}/activation")
+            value = _emit_dense(graph, module, value, name)
         elif isinstance(module, Norm):
             value = emit_norm(graph, module, value, f"{name}/norm")
         elif isinstance(module, Normalize):
             value = _emit_normalize(graph, value, name)
+        elif isinstance(module, Truncate):
+            length = graph.constant([module.length])
+            value = graph.node("Slice", [value, graph.constant([0]), length, graph.constant([1])], f"{name}/truncated")
         elif isinstance(module, Decoder):
             value = decode(graph, module, value, f"{name}/logits")
         elif isinstance(module, Activation):
@@ -67,6 +70,19 @@ def emit_modules(
                 value = graph.node("Add", [value, graph.constant(1.0)], f"{name}/one_more.{time}")
                 value = graph.node("Log", [value], f"{name}/log.{time}")
     return value
+
+
+def _emit_dense(graph: GraphBuilder, module: Dense, value: str, name: str) -> str:
+    result = emit_linear(graph, module.linear, value, f"{name}/dense")
+    if module.activation in TORCH_ACTIVATIONS:
+        result = emit_torch_activation(graph, module.activation, result, f"{name}/activation")
+    else:
+        result = emit_activation(graph, module.activation, result, f"{name}/activation")
+    if not module.is_residual:
+        return result
+    if module.projection is not None:
+        value = emit_linear(graph, module.projection, value, f"{name}/projection")
+    return graph.node("Add", [result, value], f"{name}/residual")
 
 
 def _emit_normalize(graph: GraphBuilder, value: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Buckets of a `coreml` artifact: graphs of one precision that differ in the length of text that they take."""
+"""Buckets of a `coreml` artifact: graphs of one precision for texts of different lengths."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ...errors import ArtifactError, InputError
 
 __all__ = ["bucket_of_rows", "buckets_of", "length_of"]
 
-#: End of the name of a bucket's variant, as the emitter writes it: `coreml-fp16-s128`.
+#: End of the variant name of a bucket, as in `coreml-fp16-s128`.
 LENGTH = re.compile(r"-s\d+$")
 
 
 def buckets_of(artifact: Artifact, variant: Variant) -> tuple[Variant, ...]:
-    """Return the variants that are alike but for their length, by rising length: one session runs them all.
+    """Return the variants that differ from a variant only in their length, shortest first. One session runs all of them.
 
     Args:
-        artifact: the artifact that has them.
-        variant: one of them.
+        artifact: artifact that contains the variants.
+        variant: one of the variants.
 
     Raises:
-        ArtifactError: one of them has no fixed shape of one text.
+        ArtifactError: a variant does not have the fixed shape of one text.
     """
     family = LENGTH.sub("", variant.name)
-    alike = [other for other in artifact.manifest.variants if LENGTH.sub("", other.name) == family]
-    return tuple(sorted(alike, key=length_of))
+    buckets = [other for other in artifact.manifest.variants if LENGTH.sub("", other.name) == family]
+    return tuple(sorted(buckets, key=length_of))
 
 
 def length_of(variant: Variant) -> int:
-    """Return the number of tokens that a bucket's graph takes.
+    """Return the number of tokens that the graph of a bucket takes.
 
     Raises:
-        ArtifactError: it has no fixed shape of one text.
+        ArtifactError: the variant does not have the fixed shape of one text.
     """
     shape = variant.feeds.shape
     if shape is None or shape[0] != 1:
@@ -50,11 +50,11 @@ def length_of(variant: Variant) -> int:
 
 
 def bucket_of_rows(batch: Batch, lengths: Sequence[int]) -> NDArray[np.int64]:
-    """Return the smallest bucket that holds each row, as its place among the lengths, int64, (n,).
+    """Return the smallest bucket that holds each row, as an index into the lengths, int64, (n,).
 
     Args:
         batch: at least one row.
-        lengths: tokens of each bucket, rising.
+        lengths: number of tokens of each bucket, in ascending order.
 
     Raises:
         InputError: a row is longer than every bucket.

@@ -1,4 +1,4 @@
-"""`COREML` and its siblings: CoreML with the devices that it may choose from, each a provider that can be measured."""
+"""`COREML` and similar providers: CoreML with different sets of devices, so that each set can be measured."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .options import COREML_EP, ComputeUnits
 
 __all__ = ["COREML", "COREML_ANE", "COREML_CPU", "COREML_GPU", "coreml_problem"]
 
-#: First macOS whose CoreML has the format MLProgram.
+#: First version of macOS whose CoreML has the format MLProgram.
 OLDEST_MACOS = (12,)
 
 
 def coreml_problem(machine: Machine) -> str | None:
-    """Return why CoreML cannot be used on this system, or None. On a Mac onnxruntime is imported for the answer."""
+    """Return the reason why CoreML cannot be used on this system, or None. On a Mac this imports onnxruntime."""
     if sys.platform != "darwin":
-        return f"CoreML exists on macOS alone, and this is {platform.system()}: load a cpu variant"
+        return f"CoreML exists only on macOS, and this is {platform.system()}: load a cpu variant"
     release = platform.mac_ver()[0]
     if version_numbers(release) < OLDEST_MACOS:
         return f"CoreML's MLProgram needs macOS {OLDEST_MACOS[0]}, and this is macOS {release}: update it"
@@ -38,7 +38,7 @@ def coreml_problem(machine: Machine) -> str | None:
 
 
 def _shapes(machine: Machine) -> list[tuple[int, int]]:
-    """Return pairs of workers and threads: with two workers, inputs of one text are made while another computes."""
+    """Return the layouts as (workers, threads): with two workers, one prepares inputs while the other computes."""
     return [(2, 1), (1, 1)]
 
 
@@ -49,7 +49,7 @@ def _open(units: ComputeUnits, title: str, artifact: Artifact, variant: Variant,
 
 
 def _provider(name: str, title: str, units: ComputeUnits) -> Provider:
-    """Return CoreML with some of its devices."""
+    """Return the provider of CoreML with a set of devices."""
     return Provider(
         name=name,
         title=title,
@@ -57,7 +57,7 @@ def _provider(name: str, title: str, units: ComputeUnits) -> Provider:
         device_kind="apple",
         needs=Needs(package="onnxruntime", oldest=(1, 27), extra="apple", problem=coreml_problem),
         open=partial(_open, units, title),
-        # Not measured. Apple's devices share the process's memory, and the graph computes what it computes on MLAS.
+        # Not measured. Apple's devices share the memory of the process, and the graph is the same as on MLAS.
         memory=MemoryUse(factors=MemoryFactors(1.0, 1.0, 1.0, 1.0)),
         tuning=Tuning(shapes=_shapes, token_budget=TOKEN_BUDGET, at_load=False),
         engines=("onnxruntime",),

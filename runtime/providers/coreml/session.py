@@ -1,4 +1,4 @@
-"""CoreML through ONNX Runtime: graphs of fixed shapes, one text at a time, each in the smallest graph that holds it."""
+"""`CoreMlSession`: CoreML through ONNX Runtime. Each text runs alone, in the smallest graph of fixed shape that fits."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ logger = logging.getLogger("fletcher.runtime.providers.coreml.session")
 
 CPU_EP = "CPUExecutionProvider"
 
-#: Operators whose place decides the speed. CoreML has to take all of them; small nodes may stay on the processor.
+#: Operators that determine the speed. CoreML has to run all of them; small nodes may stay on the processor.
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 
 
 class CoreMlSession(Session):
-    """The buckets of an artifact as one session. Safe to run from several threads at once; a context manager."""
+    """`CoreMlSession`: session of all buckets of an artifact. Safe to run from several threads at once; a context manager."""
 
     def __init__(
         self, artifact: Artifact, variant: Variant, open_graph: Callable[[Path], Any], *, provider: str
@@ -38,14 +38,14 @@ class CoreMlSession(Session):
         """Open the graphs of all lengths.
 
         Args:
-            artifact: where the graphs lie.
-            variant: one of the buckets; all that are alike but for their length are opened.
-            open_graph: opens ONNX Runtime's session of a graph's file.
-            provider: title of what they run on.
+            artifact: artifact that contains the graphs.
+            variant: variant of one bucket; all variants that differ only in their length are opened.
+            open_graph: opens an ONNX Runtime session for the file of a graph.
+            provider: title of the provider.
 
         Raises:
-            ArtifactError: a variant has no fixed shape of one text, or cannot be loaded.
-            ProviderError: a graph would not run as it was asked to.
+            ArtifactError: a variant does not have the fixed shape of one text, or cannot be loaded.
+            ProviderError: a graph would not run on CoreML.
         """
         self.provider = provider
         self._buckets = buckets_of(artifact, variant)
@@ -78,7 +78,7 @@ class CoreMlSession(Session):
         return np.concatenate(values)
 
     def close(self) -> None:
-        """Release the memory once the runs under way have ended."""
+        """Release the memory as soon as the runs in progress have ended."""
         self._sessions = None
         self._tables = {}
 
@@ -86,7 +86,7 @@ class CoreMlSession(Session):
         feeds = make_feeds(bucket.inputs, bucket.feeds, row, self._tables)
         try:
             values: NDArray[Any] = session.run([name], feeds)[0]
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             raise ProviderError(
                 f"{self.provider} cannot compute a text of {row.num_tokens} tokens with {bucket.name}: {error}"
             ) from error
@@ -94,18 +94,18 @@ class CoreMlSession(Session):
 
 
 def open_coreml(artifact: Artifact, variant: Variant, *, units: ComputeUnits, provider: str) -> CoreMlSession:
-    """Open the buckets of a `coreml` variant on CoreML. The first time, CoreML compiles each of them.
+    """Open the buckets of a `coreml` variant on CoreML. CoreML compiles each of them at the first load.
 
     Args:
-        artifact: where the graphs lie.
-        variant: one of the buckets.
+        artifact: artifact that contains the graphs.
+        variant: variant of one bucket.
         units: devices that CoreML may choose from.
-        provider: title of what they run on.
+        provider: title of the provider.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
         ArtifactError: ONNX Runtime cannot load a graph.
-        ProviderError: onnxruntime has no CoreML, or CoreML does not take a product of a graph.
+        ProviderError: onnxruntime has no CoreML, or CoreML does not run a matrix product of a graph.
     """
     try:
         import onnxruntime
@@ -124,31 +124,31 @@ def _open_graph(onnxruntime: Any, graph: Path, provider_options: dict[str, str])
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the graph.
-        ProviderError: CoreML does not take the graph.
+        ProviderError: CoreML does not run a matrix product of the graph.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
     for name, value in SESSION_ENTRIES.items():
         options.add_session_config_entry(name, value)
-    # The processor may take small nodes. Without `enable_fallback=0` ONNX Runtime would try again without CoreML.
+    # The processor may run small nodes. Without `enable_fallback=0`, ONNX Runtime would open the session without CoreML.
     providers = [(COREML_EP, provider_options), CPU_EP]
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise ArtifactError(f"ONNX Runtime cannot load {graph} on CoreML: {error}") from error
     _check_assignment(session, graph)
     return session
 
 
 def _check_assignment(session: Any, graph: Path) -> None:
-    """Raise an error unless CoreML computes all products of a graph; log what else stays on the processor.
+    """Raise an error unless CoreML runs all matrix products of a graph; log the other nodes on the processor.
 
     Raises:
-        ProviderError: a product, or the whole graph, stays on the processor.
+        ProviderError: a matrix product or the whole graph stays on the processor.
     """
     if not session.get_providers() or session.get_providers()[0] != COREML_EP:
-        raise ProviderError(f"{graph} was to run on {COREML_EP}, and runs on {session.get_providers()}")
+        raise ProviderError(f"{graph} should run on {COREML_EP}, and runs on {session.get_providers()}")
     elsewhere = [
         node
         for group in session.get_provider_graph_assignment_info()

@@ -1,4 +1,4 @@
 """ONNX Runtime on NVIDIA GPUs (CUDA)."""
 
-#: Title of the provider, see `Provider.title`.
+#: Title of the provider; see `Provider.title`.
 TITLE = "CUDA"

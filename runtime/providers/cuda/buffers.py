@@ -1,7 +1,7 @@
-"""`CudaBuffers`: inputs and outputs of one run on a GPU, each a block of pinned memory and one of the GPU, one copy each way.
+"""`CudaBuffers`: memory of the inputs and outputs of one run on a GPU, with one copy in each direction.
 
-A run has half a dozen small inputs. Copied one by one each costs a call and a wait; here they lie behind one another, so that
-one copy brings them all, from memory that the GPU reads by itself while the processor does something else.
+A run has about six small inputs. One copy per input would cost a call and a wait each. Here the inputs are stored one after
+another, so that one copy transfers all of them. The GPU reads pinned memory itself while the processor does other work.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from ...machine.cuda_driver import CudaDriver, DeviceMemory, PinnedMemory, Strea
 
 __all__ = ["Block", "CudaBuffers", "Place", "lay_out"]
 
-#: Arrays begin at multiples of this many bytes, as ONNX Runtime's own do.
+#: Arrays start at multiples of this many bytes, like the arrays of ONNX Runtime.
 ALIGNMENT = 256
 
-#: Blocks grow to a power of two from this many bytes, so that few sizes of them are ever made.
+#: Smallest size of a block in bytes. Blocks grow to powers of two, so that there are few different sizes.
 SMALLEST = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Place of an array in a block.
+    """`Place`: place of an array in a block.
 
     Attributes:
-        name: of the input or output.
-        offset: bytes from the block's beginning.
-        dtype: of its elements.
-        shape: of the array.
+        name: name of the input or output.
+        offset: bytes from the start of the block.
+        dtype: type of the elements.
+        shape: shape of the array.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Place:
         return self.offset + size
 
     def view(self, block: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return the array in a block."""
+        """Return the array as a view of a block."""
         return block[self.offset : self.end].view(self.dtype).reshape(self.shape)
 
 
 def lay_out(arrays: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> list[Place]:
-    """Return the places of arrays, given by name, type and shape, behind one another."""
+    """Return places one after another for arrays, which are given by name, type and shape."""
     places: list[Place] = []
     end = 0
     for name, dtype, shape in arrays:
@@ -64,7 +64,7 @@ def lay_out(arrays: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> lis
 
 
 class Block:
-    """Pinned memory and as much memory of the GPU, grown to the largest size that was requested. One thread at a time."""
+    """`Block`: pinned memory and GPU memory of the same size, which grow to the largest requested size. Not thread-safe."""
 
     def __init__(self, driver: CudaDriver, index: int) -> None:
         self._driver = driver
@@ -73,7 +73,7 @@ class Block:
         self._device: DeviceMemory | None = None
 
     def reserve(self, size: int) -> tuple[PinnedMemory, DeviceMemory]:
-        """Return both sides, of at least so many bytes; their content is lost if they were smaller.
+        """Return the pinned memory and the GPU memory with at least `size` bytes. Their content is lost if they have to grow.
 
         Raises:
             DeviceMemoryError: there is not enough memory.
@@ -86,7 +86,7 @@ class Block:
         return self._host, self._device
 
     def close(self) -> None:
-        """Release both."""
+        """Release both memories."""
         host, device = self._host, self._device
         self._host = self._device = None
         if host is not None:
@@ -96,31 +96,31 @@ class Block:
 
 
 class CudaBuffers:
-    """Block of inputs and block of outputs, copied on a stream. One thread at a time.
+    """`CudaBuffers`: block of inputs and block of outputs, copied on a stream. Not thread-safe.
 
     Attributes:
         inputs, outputs: the blocks.
     """
 
     def __init__(self, driver: CudaDriver, index: int, stream: Stream) -> None:
-        """Begin with empty blocks.
+        """Start with empty blocks.
 
         Args:
-            driver: the machine's.
-            index: of the GPU.
-            stream: of the copies; the caller closes it.
+            driver: driver of the machine.
+            index: number of the GPU.
+            stream: stream of the copies. The caller closes it.
         """
         self.inputs = Block(driver, index)
         self.outputs = Block(driver, index)
         self._stream = stream
 
     def upload(self, size: int) -> None:
-        """Begin to copy the first bytes of the inputs to the GPU."""
+        """Start to copy the first `size` bytes of the inputs to the GPU."""
         host, device = self.inputs.reserve(size)
         self._stream.upload(device, host, size)
 
     def download(self, place: Place) -> NDArray[Any]:
-        """Return an output, in memory of its own, after all earlier work of its stream."""
+        """Wait for all earlier work of the stream, and return a copy of an output."""
         host, device = self.outputs.reserve(place.end)
         self._stream.download(host, device, place.end)
         self._stream.wait()

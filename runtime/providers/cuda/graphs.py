@@ -1,12 +1,12 @@
-"""`CudaGraphs`: small batches as captured CUDA graphs, one launch instead of a hundred, in shapes that were captured at load.
+"""`CudaGraphs`: CUDA graphs of small batches, captured at load. A replay needs one launch instead of about a hundred.
 
-A captured graph has fixed shapes and addresses. A batch takes the smallest rung of the ladder that it fits, and the tokens
-that are left go to one more text, whose vector is not read. Texts do not see each other, so that it changes nothing.
+A captured graph has fixed shapes and addresses. A batch uses the smallest captured shape that holds it. The unused tokens of
+the shape form one more text, whose vector is ignored. Attention does not cross texts, so the other vectors do not change.
 
-ONNX Runtime keeps a captured graph for the thread that captured it (cuda_execution_provider.cc, `PerThreadContext`), so that
-all of them live on one thread. The inputs' copy, the replay and the output's copy follow one another on one stream, so that
-nothing has to be waited for between them. The session has an arena of its own: what a capture used is free for the arena, and
-another run would write into it.
+ONNX Runtime stores a captured graph for the thread that captured it (cuda_execution_provider.cc, `PerThreadContext`), so one
+thread runs all of them. The copy of the inputs, the replay and the copy of the output run on one stream, so there is no wait
+between them. The session has a separate arena: the arena treats the memory of a captured graph as free, and runs of other
+shapes would overwrite it.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ __all__ = ["RUNGS", "CudaGraphs"]
 
 logger = logging.getLogger("fletcher.runtime.providers.cuda.session")
 
-#: Texts and tokens of the shapes that are captured: what a request has, or a few of them together.
+#: Texts and tokens of the captured shapes: the size of one request, or of a few requests together.
 RUNGS = ((1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512), (4, 64), (4, 256), (16, 256), (16, 512))
 
-#: Runs of a shape before it is replayed: the first allocates, the second captures; the third shows that it replays.
+#: Runs of each shape at load: the first allocates memory, the second captures, the third checks the replay.
 WARM_UPS = 3
 
-#: Layouts of one text that are kept for each rung, by its length.
+#: Largest number of prepared inputs for single texts, by length, for each shape.
 NUM_PREPARED = 512
 
 
 class _Rung:
-    """One captured shape."""
+    """`_Rung`: one captured shape."""
 
     def __init__(self, number: int, texts: int, tokens: int, variant: Variant, buffers: CudaBuffers) -> None:
         self.texts = texts
         self.tokens = tokens
         self.number = number
         self._inputs = variant.inputs
-        # One text more than wanted takes the tokens that are left.
+        # One more text holds the unused tokens.
         self._rules = msgspec.structs.replace(variant.feeds, shape=(texts + 1, tokens))
         self.buffers = buffers
         self._prepared: dict[int, NDArray[np.uint8]] = {}
@@ -63,7 +63,7 @@ class _Rung:
         output = variant.outputs[0]
         self.output = Place(output.name, 0, np.dtype(output.dtype), (texts + 1, int(output.shape[1])))
         self.buffers.outputs.reserve(self.output.end)
-        # Position ids that count padding tokens differ with the ids: nothing but the ids is known by the length then.
+        # Position ids that skip padding tokens depend on the ids. Otherwise the length determines all inputs except the ids.
         self._by_length = variant.feeds.padding_id is None and "token_type_ids" not in self.names
 
     @property
@@ -81,7 +81,7 @@ class _Rung:
         binding.bind_output(self.output.name, "cuda", index, self.output.dtype.type, shape, device.address)
 
     def fill(self, batch: Encodings) -> None:
-        """Begin to copy a batch to the GPU."""
+        """Write the inputs of a batch, and start to copy them to the GPU."""
         if len(batch) == 1 and self._by_length:
             length = batch.num_tokens
             block = self._prepared.get(length)
@@ -99,18 +99,18 @@ class _Rung:
         self.buffers.upload(self._size)
 
     def _feeds(self, batch: Encodings) -> Feeds:
-        rest = self.tokens - batch.num_tokens
-        if rest:
-            batch = Encodings.concatenate([batch, Encodings.from_lists([np.zeros(rest, np.int32)])])
+        unused = self.tokens - batch.num_tokens
+        if unused:
+            batch = Encodings.concatenate([batch, Encodings.from_lists([np.zeros(unused, np.int32)])])
         return Feeds(self._inputs, self._rules, batch)
 
 
 class CudaGraphs:
-    """Captured shapes and the thread that replays them. `run` may be called from any thread.
+    """`CudaGraphs`: captured shapes and the thread that replays them. `run` may be called from any thread.
 
     Attributes:
-        captured: shapes captured, all of them at load.
-        replays: batches computed.
+        captured: number of captured shapes; all are captured at load.
+        replays: number of computed batches.
     """
 
     def __init__(
@@ -121,14 +121,15 @@ class CudaGraphs:
         index: int,
         rungs: Sequence[tuple[int, int]] = RUNGS,
     ) -> None:
-        """Capture every shape that the model's longest input allows.
+        """Capture all shapes.
 
         Args:
-            open_session: makes the ONNX Runtime session, on the thread that will use it, computing on a given stream.
-            variant: which graph; its first output has a row a text.
-            driver: the machine's.
-            index: of the GPU.
-            rungs: texts and tokens of each shape.
+            open_session: opens an ONNX Runtime session that computes on the given stream. It is called on the thread that
+                uses the session.
+            variant: variant whose first output has one row per text.
+            driver: driver of the machine.
+            index: number of the GPU.
+            rungs: texts and tokens of each shape; no shape may have more tokens than the longest input of the model.
 
         Raises:
             ProviderError: the graph cannot be captured.
@@ -157,11 +158,11 @@ class CudaGraphs:
             raise
 
     def fits(self, batch: Encodings) -> bool:
-        """Return whether a shape was captured that holds the batch."""
+        """Return whether a captured shape holds a batch."""
         return self._rung_of(batch) is not None
 
     def run(self, batch: Encodings) -> NDArray[Any] | None:
-        """Return the first output of a batch, (n, dimension), or None if no shape holds it or another batch is under way.
+        """Return the first output of a batch, (n, dimension), or None if no shape holds it or another batch is running.
 
         Raises:
             ProviderError: the GPU failed.
@@ -178,7 +179,7 @@ class CudaGraphs:
             self._busy.release()
 
     def close(self) -> None:
-        """End the thread and release the memory; for a later batch it is always busy."""
+        """End the thread and release the memory. `run` returns None afterwards."""
         self._busy.acquire()
         self._calls.put(None)
         self._thread.join()
@@ -217,17 +218,17 @@ class CudaGraphs:
         try:
             self._session.run_with_iobinding(self._bindings[number], self._options[number])
         except Exception as error:
-            error.__traceback__ = None  # it holds the session, which must be gone before its stream
+            error.__traceback__ = None  # it refers to the session, which must be freed before its stream
             raise translate(error, f"a captured graph of {rung.texts} texts and {rung.tokens} tokens") from error
         self.replays += 1
         return rung.buffers.download(rung.output)[: len(batch)]
 
 
 class _Call:
-    """Function that is called on the thread of the captured graphs, and its result.
+    """`_Call`: function that runs on the thread of the captured graphs, and its result.
 
-    A bare lock, since an event or a future would wake its waiter through a condition: some microseconds more of a
-    latency that is a few hundred.
+    The result is guarded by a plain lock, because an event or a future wakes its waiter through a condition, which adds some
+    microseconds to a latency of a few hundred.
     """
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -240,13 +241,13 @@ class _Call:
     def __call__(self) -> None:
         try:
             self._value = self._function()
-        except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
+        except Exception as error:  # noqa: BLE001  `result` raises it
             self._error = error
         finally:
             self._done.release()
 
     def result(self) -> Any:
-        """Wait for the result and return it."""
+        """Wait for the result and return it, or raise the error of the function."""
         self._done.acquire()
         if self._error is not None:
             raise self._error

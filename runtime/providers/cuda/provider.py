@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["CUDA"]
 
-#: What a batch needs on the GPU to begin with; the prediction is corrected by what is measured there. No rectangle exists
-#: before the pooling, and no square of scores.
+#: First prediction of a batch's memory on the GPU, relative to MLAS; measurements correct it. There is no rectangle before
+#: the pooling, and no square of attention scores.
 DEVICE_FACTORS = MemoryFactors(1.0, 0.25, 0.0, 1.0)
 
 
 def _open(artifact: Artifact, variant: Variant, options: OpenOptions) -> Session:
-    from ...fleet.all_gpus import open_gpus  # what a process on the processor does not need is not imported
+    from ...fleet.all_gpus import open_gpus  # not imported by processes that only use the processor
 
     return open_gpus(artifact, variant, partial(_opener, artifact, variant))
 
 
 def _opener(artifact: Artifact, variant: Variant, gpu: Gpu) -> GpuOpener:
-    """Return how a variant is opened on one GPU, its batches fitted into the GPU's memory where the graph says their need."""
+    """Return the opener of a variant on one GPU. A `MemoryGuard` limits the batches if the variant defines their memory."""
     from ...fleet.all_gpus import GpuOpener
     from ...memory.estimate import MemoryEstimate
     from ...memory.guard import MemoryGuard
@@ -50,7 +50,7 @@ def _opener(artifact: Artifact, variant: Variant, gpu: Gpu) -> GpuOpener:
 
 
 def _inspect(graph: bytes, weights_folder: Path) -> Any:
-    """Open a graph on the first GPU: its attention is an operator that the CPU provider lacks."""
+    """Open a graph on the first GPU, because the CPU provider lacks its attention operator."""
     from .ort import open_inference_session, provider_options
 
     return open_inference_session(graph, provider_options(0), weights_folder=weights_folder, optimize=False)
@@ -68,5 +68,6 @@ CUDA = Provider(
     memory=NVIDIA_MEMORY,
     tuning=NVIDIA_TUNING,
     engines=("onnxruntime-gpu",),
+    preferred=("fp16",),
     inspect=_inspect,
 )

@@ -1,4 +1,4 @@
-"""`CudaSession`: packed batches on one GPU, several under way at once, small ones as captured graphs."""
+"""`CudaSession`: packed batches on one GPU, several at the same time, small ones as captured CUDA graphs."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ __all__ = ["CudaSession", "open_cuda"]
 
 logger = logging.getLogger("fletcher.runtime.providers.cuda.session")
 
-#: A second copy of the weights, for captured graphs, may take this share of the GPU's free memory.
+#: Largest share of the GPU's free memory for the second copy of the weights that captured graphs need.
 GRAPHS_SHARE = 0.1
 
 
 class CudaSession(Session):
-    """Packed graph on one GPU. Safe to use from several threads; `SLOTS` of them are served at once.
+    """`CudaSession`: packed graph on one GPU. Safe to use from several threads; `SLOTS` batches run at the same time.
 
     Attributes:
-        gpu: which one.
-        graphs: the captured small shapes, or None.
+        gpu: GPU of the session.
+        graphs: captured small shapes, or None.
     """
 
     provider = TITLE
@@ -59,18 +59,18 @@ class CudaSession(Session):
         """Load a graph on a GPU.
 
         Args:
-            graph: the ONNX file; its weights lie beside it.
-            variant: what it is.
-            gpu: where to run it.
-            max_tokens: the model's longest input.
+            graph: ONNX file, with the weights in the same folder.
+            variant: variant of the graph.
+            gpu: GPU that runs the graph.
+            max_tokens: longest input of the model, in tokens.
             capture: whether small shapes are captured as CUDA graphs.
-            driver: NVIDIA's; None is this machine's.
+            driver: NVIDIA driver; None is the driver of this machine.
 
         Raises:
             MissingPackageError: no ONNX Runtime with CUDA is installed.
             ArtifactError: the graph cannot be loaded.
-            DeviceMemoryError: the GPU has no room for it.
-            ProviderError: it cannot run on this GPU.
+            DeviceMemoryError: the GPU does not have enough memory for the graph.
+            ProviderError: the graph cannot run on this GPU.
         """
         self.gpu = gpu
         self.graphs: CudaGraphs | None = None
@@ -96,7 +96,7 @@ class CudaSession(Session):
         """Compute one batch on the calling thread, without the GIL; see `Session.run`.
 
         Raises:
-            DeviceMemoryError: the GPU has not enough free memory for this batch.
+            DeviceMemoryError: the GPU does not have enough free memory for this batch.
             DeviceLostError: the GPU failed.
             ProviderError: the session was closed, has no such output, or cannot compute the batch.
         """
@@ -117,22 +117,22 @@ class CudaSession(Session):
             return slot.run(session, feeds, place, batch)
 
     def is_held(self, batch: Batch, output: str | None = None) -> bool:
-        """Return whether a batch has a captured shape, whose memory was taken at load."""
-        first = output is None or output == self._variant.outputs[0].name
-        return first and self.graphs is not None and isinstance(batch, Encodings) and self.graphs.fits(batch)
+        """Return whether a batch has a captured shape, whose memory was allocated at load."""
+        is_first = output is None or output == self._variant.outputs[0].name
+        return is_first and self.graphs is not None and isinstance(batch, Encodings) and self.graphs.fits(batch)
 
     def counters(self) -> Counters:
-        """Return what the session counts by itself."""
+        """Return the counters of the session."""
         graphs = self.graphs
         if graphs is None:
             return {}
         return {
-            "cuda_graphs_captured": ("CUDA graphs captured; all of them at load", lambda: float(graphs.captured)),
+            "cuda_graphs_captured": ("Captured CUDA graphs; all are captured at load", lambda: float(graphs.captured)),
             "cuda_graph_replays": ("Batches computed by replaying a captured graph", lambda: float(graphs.replays)),
         }
 
     def close(self) -> None:
-        """Release the memory after the batches under way."""
+        """Wait for the batches in progress, and release the memory."""
         if self.graphs is not None:
             self.graphs.close()
             self.graphs = None
@@ -152,9 +152,9 @@ class CudaSession(Session):
     def _capture(
         self, graph: Path, open_session: Callable[..., Any], driver: CudaDriver, max_tokens: int
     ) -> CudaGraphs | None:
-        """Capture the small shapes, if they cost little of the GPU's memory."""
+        """Capture the small shapes if they need only little memory of the GPU, else return None."""
         variant, index = self._variant, self.gpu.index
-        # The tokens that are left over are one text, which must not be longer than the model allows.
+        # The unused tokens of a shape form one text, which must not be longer than the longest input.
         rungs = [(texts, tokens) for texts, tokens in RUNGS if tokens <= max_tokens]
         weights = graph.with_name(variant.weights).stat().st_size
         if variant.outputs[0].name in TOKEN_OUTPUTS or not rungs:
@@ -176,7 +176,7 @@ class CudaSession(Session):
 
 
 class _Slot:
-    """Buffers and binding of one batch under way."""
+    """`_Slot`: buffers and binding of one batch in progress."""
 
     def __init__(self, binding: Any, driver: CudaDriver, index: int) -> None:
         self._binding = binding
@@ -185,7 +185,7 @@ class _Slot:
         self._index = index
 
     def run(self, session: Any, feeds: Feeds, output: Place, batch: Batch) -> NDArray[Any]:
-        """Copy the inputs, compute, copy the output back."""
+        """Copy the inputs, compute the batch, and return a copy of the output."""
         places = lay_out(feeds.shapes)
         host, device = self._buffers.inputs.reserve(places[-1].end)
         feeds.write([place.view(host.array) for place in places])
@@ -199,7 +199,7 @@ class _Slot:
         self._binding.bind_output(
             output.name, "cuda", self._index, output.dtype.type, list(output.shape), device.address
         )
-        self._stream.wait()  # ONNX Runtime computes on a stream of its own
+        self._stream.wait()  # ONNX Runtime computes on another stream
         try:
             session.run_with_iobinding(self._binding)
         except Exception as error:
@@ -219,13 +219,13 @@ def open_cuda(artifact: Artifact, variant: Variant, gpu: Gpu, *, capture: bool =
     """Load a variant of the target `cuda` on a GPU.
 
     Args:
-        artifact: where the graph lies.
-        variant: which graph.
-        gpu: where to run it.
-        capture: as for `CudaSession`.
+        artifact: artifact that contains the graph.
+        variant: variant of the graph.
+        gpu: GPU that runs the graph.
+        capture: see `CudaSession`.
 
     Raises:
-        As `CudaSession`.
+        FletcherError: any error of `CudaSession`.
     """
     return CudaSession(
         artifact.path / variant.file,

@@ -1,7 +1,7 @@
-"""`CpuGraph`: any graph on ONNX Runtime's CPU provider, whatever its target: to record, to make canaries, to compare.
+"""`CpuGraph`: graph of any target on ONNX Runtime's CPU provider, to record values, make canaries and compare.
 
-It is not for serving: that is a `Session`. Types for which the processor has no kernel are computed in float32 between
-casts that ONNX Runtime inserts; it has none for bfloat16 and refuses such graphs.
+It is not for serving; a `Session` is. ONNX Runtime inserts casts and computes types without a kernel for the processor in
+float32. It has no such casts for bfloat16, and rejects these graphs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["CpuGraph", "open_graph"]
 
 
 def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> Any:
-    """Open ONNX Runtime's session of a graph in memory, which finds its weights in a folder: no copy of either is written.
+    """Open an ONNX Runtime session of a graph in memory with weights in a folder, without writing a copy of either.
 
     Args:
-        graph: a serialized model; its external data are named relative to `weights_folder`.
-        weights_folder: where its weights lie.
-        optimize: whether ONNX Runtime may join nodes, whose values are gone then.
+        graph: serialized model whose external data are relative to `weights_folder`.
+        weights_folder: folder of the weights.
+        optimize: whether ONNX Runtime may join nodes, which removes the values between them.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
@@ -45,19 +45,19 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> 
     )
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise ArtifactError(f"ONNX Runtime cannot load a graph of {weights_folder}: {error}") from error
 
 
 class CpuGraph:
-    """Graph that runs on the calling thread."""
+    """`CpuGraph`: graph that runs on the calling thread."""
 
     def __init__(self, graph: bytes, weights_folder: Path) -> None:
         """Open a graph.
 
         Args:
-            graph: a serialized model; its external data are named relative to `weights_folder`.
-            weights_folder: where its weights lie.
+            graph: serialized model whose external data are relative to `weights_folder`.
+            weights_folder: folder of the weights.
 
         Raises:
             MissingPackageError: onnxruntime is not installed.

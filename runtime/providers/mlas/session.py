@@ -1,4 +1,4 @@
-"""`MlasSession`: a graph for the processor on ONNX Runtime's CPU provider (MLAS)."""
+"""`MlasSession`: session of a graph for the processor on ONNX Runtime's CPU provider (MLAS)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["MlasSession"]
 
 PROVIDER = "CPUExecutionProvider"
 
-#: How long a thread of a run spins for its next part before it sleeps. Waking it takes about as long as a part of a short
-#: text's matrix product, so that without spinning the other cores gain nothing there; a thread that spins without bound holds
-#: up whatever else wants its core (benchmarks/cpu/alone.py).
+#: Microseconds that a thread of a run spins for its next part before it sleeps. Waking a thread takes about as long as a part
+#: of a short text's matrix product, so other cores would not help short texts without spinning. A thread that spins without a
+#: limit blocks other work on its core (benchmarks/cpu/alone.py).
 SPIN_MICROSECONDS = 100
 
-#: The ONNX Runtime that first has a bound for it; before that threads sleep at once.
+#: First version of ONNX Runtime with a limit for spinning. With older versions, threads sleep at once.
 BOUNDED_SPINNING = (1, 26)
 
 
 class MlasSession(Session):
-    """Packed CPU graph: token ids without padding in, the outputs of its head out.
+    """`MlasSession`: packed CPU graph. Its inputs are token ids without padding, and its outputs are those of its head.
 
-    One session serves several threads: ONNX Runtime runs a session with one intra-op thread on the thread that calls it, so
-    the workers share weights and memory arena.
+    One session serves several threads: ONNX Runtime runs a session with one intra-op thread on the calling thread, so the
+    workers share the weights and the memory arena.
     """
 
     provider = "MLAS"
@@ -39,13 +39,13 @@ class MlasSession(Session):
         """Load a graph.
 
         Args:
-            graph: the ONNX file; its weights lie beside it.
-            threads: threads inside one run; 1 runs on the calling thread alone.
+            graph: ONNX file, with the weights in the same folder.
+            threads: threads inside one run; 1 uses only the calling thread.
 
         Raises:
             MissingPackageError: onnxruntime is not installed.
             ArtifactError: ONNX Runtime cannot load the graph.
-            ProviderError: ONNX Runtime would not run it on the CPU provider.
+            ProviderError: ONNX Runtime would not run the graph on the CPU provider.
         """
         try:
             import onnxruntime
@@ -54,11 +54,11 @@ class MlasSession(Session):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # A memory pattern is kept for every shape that ever came. Without them 1,000 more random batches take 2 MB more
-        # instead of 13 (benchmarks/memory), at the same speed.
+        # ONNX Runtime would keep a memory pattern for every shape. Without patterns, 1,000 more random batches take 2 MB more
+        # instead of 13 MB (benchmarks/memory), at the same speed.
         options.enable_mem_pattern = False
-        options.log_severity_level = 3  # warnings speak of the optimizer's inner life; errors raise
-        # Idle threads that spin slow every other session and the tokenizer down.
+        options.log_severity_level = 3  # warnings are about internals of the optimizer; errors raise
+        # Idle threads that spin slow down all other sessions and the tokenizer.
         spins = threads > 1 and version_numbers(onnxruntime.__version__) >= BOUNDED_SPINNING
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
@@ -68,7 +68,7 @@ class MlasSession(Session):
         except Exception as error:
             raise ArtifactError(f"ONNX Runtime cannot load {graph}: {error}") from error
         if self._session.get_providers() != [PROVIDER]:
-            raise ProviderError(f"{graph} was to run on {PROVIDER}, and runs on {self._session.get_providers()}")
+            raise ProviderError(f"{graph} should run on {PROVIDER}, and runs on {self._session.get_providers()}")
         self._inputs = tuple(info.name for info in self._session.get_inputs())
         self._outputs = tuple(info.name for info in self._session.get_outputs())
 
@@ -86,7 +86,7 @@ class MlasSession(Session):
             raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")
         try:
             values: NDArray[np.float32] = session.run([name], batch.tensors(self._inputs))[0]
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             raise ProviderError(
                 f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens: {error}"
             ) from error

@@ -3,5 +3,5 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-#: Titles of the providers by precision, see `Provider.title`.
+#: Titles of the providers by precision; see `Provider.title`.
 TITLES: Mapping[str, str] = MappingProxyType({"fp32": "OpenVINO CPU f32", "bf16": "OpenVINO CPU bf16"})

@@ -1,4 +1,4 @@
-"""`OPENVINO` and `OPENVINO_BF16`: OpenVINO's CPU plug-in in the two arithmetics that it offers."""
+"""`OPENVINO` and `OPENVINO_BF16`: OpenVINO's CPU plug-in in its two precisions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from . import TITLES
 
 __all__ = ["OPENVINO", "OPENVINO_BF16"]
 
-#: Any of these computes bfloat16 in hardware; elsewhere OpenVINO would emulate it.
+#: Instruction sets with bfloat16 arithmetic; one of them is enough. Without them OpenVINO would emulate bfloat16.
 BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
-#: Bytes of compiled kernels that it keeps for each worker: 4,000 random batches of bert-tiny's dimensions on two workers left
-#: 114 MB over what was loaded; with 100 kept shapes, MiniLM's took 7 % more than those (benchmarks/memory/growth.py).
+#: Bytes of compiled kernels that OpenVINO keeps for each worker: 4,000 random batches of a model of bert-tiny's dimensions
+#: on two workers added 114 MB; with 100 shapes, MiniLM needed 7 % more than bert-tiny (benchmarks/memory/growth.py).
 KEPT = 80 << 20
 
 TUNING = Tuning(shapes=processor_shapes, token_budget=TOKEN_BUDGET)
@@ -38,20 +38,20 @@ def _bf16_problem(machine: Machine) -> str | None:
 
 
 def _needs(problem: Callable[[Machine], str | None] | None = None) -> Needs:
-    """Return the package of both. 2026.4 is the oldest version that was tried with opset 24."""
+    """Return the requirements of both providers. 2026.4 is the oldest version that was tested with opset 24."""
     return Needs(package="openvino", oldest=(2026, 4), extra="openvino", problem=problem)
 
 
 def _memory(factors: MemoryFactors) -> MemoryUse:
-    """Return the memory of one arithmetic.
+    """Return the memory of one precision.
 
-    What a batch had is kept for each worker: after the same batch on two of them OpenVINO holds twice as much
+    OpenVINO keeps the memory of a batch for each worker: after the same batch on two workers it holds twice as much
     (benchmarks/memory/peak.py --workers 2).
 
     Args:
-        factors: bounds of what was measured on MiniLM and on random encoders of width 768 of six families, from 1 x 512 to
-            512 x 8 tokens (benchmarks/memory/peak.py). OpenVINO lays its buffers out by family: ModernBERT and GTE need all
-            of this, BERT two thirds.
+        factors: upper bounds of measurements on MiniLM and on random encoders of width 768 of six families, from 1 x 512 to
+            512 x 8 tokens (benchmarks/memory/peak.py). The memory depends on the family: ModernBERT and GTE need all of it,
+            BERT needs two thirds.
     """
     return MemoryUse(factors=factors, kept=KEPT, shared=False)
 

@@ -1,4 +1,4 @@
-"""`OpenVinoSession`: a graph for the processor on OpenVINO's CPU plug-in, in fp32 or bf16."""
+"""`OpenVinoSession`: session of a graph for the processor on OpenVINO's CPU plug-in, in fp32 or bf16."""
 
 from __future__ import annotations
 
@@ -19,47 +19,51 @@ from . import TITLES
 
 __all__ = ["OpenVinoSession"]
 
-#: Compiled kernels that OpenVINO and its oneDNN keep, one for each shape that came. Their defaults, 5,000 and 1,024, took
-#: 2.8 GB over 3,000 random batches of a model of bert-tiny's dimensions. With 100 shapes it held 206 MB after 500 batches and
-#: the process grew by 10 % more, with 40 it holds 107 MB and grows by 2.4 % (benchmarks/memory/growth.py).
+#: Numbers of compiled kernels that OpenVINO and its oneDNN keep, one for each shape. The defaults, 5,000 and 1,024, needed
+#: 2.8 GB after 3,000 random batches of a model of bert-tiny's dimensions. With 100 shapes, OpenVINO held 206 MB after 500
+#: batches, and the process grew by another 10 %; with 40 shapes it holds 107 MB, and the process grows by 2.4 %
+#: (benchmarks/memory/growth.py).
 SHAPE_KERNELS, ONEDNN_KERNELS = 40, 64
 
-#: The package that OpenVINO reports its use with.
+#: Package with which OpenVINO reports its use.
 TELEMETRY = "openvino_telemetry"
 _IMPORTING = threading.Lock()
 
-#: OpenVINO's names of the precisions.
+#: Names of the precisions in OpenVINO.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoSession(Session):
-    """Graph on OpenVINO's CPU plug-in. Safe to run from several threads at once; a context manager.
+    """`OpenVinoSession`: graph on OpenVINO's CPU plug-in. Safe to run from several threads at once; a context manager.
 
     Attributes:
-        provider: with the arithmetic that it really uses.
+        provider: title of the provider, with the precision in use.
     """
 
     def __init__(self, graph: Path, *, precision: Literal["fp32", "bf16"] | str, threads: int, workers: int) -> None:
         """Compile a graph.
 
         Args:
-            graph: an ONNX file; its weights are mapped, not read, and copied once where the plug-in lays them out anew.
-            precision: arithmetic of the matrix products, `fp32` or `bf16`.
+            graph: ONNX file. Its weights are memory-mapped, and copied once if the plug-in changes their layout.
+            precision: precision of the matrix products, `fp32` or `bf16`.
             threads: processor threads inside one run.
-            workers: runs that may be under way at once; more wait.
+            workers: number of runs that may be in progress at once; further runs wait.
 
         Raises:
             MissingPackageError: openvino is not installed.
-            ProviderError: OpenVINO cannot read or compile the graph, or would not run it as it was asked to.
+            ProviderError: OpenVINO cannot read or compile the graph, or would not run it in the requested precision on the
+                CPU.
         """
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS))  # read at its first use
+        os.environ.setdefault(
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS)
+        )  # oneDNN reads it at its first use
         openvino = _import_quietly()
         requested = PRECISIONS[precision]
         config = {
             "INFERENCE_PRECISION_HINT": requested,
             "NUM_STREAMS": workers,
             "INFERENCE_NUM_THREADS": workers * threads,
-            # Pinned streams of two processes would meet on the same cores.
+            # Pinned streams of two processes would use the same cores.
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": SHAPE_KERNELS,
         }
@@ -78,7 +82,7 @@ class OpenVinoSession(Session):
         devices = compiled.get_property("EXECUTION_DEVICES")
         if actual != requested or devices != ["CPU"]:
             raise ProviderError(
-                f"{graph} was to run on OpenVINO's CPU in {requested}, and runs on {devices} in {actual}"
+                f"{graph} should run on OpenVINO's CPU in {requested}, and runs on {devices} in {actual}"
             )
         self.provider = TITLES[precision]
         self._inputs = tuple(port.any_name for port in model.inputs)
@@ -103,7 +107,7 @@ class OpenVinoSession(Session):
         request = requests.get()
         try:
             request.infer(batch.tensors(self._inputs), share_inputs=True)
-            # A copy: the next run of this request writes into the same memory.
+            # The values are copied, because the next run of this request writes into the same memory.
             return np.array(request.get_output_tensor(self._outputs[output] if output else 0).data, np.float32)
         except Exception as error:
             raise ProviderError(
@@ -114,36 +118,37 @@ class OpenVinoSession(Session):
             requests.put(request)
 
     def close(self) -> None:
-        """Release the memory once the runs under way have ended."""
+        """Release the memory as soon as the runs in progress have ended."""
         self._requests = None
 
 
 def _import_quietly() -> Any:
     """Import openvino without its telemetry.
 
-    The import itself reports to Google Analytics (version, system, how often it is used) and leaves an identity in the user's
-    home, unless a file there says no; no setting of the process does (openvino 2026.4, tools/ovc/__init__.py). Where
-    `openvino_telemetry` cannot be imported OpenVINO uses a stub, so that is what it sees.
+    Importing openvino sends its version, the system and the frequency of use to Google Analytics, and stores an identity in
+    the user's home. A file in the home can prevent this, but a setting of the process cannot (openvino 2026.4,
+    tools/ovc/__init__.py). OpenVINO uses a stub if `openvino_telemetry` cannot be imported, so this function makes its
+    import fail.
 
     Raises:
         MissingPackageError: openvino is not installed.
     """
     with _IMPORTING:
-        theirs = sys.modules.pop(TELEMETRY, None)
-        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # an import of it fails
+        imported = sys.modules.pop(TELEMETRY, None)
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # importing it fails
         try:
             import openvino
         except ImportError as error:
             raise MissingPackageError("openvino", "openvino", "running a graph on OpenVINO") from error
         finally:
             del sys.modules[TELEMETRY]
-            if theirs is not None:
-                sys.modules[TELEMETRY] = theirs
+            if imported is not None:
+                sys.modules[TELEMETRY] = imported
     return openvino
 
 
 def _first_line(error: Exception) -> str:
-    """Return OpenVINO's message without its own source lines."""
+    """Return OpenVINO's message without the lines about its source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return (message or lines or [type(error).__name__])[0]

@@ -1,11 +1,11 @@
 """`EngineCache`: folder of the engines that TensorRT built, each for one GPU, driver, version, artifact and set of options.
 
-engines/GPU-KEY/           one key's engines: whole, or not there
-engines/GPU-KEY/record.json    the key, what building took, and size and sha256 of each file
-engines/timing-KEY/        what TensorRT measured of its kernels on this GPU; other artifacts' builds reuse it
-engines/history.json       what builds took, for estimates
+engines/GPU-KEY/               engines of one key; complete, or missing
+engines/GPU-KEY/record.json    the key, seconds of the build, and size and sha256 of each file
+engines/timing-KEY/            TensorRT's measurements of kernels on this GPU, which builds of other artifacts reuse
+engines/history.json           seconds of earlier builds, for estimates
 
-It knows neither TensorRT nor ONNX Runtime.
+This module knows neither TensorRT nor ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ __all__ = ["EngineCache", "EngineKey", "Estimate", "engines_folder"]
 logger = logging.getLogger("fletcher.runtime.providers.tensorrt.engine_cache")
 
 RECORD, HISTORY = "record.json", "history.json"
-#: Builds that are remembered.
+#: Largest number of builds in the history.
 REMEMBERED = 100
-#: What a build takes where none was seen yet, in seconds, and in seconds for each byte of weights: a guess, and named so.
+#: Guess for a build without a history: seconds, and seconds per byte of weights.
 GUESS, GUESS_PER_BYTE = 20.0, 0.2e-6
 
 
 class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Key of an engine: all that it is valid for.
+    """`EngineKey`: key of an engine: all properties for which the engine is valid.
 
     Attributes:
-        provider: who built it.
-        gpu: the GPU's name.
-        memory: its memory in bytes: kernels are chosen by it.
-        capability: its compute capability.
-        driver: the driver's version.
-        onnxruntime: version.
-        tensorrt: version.
+        provider: provider that built the engine.
+        gpu: name of the GPU.
+        memory: memory of the GPU in bytes, which affects the choice of kernels.
+        capability: compute capability of the GPU.
+        driver: version of the driver.
+        onnxruntime: version of ONNX Runtime.
+        tensorrt: version of TensorRT.
         artifact: digest of the artifact.
-        variant: its variant.
-        options: digest of the builder's other options, profiles above all.
+        variant: name of the variant.
+        options: digest of all other options of the build, such as profiles.
     """
 
     provider: str
@@ -70,22 +70,22 @@ class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of the folder of the engines."""
         return f"{_readable(self.gpu)}-{self.variant}-{_digest(self)}"
 
     @property
     def kernels(self) -> str:
-        """Name of the folder of timings, which all artifacts share."""
+        """Name of the folder of kernel timings, which all artifacts share."""
         shared = msgspec.structs.replace(self, artifact="", variant="", options="", onnxruntime="")
         return f"timing-{_readable(self.gpu)}-{_digest(shared)}"
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """Estimate of the time that a build takes.
+    """`Estimate`: estimated time of a build.
 
     Attributes:
-        seconds: in all.
-        basis: where the number comes from.
+        seconds: total seconds.
+        basis: source of the number.
     """
 
     seconds: float
@@ -93,6 +93,8 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """`_Record`: content of `record.json`."""
+
     key: EngineKey
     weights: int
     seconds: float
@@ -100,25 +102,27 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Build(msgspec.Struct, frozen=True, kw_only=True):
+    """`_Build`: entry of `history.json`."""
+
     key: EngineKey
     weights: int
     seconds: float
 
 
 def engines_folder() -> Path:
-    """Return the folder of all engines: beside the downloads."""
+    """Return the folder of all engines, in Fletcher's cache."""
     return cache_folder(None) / "engines"
 
 
 class EngineCache:
-    """Engines of one key."""
+    """`EngineCache`: engines of one key."""
 
     def __init__(self, root: Path, key: EngineKey) -> None:
-        """Name the folders of a key.
+        """Compute the folders of a key.
 
         Args:
-            root: the folder of all engines.
-            key: whose.
+            root: folder of all engines.
+            key: key of the engines.
         """
         self._root = root
         self._key = key
@@ -127,10 +131,11 @@ class EngineCache:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other process looks for, or builds, engines of this GPU: one build at a time, and never twice.
+        """Hold the lock of this GPU's engines: processes must not build at the same time, or build an engine twice.
 
         Raises:
-            ProviderError: a file of the cache cannot be read or written, then or in the caller's body.
+            ProviderError: a file of the cache cannot be read or written, by this method or in the body of the `with`
+                statement.
         """
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -148,7 +153,7 @@ class EngineCache:
             ) from error
 
     def find(self) -> Path | None:
-        """Return the folder if its engines are whole and of this key, else None. A damaged one is logged and removed."""
+        """Return the folder if its engines are complete and have this key, else None. Log and remove a damaged folder."""
         if not self.folder.exists():
             return None
         problem = self._problem()
@@ -158,26 +163,29 @@ class EngineCache:
         return None
 
     def discard(self, reason: str) -> None:
-        """Remove engines that cannot be used, and log why. They are built again."""
+        """Remove engines that cannot be used, and log the reason. They are built again."""
         logger.warning("engines discarded", extra={"fields": {"folder": str(self.folder), "reason": reason}})
         shutil.rmtree(self.folder)
 
     def forget_timings(self) -> None:
-        """Remove the timings of kernels: a damaged file may be why a build fails."""
+        """Remove the timings of kernels: a damaged file can make a build fail."""
         shutil.rmtree(self.timing, ignore_errors=True)
         self.timing.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def building(self) -> Iterator[Path]:
-        """Give a new folder to build in; `publish` gives it its name. What killed builders left is removed first.
+        """Create a temporary folder for a build, which `publish` renames. Remove folders of builds that were killed.
+
+        Yields:
+            The folder.
 
         Raises:
             OSError: the folder cannot be written.
         """
         pattern = re.compile(rf"\.{re.escape(self._key.name)}\.new\.\w{{8}}")
-        for left in self._root.iterdir():
-            if pattern.fullmatch(left.name):
-                shutil.rmtree(left, ignore_errors=True)
+        for entry in self._root.iterdir():
+            if pattern.fullmatch(entry.name):
+                shutil.rmtree(entry, ignore_errors=True)
         self.timing.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{self._key.name}.new.", dir=self._root))
         try:
@@ -186,12 +194,15 @@ class EngineCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, folder: Path, *, weights: int, seconds: float) -> Path:
-        """Give a built folder its name: from now on `find` returns it.
+        """Rename the folder of a build, so that `find` returns it.
 
         Args:
-            folder: of `building`.
+            folder: folder of `building`.
             weights: bytes of the weights.
-            seconds: that building took.
+            seconds: seconds of the build.
+
+        Returns:
+            The final folder.
 
         Raises:
             OSError: the folder cannot be written.
@@ -209,25 +220,30 @@ class EngineCache:
         return self.folder
 
     def estimate(self, weights: int) -> Estimate:
-        """Estimate a build of this key: as the last one of this variant, as the last ones per byte, or a guess."""
+        """Return the time of the variant's last build, else an estimate from another build on this GPU, else a guess."""
         builds = self._history()
         for build in reversed(builds):
             if (build.key.artifact, build.key.variant) == (self._key.artifact, self._key.variant):
                 return Estimate(build.seconds, f"the last build of this variant, on {build.key.gpu}")
         for build in reversed(builds):
             if build.key.gpu == self._key.gpu and build.weights:
-                return Estimate(build.seconds / build.weights * weights, "another build on this GPU, by weights")
-        return Estimate(GUESS + GUESS_PER_BYTE * weights, "a guess from the weights' size: no build was seen yet")
+                return Estimate(
+                    build.seconds / build.weights * weights, "another build on this GPU, by size of weights"
+                )
+        return Estimate(
+            GUESS + GUESS_PER_BYTE * weights, "a guess from the size of the weights, without an earlier build"
+        )
 
     def _problem(self) -> str | None:
+        """Return the reason why the stored engines cannot be used, or None."""
         try:
             record = decode_json((self.folder / RECORD).read_bytes(), _Record)
             if record.key != self._key:
-                return "they are of another key"
+                return "they have another key"
             for name, info in record.files.items():
                 file = self.folder / name
                 if file.stat().st_size != info.size or hash_file(file) != info.sha256:
-                    return f"{name} is not what was written"
+                    return f"{name} was changed after it was written"
         except OSError as error:
             return f"{error.filename or RECORD} cannot be read: {error.strerror}"
         except msgspec.DecodeError as error:
@@ -239,7 +255,7 @@ class EngineCache:
             return decode_json((self._root / HISTORY).read_bytes(), list[_Build])
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.DecodeError) as error:  # only estimates suffer
+        except (OSError, msgspec.DecodeError) as error:  # only estimates need it
             logger.info("history of builds not read", extra={"fields": {"reason": str(error)}})
             return []
 

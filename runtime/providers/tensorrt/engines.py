@@ -1,4 +1,4 @@
-"""Building of engines before a server is ready, with progress in the log."""
+"""Build of engines before a server is ready, with progress in the log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ __all__ = ["EngineWatch", "Make", "build_engines", "profile_folder", "reporting"
 
 logger = logging.getLogger("fletcher.runtime.providers.tensorrt.engines")
 
-#: Seconds between two lines of the log.
+#: Seconds between two log messages.
 INTERVAL = 5.0
 
-#: Builds one profile's engine into a folder and leaves `CONTEXT` there; the other folder is for what is measured of kernels.
+#: Function that builds the engine of a profile in a folder and writes `CONTEXT` there. The second folder is for timings of
+#: kernels.
 Make = Callable[[int, Path, Path], None]
 
 
 def profile_folder(folder: Path, profile: int) -> Path:
-    """Return the folder of a profile's engine."""
+    """Return the folder of the engine of a profile."""
     return folder / f"profile-{profile}"
 
 
@@ -34,47 +35,47 @@ def build_engines(cache: EngineCache, profiles: Sequence[int], make: Make, *, va
     """Build an engine for each profile, and publish them together. The caller holds `cache.alone`.
 
     Args:
-        cache: where they go.
-        profiles: which.
-        make: builds one.
-        variant: for the log.
+        cache: cache of the engines.
+        profiles: indices of the profiles.
+        make: function that builds one engine.
+        variant: name of the variant, for the log.
         weights: bytes of the weights, for the estimate.
 
     Returns:
-        The folder.
+        The folder of the engines.
 
     Raises:
         ProviderError: an engine could not be built.
         OSError: the cache cannot be written; `cache.alone` translates it.
     """
     with cache.building() as folder:
-        began = time.monotonic()
+        started = time.monotonic()
         for number, profile in enumerate(profiles):
             place = profile_folder(folder, profile)
             place.mkdir()
             step = f"{number + 1} of {len(profiles)}"
-            with reporting(variant, step, began, cache.estimate(weights)):
-                _make_once_more(cache, make, profile, place)
+            with reporting(variant, step, started, cache.estimate(weights)):
+                _make_with_retry(cache, make, profile, place)
             if not (place / CONTEXT).is_file():
                 raise ProviderError(
-                    f"no engine was written for profile {profile} of {variant}, so the graph was not taken as a whole: "
+                    f"no engine was written for profile {profile} of {variant}, so TensorRT did not take the whole graph: "
                     "use the variant of the target cuda"
                 )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         published = cache.publish(folder, weights=weights, seconds=seconds)
     logger.info("engines built", extra={"fields": {"variant": variant, "seconds": round(seconds, 1)}})
     return published
 
 
-def _make_once_more(cache: EngineCache, make: Make, profile: int, place: Path) -> None:
-    """Build, and after a failure once more without earlier timings: TensorRT fails if that file is damaged."""
+def _make_with_retry(cache: EngineCache, make: Make, profile: int, place: Path) -> None:
+    """Build an engine. After a failure, build again without earlier timings: TensorRT fails if their file is damaged."""
     had_timings = any(cache.timing.iterdir())
     try:
         make(profile, place, cache.timing)
     except FletcherError as error:
         if not had_timings or isinstance(error, DeviceMemoryError | DeviceLostError):
             raise
-        logger.warning("build failed, once more without timings", extra={"fields": {"reason": str(error)}})
+        logger.warning("build failed, building again without timings", extra={"fields": {"reason": str(error)}})
         cache.forget_timings()
         shutil.rmtree(place)
         place.mkdir()
@@ -82,17 +83,19 @@ def _make_once_more(cache: EngineCache, make: Make, profile: int, place: Path) -
 
 
 @contextlib.contextmanager
-def reporting(variant: str, step: str, began: float, estimate: Estimate, interval: float = INTERVAL) -> Iterator[None]:
-    """Log every few seconds how long a build has been under way, and how long it may take.
+def reporting(
+    variant: str, step: str, started: float, estimate: Estimate, interval: float = INTERVAL
+) -> Iterator[None]:
+    """Log the elapsed and the estimated seconds of a build every few seconds.
 
-    ONNX Runtime releases the GIL while it builds, so that this thread and a server's others go on.
+    ONNX Runtime releases the GIL during a build, so this thread and other threads of a server continue.
 
     Args:
-        variant: what is built.
-        step: which of its engines.
-        began: when the first one began, by `time.monotonic`.
-        estimate: of all of them.
-        interval: seconds between two lines.
+        variant: name of the variant.
+        step: number of the engine, as in `1 of 2`.
+        started: start of the first engine's build, in seconds of `time.monotonic`.
+        estimate: estimate for all engines.
+        interval: seconds between two log messages.
     """
     done = threading.Event()
 
@@ -101,7 +104,7 @@ def reporting(variant: str, step: str, began: float, estimate: Estimate, interva
             fields = {
                 "variant": variant,
                 "engine": step,
-                "elapsed_s": round(time.monotonic() - began, 1),
+                "elapsed_s": round(time.monotonic() - started, 1),
                 "estimate_s": round(estimate.seconds, 1),
                 "estimate_from": estimate.basis,
             }
@@ -119,26 +122,26 @@ def reporting(variant: str, step: str, began: float, estimate: Estimate, interva
 
 
 class EngineWatch:
-    """Counter of engine files that were written after a session was opened."""
+    """`EngineWatch`: counter of engine files that were written after a session was opened."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin to watch a folder.
+        """Record the files of a folder.
 
         Args:
-            folder: whose files are watched, as they are now.
+            folder: folder of engines.
         """
         self._folder = folder
-        self._seen = self._files()
+        self._initial = self._files()
 
     @property
     def written(self) -> int:
-        """Files that are new or changed."""
-        return sum(self._seen.get(name) != state for name, state in self._files().items())
+        """Number of files that are new or changed."""
+        return sum(self._initial.get(name) != state for name, state in self._files().items())
 
     def _files(self) -> dict[str, tuple[int, int]]:
         states = {}
         for file in self._folder.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # a folder that is being removed
+            with contextlib.suppress(FileNotFoundError):  # the folder is being removed
                 if file.is_file():
                     state = file.stat()
                     states[str(file.relative_to(self._folder))] = (state.st_mtime_ns, state.st_size)

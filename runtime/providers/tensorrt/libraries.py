@@ -1,7 +1,7 @@
-"""TensorRT's libraries: searched before ONNX Runtime is asked, which would run without them and not report it.
+"""Check of TensorRT's libraries, because ONNX Runtime runs on the processor without them and reports no error.
 
-`onnxruntime-gpu` always lists the provider. Its library wants libraries of TensorRT that no onnxruntime package brings; where
-they are missing, ONNX Runtime logs a line, leaves the provider out and takes the processor.
+`onnxruntime-gpu` always lists the provider. The provider needs libraries of TensorRT, which no onnxruntime package contains.
+If they are missing, ONNX Runtime logs a line, leaves out the provider and uses the processor.
 """
 
 from __future__ import annotations
@@ -28,30 +28,28 @@ __all__ = [
     "tensorrt_problem",
 ]
 
-#: What the wheels of `tensorrt-cu13` install, with the libraries in it.
+#: Package in the wheels of `tensorrt-cu13` that contains the libraries.
 PACKAGE = "tensorrt_libs"
 PROVIDER_LIBRARY = "libonnxruntime_providers_tensorrt.so"
 REMEDY = "pip install 'longbow-fletcher[tensorrt]' with NVIDIA's package index, or put them on LD_LIBRARY_PATH"
 RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 
-#: Compute capabilities that TensorRT RTX takes, and the one from which on it takes all: `IsComputeCapabilitySupported` in
-#: the header tensorrt_rtx_provider_options.h of its package, 0.5.
+#: Compute capabilities that TensorRT RTX supports, and the one from which on it supports all:
+#: `IsComputeCapabilitySupported` in the header tensorrt_rtx_provider_options.h of its package, 0.5.
 RTX_TAKEN, RTX_FROM = ((8, 6), (8, 9)), (12, 0)
 
 
 def tensorrt_problem() -> str | None:
-    """Return why ONNX Runtime cannot use TensorRT here, or None. TensorRT's libraries are loaded for the answer."""
-    # They would override what the artifact says: precision flags, profiles, cache folders.
+    """Return the reason why ONNX Runtime cannot use TensorRT here, or None. This loads TensorRT's libraries."""
+    # These variables would override options that the artifact defines: precision, profiles, cache folders.
     if overriding := sorted(name for name in os.environ if name.startswith("ORT_TENSORRT_")):
-        return f"{', '.join(overriding)} would change TensorRT's options: unset it"
+        return f"{', '.join(overriding)} would change the options of TensorRT: unset these variables"
     provider = _provider_library()
     if provider is None:
         return "no onnxruntime with a TensorRT provider is installed: pip install 'longbow-fletcher[tensorrt]'"
     names = _required_libraries(provider)
     if missing := [name for name in names if _load(name) is None]:
-        return (
-            f"TensorRT's {' and '.join(missing)}, which onnxruntime needs, cannot be loaded{_found_instead()}: {REMEDY}"
-        )
+        return f"TensorRT's {' and '.join(missing)}, which onnxruntime needs, cannot be loaded{_other_versions()}: {REMEDY}"
     return None
 
 
@@ -66,18 +64,18 @@ def require_provider() -> None:
 
 
 def load_tensorrt() -> str:
-    """Load TensorRT's libraries, so that ONNX Runtime finds them wherever they lie.
+    """Load TensorRT's libraries, so that ONNX Runtime finds them in any folder.
 
     Returns:
-        TensorRT's version, `10.13.3`.
+        The version of TensorRT, for example `10.13.3`.
 
     Raises:
-        ProviderError: they are not here.
+        ProviderError: the libraries cannot be loaded.
     """
     if (problem := tensorrt_problem()) is not None:
         raise ProviderError(f"the provider tensorrt cannot be used here: {problem}")
     provider = _provider_library()
-    assert provider is not None  # or there would have been a problem
+    assert provider is not None  # otherwise `tensorrt_problem` reports it
     version = next(
         library.getInferLibVersion()
         for name in _required_libraries(provider)
@@ -88,18 +86,18 @@ def load_tensorrt() -> str:
 
 
 def rtx_capability_problem(gpu: Gpu) -> str | None:
-    """Return why TensorRT RTX does not take a GPU, or None."""
+    """Return the reason why TensorRT RTX does not support a GPU, or None."""
     if gpu.capability in RTX_TAKEN or gpu.capability >= RTX_FROM:
         return None
     capability = ".".join(map(str, gpu.capability))
     return (
-        f"TensorRT RTX takes GPUs of compute capability 8.6, 8.9 and 12.0 upward, and {gpu.name} has {capability}: use the "
-        "provider tensorrt or cuda"
+        f"TensorRT RTX supports GPUs of compute capability 8.6, 8.9 and 12.0 upward, and {gpu.name} has {capability}: "
+        "use the provider tensorrt or cuda"
     )
 
 
 def rtx_problem() -> str | None:
-    """Return why TensorRT RTX's plug-in cannot be used here, or None."""
+    """Return the reason why the plug-in of TensorRT RTX cannot be used here, or None."""
     if sys.platform not in ("linux", "win32"):
         return "TensorRT RTX exists for Linux and Windows"
     refusals = [rtx_capability_problem(gpu) for gpu in this_gpus().gpus]
@@ -107,13 +105,13 @@ def rtx_problem() -> str | None:
         return refusals[0]
     folder = _package_folder(RTX_PACKAGE)
     if folder is None or not any(folder.glob("*onnxruntime_providers_nv_tensorrt_rtx.*")):
-        return "TensorRT RTX's plug-in is not whole: pip install --force-reinstall 'longbow-fletcher[tensorrt-rtx]'"
+        return "TensorRT RTX's plug-in is incomplete: pip install --force-reinstall 'longbow-fletcher[tensorrt-rtx]'"
     try:
         version = metadata.version("onnxruntime")
     except metadata.PackageNotFoundError:
-        return None  # another flavour brings the module: registering the plug-in shows it
+        return None  # another distribution may contain the module; registering the plug-in shows an error if not
     if tuple(int(part) for part in version.split(".")[:2]) < (1, 24):
-        return f"TensorRT RTX's plug-in needs onnxruntime 1.24, {version} is here: pip install --upgrade onnxruntime"
+        return f"TensorRT RTX's plug-in needs onnxruntime 1.24, and {version} is installed: pip install --upgrade onnxruntime"
     return None
 
 
@@ -125,16 +123,16 @@ def _provider_library() -> Path | None:
 
 @cache
 def _required_libraries(provider: Path) -> tuple[str, ...]:
-    """Return the names of TensorRT's libraries, with the version that the provider was linked with."""
+    """Return the names of TensorRT's libraries, with the version that the provider is linked with."""
     names = re.findall(rb"lib(?:nvinfer|nvonnxparser)\.so\.\d+", provider.read_bytes())
     return tuple(sorted({name.decode() for name in names}))
 
 
 def _load(name: str) -> ctypes.CDLL | None:
-    """Load a library from the package or from the system's path; it stays loaded, and ONNX Runtime's own search finds it."""
-    for place in (*(str(folder / name) for folder in _library_folders()), name):
+    """Load a library from the package or the system's path, or return None. It stays loaded, so ONNX Runtime finds it."""
+    for path in (*(str(folder / name) for folder in _library_folders()), name):
         try:
-            return ctypes.CDLL(place, mode=ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
     return None
@@ -145,16 +143,16 @@ def _library_folders() -> Iterator[Path]:
         yield folder
 
 
-def _found_instead() -> str:
-    """Return the versions that the package has instead, for the message."""
+def _other_versions() -> str:
+    """Return the libraries that the package contains instead, for the message."""
     names = sorted(file.name for folder in _library_folders() for file in folder.glob("libnvinfer.so.*"))
-    return f" (the package tensorrt-cu13 brings {', '.join(names)})" if names else ""
+    return f" (the package tensorrt-cu13 contains {', '.join(names)})" if names else ""
 
 
 def _package_folder(package: str) -> Path | None:
-    """Return the folder of a package; it is not imported."""
+    """Return the folder of a package without importing it, or None."""
     try:
         spec = importlib.util.find_spec(package)
-    except (ModuleNotFoundError, ValueError):  # a hook that hides it, or a stand-in without a specification
+    except (ModuleNotFoundError, ValueError):  # an import hook hides the module, or a test double has no specification
         return None
     return None if spec is None or not spec.submodule_search_locations else Path(spec.submodule_search_locations[0])

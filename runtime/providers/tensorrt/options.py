@@ -1,11 +1,10 @@
-"""Options of ONNX Runtime's TensorRT providers: names and values, as their parser takes them.
+"""Options of ONNX Runtime's TensorRT providers: names and values for their parser.
 
-The parser refuses a name that it does not know, and takes booleans only as `True` and `False`
-(benchmarks/gpu/check_tensorrt.py shows both). No option asks for fp16, bf16 or int8: where none does, ONNX Runtime makes the
-network strongly typed (`network_flags` in its tensorrt_execution_provider.cc), so that every value has the type that the
-graph says.
+The parser rejects unknown names, and accepts booleans only as `True` and `False` (benchmarks/gpu/check_tensorrt.py checks
+both). No option requests fp16, bf16 or int8: without such an option ONNX Runtime makes the network strongly typed
+(`network_flags` in its tensorrt_execution_provider.cc), so every value has the type that the graph defines.
 
-Nothing here imports anything, so that a GPU host without Fletcher can read this file alone.
+This file imports only the standard library, so that it can be used alone on a GPU host without Fletcher.
 """
 
 from __future__ import annotations
@@ -31,10 +30,11 @@ TENSORRT_EP = "TensorrtExecutionProvider"
 RTX_EP = "NvTensorRTRTXExecutionProvider"
 CUDA_EP = "CUDAExecutionProvider"
 
-#: The model that holds an engine in place of the graph (ONNX Runtime's «EP context»), and the engines' folder beside it.
+#: File name of the model that contains an engine in place of the graph (ONNX Runtime's "EP context"), and name of the
+#: folder of the engines beside it.
 CONTEXT, ENGINES = "context.onnx", "engines"
 
-#: Of every session: no node may go to the processor, and the session reports where each went.
+#: Entries of every session: no node may run on the processor, and the session reports the provider of each node.
 SESSION_ENTRIES: Mapping[str, str] = {
     "session.disable_cpu_ep_fallback": "1",
     "session.record_ep_graph_assignment_info": "1",
@@ -42,12 +42,12 @@ SESSION_ENTRIES: Mapping[str, str] = {
 
 
 def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Return one side of a profile: `ids:1x16,mask:1x16`. (Naming an input again would begin a second profile.)"""
+    """Return one side of a profile: `ids:1x16,mask:1x16`. (A repeated input name would start a second profile.)"""
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def tensorrt_options(device: int) -> dict[str, str]:
-    """Return the options of a session on an engine that was built: its model holds no network to build another from."""
+    """Return the options of a session on a built engine. Its model has no network, so it cannot build another engine."""
     return {"device_id": str(device)}
 
 
@@ -57,10 +57,10 @@ def tensorrt_build_options(
     """Return the options of a session that builds an engine and writes it to a file.
 
     Args:
-        device: the GPU's number.
+        device: number of the GPU.
         sides: smallest, best and largest shapes by input.
-        folder: where `CONTEXT` is written. With a context, the engines' folder has to be relative to it.
-        timing: the folder of what TensorRT measured of its kernels; other engines' builds reuse it.
+        folder: folder in which `CONTEXT` is written. The path of the engines must be relative to it.
+        timing: folder of TensorRT's measurements of kernels, which builds of other engines reuse.
     """
     smallest, best, largest = sides
     return {
@@ -82,8 +82,8 @@ def rtx_options(sides: Sequence[Mapping[str, Sequence[int]]] | None, compiled: P
     """Return the options of TensorRT RTX.
 
     Args:
-        sides: as for `tensorrt_build_options`; None for an engine that was built.
-        compiled: the folder of what it compiles on the GPU; its engines are portable, the rest is compiled at load.
+        sides: see `tensorrt_build_options`; None for a built engine.
+        compiled: folder of kernels that are compiled for the GPU at load; the engines themselves are portable.
     """
     options = {"nv_runtime_cache_path": str(compiled)}
     if sides is not None:
@@ -93,7 +93,7 @@ def rtx_options(sides: Sequence[Mapping[str, Sequence[int]]] | None, compiled: P
 
 
 def rtx_build_entries(folder: Path) -> dict[str, str]:
-    """Return the entries of the session that builds: the place of its context model, with the engine inside."""
+    """Return the entries of a session that builds an engine: the path of the context model, which contains the engine."""
     return {
         "ep.context_enable": "1",
         "ep.context_file_path": str(folder / CONTEXT),

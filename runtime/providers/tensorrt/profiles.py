@@ -1,4 +1,4 @@
-"""Rectangles that TensorRT engines take, and cutting a batch into such rectangles."""
+"""Rectangles that TensorRT engines take, and the split of a batch into such rectangles."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ...errors import ArtifactError, InputError
 
 __all__ = ["LONGEST", "TEXTS", "Limit", "Part", "limits_of", "sides_of", "split"]
 
-#: Names of the free sizes, as the emitter writes them.
+#: Names of the free sizes in the graphs that Fletcher emits.
 TEXTS, LONGEST = "texts", "longest"
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Largest rectangle of a profile.
+    """`Limit`: largest rectangle of a profile.
 
     Attributes:
-        texts: rows.
-        longest: tokens of a row.
+        texts: number of rows.
+        longest: number of tokens in a row.
     """
 
     texts: int
@@ -33,11 +33,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of a batch that run at once.
+    """`Part`: rows of a batch that run together.
 
     Attributes:
-        profile: which, by its place in the manifest.
-        rows: which texts, int64, (m,).
+        profile: index of the profile in the manifest.
+        rows: indices of the texts, int64, (m,).
     """
 
     profile: int
@@ -45,10 +45,10 @@ class Part:
 
 
 def limits_of(variant: Variant) -> tuple[Limit, ...]:
-    """Return each profile's limit, in the manifest's order.
+    """Return the limit of each profile, in the order of the manifest.
 
     Raises:
-        ArtifactError: a profile is missing, or does not say what texts and tokens it takes.
+        ArtifactError: the variant has no profiles, or a profile does not define its numbers of texts and tokens.
     """
     if not variant.profiles:
         raise ArtifactError(
@@ -59,10 +59,10 @@ def limits_of(variant: Variant) -> tuple[Limit, ...]:
 
 
 def sides_of(variant: Variant, profile: Profile) -> tuple[Mapping[str, tuple[int, ...]], ...]:
-    """Return smallest, best and largest shapes of the inputs that have free sizes.
+    """Return the smallest, best and largest shapes of the inputs with free sizes.
 
     Raises:
-        ArtifactError: one of them is missing.
+        ArtifactError: a shape is missing.
     """
     free = [info.name for info in variant.inputs if any(isinstance(size, str) for size in info.shape)]
     for side in (profile.min, profile.opt, profile.max):
@@ -75,15 +75,15 @@ def sides_of(variant: Variant, profile: Profile) -> tuple[Mapping[str, tuple[int
 
 
 def split(batch: Batch, limits: Sequence[Limit], multiple: int = 1) -> list[Part]:
-    """Cut a batch so that each part fits the smallest profile that takes its texts; texts of like length come together.
+    """Split a batch into parts of texts of similar length, each for the smallest profile that is wide enough.
 
     Args:
         batch: at least one text.
-        limits: of the profiles.
-        multiple: what the rectangle's width is rounded up to.
+        limits: limits of the profiles.
+        multiple: number of which the width of a rectangle must be a multiple.
 
     Returns:
-        Parts that hold every text once. A batch that fits one profile as it is stays in its order.
+        Parts that contain every text once. If one profile takes the whole batch, the texts stay in their order.
 
     Raises:
         InputError: a text is longer than every profile.
@@ -91,7 +91,7 @@ def split(batch: Batch, limits: Sequence[Limit], multiple: int = 1) -> list[Part
     widths = batch.lengths + -batch.lengths % multiple
     ladder = sorted(range(len(limits)), key=lambda place: limits[place].longest)
     steps = np.array([limits[place].longest for place in ladder])
-    step = np.searchsorted(steps, widths)  # (n,): of each text, the first profile that is wide enough
+    step = np.searchsorted(steps, widths)  # (n,): first profile that is wide enough for each text
     if (step == len(ladder)).any():
         raise InputError(
             f"a text of {int(batch.lengths.max())} tokens was given to an engine for at most {int(steps[-1])}: "
@@ -102,12 +102,13 @@ def split(batch: Batch, limits: Sequence[Limit], multiple: int = 1) -> list[Part
     parts = []
     order = np.argsort(widths, kind="stable")
     for place, profile in enumerate(ladder):
-        rows, most = order[step[order] == place], limits[profile].texts
-        parts += [Part(profile, rows[start : start + most]) for start in range(0, len(rows), most)]
+        rows, texts = order[step[order] == place], limits[profile].texts
+        parts += [Part(profile, rows[start : start + texts]) for start in range(0, len(rows), texts)]
     return parts
 
 
 def _limit(variant: Variant, profile: Profile) -> Limit:
+    """Return the limit of a profile."""
     sizes: dict[str, set[int]] = {}
     for info in variant.inputs:
         for name, size in zip(info.shape, profile.max.get(info.name, ()), strict=False):
@@ -115,7 +116,7 @@ def _limit(variant: Variant, profile: Profile) -> Limit:
     texts, longest = sizes.get(TEXTS, set()), sizes.get(LONGEST, set())
     if len(texts) != 1 or len(longest) != 1:
         raise ArtifactError(
-            f"a profile of the variant {variant.name} does not say one size of texts and one of tokens "
+            f"a profile of the variant {variant.name} does not define one number of texts and one number of tokens "
             f"({sorted(texts)}, {sorted(longest)}): convert the checkpoint again"
         )
     return Limit(texts.pop(), longest.pop())

@@ -18,7 +18,7 @@ __all__ = ["TENSORRT", "TENSORRT_RTX"]
 
 
 def _open(artifact: Artifact, variant: Variant, options: OpenOptions) -> Session:
-    from ...fleet.all_gpus import GpuOpener, open_gpus  # what a process on the processor does not need is not imported
+    from ...fleet.all_gpus import GpuOpener, open_gpus  # not imported by processes that only use the processor
     from .session import open_tensorrt
 
     def opener(gpu: Gpu) -> GpuOpener:
@@ -52,6 +52,7 @@ TENSORRT = Provider(
     memory=NVIDIA_MEMORY,
     tuning=NVIDIA_TUNING,
     engines=("onnxruntime-gpu",),
+    preferred=("fp16",),
 )
 TENSORRT_RTX = Provider(
     name="tensorrt-rtx",
@@ -63,4 +64,5 @@ TENSORRT_RTX = Provider(
     memory=NVIDIA_MEMORY,
     tuning=NVIDIA_TUNING,
     engines=("onnxruntime", RTX_PACKAGE),
+    preferred=("fp16",),
 )

@@ -1,7 +1,8 @@
-"""TensorRT for RTX: a plug-in provider of ONNX Runtime, for NVIDIA's consumer and workstation GPUs.
+"""TensorRT for RTX: plug-in provider of ONNX Runtime for NVIDIA's consumer and workstation GPUs.
 
-It comes with its libraries in one package, is registered at run time and given a device, not a provider's name. Its engines
-are portable between GPUs; what a GPU runs is compiled when an engine is loaded, and kept in a folder beside them.
+Its package contains all libraries. The plug-in is registered at run time, and sessions name a device instead of a provider.
+Its engines are portable between GPUs. Kernels for a GPU are compiled when an engine is loaded, and stored in a folder beside
+the engines.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ def check_capability(gpu: Gpu) -> None:
     """Raise an error unless TensorRT RTX supports the GPU.
 
     Raises:
-        ProviderError: TensorRT RTX does not take this GPU.
+        ProviderError: TensorRT RTX does not support this GPU.
     """
     if (problem := rtx_capability_problem(gpu)) is not None:
         raise ProviderError(f"the provider tensorrt-rtx cannot be used here: {problem}")
 
 
 def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorRtSession:
-    """Open a `tensorrt` variant on TensorRT RTX; its engines are built first if the cache has none.
+    """Open a `tensorrt` variant on TensorRT RTX. Its engines are built first if they are not in the cache.
 
     Args:
-        artifact: where the graph lies.
-        variant: which graph.
-        gpu: where it runs.
+        artifact: artifact that contains the graph.
+        variant: variant of the graph.
+        gpu: GPU that runs the graph.
 
     Raises:
         MissingPackageError: the plug-in or onnxruntime is not installed.
-        ProviderError: the GPU is none that it takes, the plug-in cannot be loaded, or it does not take the graph as a whole.
+        ProviderError: the GPU is not supported, the plug-in cannot be loaded, or it does not run the whole graph.
         ArtifactError: the variant has no usable profiles.
     """
     check_capability(gpu)
@@ -72,18 +73,18 @@ def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
 
 
 def _register() -> tuple[Any, str]:
-    """Register the plug-in; return ONNX Runtime and the plug-in's version.
+    """Register the plug-in, and return ONNX Runtime and the version of the plug-in.
 
     Raises:
-        MissingPackageError: one of them is not installed.
-        ProviderError: the plug-in is not whole, or cannot be loaded.
+        MissingPackageError: the plug-in or onnxruntime is not installed.
+        ProviderError: the plug-in is incomplete, or cannot be loaded.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingPackageError("onnxruntime", "cpu", "the provider tensorrt-rtx") from error
     try:
-        plugin = __import__(RTX_PACKAGE)  # loads its libraries
+        plugin = __import__(RTX_PACKAGE)  # the import loads the libraries
     except ImportError as error:
         name = RTX_PACKAGE.replace("_", "-")
         raise MissingPackageError(name, "tensorrt-rtx", "the provider tensorrt-rtx") from error
@@ -93,7 +94,7 @@ def _register() -> tuple[Any, str]:
         if not _devices(onnxruntime.get_ep_devices()):
             try:
                 onnxruntime.register_execution_provider_library(RTX_EP, plugin.get_library_path())
-            except Exception as error:  # ONNX Runtime's errors have no base of their own
+            except Exception as error:  # ONNX Runtime's errors have no common base class
                 raise ProviderError(f"TensorRT RTX's plug-in cannot be loaded: {error}") from error
     return onnxruntime, str(plugin.__version__)
 
@@ -103,23 +104,21 @@ def _devices(devices: Sequence[Any]) -> list[Any]:
 
 
 def _device(devices: Sequence[Any], gpu: Gpu) -> Any:
-    """Return the plug-in's device of a GPU: by its address on the bus if both have it, else the only one.
+    """Return the device of the plug-in with the PCI address of a GPU, or the only device.
 
     Raises:
-        ProviderError: there is none, or it is not known which one it is.
+        ProviderError: the plug-in has no device, or several without this address.
     """
-    own = _devices(devices)
-    for device in own:
+    rtx_devices = _devices(devices)
+    for device in rtx_devices:
         address = dict(device.device.metadata).get("pci_bus_id", "")
         if address and address.lower() == gpu.pci.lower():
             return device
-    if len(own) == 1:
-        return own[0]
-    if not own:
-        raise ProviderError(
-            f"TensorRT RTX's plug-in finds no GPU, though {gpu.name} is one that it takes: update the driver"
-        )
+    if len(rtx_devices) == 1:
+        return rtx_devices[0]
+    if not rtx_devices:
+        raise ProviderError(f"TensorRT RTX's plug-in finds no GPU, although it supports {gpu.name}: update the driver")
     raise ProviderError(
-        f"TensorRT RTX's plug-in finds {len(own)} GPUs and does not tell which is {gpu.pci}: "
-        "let CUDA_VISIBLE_DEVICES name one"
+        f"TensorRT RTX's plug-in finds {len(rtx_devices)} GPUs and does not report which one is {gpu.pci}: "
+        "set CUDA_VISIBLE_DEVICES to one GPU"
     )

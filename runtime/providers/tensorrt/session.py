@@ -1,8 +1,8 @@
-"""`TensorRtSession`: TensorRT through ONNX Runtime, its engines built before the session is returned and none afterwards.
+"""`TensorRtSession`: TensorRT through ONNX Runtime. All engines are built before the session is returned.
 
-One ONNX Runtime session for each profile: its TensorRT provider builds an engine of several profiles and then runs every
-batch on the first one (pull request 31624, open when 1.31 was released). A session is opened on the engine's context model,
-which has no network in it, so that nothing can be built from it while it serves.
+There is one ONNX Runtime session for each profile, because its TensorRT provider runs every batch on the first profile of an
+engine with several profiles (ONNX Runtime 1.31, pull request 31624). A session is opened on the context model of an engine.
+This model has no network, so no engine can be built from it during serving.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ __all__ = ["TensorRtSession", "open_checked", "open_engines", "open_tensorrt", "
 
 logger = logging.getLogger("fletcher.runtime.providers.tensorrt.session")
 
-#: Opens a session on the engine in a folder; the other folder is for what was measured or compiled on this GPU.
+#: Function that opens a session on the engine in a folder. The second folder is for timings or kernels of this GPU.
 Load = Callable[[Path, Path], Any]
 
 
 class TensorRtSession(Session):
-    """Rectangle graph on engines of one GPU. Safe to run from several threads at once; a context manager.
+    """`TensorRtSession`: rectangle graph on engines of one GPU. Safe to run from several threads at once; a context manager.
 
     Attributes:
-        provider: where it really runs.
-        fallback: why that is not TensorRT, where it was allowed; None where it is.
+        provider: title of the provider that runs the graph.
+        fallback: reason why TensorRT does not run the graph, or None.
     """
 
     def __init__(
@@ -60,17 +60,17 @@ class TensorRtSession(Session):
         watch: EngineWatch | None,
         fallback: str | None = None,
     ) -> None:
-        """Wrap sessions that are open.
+        """Wrap open sessions.
 
         Args:
-            variant: whose graph it is.
-            sessions: ONNX Runtime's, one for each profile, or one for all.
-            provider: name of what they run on.
-            watch: over the engines' folder.
-            fallback: why that is not TensorRT.
+            variant: variant of the graph.
+            sessions: sessions of ONNX Runtime, one for each profile, or one for all profiles.
+            provider: title of the provider that runs them.
+            watch: watch of the folder of engines, or None.
+            fallback: reason why TensorRT does not run the graph, or None.
 
         Raises:
-            ArtifactError: the profiles do not say what they take.
+            ArtifactError: the profiles do not define their numbers of texts and tokens.
         """
         self.provider = provider
         self.fallback = fallback
@@ -82,20 +82,20 @@ class TensorRtSession(Session):
 
     @property
     def engines_built_in_service(self) -> int:
-        """Number of engine files that were written since the session was opened; anything but 0 is a defect."""
+        """Number of engine files that were written since the session was opened. A number above 0 is a defect."""
         return 0 if self._watch is None else self._watch.written
 
     def counters(self) -> Counters:
-        """Return what the session counts by itself."""
-        text = "Engine files written after the session was opened; none should be"
+        """Return the counters of the session."""
+        text = "Engine files written after the session was opened; a number above 0 is a defect"
         return {"engines_built_in_service": (text, lambda: float(self.engines_built_in_service))}
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Compute one batch, cut into rectangles that fit the profiles; see `Session.run`.
+        """Compute one batch, split into rectangles that fit the profiles; see `Session.run`.
 
         Raises:
             InputError: a text is longer than every profile.
-            DeviceMemoryError: the GPU has not enough free memory for this batch.
+            DeviceMemoryError: the GPU does not have enough free memory for this batch.
             DeviceLostError: the GPU failed.
             ProviderError: the session was closed, has no such output, or ONNX Runtime cannot compute the batch.
         """
@@ -115,11 +115,11 @@ class TensorRtSession(Session):
             if rows is None:
                 rows = np.empty((batch.num_tokens if is_by_token else len(batch), *values.shape[1:]), values.dtype)
             rows[batch.token_index(part.rows) if is_by_token else part.rows] = values
-        assert rows is not None  # a batch has a text
+        assert rows is not None  # a batch has at least one text
         return rows
 
     def close(self) -> None:
-        """Release the memory once the runs under way have ended."""
+        """Release the memory as soon as the runs in progress have ended."""
         self._sessions = None
 
     def _compute(
@@ -129,27 +129,27 @@ class TensorRtSession(Session):
         feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch)
         try:
             values: NDArray[np.float32] = session.run([name], feeds)[0]
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             texts = f"{len(batch)} texts and {batch.num_tokens} tokens"
             raise translate(error, f"{self.provider} cannot compute a batch of {texts}") from error
         return pack(values, batch) if is_by_token else values
 
 
 def open_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu, *, allow_cuda: bool = False) -> TensorRtSession:
-    """Open a `tensorrt` variant on TensorRT; its engines are built first if the cache has none.
+    """Open a `tensorrt` variant on TensorRT. Its engines are built first if they are not in the cache.
 
     Args:
-        artifact: where the graph lies.
-        variant: which graph.
-        gpu: where it runs.
-        allow_cuda: whether ONNX Runtime's CUDA provider may run the whole graph where TensorRT cannot. It is logged, and
-            `fallback` says why.
+        artifact: artifact that contains the graph.
+        variant: variant of the graph.
+        gpu: GPU that runs the graph.
+        allow_cuda: whether ONNX Runtime's CUDA provider may run the whole graph if TensorRT cannot. This is logged, and
+            `fallback` has the reason.
 
     Raises:
         MissingPackageError: no ONNX Runtime with a TensorRT provider is installed.
-        ProviderError: TensorRT's libraries are missing, it does not take the graph as a whole, or the engines can be neither
-            built nor kept.
-        DeviceMemoryError: the GPU has no room for it.
+        ProviderError: TensorRT's libraries are missing, TensorRT does not run the whole graph, or the engines cannot be built
+            or stored.
+        DeviceMemoryError: the GPU does not have enough memory.
         DeviceLostError: the GPU failed.
         ArtifactError: the variant has no usable profiles.
     """
@@ -161,7 +161,7 @@ def open_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu, *, allow_cuda:
     except (MissingPackageError, ProviderError) as error:
         if not allow_cuda:
             raise
-        reason = f"tensorrt was wanted, cuda runs: {error}"
+        reason = f"tensorrt was requested, cuda runs: {error}"
         logger.warning("fallback", extra={"fields": {"variant": variant.name, "reason": reason}})
     session = open_inference_session(artifact.path / variant.file, provider_options(gpu.index))
     return TensorRtSession(variant, [session], provider=CUDA_TITLE, watch=None, fallback=reason)
@@ -172,7 +172,7 @@ def _open_on_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
     onnxruntime = import_onnxruntime()
     version = load_tensorrt()
 
-    graph = (artifact.path / variant.file).absolute()  # providers write paths relative to it into context models
+    graph = (artifact.path / variant.file).absolute()  # context models contain paths relative to it
 
     def load(folder: Path, timing: Path) -> Any:
         settings = tensorrt_options(gpu.index)
@@ -197,19 +197,20 @@ def open_engines(
     *,
     provider: str,
 ) -> TensorRtSession:
-    """Open the engines of a key: from the cache, or built first.
+    """Open the engines of a key. They are built first if they are not in the cache.
 
     Args:
-        artifact, variant: whose.
-        key: what they are valid for.
-        make: builds a profile's engine.
-        load: opens a session on it.
-        provider: the session's name for where it runs.
+        artifact: artifact that contains the graph.
+        variant: variant of the graph.
+        key: key of the engines.
+        make: function that builds the engine of a profile.
+        load: function that opens a session on an engine.
+        provider: title of the provider.
 
     Raises:
-        DeviceMemoryError: the GPU has no room for them.
+        DeviceMemoryError: the GPU does not have enough memory.
         DeviceLostError: the GPU failed.
-        ProviderError: they can be neither loaded nor built, or not be kept.
+        ProviderError: the engines cannot be loaded, built or stored.
     """
     cache = EngineCache(engines_folder(), key)
     weights = artifact.manifest.files[variant.weights].size
@@ -242,13 +243,14 @@ def engine_key(
 
     Args:
         onnxruntime: the module.
-        artifact, variant: whose.
-        gpu: where they run.
-        provider: who builds them.
-        version: of TensorRT.
+        artifact: artifact that contains the graph.
+        variant: variant of the graph.
+        gpu: GPU that runs the engines.
+        provider: ONNX Runtime's name of the provider.
+        version: version of TensorRT.
     """
-    # TensorRT honors this variable while it builds; profiles are not a part of the artifact's digest.
     system = this_gpus()
+    # Profiles are not a part of the artifact's digest, and TensorRT honors this variable during a build.
     settings = [
         msgspec.json.encode(variant.profiles, order="deterministic"),
         os.environ.get("NVIDIA_TF32_OVERRIDE", ""),
@@ -268,10 +270,10 @@ def engine_key(
 
 
 def session_options(onnxruntime: Any, entries: Mapping[str, str] | None = None) -> Any:
-    """Return the options of every session here: the graph as it was written, and no node on the processor."""
+    """Return the options of a session: no changes of the graph, and no node on the processor."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Fusions would put contrib operators into the graph, which TensorRT does not know; TensorRT fuses by itself.
+    # ONNX Runtime's fusions insert contrib operators, which TensorRT does not know. TensorRT makes its own fusions.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for name, value in {**SESSION_ENTRIES, **(entries or {})}.items():
         options.add_session_config_entry(name, value)
@@ -279,35 +281,36 @@ def session_options(onnxruntime: Any, entries: Mapping[str, str] | None = None) 
 
 
 def open_checked(onnxruntime: Any, graph: Path, options: Any, provider: str, providers: Any = None) -> Any:
-    """Open a session that runs wholly on one provider.
+    """Open a session that runs completely on one provider.
 
-    ONNX Runtime has three ways of going on without it: it opens the session anew on other providers, leaves out a
-    provider whose library does not load, and gives single nodes to the processor. None of them is left open.
+    ONNX Runtime has three fallbacks: it opens the session again on other providers, it leaves out a provider whose library
+        does
+    not load, and it runs single nodes on the processor. This function rejects all of them.
 
     Args:
         onnxruntime: the module.
-        graph: the model.
-        options: of `session_options`.
-        provider: where every node has to be.
-        providers: for `InferenceSession`; None if the options name devices.
+        graph: file of the model.
+        options: options of `session_options`.
+        provider: provider that must run every node.
+        providers: argument of `InferenceSession`; None if the options name devices.
 
     Raises:
-        DeviceMemoryError: the GPU has no room for it.
+        DeviceMemoryError: the GPU does not have enough memory.
         DeviceLostError: the GPU failed.
-        ProviderError: it would not.
+        ProviderError: the provider does not run the whole graph.
     """
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise translate(error, f"{provider} does not take {graph}") from error
     if not session.get_providers() or session.get_providers()[0] != provider:
-        raise ProviderError(f"{graph} was to run on {provider}, and runs on {session.get_providers()}")
-    strangers = [
+        raise ProviderError(f"{graph} should run on {provider}, and runs on {session.get_providers()}")
+    elsewhere = [
         f"{node.name} ({node.op_type}) on {group.ep_name}"
         for group in session.get_provider_graph_assignment_info()
         if group.ep_name != provider
         for node in group.get_nodes()
     ]
-    if strangers:
-        raise ProviderError(f"{len(strangers)} nodes of {graph} are not on {provider}, first {strangers[0]}")
+    if elsewhere:
+        raise ProviderError(f"{len(elsewhere)} nodes of {graph} are not on {provider}; the first is {elsewhere[0]}")
     return session

@@ -1,1 +1,1 @@
-"""HTTP APIs: one module or folder each."""
+"""HTTP APIs. Each has a module or a folder."""

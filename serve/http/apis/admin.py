@@ -19,7 +19,7 @@ from ...json_bodies import decode
 from ...models.changes import loading, unloading
 from ...models.spec import ModelSpec
 from ..call import JSON, Call, Response
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 __all__ = ["admin_routes"]
 
@@ -96,7 +96,7 @@ async def unload(call: Call) -> Response:
 async def share(call: Call) -> Response:
     """Change the shares of requests that the versions of a model get."""
     name = call.scope["path"].removeprefix(PREFIX)
-    shares = {each.version: each for each in decode(_shares, await _json(call)).versions}
+    shares = {settings.version: settings for settings in decode(_shares, await _json(call)).versions}
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
         versions = {spec.version for spec in specs if spec.name == name}
@@ -118,7 +118,7 @@ async def share(call: Call) -> Response:
 
 
 def _shared(spec: ModelSpec, share: Share) -> ModelSpec:
-    """Return a specification with the given settings."""
+    """Return a specification with the settings of a share."""
     settings = {"weight": share.weight, "shadow": share.shadow, "shadow_share": share.shadow_share}
     return msgspec.structs.replace(spec, **{name: value for name, value in settings.items() if value is not None})
 
@@ -139,7 +139,7 @@ async def _json(call: Call) -> bytes:
 
 async def _edit(
     call: Call,
-    what: str,
+    name: str,
     change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
     *,
     reload: frozenset[tuple[str, str]] = frozenset(),
@@ -148,14 +148,14 @@ async def _edit(
 
     Args:
         call: the request.
-        what: name of the change, for the log.
+        name: name of the change, for the log.
         change: function from the present specifications to the new ones.
         reload: names and versions to load again even if their specifications do not change.
 
     Raises:
         FletcherError: the change failed; the models are the same as before.
     """
-    fields: dict[str, Any] = {"request_id": call.draft.id, "client": call.client, "change": what}
+    fields: dict[str, Any] = {"request_id": call.draft.id, "client": call.client, "change": name}
     logger.info("admin", extra={"fields": fields})
     # A change that has begun is completed even if its client disconnects: a half-finished change would be worse.
     loop = asyncio.get_running_loop()
@@ -163,9 +163,8 @@ async def _edit(
         await asyncio.shield(loop.run_in_executor(None, partial(call.models.edit, change, reload=reload)))
     except (InputError, ServiceError):
         raise
-    except (
-        FletcherError
-    ) as error:  # an artifact that cannot be served: the operator reads the message and repairs the artifact
+    except FletcherError as error:
+        # The artifact cannot be served. The client is the operator, who needs the message to repair the artifact.
         raise FieldError(str(error), "path") from error
 
 

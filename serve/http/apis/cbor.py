@@ -1,4 +1,4 @@
-"""Routes of Fletcher 0.x: `/encode` reads and returns CBOR, `/encode/arrow` reads and returns Arrow IPC."""
+"""Routes for binary formats: `/encode` reads and returns CBOR, `/encode/arrow` reads and returns Arrow IPC."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ...arrow.options import ArrowOptions
 from ...errors import FieldError, MediaTypeError
 from ...json_bodies import invalid
 from ..call import Call, Response
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 __all__ = ["encode_routes"]
 
-#: Largest number of texts in a CBOR request, and of rows in an Arrow stream. Flight suits larger streams better.
+#: Largest number of texts in a CBOR request, and of rows in an Arrow stream. For larger streams, Flight is better.
 MAX_TEXTS, MAX_ROWS = 2048, 65_536
 
 CBOR = "application/cbor"
@@ -30,7 +30,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 
 def query_options(call: Call) -> ArrowOptions:
-    """Return the options in the query: the same as in a Flight descriptor.
+    """Return the options in the query. They are the same as in a Flight descriptor.
 
     Raises:
         FieldError: an option is unknown, is given twice, or has a value of a wrong type.
@@ -52,12 +52,12 @@ async def encode(call: Call) -> Response:
     most = call.limits.most_items(MAX_TEXTS)
     if len(texts) > most:
         raise FieldError(f"the request has {len(texts)} texts; the limit is {most}: send several requests", None)
-    _, found = await call.ask(options.model, Texts(tuple(texts)), options.embed)
+    _, embeddings = await call.ask(options.model, Texts(tuple(texts)), options.embed)
     headers = (
-        (b"x-tokens-seen", ",".join(map(str, found.tokens.tolist())).encode()),
-        (b"x-tokens-dropped", ",".join(map(str, found.dropped.tolist())).encode()),
+        (b"x-tokens-seen", ",".join(map(str, embeddings.tokens.tolist())).encode()),
+        (b"x-tokens-dropped", ",".join(map(str, embeddings.dropped.tolist())).encode()),
     )
-    return Response(200, cbor_rows(found.vectors), CBOR.encode(), headers)
+    return Response(200, cbor_rows(embeddings.vectors), CBOR.encode(), headers)
 
 
 def read_cbor(body: bytes) -> list[str]:
@@ -76,7 +76,13 @@ def read_cbor(body: bytes) -> list[str]:
 
 
 def cbor_rows(vectors: NDArray[Any]) -> bytes:
-    """Return nested CBOR arrays (RFC 8949): 0xfa and 4 bytes for float32, 0xf9 and 2 for float16, byte strings for bits."""
+    """Return vectors as nested CBOR arrays (RFC 8949).
+
+    A float32 is 0xfa and 4 bytes, a float16 is 0xf9 and 2 bytes, an int8 is an integer. A ubinary vector is a byte string.
+
+    Args:
+        vectors: float32, float16, int8 or uint8, (n, elements).
+    """
     count, size = vectors.shape
     if vectors.dtype in (np.float32, np.float16):
         width = vectors.dtype.itemsize
@@ -86,9 +92,9 @@ def cbor_rows(vectors: NDArray[Any]) -> bytes:
             np.ascontiguousarray(vectors, vectors.dtype.newbyteorder(">")).view(np.uint8).reshape(count, size, width)
         )
         head = _array_head(size)
-        return _array_head(count) + b"".join(head + one.tobytes() for one in row)
+        return _array_head(count) + b"".join(head + vector.tobytes() for vector in row)
     if vectors.dtype == np.uint8:
-        return cbor2.dumps([one.tobytes() for one in vectors])
+        return cbor2.dumps([vector.tobytes() for vector in vectors])
     return cbor2.dumps(vectors.tolist())
 
 
@@ -98,12 +104,12 @@ def _array_head(size: int) -> bytes:
 
 
 async def encode_arrow(call: Call) -> Response:
-    """Answer an Arrow stream of texts with the same stream and its vectors; every other column passes unchanged."""
+    """Return an Arrow stream with the columns of the request's stream and the vectors of its texts."""
     try:
         from ...arrow import streams
     except ModuleNotFoundError as error:
         raise MediaTypeError(
-            "this server reads no Arrow streams, because pyarrow is not installed there: "
+            "this server cannot read Arrow streams, because pyarrow is not installed on it: "
             "pip install 'longbow-fletcher[flight]'"
         ) from error
 
@@ -120,11 +126,11 @@ async def encode_arrow(call: Call) -> Response:
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
     received = batches[0].schema if batches else streams.read_schema(body)
     schema = streams.output_schema(received, version.description, options.embed)
-    rest: list[Embeddings] = [first] if texts else []
+    answers: list[Embeddings] = [first] if texts else []
     for part in texts[1:]:
-        rest.append((await call.ask(options.model, Texts(tuple(part)), options.embed))[1])
-    made = await loop.run_in_executor(None, streams.write_arrow, schema, batches, rest)
-    return Response(200, made, ARROW.encode())
+        answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed))[1])
+    answer = await loop.run_in_executor(None, streams.write_arrow, schema, batches, answers)
+    return Response(200, answer, ARROW.encode())
 
 
 def encode_routes() -> list[Route]:
@@ -141,7 +147,7 @@ def encode_routes() -> list[Route]:
             encode,
             Doc(
                 "encode",
-                "Fletcher 0.x: embed a CBOR array of texts; the answer is a CBOR array of vectors",
+                "Embed a CBOR array of texts; the answer is a CBOR array of vectors",
                 requests={CBOR: binary},
                 answers={CBOR: binary},
                 query=ArrowOptions,
@@ -155,7 +161,7 @@ def encode_routes() -> list[Route]:
             encode_arrow,
             Doc(
                 "encodeArrow",
-                "Fletcher 0.x: embed the texts of an Arrow IPC stream; the answer is the same stream with vectors",
+                "Embed the texts of an Arrow IPC stream; the answer is the same stream with vectors",
                 requests={ARROW: binary},
                 answers={ARROW: binary},
                 query=ArrowOptions,

@@ -1,4 +1,4 @@
-"""`POST /v1/ingest`: store documents in Longbow; the answer is sent after Longbow has acknowledged their vectors."""
+"""`POST /v1/ingest`: embed documents and store them in Longbow. The answer is sent after Longbow acknowledged them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...errors import FieldError
 from ...json_bodies import decode
 from ...longbow.ingest_request import MAX_DOCUMENTS, Document, IngestAnswer, require
 from ..call import Call, Response
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 if TYPE_CHECKING:
     from ...longbow.door import LongbowDoor
 
 __all__ = ["IngestRequest", "longbow_routes"]
 
-#: Number of requests that wait for Longbow at once, each on its own thread; and number of those that may wait for a thread.
+#: Largest number of requests that wait for Longbow, each on a separate thread, and of requests that wait for a thread.
 CALLS, WAITING = 16, 64
 
 
@@ -42,7 +42,11 @@ _decoder = msgspec.json.Decoder(IngestRequest)
 
 
 def longbow_routes(door: LongbowDoor | None) -> list[Route]:
-    """Return the route. Without a door it returns 404 and names the option that sets the address of Longbow."""
+    """Return the route.
+
+    Args:
+        door: connection to Longbow. If it is None, the route returns 404 with the option that sets the address of Longbow.
+    """
     pool = ThreadPoolExecutor(CALLS, "fletcher-ingest")
     waiting = 0
 
@@ -60,7 +64,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         if waiting >= CALLS + WAITING:
             raise OverloadedError(f"{waiting} requests are already waiting for Longbow: retry after 1 s", 1.0)
         options = EmbedOptions.of(request)
-        documents = [Document(one) if isinstance(one, str) else one for one in request.documents]
+        documents = [Document(item) if isinstance(item, str) else item for item in request.documents]
         loop = asyncio.get_running_loop()
         waiting += 1
         try:

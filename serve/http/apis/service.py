@@ -1,4 +1,4 @@
-"""Routes for probes, scrapers and people: `/health`, `/ready`, `/metrics` and `/docs`."""
+"""Routes of the server itself: `/health`, `/ready`, `/metrics` and `/docs`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import msgspec
 from ...observe.metrics import CONTENT_TYPE as METRICS_TYPE
 from ..call import Call, Response
 from ..docs import DOCS_POLICY, docs_page
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 __all__ = ["service_routes"]
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Status `ok`, as long as the process answers."""
+    """Answer of `/health`: the status `ok`."""
 
     status: str
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Status `ready` with the provider of the first model, or `not ready` with the reason.
+    """Answer of `/ready`: the status `ready` with the provider of the first model, or `not ready` with the reason.
 
     Attributes:
+        canary: weakest origin of the models' canaries: `self-made`, `published` or `verified`.
         fallback: reason why a model runs on another provider than the requested one, if that was allowed and happened.
             It names the models if there are several.
     """
@@ -31,6 +32,7 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     status: str
     reason: str | msgspec.UnsetType = msgspec.UNSET
     provider: str | msgspec.UnsetType = msgspec.UNSET
+    canary: str | msgspec.UnsetType = msgspec.UNSET
     fallback: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -51,14 +53,21 @@ async def ready(call: Call) -> Response:
     first = models.named[0].answering[0]
     fallback = models.fallback
     state = Ready(
-        "ready", provider=first.description.provider, fallback=msgspec.UNSET if fallback is None else fallback
+        "ready",
+        provider=first.description.provider,
+        canary=models.canary,
+        fallback=msgspec.UNSET if fallback is None else fallback,
     )
     return Response(200, msgspec.json.encode(state))
 
 
 async def metrics(call: Call) -> Response:
     """Return the metrics in the text format of Prometheus."""
-    return Response(200, call.models.metrics.exposition(), METRICS_TYPE.encode())
+    counts = call.models.metrics
+    if counts.pages is None:
+        return Response(200, counts.exposition(), METRICS_TYPE.encode())
+    page = await asyncio.get_running_loop().run_in_executor(None, counts.exposition)
+    return Response(200, page, METRICS_TYPE.encode())
 
 
 async def home(call: Call) -> Response:
@@ -87,9 +96,9 @@ def service_routes() -> list[Route]:
     )
     return [
         Route("GET", "/health", health, health_doc, access="open"),
-        Route("GET", "/healthz", health, access="open"),  # names of Fletcher 0.x
+        Route("GET", "/healthz", health, access="open"),  # another name of `/health`
         Route("GET", "/ready", ready, ready_doc, access="open"),
-        Route("GET", "/readyz", ready, access="open"),
+        Route("GET", "/readyz", ready, access="open"),  # another name of `/ready`
         Route("GET", "/metrics", metrics, metrics_doc),
         Route("GET", "/docs", docs, access="open"),
         Route("GET", "/", home, access="open"),

@@ -133,7 +133,7 @@ class CapacityWatch:
             return f"{self.to_index:,} batches wait for its index"
         return ""
 
-    def told(self) -> str:
+    def status(self) -> str:
         """Return a note for the progress line, or an empty text."""
         parts = []
         if self.to_index:

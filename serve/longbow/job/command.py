@@ -54,7 +54,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                     f"ingesting into {dataset}",
                     total=source.total,
                     units=("rows", "tokens"),
-                    note=lambda: running[0].told() if running else "",
+                    note=lambda: running[0].status() if running else "",
                 ) as progress,
             ):
                 if watch.problem is not None:

@@ -161,11 +161,11 @@ class Ingestion:
             census = count_up(connection, self._dataset, self._journal, self._job.sink.patience)
         return self._summary(time.monotonic() - started, retries, census)
 
-    def told(self) -> str:
+    def status(self) -> str:
         """Return a note for the progress line."""
         sink = self._sink
         parts = [f"{sink.open_parcels} batches queued, {sink.retries} retries" if sink is not None else ""]
-        parts.append(self._watch.told())
+        parts.append(self._watch.status())
         return ", ".join(part for part in parts if part)
 
     # Documents --------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_missing_surplus_misshapen_and_whole_number_tensors_are_named(folder: Pa
         reader.take("missing", (1,))
     with pytest.raises(CheckpointError, match="element type int64, not a float type"):
         reader.take("b", (3,)).load()
-    with pytest.raises(CheckpointError, match="'bert' does not use: c"):
+    with pytest.raises(CheckpointError, match=r"'bert' of config\.json does not use: c"):
         reader.finish()
     reader.ignore("c")
     reader.finish()
@@ -130,6 +130,12 @@ def test_shards_are_read_together(folder: Path) -> None:
 def test_an_odd_index_is_told(folder: Path, weight_map: Any, message: str) -> None:
     shard(folder, weight_map)
     with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(folder)
+
+
+def test_an_index_without_metadata_is_refused(folder: Path) -> None:
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    with pytest.raises(CheckpointError, match="has no metadata, without which transformers fails"):
         Checkpoint.open(folder)
 
 

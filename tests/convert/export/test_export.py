@@ -115,7 +115,7 @@ def test_the_manifest_says_where_it_all_came_from(tiny: Path, tmp_path: Path) ->
     artifact.check_files()
     manifest = artifact.manifest
     assert manifest.origin.source == str(tiny.resolve()) and "model.safetensors" in manifest.origin.sha256
-    assert manifest.status == found.status == "unverified"
+    assert manifest.status == found.status == "self-made"
     assert manifest.card.dimension == found.dimension == HIDDEN and manifest.card.max_tokens == 9
     assert [v.name for v in manifest.variants] == ["cpu-fp32"]
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == sorted([*manifest.files, "fletcher.json"])
@@ -125,7 +125,7 @@ def test_the_manifest_says_where_it_all_came_from(tiny: Path, tmp_path: Path) ->
 
 def test_the_zoos_minilm_has_the_published_canary(minilm_artifact: Path) -> None:
     manifest = Artifact.open(minilm_artifact).manifest
-    assert manifest.status == "published canary" and manifest.card.name == "all-MiniLM-L6-v2"
+    assert manifest.status == "published" and manifest.card.name == "all-MiniLM-L6-v2"
     assert "HuggingFace float32" in read_canary(minilm_artifact / "canary.safetensors").origin
 
 
@@ -133,7 +133,7 @@ def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoi
     """`minilm_checkpoint` comes first, so that the zoo's files are in the cache."""
     found = export("all-MiniLM-L6-v2", tmp_path / "a", max_tokens=40)
     canary = read_canary(tmp_path / "a" / "canary.safetensors")
-    assert found.status == "published canary" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
+    assert found.status == "published" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
     with pytest.raises(InputError, match="--max-tokens 257 exceeds the 256"):
         export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=257)
     with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which has mean"):
@@ -171,6 +171,7 @@ def test_without_special_tokens_an_empty_text_is_refused_and_the_others_are_embe
     tokenizer = HuggingFaceTokenizer.from_file(str(file))
     tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
     tokenizer.save(str(file))
+    (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=8)
     with Encoder.load(checkpoint.parent / "a", workers=1) as encoder:
         assert encoder.embed(["a b"]).tokens.tolist() == [2]

@@ -13,7 +13,9 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.checkpoint.tokenizer_version import TokenizerLike
+from fletcher.convert.export.export import export
+from fletcher.convert.reference.load import load_witness
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
@@ -97,13 +99,31 @@ def test_a_tokenizer_without_token_types_gives_none(tmp_path: Path) -> None:
         np.testing.assert_allclose(encoder.score(QUERY, DOCUMENTS).scores, expected(folder), atol=1e-5)
 
 
-def test_token_types_that_depend_on_the_version_of_transformers_are_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_token_types_than_the_model_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", sizes=SIZES | {"type_vocab_size": 1})
+    set_input_names(folder, ["input_ids", "token_type_ids", "attention_mask"])
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "BertTokenizer"}))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: .* the token type 1, and .* has one row"):
+        export(str(folder), tmp_path / "artifact")
+    with pytest.raises(IndexError):  # the reference's own way to refuse it
+        CrossEncoder(str(folder), device="cpu").model(
+            input_ids=torch.tensor([[0, 5, 2]]), token_type_ids=torch.tensor([[0, 1, 1]])
+        )
+
+
+@pytest.mark.parametrize(("like", "typed"), [("4", True), ("5", False)])
+def test_token_types_follow_the_version_of_transformers(tmp_path: Path, like: TokenizerLike, typed: bool) -> None:
+    """PreTrainedTokenizerFast gives token types in transformers 4, and none in 5."""
     folder = make(tmp_path / "model")
     set_input_names(folder, None)
-    file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "AlbertTokenizer"}))
-    with pytest.raises(CheckpointError, match="transformers 4 gives a model with the tokenizer AlbertTokenizer"):
-        convert(folder)
+    file = folder / "tokenizer_config.json"  # transformers 5 writes TokenizersBackend, which 4 does not have
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    exported = export(str(folder), tmp_path / "artifact", tokenizer_like=like)
+    set_input_names(folder, ["input_ids", *["token_type_ids"] * typed, "attention_mask"])  # in both versions
+    with Encoder.load(exported.path, workers=1) as encoder:
+        assert ("token_type_ids" in [info.name for info in encoder.variant.inputs]) is typed
+        np.testing.assert_allclose(encoder.score(QUERY, DOCUMENTS).scores, expected(folder), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +190,9 @@ def test_verification_passes_and_sees_a_wrong_activation(tmp_path: Path) -> None
     artifact = convert(folder).path
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
-    reference = HeadReference.load(folder, card)
+    reference = load_witness(folder, card)
     report = verify_with(artifact, reference, name="tiny")
     assert report.verdict == "passed" and report.tokenizer.truncated > 0
-    wrong = HeadReference(card, reference.tokenizer, reference.model, (torch.nn.Identity(),), reference.tools)
-    report = verify_with(artifact, wrong, name="tiny")
+    reference.model.activation_fn = torch.nn.Identity()
+    report = verify_with(artifact, reference, name="tiny")
     assert report.verdict == "failed" and "max abs difference" in report.variants[0].reasons[-1]

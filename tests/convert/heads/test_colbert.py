@@ -7,7 +7,6 @@ import string
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.reference.load import load_witness
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
@@ -173,9 +172,13 @@ def test_what_is_not_reproduced_is_refused(tmp_path: Path) -> None:
         convert(folder)
     file.write_text(json.dumps(said))
     listing = json.loads((folder / "modules.json").read_text())
-    pooling = {"idx": 9, "name": "9", "path": "9_Pooling", "type": "sentence_transformers.models.LayerNorm"}
+    pooling = {"idx": 9, "name": "9", "path": "9_Pooling", "type": "x.HierarchicalTokenPooling"}
+    (folder / "modules.json").write_text(json.dumps([*listing, pooling]))
+    with pytest.raises(CheckpointError, match="HierarchicalTokenPooling"):
+        convert(folder)
+    layer_norm = {"idx": 9, "name": "9", "path": "9_LayerNorm", "type": "sentence_transformers.models.LayerNorm"}
     for modules in (
-        [*listing, pooling],
+        [*listing, layer_norm],
         [*listing, listing[0] | {"name": "9"}],
         [listing[3], *listing[1:3], listing[0]],
     ):
@@ -202,11 +205,9 @@ def test_verification_passes_and_sees_attention_to_expansion_tokens(tmp_path: Pa
     artifact = convert(folder := make(tmp_path / "model", expansion={"strategy": "fixed", "length": 9})).path
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
-    reference = HeadReference.load(folder, card)
+    reference = load_witness(folder, card)
     assert verify_with(artifact, reference, name="tiny").verdict == "passed"
-    late = card.late_interaction
-    assert late is not None and late.expansion is not None
-    seen = msgspec.structs.replace(late.expansion, attended=True)
-    other = msgspec.structs.replace(card, late_interaction=msgspec.structs.replace(late, expansion=seen))
-    report = verify_with(artifact, HeadReference.load(folder, other), name="tiny")
-    assert report.verdict == "failed"
+    reference.model[0].query_expansion = {"strategy": "fixed", "length": 9, "attend": True}
+    report = verify_with(artifact, reference, name="tiny")
+    assert report.verdict == "failed" and report.tokenizer.verdict == "passed"
+    assert all(text.input_type == "query" for text in report.variants[0].texts if text.cosine < 0.999)

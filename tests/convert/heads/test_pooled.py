@@ -97,6 +97,8 @@ def test_pooling_modes_and_their_order_are_sentence_transformers(both: Any, mode
         ({"activation_function": torch.nn.ReLU()}, HIDDEN),
         ({"activation_function": torch.nn.SiLU()}, HIDDEN),
         ({"activation_function": torch.nn.Sigmoid()}, HIDDEN),
+        ({"use_residual": True}, HIDDEN),
+        ({"use_residual": True, "activation_function": torch.nn.ReLU()}, 24),
     ],
 )
 def test_dense_modules_are_sentence_transformers(both: Any, settings: dict[str, Any], width: int) -> None:
@@ -167,42 +169,135 @@ DENSE = {
 }
 
 
+def start(folder: Path) -> None:
+    """Write modules.json with a Transformer and a Pooling by the mean."""
+    add_module(folder, "Transformer", "")
+    add_module(folder, "Pooling", "1_Pooling")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": HIDDEN}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activation_function": "torch.nn.Mish"}, "Mish.*authors GELU, Identity, ReLU"),
-        ({"in_features": 31}, "in_features is 31, 32 arrive"),
-        ({"out_features": None}, "out_features is None"),
-        ({"out_features": "8"}, "out_features is '8'"),
+        ({"activation_function": "torch.nn.modules.activation.GLU"}, "GLU.*authors torch.nn's CELU, ELU, GELU"),
+        ({"activation_function": "my_layers.GELU"}, "my_layers.GELU"),
+        ({"activation_function": None}, "activation_function is None"),
+        ({"in_features": 31}, "takes 31 elements, but gets 32"),
+        ({"out_features": None}, "`out_features`: must be an integer, not None"),
+        ({"out_features": "8"}, "`out_features`: must be an integer, not '8'"),
         ({"out_features": 9}, r"linear\.weight has shape \(8, 32\)"),
         ({"bias": True}, r"lacks the tensor linear\.bias"),
-        ({"mystery": 1}, "keys that Fletcher does not know: mystery"),
-        ({"module_input_name": "token_embeddings"}, "only sentence_embedding is authored"),
+        ({"use_residual": True}, r"lacks the tensor residual\.weight"),
+        ({"use_residual": "yes"}, "use_residual is 'yes'"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name is 'token_embeddings'"),
     ],
 )
 def test_dense_modules_that_are_not_understood_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    start(folder)
     add_module(folder, "Dense", "2_Dense", {**DENSE, **changes}, **{"linear.weight": torch.ones(8, HIDDEN)})
     with pytest.raises(CheckpointError, match=message):
         read_modules(Checkpoint.open(folder), msgspec.structs.replace(CARD, dimension=8), HIDDEN)
 
 
 def test_modules_that_contradict_the_card_are_refused(folder: Path) -> None:
+    start(folder)
     add_module(folder, "Dense", "2_Dense", DENSE, **{"linear.weight": torch.ones(8, HIDDEN)})
     checkpoint = Checkpoint.open(folder)
     with pytest.raises(CheckpointError, match="gives vectors of 8 dimensions, the card tiny says 32"):
         read_modules(checkpoint, CARD, HIDDEN)
+    with pytest.raises(CheckpointError, match="pools by mean, the card tiny says cls"):
+        read_modules(checkpoint, msgspec.structs.replace(CARD, pooling=("cls",)), HIDDEN)
     add_module(folder, "Normalize", "3_Normalize")
     with pytest.raises(CheckpointError, match="normalizes, the card tiny says it does not"):
         read_modules(checkpoint, msgspec.structs.replace(CARD, dimension=8), HIDDEN)
-    add_module(folder, "CNN", "4_CNN")
-    with pytest.raises(CheckpointError, match="CNN after Normalize"):
-        read_modules(checkpoint, msgspec.structs.replace(CARD, dimension=8, normalize=True), HIDDEN)
 
 
 def test_unknown_modules_and_a_malformed_list_are_refused(folder: Path) -> None:
-    add_module(folder, "WeightedLayerPooling", "1_W")
-    with pytest.raises(CheckpointError, match=r"module sentence_transformers\.models\.WeightedLayerPooling"):
+    start(folder)
+    add_module(folder, "CNN", "2_CNN")
+    with pytest.raises(CheckpointError, match="its modules are Transformer, Pooling, CNN; Fletcher reproduces"):
         read_modules(Checkpoint.open(folder), CARD, HIDDEN)
     (folder / "modules.json").write_text('[{"path": 5}]')
     with pytest.raises(CheckpointError, match=r"modules\.json must be a list of sentence-transformers' modules"):
         read_modules(Checkpoint.open(folder), CARD, HIDDEN)
+
+
+def activations() -> list[str]:
+    """Return the names of torch's activations that work on each element and need no argument."""
+    names = [name for name in dir(torch.nn.modules.activation) if isinstance(getattr(torch.nn, name, None), type)]
+    others = {"GLU", "MultiheadAttention", "PReLU", "Threshold", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}
+    return [name for name in names if name not in others and issubclass(getattr(torch.nn, name), torch.nn.Module)] + [
+        "Identity"
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in activations() if name not in ("Module", "Parameter")])
+def test_every_activation_of_torch_is_sentence_transformers(both: Any, name: str) -> None:
+    layer = dense(HIDDEN, 12, activation_function=getattr(torch.nn, name)())
+    with torch.no_grad():
+        layer.linear.weight.mul_(8)  # values on both sides of each bend
+    expected, found = both([pooling("mean"), layer])
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def token_dense(num_in: int, num_out: int, **settings: Any) -> Any:
+    return dense(num_in, num_out, module_input_name="token_embeddings", **settings)
+
+
+@pytest.mark.parametrize(
+    "case", ["normalize twice", "normalize between", "normalize tokens", "dense before", "dense before two modes"]
+)
+def test_modules_in_any_order_are_sentence_transformers(both: Any, case: str) -> None:
+    normalize = models().Normalize
+    chain = {
+        "normalize twice": [pooling("mean"), normalize(), normalize()],
+        "normalize between": [pooling("mean"), normalize(), dense(HIDDEN, 10)],
+        "normalize tokens": [normalize(module_input_name="token_embeddings"), pooling("max"), dense(HIDDEN, 10)],
+        "dense before": [token_dense(HIDDEN, 10), models().Pooling(10, pooling_mode="mean"), normalize()],
+        "dense before two modes": [
+            token_dense(HIDDEN, 10, use_residual=True),
+            models().Pooling(10, pooling_mode=("cls", "mean")),
+            dense(20, 6),
+        ],
+    }[case]
+    expected, found = both(chain)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_truncate_dim_is_sentence_transformers(bert: Path, tmp_path: Path, normalized: bool) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = models().Transformer(str(bert), max_seq_length=20)
+    modules = [encoder, pooling("mean"), *[models().Normalize()] * normalized]
+    SentenceTransformer(modules=modules, device="cpu", truncate_dim=9).save(str(tmp_path / "model"))
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    expected = np.stack([model.encode(text) for text in TEXTS])
+    export(str(tmp_path / "model"), tmp_path / "artifact", dimensions=(4,))
+    with Encoder.load(tmp_path / "artifact", workers=1) as loaded:
+        assert (loaded.dimension, loaded.card.normalize, loaded.card.matryoshka) == (9, False, (4,))
+        np.testing.assert_allclose(loaded.embed(TEXTS).vectors, expected, atol=1e-5)
+        shorter = np.stack([model.encode(text, truncate_dim=4) for text in TEXTS])
+        np.testing.assert_allclose(loaded.embed(TEXTS, dimensions=4).vectors, shorter, atol=1e-5)
+
+
+def test_lowercasing_is_sentence_transformers(folder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    save_modules(folder, normalize=False, do_lower_case=True)
+    file = folder / "tokenizer.json"
+    file.write_text(
+        file.read_text()
+        .replace('"lowercase":true', '"lowercase":false')
+        .replace('"lowercase": true', '"lowercase": false')
+    )
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
+    texts = ["Bread AND Öl", "bread and öl", "İSTANBUL"]
+    model = SentenceTransformer(str(folder), device="cpu")
+    expected = np.stack([model.encode(text) for text in texts])
+    assert np.abs(expected[0] - expected[1]).max() < 1e-5
+    export(str(folder), folder.parent / "artifact")
+    with Encoder.load(folder.parent / "artifact", workers=1) as loaded:
+        np.testing.assert_allclose(loaded.embed(texts).vectors, expected, atol=1e-5)

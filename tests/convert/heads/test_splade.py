@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
-from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.reference.load import load_witness
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder, SparseEmbeddings
@@ -149,7 +149,7 @@ def test_verification_passes_and_sees_a_lost_bias(tmp_path: Path) -> None:
     artifact = convert(folder, "splade").path
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
-    reference = HeadReference.load(folder, card)
+    reference = load_witness(folder, card)
     assert verify_with(artifact, reference, name="tiny").verdict == "passed"
-    reference.model.cls.predictions.bias.data.zero_()
+    reference.transformer.cls.predictions.bias.data.zero_()
     assert verify_with(artifact, reference, name="tiny").verdict == "failed"

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.reference.jina import load_jina
-from fletcher.convert.reference.load import load_model
+from fletcher.convert.reference.load import load_witness
 from fletcher.convert.verify.verify import verify
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import CheckpointError
 
 from ..families.test_jina_bert import HIDDEN, VOCABULARY, Jina
-from ..verify.parity import save_tokenizer
+from ..verify.parity import make_card, save_tokenizer
 from .models import export_mean
 from .sabotage import Patient
 
@@ -101,7 +101,7 @@ def test_what_is_no_checkpoint_of_it_is_refused_by_name(
     changed = {**load_file(folder / "model.safetensors"), **tensors}
     save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=named):
-        load_model(folder, "AutoModel")
+        load_witness(folder, make_card(folder, HIDDEN, 24))
 
 
 @pytest.mark.parametrize("kind", KINDS)

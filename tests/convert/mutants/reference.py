@@ -87,6 +87,8 @@ def _embed(folder: Path, base: Base) -> Vectors:
 
 
 def _all_prompts(model: Any, **options: Any) -> Vectors:
+    if model.tokenizer.pad_token is None:  # a text alone needs no padding
+        options["processing_kwargs"] = {"text": {"padding": False}}
     vectors = {"encode": _rows(model.encode(list(TEXTS), **options))}
     for kind, method in (("query", model.encode_query), ("document", model.encode_document)):
         vectors[kind] = _rows(method(list(PROMPTED), **options))

@@ -11,7 +11,7 @@ import pytest
 
 from .checkpoints.bases import BASES
 from .generation.edits import Mutant
-from .known_defects import KNOWN_DEFECTS, KnownDefect
+from .known_defects import KNOWN_DEFECTS, KnownDefect, known_defect
 from .population import POPULATION, SAMPLE, all_mutants, judge_all, population, sample
 from .verdicts import DEFECTS
 
@@ -41,6 +41,12 @@ def test_the_selections_have_each_kind_of_each_base() -> None:
     assert {kind for _, kind in groups} == {mutant.kind for mutant in sample()}
     assert len(sample()) == SAMPLE
     assert len(population()) > 0.75 * POPULATION
+
+
+def test_each_known_defect_has_a_mutant_that_it_leaves_out() -> None:
+    mutants = {str(mutant): mutant for mutant in all_mutants()}
+    for cause in KNOWN_DEFECTS:
+        assert known_defect(mutants[cause.example]) is cause
 
 
 @pytest.mark.slow

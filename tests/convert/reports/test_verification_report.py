@@ -16,7 +16,15 @@ from rich.console import Console
 
 from fletcher.convert.reports.verification_page import by_length, to_html
 from fletcher.convert.reports.verification_table import render, write_report
-from fletcher.convert.verify.report import TextResult, TokenizerResult, VariantResult, VerificationReport, excerpt
+from fletcher.convert.verify.report import (
+    RefusedText,
+    SettingResult,
+    TextResult,
+    TokenizerResult,
+    VariantResult,
+    VerificationReport,
+    excerpt,
+)
 from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime.errors import InputError, VerificationError
 
@@ -60,11 +68,25 @@ def report() -> VerificationReport:
         artifact="out/tiny",
         digest="ab" * 32,
         reference="hf:org/tiny@123",
+        method="sentence-transformers 6.9 (SentenceTransformer)",
+        notes=("max_seq_length is the artifact's, 12 tokens",),
         time="2026-01-02T03:04:05+00:00",
         tools={"torch": "2.99", "onnxruntime": "1.88"},
         complete=True,
         tokenizer=TokenizerResult(compared=59, equal=59, truncated=4, reason=""),
         variants=(good, bad),
+        settings=(
+            SettingResult(
+                setting="tokenizer_config.json: do_lower_case",
+                exercised_by="capitals",
+                texts=30,
+                failed=12,
+                verdict="failed",
+            ),
+            SettingResult(setting="odd.json", exercised_by="", texts=0, failed=0, verdict="not checked", note="unread"),
+        ),
+        refused=(RefusedText(text="", input_type="raw", reason="it has no token"),),
+        likely="Token ids differ on 12 of 30 texts with capitals. Likely cause: do_lower_case",
         verdict="failed",
     )
 
@@ -79,7 +101,20 @@ def test_the_table_has_every_figure_on_a_narrow_terminal(report: VerificationRep
     output = shown(report, 80)
     for figure in ("0.999999100", "0.999999500", "0.999999700", "4.4e-06", "1.7e-07", "98.76%", "0.999321"):
         assert figure in output
-    for words in ("59 of 59", "4 of them truncated", "alert('worst')", "0.8765432, at least", "verdict: failed"):
+    for words in (
+        "59 of 59",
+        "4 of them truncated",
+        "sentence-transformers 6.9",
+        "12 tokens",
+        "12 of 30",
+        "not checked",
+        "odd.json",
+        "refuses it: '' (raw): it has no token",
+        "Likely cause: do_lower_case",
+        "alert('worst')",
+        "0.8765432, at least",
+        "verdict: failed",
+    ):
         assert words in " ".join(output.split())
     assert "…" not in output
 
@@ -131,7 +166,20 @@ def test_the_page_has_the_numbers_and_the_plots(report: VerificationReport, tmp_
         "3.2e-02",
     ):
         assert figure in words
-    for name in ("tiny & small", "out/tiny", "hf:org/tiny@123", "torch 2.99", "ab" * 32, "1 − cosine", "failed"):
+    for name in (
+        "not checked",
+        "odd.json",
+        "it has no token",
+        "12 tokens",
+        "do_lower_case",
+        "tiny & small",
+        "out/tiny",
+        "hf:org/tiny@123",
+        "torch 2.99",
+        "ab" * 32,
+        "1 − cosine",
+        "failed",
+    ):
         assert name in words
     assert page.tags.count("svg") == 4
     assert "script" not in page.tags

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from fletcher.convert.architecture import Architecture
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.heads import describe_model
-from fletcher.convert.reference.heads import HeadReference, TokenizedText
+from fletcher.convert.reference.load import load_witness
+from fletcher.convert.reference.witness import Tokens, Witness
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
@@ -47,17 +48,17 @@ class HeadModel:
     Attributes:
         architecture: what Fletcher computes.
         card: its settings.
-        reference: what transformers computes.
+        reference: what sentence-transformers computes.
         rows: documents, pairs of one query with each, or queries that are filled up and a document.
     """
 
     architecture: Architecture
     card: ModelCard
-    reference: HeadReference
-    rows: Sequence[TokenizedText]
+    reference: Witness
+    rows: Sequence[Tokens]
 
     def expected(self) -> NDArray[np.float32]:
-        """transformers' results, a row a text or a row a token."""
+        """sentence-transformers' results, a row a text or a row a token."""
         results = [self.reference.compute(row) for row in self.rows]
         return np.concatenate(results) if self.card.output == "token_vectors" else np.stack(results)
 
@@ -86,20 +87,21 @@ def load_head(folder: Path, head: str, family: str) -> HeadModel:
     else:
         artifact = convert(test_colbert.make(folder, family=family, expansion=FILLED)).path
     card = Artifact.open(artifact).manifest.card
-    reference = HeadReference.load(folder, card)
+    reference = load_witness(folder, card)
     return HeadModel(describe_model(Checkpoint.open(folder), card), card, reference, _rows(head, reference))
 
 
-def _rows(head: str, reference: HeadReference) -> list[TokenizedText]:
+def _rows(head: str, reference: Witness) -> list[Tokens]:
     if head == "filled_queries":
-        queries = [reference.tokenize(text, role="query") for text in test_colbert.QUERIES]
+        queries = [reference.tokenize(text, "query") for text in test_colbert.QUERIES]
         assert {len(row.ids) - row.attended for row in queries} == {0, 2, 6}
-        return [*queries, reference.tokenize(DOCUMENTS[0])]
+        return [*queries, reference.tokenize(DOCUMENTS[0], "document")]
     query = QUERY if head == "scores" else None
-    return [reference.tokenize(text, query=query) for text in DOCUMENTS]
+    role = "document" if head == "token_vectors" else "raw"
+    return [reference.tokenize(text, role, query) for text in DOCUMENTS]
 
 
-def encode(rows: Sequence[TokenizedText]) -> Encodings:
+def encode(rows: Sequence[Tokens]) -> Encodings:
     """Texts as the runtime takes them."""
     plain = Encodings.from_lists([row.ids for row in rows])
     types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]

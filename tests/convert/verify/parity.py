@@ -138,6 +138,8 @@ def save_tokenizer(folder: Path, size: int, tokens: SpecialTokens = BERT_TOKENS)
     )
     tokenizer.add_special_tokens(list(tokens.names))
     tokenizer.save(str(folder / "tokenizer.json"))
+    # Of the family's own class, transformers would take the vocabulary alone.
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
 def make_card(folder: Path, hidden: int, longest: int, **changes: Any) -> ModelCard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.tokenizer.file import WrittenTokenizer, write_tokenizer
 from fletcher.convert.export.export import export
-from fletcher.convert.reference.vectors import Reference
+from fletcher.convert.reference.load import load_witness
+from fletcher.convert.reference.witness import Tokens
+from fletcher.convert.verify.case import Case
+from fletcher.convert.verify.outputs import TokenRow
 from fletcher.convert.verify.report import VariantResult, VerificationReport
-from fletcher.convert.verify.verdicts import Probe, VariantVectors, compare_ids, compare_vectors
+from fletcher.convert.verify.verdicts import VariantVectors, compare_ids, compare_vectors
 from fletcher.convert.verify.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
-from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ChecksumError, VerificationError
@@ -50,7 +55,7 @@ def artifact(tmp_path: Path, checkpoint: Path) -> Path:
 
 def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
     before = Artifact.open(artifact)
-    assert before.manifest.status == "unverified"
+    assert before.manifest.status == "self-made"
     report = verify(artifact, texts=["the user's own text"])
     report.raise_if_failed()
     variant = report.variants[0]
@@ -61,7 +66,8 @@ def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
     assert variant.neighbors == 1.0
     assert {text.tokens for text in variant.texts} >= set(range(2, MAX_TOKENS + 1))
     assert variant.texts[-1].text == "the user's own text"
-    assert report.tokenizer.equal == report.tokenizer.compared == len(variant.texts)
+    assert report.tokenizer.equal == report.tokenizer.compared > len(variant.texts)
+    assert report.method.startswith("sentence-transformers 6") and "SentenceTransformer" in report.method
     assert report.tokenizer.truncated > 3
     after = Artifact.open(artifact)
     assert after.manifest.status == "verified"
@@ -110,30 +116,121 @@ def test_a_checkpoint_that_changed_since_the_export_is_refused(artifact: Path, c
         verify(artifact)
 
 
-def test_another_tokenizer_fails_although_the_vectors_of_its_ids_would_agree(artifact: Path, checkpoint: Path) -> None:
+def test_another_limit_fails_and_the_settings_of_the_limit_are_named(artifact: Path, checkpoint: Path) -> None:
     card = Artifact.open(artifact).manifest.card
     shorter = msgspec.structs.replace(card, max_tokens=MAX_TOKENS - 1)
-    report = verify_with(artifact, Reference.load(checkpoint, shorter), name="shorter")
+    report = verify_with(artifact, load_witness(checkpoint, shorter), name="shorter")
     assert report.tokenizer.verdict == report.verdict == "failed"
+    assert (
+        "texts with more tokens than the limit" in report.likely
+        and "sentence_bert_config.json: max_seq_length" in report.likely
+    )
     with pytest.raises(VerificationError, match="the tokenizer gives"):
         report.raise_if_failed()
 
 
-def test_prompts_are_compared_too(artifact: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "keys", "named"),
+    [
+        ("tokenizer_config.json", {"truncation_side": "left"}, "tokenizer_config.json: truncation_side"),
+        ("tokenizer_config.json", {"do_lower_case": False}, "tokenizer_config.json: do_lower_case"),
+        ("tokenizer_config.json", {"strip_accents": False}, "tokenizer_config.json: strip_accents"),
+        ("tokenizer_config.json", {"tokenize_chinese_chars": False}, "tokenizer_config.json: tokenize_chinese_chars"),
+        ("config_sentence_transformers.json", {"truncate_dim": 16}, "results of shape (32,) instead of (16,)"),
+        ("config_sentence_transformers.json", {"prompts": {"query": "the baker "}}, "prompts: query"),
+        ("sentence_bert_config.json", {"max_seq_length": MAX_TOKENS - 3}, "sentence_bert_config.json: max_seq_length"),
+    ],
+)
+def test_a_setting_that_the_artifact_does_not_follow_fails_and_is_named(
+    artifact: Path, checkpoint: Path, file: str, keys: dict[str, object], named: str
+) -> None:
+    path = checkpoint / file
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(settings | keys))
+    report = verify(artifact, reference=str(checkpoint))
+    assert report.verdict == "failed" and named in report.likely
+    assert Artifact.open(artifact).manifest.status == "self-made"
+    with pytest.raises(VerificationError) as failure:
+        report.raise_if_failed()
+    assert named in str(failure.value) and "onvert the checkpoint again" not in str(failure.value)
+
+
+def test_another_version_of_transformers_is_named_if_token_ids_differ(artifact: Path, checkpoint: Path) -> None:
+    file = checkpoint / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_lower_case": False}))
+    report = verify(artifact, reference=str(checkpoint))
     manifest = Artifact.open(artifact).manifest
-    prompted = msgspec.structs.replace(manifest.card, prompts={"query": "q: "})
-    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, card=prompted)))
-    report = verify_with(artifact, Reference.load(checkpoint, prompted), name="prompted")
+    assert manifest.tokenizer_like == "transformers 5" and "--tokenizer-like" not in report.likely
+    older = msgspec.structs.replace(manifest, tokenizer_like="transformers 4")
+    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(older))
+    report = verify(artifact, reference=str(checkpoint))
+    assert "convert the checkpoint with --tokenizer-like 5" in report.likely
+
+
+def test_a_token_that_only_one_file_has_is_found(artifact: Path, checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer_config.json"
+    token = {"content": "<doc>", "special": False, "normalized": False}
+    token |= {"lstrip": False, "rstrip": False, "single_word": False}
+    size = len(json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": {str(size - 1): token}}))
+    report = verify(artifact, reference=str(checkpoint))
+    assert report.verdict == "failed" and "tokenizer_config.json: added_tokens_decoder" in report.likely
+
+
+def test_texts_that_the_reference_refuses_are_listed_and_not_compared(artifact: Path, checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    path = checkpoint / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    export(str(checkpoint), artifact)
+    report = verify(artifact)
     report.raise_if_failed()
-    assert {text.input_type for text in report.variants[0].texts} == {"raw", "query"}
-    # A reference without the prompt disagrees: the prompt was there.
-    without = verify_with(artifact, Reference.load(checkpoint, manifest.card), name="none")
-    assert without.tokenizer.equal < without.tokenizer.compared
+    assert {text.reason for text in report.refused} == {"it has no token"} and "" in {
+        text.text for text in report.refused
+    }
+
+
+def test_an_export_that_verifies_is_stamped_and_one_that_differs_is_not_written(
+    artifact: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = artifact.with_name("other")
+    exported = export(str(checkpoint), other, verify=True)
+    manifest = Artifact.open(other).manifest
+    assert exported.status == manifest.status == "verified" and manifest.verified is not None
+    assert exported.proof == manifest.proof and "SentenceTransformer" in exported.proof
+    assert exported.digest == Artifact.open(artifact).digest and manifest.verified.by in exported.proof
+
+    def write_without_normalizer(checkpoint: Checkpoint, file: Path, rows: int) -> WrittenTokenizer:
+        written = write_tokenizer(checkpoint, file, rows)
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": None}))
+        return written
+
+    monkeypatch.setattr("fletcher.convert.export.export.write_tokenizer", write_without_normalizer)
+    with pytest.raises(VerificationError, match=r"third does not reproduce .*capitals"):
+        export(str(checkpoint), artifact.with_name("third"), verify=True)
+    assert not artifact.with_name("third").exists()
+
+
+def test_prompts_are_those_of_the_checkpoint(artifact: Path, checkpoint: Path) -> None:
+    settings = checkpoint / "config_sentence_transformers.json"
+    settings.write_text(json.dumps({"prompts": {"query": "the baker ", "web": "in the web "}}))
+    export(str(checkpoint), artifact)
+    report = verify(artifact)
+    report.raise_if_failed()
+    kinds = {"raw", "query", "document", "clustering", "classification", "web"}
+    assert {text.input_type for text in report.variants[0].texts} == kinds
+    exercised = {result.setting: result.verdict for result in report.settings}
+    assert exercised["config_sentence_transformers.json: prompts: web"] == "passed"
+    manifest = Artifact.open(artifact).manifest
+    wrong = msgspec.structs.replace(manifest.card, prompts={"query": "the baker ", "web": "in the net "})
+    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, card=wrong)))
+    report = verify_with(artifact, load_witness(checkpoint, wrong), name="wrong")
+    assert report.verdict == "failed" and "prompts: web" in report.likely
 
 
 # The verdict on vectors that were made by hand -------------------------------------------------------------------------
 
-PROBES = tuple(Probe(f"text {index}", "raw") for index in range(30))
+CASES = tuple(Case(f"text {index}", "raw") for index in range(30))
 
 
 def variant_of(precision: str) -> Variant:
@@ -164,7 +261,7 @@ def card_of(**accuracy: Accuracy) -> ModelCard:
 
 @pytest.fixture
 def expected() -> NDArray[np.float32]:
-    vectors = np.random.default_rng(3).normal(size=(len(PROBES), 4)).astype(np.float32)
+    vectors = np.random.default_rng(3).normal(size=(len(CASES), 4)).astype(np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
@@ -175,10 +272,10 @@ def verdict_of(
     precision: str = "fp32",
     card: ModelCard | None = None,
 ) -> VariantResult:
-    lengths = np.full(len(PROBES), 5, np.int64)
+    lengths = np.full(len(CASES), 5, np.int64)
     alone = batched if alone is None else alone
     vectors = VariantVectors(variant_of(precision), "MLAS", lengths, alone, batched)
-    return compare_vectors(vectors, expected, PROBES, card or card_of())
+    return compare_vectors(vectors, expected, CASES, card or card_of())
 
 
 def test_equal_vectors_pass(expected: NDArray[np.float32]) -> None:
@@ -229,27 +326,37 @@ def test_the_tolerance_is_the_cards_else_the_default_else_the_variants(expected:
     assert verdict_of(turned, expected, precision="int8", card=strict).verdict == "failed"
 
 
+def tokens(*ids: int, types: tuple[int, ...] | None = None) -> Tokens:
+    features = {"input_ids": torch.tensor([ids])}
+    return Tokens(features if types is None else features | {"token_type_ids": torch.tensor([types])})
+
+
 def test_the_first_different_id_is_named() -> None:
-    encodings = Encodings.from_lists([[2, 5, 3], [2, 3]])
-    probes = (Probe("one", "raw"), Probe("two", "query"))
-    assert compare_ids(encodings, [[2, 5, 3], [2, 3]], probes).verdict == "passed"
-    found = compare_ids(encodings, [[2, 6, 3], [2, 3]], probes)
-    assert (found.verdict, found.equal) == ("failed", 1)
-    assert found.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
-    assert (
-        "2 ids instead of 3 for the text 'two' (query)" in compare_ids(encodings, [[2, 5, 3], [2, 3, 3]], probes).reason
-    )
+    rows = (TokenRow((2, 5, 3)), TokenRow((2, 3)))
+    cases = (Case("one", "raw"), Case("two", "query"))
+    assert compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3)], cases).summary.verdict == "passed"
+    found = compare_ids(rows, [tokens(2, 6, 3), tokens(2, 3)], cases)
+    assert (found.summary.verdict, found.summary.equal, found.differ) == ("failed", 1, (True, False))
+    assert found.summary.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
+    longer = compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3, 3)], cases).summary.reason
+    assert "2 ids instead of 3 for the text 'two' (query)" in longer
+
+
+def test_other_token_types_and_a_refusal_count_as_a_difference() -> None:
+    rows = (TokenRow((2, 5), types=(0, 0)), TokenRow(refused="it has no token"))
+    found = compare_ids(rows, [tokens(2, 5, types=(0, 1)), tokens(2)], (Case("one", "pair", "q"), Case("two", "raw")))
+    assert found.differ == (True, True) and "token type 0 instead of 1 at place 1" in found.summary.reason
 
 
 def test_the_report_survives_json(artifact: Path, checkpoint: Path) -> None:
     card = Artifact.open(artifact).manifest.card
-    report = verify_with(artifact, Reference.load(checkpoint, card), name="tiny")
+    report = verify_with(artifact, load_witness(checkpoint, card), name="tiny")
     assert msgspec.json.decode(msgspec.json.encode(report), type=VerificationReport) == report
 
 
 @pytest.mark.slow
 def test_the_real_minilm_reproduces_huggingface(minilm_artifact: Path, minilm_checkpoint: Path) -> None:
     card = Artifact.open(minilm_artifact).manifest.card
-    report = verify_with(minilm_artifact, Reference.load(minilm_checkpoint, card), name="MiniLM")
+    report = verify_with(minilm_artifact, load_witness(minilm_checkpoint, card), name="MiniLM")
     report.raise_if_failed()
     assert report.variants[0].max_abs <= 1e-5

@@ -1,4 +1,4 @@
-"""Head of a checkpoint: declared by its files, requested, or implied by its architecture; never guessed."""
+"""Head of a checkpoint: its files declare it, an option requests it, or the architecture implies it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,16 @@ PLAIN = {"architectures": ["BertModel"]}
         ({"config": CLASSIFIER}, "classification"),
         ({"config": PLAIN}, "embedding"),
         ({"config": {}}, "embedding"),
-        ({"config": MASKED, "modules": modules("Transformer", "Pooling")}, "embedding"),  # as all-mpnet-base-v2
+        ({"config": MASKED, "modules": modules("Transformer", "Pooling")}, "embedding"),  # like all-mpnet-base-v2
         ({"config": CLASSIFIER, "modules": modules("Transformer", "Pooling")}, "embedding"),
-        ({"config": MASKED, "modules": modules("MLMTransformer", "SpladePooling")}, "splade"),
+        (
+            {
+                "config": MASKED,
+                "modules": modules("MLMTransformer", "SpladePooling"),
+                "said": {"model_type": "SparseEncoder"},
+            },
+            "splade",
+        ),
         ({"config": PLAIN, "modules": modules("Transformer", "Dense", "MultiVectorMask", "Normalize")}, "colbert"),
         ({"config": PLAIN, "modules": modules("Transformer", "Dense"), "said": {"model_type": "ColBERT"}}, "colbert"),
         (
@@ -53,13 +60,13 @@ PLAIN = {"architectures": ["BertModel"]}
         ({"config": {"architectures": ["HF_ColBERT"]}}, "colbert"),
     ],
 )
-def test_the_files_say_it(tmp_path: Path, files: dict[str, Any], expected: Any) -> None:
+def test_the_files_declare_the_head(tmp_path: Path, files: dict[str, Any], expected: Any) -> None:
     folder = write(tmp_path, **files)
     assert find_head(read_files(folder), None) == expected
     assert find_head(read_files(folder), expected) == expected
 
 
-def test_what_the_files_leave_open_must_be_asked_for(tmp_path: Path) -> None:
+def test_an_ambiguous_head_must_be_requested(tmp_path: Path) -> None:
     folder = write(tmp_path, config=MASKED)
     with pytest.raises(CardError, match=r"BertForMaskedLM without modules\.json.* --head splade, or --head embedding"):
         find_head(read_files(folder), None)
@@ -72,11 +79,42 @@ def test_what_the_files_leave_open_must_be_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "asked"), [(["Transformer", "Pooling"], "splade"), (["Transformer", "SpladePooling"], "embedding")]
+    ("kinds", "model_type", "head"),
+    [
+        (["Transformer", "Pooling"], "SentenceTransformer", "splade"),
+        (["Transformer", "SpladePooling"], "SparseEncoder", "embedding"),
+    ],
 )
-def test_what_the_files_say_is_not_overruled(tmp_path: Path, kinds: list[str], asked: Any) -> None:
-    with pytest.raises(CardError, match=f"--head {asked} contradicts"):
-        find_head(read_files(write(tmp_path, config=PLAIN, modules=modules(*kinds))), asked)
+def test_a_request_cannot_contradict_the_files(tmp_path: Path, kinds: list[str], model_type: str, head: Any) -> None:
+    folder = write(tmp_path, config=PLAIN, modules=modules(*kinds), said={"model_type": model_type})
+    with pytest.raises(CardError, match=f"--head {head} contradicts"):
+        find_head(read_files(folder), head)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "model_type", "expected"),
+    [
+        (["Transformer", "SpladePooling"], None, "SparseEncoder"),
+        (["Transformer", "SpladePooling"], "CrossEncoder", "SparseEncoder"),
+        (["Transformer", "MultiVectorMask"], "SparseEncoder", "MultiVectorEncoder"),
+    ],
+)
+def test_modules_of_another_kind_of_model_are_refused(
+    tmp_path: Path, kinds: list[str], model_type: str | None, expected: str
+) -> None:
+    folder = write(tmp_path, config=MASKED, modules=modules(*kinds), said={"model_type": model_type})
+    with pytest.raises(CardError, match=f"`model_type` is {model_type!r}.* needs '{expected}'"):
+        find_head(read_files(folder), None)
+
+
+def test_a_sparse_model_needs_a_masked_lm_head(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"--head splade: .*architecture 'BertModel'"):
+        find_head(read_files(write(tmp_path, config=PLAIN)), "splade")
+
+
+def test_the_number_of_labels_must_be_that_of_their_names(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match="`num_labels` is 5, and `id2label` has 2 labels"):
+        read_scoring(read_files(write(tmp_path, config={"num_labels": 5, "id2label": {"0": "a", "1": "b"}})))
 
 
 def test_scores_of_a_reranker(tmp_path: Path) -> None:
@@ -91,6 +129,8 @@ def test_scores_of_a_reranker(tmp_path: Path) -> None:
     )  # transformers' default
     assert read_scoring(read_files(write(tmp_path, config={"id2label": {"0": "x"}}))).activation == "sigmoid"
     write(tmp_path, said={"activation_fn": "torch.nn.modules.linear.Identity"})
+    assert read_scoring(read_files(folder)).activation == "sigmoid"  # the file is not read without modules.json
+    write(tmp_path, modules=modules("Transformer"))
     assert read_scoring(read_files(folder)).activation == "identity"
     write(tmp_path, said={"prompts": {"query": "q: "}})
     with pytest.raises(CardError, match="prompts"):
@@ -103,16 +143,16 @@ def test_scores_of_a_reranker(tmp_path: Path) -> None:
 def test_settings_of_stanfords_colbert(tmp_path: Path) -> None:
     folder = write(tmp_path, stanford={"doc_maxlen": 180, "attend_to_mask_tokens": False, "mask_punctuation": True})
     late, prompts = read_late_interaction(read_files(folder), 512)
-    assert (late.query_tokens, late.document_tokens) == (32, 180)  # its own defaults
+    assert (late.query_tokens, late.document_tokens) == (32, 180)  # the defaults of ColBERT
     assert late.expansion is not None and (late.expansion.token, late.expansion.attended) == ("[MASK]", False)
     assert "." in late.skipped and late.skipped_in == ("document",)
     assert prompts == {"query": "[unused0] ", "document": "[unused1] "}
 
 
-def test_an_expansion_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_expansion_is_rejected(tmp_path: Path) -> None:
     entries = modules("Transformer", "MultiVectorMask")
-    for said in ({"strategy": "odd", "length": 5}, {"strategy": "min"}, {"strategy": "min", "length": 5, "x": 1}):
-        folder = write(tmp_path, modules=entries, transformer={"query_expansion": said})
+    for expansion in ({"strategy": "odd", "length": 5}, {"strategy": "min"}, {"strategy": "min", "length": 5, "x": 1}):
+        folder = write(tmp_path, modules=entries, transformer={"query_expansion": expansion})
         with pytest.raises(CardError, match="query_expansion"):
             read_late_interaction(read_files(folder), 40)
 

@@ -1,9 +1,10 @@
-"""A card out of a checkpoint's own files, against sentence-transformers itself and against MiniLM's published files."""
+"""Cards from the files of a checkpoint, compared with sentence-transformers and with MiniLM's published files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def edit(file: Path, change: Edit) -> None:
     file.write_text(json.dumps(value))
 
 
-def test_minilm_reads_as_its_card_says(minilm: Path) -> None:
+def test_the_files_of_minilm_give_its_card(minilm: Path) -> None:
     card, zoo = read_card(minilm, name="mine"), load_card("all-MiniLM-L6-v2")
     for key in ("family", "dimension", "max_tokens", "pooling", "normalize", "prompts", "matryoshka"):
         assert getattr(card, key) == getattr(zoo, key), key
@@ -29,7 +30,7 @@ def test_minilm_reads_as_its_card_says(minilm: Path) -> None:
     assert card.license == "NOASSERTION"
 
 
-def test_without_modules_pooling_must_be_said(minilm: Path) -> None:
+def test_without_modules_pooling_must_be_named(minilm: Path) -> None:
     (minilm / "modules.json").unlink()
     with pytest.raises(CardError, match=r"--pooling, one of cls, mean"):
         read_card(minilm, name="mine")
@@ -38,7 +39,7 @@ def test_without_modules_pooling_must_be_said(minilm: Path) -> None:
     assert read_card(minilm, name="mine", pooling="mean, cls").dimension == 768
 
 
-def test_pooling_that_contradicts_the_checkpoint_is_refused_with_both_named(minilm: Path) -> None:
+def test_the_error_of_pooling_that_contradicts_the_checkpoint_names_both(minilm: Path) -> None:
     assert read_card(minilm, name="mine", pooling="mean").pooling == ("mean",)
     with pytest.raises(CardError, match=r"--pooling cls contradicts .* has mean"):
         read_card(minilm, name="mine", pooling="cls")
@@ -57,21 +58,23 @@ def test_pooling_that_contradicts_the_checkpoint_is_refused_with_both_named(mini
         ({"pooling_mode": ["mean", "cls"]}, ("mean", "cls")),
     ],
 )
-def test_both_spellings_of_pooling_read_as_sentence_transformers_reads_them(
+def test_both_forms_of_pooling_are_read_as_by_sentence_transformers(
     minilm: Path, spelling: dict[str, Any], modes: tuple[str, ...]
 ) -> None:
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     config = {"word_embedding_dimension": 384, **spelling}
     (minilm / "1_Pooling" / "config.json").write_text(json.dumps(config))
-    theirs = Pooling.load(str(minilm / "1_Pooling"))
-    their_modes = (theirs.pooling_mode,) if isinstance(theirs.pooling_mode, str) else tuple(theirs.pooling_mode)
+    reference = Pooling.load(str(minilm / "1_Pooling"))
+    their_modes = (
+        (reference.pooling_mode,) if isinstance(reference.pooling_mode, str) else tuple(reference.pooling_mode)
+    )
     card = read_card(minilm, name="mine")
     assert card.pooling == modes == their_modes
-    assert card.dimension == theirs.pooling_output_dimension
+    assert card.dimension == reference.pooling_output_dimension
 
 
-def test_max_tokens_may_lower_the_limit_and_never_raise_it(minilm: Path) -> None:
+def test_max_tokens_can_only_lower_the_limit(minilm: Path) -> None:
     assert read_card(minilm, name="mine", max_tokens=64).max_tokens == 64
     with pytest.raises(CardError, match=r"--max-tokens 257: .* at most 256"):
         read_card(minilm, name="mine", max_tokens=257)
@@ -82,16 +85,22 @@ def test_max_tokens_may_lower_the_limit_and_never_raise_it(minilm: Path) -> None
 
 
 def test_positions_after_the_padding_id_are_not_counted(minilm: Path) -> None:
-    # all-mpnet-base-v2 and xlm-roberta: 514 rows, of which two lie before the first position.
+    # all-mpnet-base-v2 and xlm-roberta have 514 rows, two of them before the first position.
     edit(minilm / "config.json", lambda c: c.update(model_type="mpnet", max_position_embeddings=514, pad_token_id=1))
-    edit(minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=514))
+    edit(minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=512))
     assert read_card(minilm, name="mine").max_tokens == 512
+    edit(
+        minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=514)
+    )  # which sentence-transformers keeps
+    with pytest.raises(CardError, match=r"sentence_bert_config\.json limits texts to 514 .*--max-tokens 512"):
+        read_card(minilm, name="mine")
+    assert read_card(minilm, name="mine", max_tokens=512).max_tokens == 512
     edit(minilm / "config.json", lambda c: c.pop("pad_token_id"))
     with pytest.raises(CardError, match="pad_token_id"):
         read_card(minilm, name="mine")
 
 
-def test_no_limit_anywhere_must_be_said(minilm: Path) -> None:
+def test_without_a_limit_in_the_files_max_tokens_is_required(minilm: Path) -> None:
     edit(minilm / "config.json", lambda c: c.pop("max_position_embeddings"))
     (minilm / "sentence_bert_config.json").unlink()
     edit(minilm / "tokenizer_config.json", lambda c: c.update(model_max_length=int(1e30)))
@@ -100,32 +109,26 @@ def test_no_limit_anywhere_must_be_said(minilm: Path) -> None:
     assert read_card(minilm, name="mine", max_tokens=77).max_tokens == 77
 
 
-def test_lower_case_is_accepted_only_where_the_tokenizer_does_it(minilm: Path) -> None:
-    edit(minilm / "sentence_bert_config.json", lambda c: c.update(do_lower_case=True))
-    (minilm / "tokenizer.json").write_text(
-        '{"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}}'
-    )
-    assert read_card(minilm, name="mine").max_tokens == 256
-    (minilm / "tokenizer.json").write_text('{"normalizer": {"type": "BertNormalizer", "lowercase": false}}')
-    with pytest.raises(CardError, match="do_lower_case"):
-        read_card(minilm, name="mine")
-
-
 PROMPTS = [
-    ({"prompts": {"query": "q: ", "passage": "p: "}}, {"query": "q: ", "document": "p: ", "passage": "p: "}),
+    ({"prompts": {"query": "q: ", "passage": "p: "}}, {"query": "q: ", "passage": "p: "}),
     ({"prompts": {"query": "", "document": ""}, "default_prompt_name": None}, {}),
     ({"prompts": {"corpus": "c: ", "document": "d: "}}, {"corpus": "c: ", "document": "d: "}),
     ({"prompts": {"query": None}}, {}),
     (
         {"prompts": {"sts": "s: ", "query": "q: "}, "default_prompt_name": "sts"},
-        {"sts": "s: ", "query": "q: ", "document": "s: ", "clustering": "s: ", "classification": "s: "},
+        {"sts": "s: ", "query": "q: ", "clustering": "s: ", "classification": "s: "},
+    ),
+    ({"prompts": {"web": "w: "}, "default_prompt_name": "query"}, {"web": "w: "}),
+    (
+        {"prompts": {"query": "q: ", "clustering": ""}, "default_prompt_name": "query"},
+        {"query": "q: ", "classification": "q: "},
     ),
 ]
 
 
-@pytest.mark.parametrize(("said", "prompts"), PROMPTS)
-def test_prompts_are_read_by_input_type(minilm: Path, said: dict[str, Any], prompts: dict[str, str]) -> None:
-    (minilm / "config_sentence_transformers.json").write_text(json.dumps(said))
+@pytest.mark.parametrize(("config", "prompts"), PROMPTS)
+def test_prompts_are_read_by_input_type(minilm: Path, config: dict[str, Any], prompts: dict[str, str]) -> None:
+    (minilm / "config_sentence_transformers.json").write_text(json.dumps(config))
     assert read_card(minilm, name="mine").prompts == prompts
 
 
@@ -146,7 +149,6 @@ REFUSED: dict[str, tuple[str, Edit, str]] = {
         r"config_sentence_transformers\.json: .*prompts",
     ),
     "other hidden size": ("1_Pooling/config.json", lambda c: c.update(word_embedding_dimension=768), r"768.*384"),
-    "unknown pooling key": ("1_Pooling/config.json", lambda c: c.update(pooling_mode_top=True), r"pooling_mode_top"),
     "unknown pooling mode": ("1_Pooling/config.json", lambda c: c.update(pooling_mode="avg"), r"`pooling_mode`: .*avg"),
     "odd include_prompt": ("1_Pooling/config.json", lambda c: c.update(include_prompt="no"), r"include_prompt"),
     "no hidden size": ("config.json", lambda c: c.pop("hidden_size"), r"hidden_size"),
@@ -160,14 +162,14 @@ REFUSED: dict[str, tuple[str, Edit, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_reproduced_is_refused_by_name(minilm: Path, case: str) -> None:
+def test_errors_name_settings_that_cannot_be_reproduced(minilm: Path, case: str) -> None:
     file, change, expected = REFUSED[case]
     edit(minilm / file, change)
     with pytest.raises(CardError, match=expected):
         read_card(minilm, name="mine")
 
 
-def test_pooling_without_the_prompt_is_refused_where_there_are_prompts(minilm: Path) -> None:
+def test_pooling_without_the_prompt_is_rejected_if_there_are_prompts(minilm: Path) -> None:
     edit(minilm / "1_Pooling" / "config.json", lambda c: c.update(include_prompt=False))
     assert read_card(minilm, name="mine").pooling == ("mean",)
     edit(minilm / "config_sentence_transformers.json", lambda c: c.update(prompts={"query": "q: "}))
@@ -180,13 +182,13 @@ def test_pooling_without_the_prompt_is_refused_where_there_are_prompts(minilm: P
     [
         [],
         ["Transformer"],
-        ["Transformer", "Pooling", "Normalize", "LayerNorm"],
-        ["Transformer", "Pooling", "Normalize", "Dense"],
+        ["Transformer", "LayerNorm", "Pooling"],
+        ["Transformer", "WeightedLayerPooling", "Pooling"],
         ["WordEmbeddings", "Pooling"],
         ["Transformer", "Pooling", "Pooling"],
     ],
 )
-def test_other_modules_are_refused(minilm: Path, kinds: list[str]) -> None:
+def test_other_modules_are_rejected(minilm: Path, kinds: list[str]) -> None:
     modules = [{"path": "1_Pooling" if kind != "Transformer" else "", "type": f"x.{kind}"} for kind in kinds]
     (minilm / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CardError, match=r"modules\.json: its modules are"):
@@ -194,13 +196,13 @@ def test_other_modules_are_refused(minilm: Path, kinds: list[str]) -> None:
 
 
 @pytest.mark.parametrize("file", ["config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"])
-def test_a_damaged_file_is_named(minilm: Path, file: str) -> None:
+def test_errors_name_a_damaged_file(minilm: Path, file: str) -> None:
     (minilm / file).write_text('{"truncated": ')
     with pytest.raises(CardError, match=file.replace(".", r"\.")):
         read_card(minilm, name="mine")
 
 
-def test_a_missing_file_is_named(minilm: Path) -> None:
+def test_errors_name_a_missing_file(minilm: Path) -> None:
     (minilm / "1_Pooling" / "config.json").unlink()
     with pytest.raises(CardError, match=r"1_Pooling/config\.json is missing"):
         read_card(minilm, name="mine")
@@ -208,11 +210,11 @@ def test_a_missing_file_is_named(minilm: Path) -> None:
         read_card(minilm / "1_Pooling", name="mine")
 
 
-# Against sentence-transformers: models that it builds and saves itself, read back by it and by us.
+# Comparison with sentence-transformers: it builds and saves models, and both read them.
 
 
 def build(folder: Path, *, length: int | None, modules: list[Any], **options: Any) -> Path:
-    """A BERT of 16 dimensions and 64 positions with modules behind it, saved by sentence-transformers."""
+    """Save a BERT of 16 dimensions and 64 positions with modules after it, with sentence-transformers."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
@@ -239,7 +241,7 @@ def build(folder: Path, *, length: int | None, modules: list[Any], **options: An
 
 @pytest.mark.parametrize("case", ["mean", "cls and max", "dense", "normalized", "all"])
 @pytest.mark.parametrize("length", [None, 48])
-def test_a_saved_model_reads_as_sentence_transformers_reads_it(tmp_path: Path, case: str, length: int | None) -> None:
+def test_a_saved_model_is_read_as_by_sentence_transformers(tmp_path: Path, case: str, length: int | None) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
@@ -251,28 +253,88 @@ def test_a_saved_model_reads_as_sentence_transformers_reads_it(tmp_path: Path, c
         "all": [Pooling(16, ("mean", "cls")), Dense(32, 24), Dense(24, 8), Normalize()],
     }[case]
     folder = build(tmp_path, length=length, modules=modules, prompts={"query": "q: ", "document": "d: "})
-    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     card = read_card(folder, name="tiny")
-    their_pooling = theirs[1]
+    their_pooling = reference[1]
     assert isinstance(their_pooling, Pooling)
     mode = their_pooling.pooling_mode
     assert card.pooling == ((mode,) if isinstance(mode, str) else tuple(mode))
-    assert card.max_tokens == theirs.max_seq_length == (length or 64)
-    assert card.dimension == theirs.get_embedding_dimension()
-    assert card.prompts == theirs.prompts
-    vectors = theirs.encode(["a b", "b"], convert_to_numpy=True)
+    assert card.max_tokens == reference.max_seq_length == (length or 64)
+    assert card.dimension == reference.get_embedding_dimension()
+    assert card.prompts == reference.prompts
+    vectors = reference.encode(["a b", "b"], convert_to_numpy=True)
     assert vectors.shape[1] == card.dimension
     lengths = (vectors**2).sum(axis=1) ** 0.5
     assert card.normalize == bool((abs(lengths - 1) < 1e-5).all())
 
 
-def test_a_default_prompt_reads_as_sentence_transformers_applies_it(tmp_path: Path) -> None:
+TEXT = "b a b"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [
+        ({"sts": "a a a "}, "sts"),
+        ({"query": "a ", "web": "a a "}, "web"),
+        ({"web": "a "}, "web"),
+        ({"query": "a ", "passage": "a a "}, None),
+        ({"query": "a ", "passage": "a a ", "document": ""}, None),
+        ({"query": "a ", "corpus": "a a "}, "corpus"),
+        ({"query": "a ", "document": "a a "}, "query"),
+        ({"clustering": "a ", "document": "a a "}, "clustering"),
+    ],
+)
+def test_input_types_are_sentence_transformers_calls(
+    tmp_path: Path, prompts: dict[str, str], default: str | None
+) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    folder = build(tmp_path, length=None, modules=[Pooling(16)], prompts={"sts": "a a a "}, default_prompt_name="sts")
+    folder = build(tmp_path, length=None, modules=[Pooling(16)])
+    edit(folder / "config_sentence_transformers.json", lambda c: c.update(prompts=prompts, default_prompt_name=default))
     theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     card = read_card(folder, name="tiny")
-    with_default = theirs.encode(["b"])
-    assert (with_default == theirs.encode(["b"], prompt=card.prompts["document"])).all()
-    assert (with_default != theirs.encode(["b"], prompt="")).any()
+    calls: dict[str, Callable[[str], Any]] = {
+        "query": theirs.encode_query,
+        "document": theirs.encode_document,
+        "clustering": lambda text: theirs.encode(text, prompt_name="clustering" if "clustering" in prompts else None),
+        "classification": theirs.encode,
+        **{name: partial(theirs.encode, prompt_name=name) for name in prompts},
+    }
+    for name, call in calls.items():
+        assert (call(TEXT) == theirs.encode(card.prompts.get(name, "") + TEXT, prompt="")).all(), name
+
+
+@pytest.mark.parametrize(("length", "normalized"), [(16, True), (99, True), (5, False), (None, True)])
+def test_truncate_dim_reads_as_sentence_transformers_applies_it(
+    tmp_path: Path, length: int | None, normalized: bool
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    folder = build(tmp_path, length=None, modules=[Pooling(16), Normalize()], truncate_dim=length)
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    card = read_card(folder, name="tiny")
+    vector = theirs.encode(TEXT)
+    assert len(vector) == card.dimension == min(length or 16, 16)
+    assert card.normalize is normalized is bool(abs((vector**2).sum() - 1) < 1e-5)
+    assert card.similarity == theirs.similarity_fn_name == "cosine"
+
+
+def test_shorter_lengths_are_the_users_or_those_of_the_files(minilm: Path) -> None:
+    assert read_card(minilm, name="mine").matryoshka == ()
+    edit(minilm / "config.json", lambda c: c.update(matryoshka_dimensions=[64, 128, 384]))
+    assert read_card(minilm, name="mine").matryoshka == (128, 64)
+    assert read_card(minilm, name="mine", dimensions=(32, 256)).matryoshka == (256, 32)
+    for wrong in (384, 0):
+        with pytest.raises(CardError, match=rf"--dimensions {wrong}: the vectors have 384 elements"):
+            read_card(minilm, name="mine", dimensions=(wrong,))
+
+
+def test_similarity_is_read_if_the_model_has_it(minilm: Path) -> None:
+    settings = minilm / "config_sentence_transformers.json"
+    assert not read_card(minilm, name="mine").similarity
+    edit(settings, lambda c: c.update(similarity_fn_name="dot"))
+    assert read_card(minilm, name="mine").similarity == "dot"
+    edit(settings, lambda c: c.update(similarity_fn_name="maxsim"))  # of another kind of model, so it is not used
+    assert not read_card(minilm, name="mine").similarity

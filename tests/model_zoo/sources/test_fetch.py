@@ -1,4 +1,4 @@
-"""SOURCE strings, folders, pickles, and the place of the cache."""
+"""SOURCE strings, folders, pickles, and the path of the cache."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_source_is_read_and_written(text: str, location: object, canonical: st
     ["", "name", "a/b/c", "org/name@", "hf:name", "hf:", "pypi:", "pypi:a", "pypi:a>=1", "pypi:-r==1", "pypi:a==1,",
      "pypi:a==1 --index-url=x", "./nothing", "~nobody/x", "https://host/x", "../x/y", "org/name@a b"],
 )  # fmt: skip
-def test_what_is_no_source_is_refused_with_the_forms(text: str) -> None:
+def test_the_error_of_an_invalid_source_lists_the_forms(text: str) -> None:
     with pytest.raises(SourceError, match=r"hub id|DISTRIBUTION==VERSION|not a folder"):
         parse_location(text)
 
@@ -54,20 +54,20 @@ def test_an_existing_folder_comes_before_a_hub_id(
     assert parse_location("hf:org/name") == HubSource("org/name", None)
 
 
-def test_a_folder_is_checked_and_used_where_it_lies(minilm: Path) -> None:
+def test_a_folder_is_checked_and_not_copied(minilm: Path) -> None:
     (minilm / "README.md").write_text("not used")
     (minilm / "onnx").mkdir()
     (minilm / "onnx" / "config.json").write_text("{}")
-    found = fetch(str(minilm))
-    assert (found.folder, found.source, found.revision, found.card) == (minilm, str(minilm), None, None)
-    assert tuple(found.sha256) == checkpoint_files(minilm)
-    assert "README.md" not in found.sha256
-    assert "onnx/config.json" not in found.sha256
+    fetched = fetch(str(minilm))
+    assert (fetched.folder, fetched.source, fetched.revision, fetched.card) == (minilm, str(minilm), None, None)
+    assert tuple(fetched.sha256) == checkpoint_files(minilm)
+    assert "README.md" not in fetched.sha256
+    assert "onnx/config.json" not in fetched.sha256
     # printf '{}' | sha256sum
-    assert found.sha256["tokenizer.json"] == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert fetched.sha256["tokenizer.json"] == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(minilm: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_checkpoint_is_rejected(minilm: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no config\.json"):
         fetch(str(tmp_path))
     with pytest.raises(SourceError, match="is not a folder"):
@@ -81,7 +81,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(minilm: Path, tmp_path: Path)
         fetch(str(minilm))
 
 
-def test_a_pickle_is_refused_unread_and_the_command_given_converts_it(minilm: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_and_the_command_of_the_error_converts_it(minilm: Path, tmp_path: Path) -> None:
     import torch
 
     (minilm / "model.safetensors").unlink()
@@ -109,7 +109,7 @@ def test_a_pickle_that_would_run_code_is_not_read(minilm: Path, tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_dense_module_must_be_safetensors_too(minilm: Path) -> None:
+def test_a_dense_module_must_be_safetensors(minilm: Path) -> None:
     modules = json.loads((minilm / "modules.json").read_text())
     modules.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
     (minilm / "modules.json").write_text(json.dumps(modules))
@@ -123,11 +123,11 @@ def test_remote_code_in_a_checkpoint_is_not_run(minilm: Path, tmp_path: Path) ->
     config = json.loads((minilm / "config.json").read_text()) | {"auto_map": {"AutoModel": "modeling.Model"}}
     (minilm / "config.json").write_text(json.dumps(config))
     (minilm / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert "modeling.py" not in fetch(str(minilm)).sha256
+    assert "modeling.py" in fetch(str(minilm)).sha256  # for the conversion to refuse it
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_cache_lies_where_the_variables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_set_the_path_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("FLETCHER_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

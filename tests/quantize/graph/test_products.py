@@ -1,4 +1,4 @@
-"""One product, rewritten alone: its activations are those of calibration, so that its mean can be foretold."""
+"""Quantization of a single product. Its activations are those of calibration, so its expected mean is known."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def _outputs(parent: Artifact, scheme: MatrixScheme | None, **settings: object) -> NDArray[np.float32]:
-    """What leaves the product and its bias, (tokens of all texts, hidden); None is float32."""
+    """Return the product plus its bias, (tokens of all texts, hidden). The scheme None is float32."""
     variant = float_variant(parent)
     editor = GraphEditor(parent, variant)
     places = find_matrices(editor)
@@ -53,20 +53,20 @@ def _outputs(parent: Artifact, scheme: MatrixScheme | None, **settings: object) 
 
 @pytest.mark.parametrize("scheme", ["int8-static", "w4", "int8-per-token"])
 def test_bias_correction_restores_the_mean(parent: Artifact, scheme: MatrixScheme) -> None:
-    """A range that cuts a tenth off moves the mean of a static product; coarse weights move it in any."""
+    """Ranges that clip a tenth of the values shift the mean of static products, and coarse weights that of any product."""
     settings = {"calibration": "percentile", "percentile": 90.0}
-    wanted = _outputs(parent, None).mean(axis=0)
+    expected = _outputs(parent, None).mean(axis=0)
     plain, corrected = (
-        np.abs(_outputs(parent, scheme, bias_correction=chosen, **settings).mean(axis=0) - wanted).max()
+        np.abs(_outputs(parent, scheme, bias_correction=chosen, **settings).mean(axis=0) - expected).max()
         for chosen in (False, True)
     )
-    assert corrected <= 1e-3  # w4 also computes with activations in bytes, which nothing corrects
+    assert corrected <= 1e-3  # the bias does not correct the activations of w4, which are bytes
     assert scheme == "int8-per-token" or corrected < 0.2 * plain
 
 
 @pytest.mark.parametrize("scheme", ["int8-static", "int8-per-token"])
-def test_columns_apart_leave_less_error(parent: Artifact, scheme: MatrixScheme) -> None:
-    wanted = _outputs(parent, None)
-    errors = [np.abs(_outputs(parent, scheme, outliers=count) - wanted).mean() for count in (0, 8, 64)]
+def test_separate_columns_reduce_the_error(parent: Artifact, scheme: MatrixScheme) -> None:
+    expected = _outputs(parent, None)
+    errors = [np.abs(_outputs(parent, scheme, outliers=count) - expected).mean() for count in (0, 8, 64)]
     assert errors[0] > errors[1] > errors[2]
-    assert errors[2] <= 1e-6  # all of them
+    assert errors[2] <= 1e-6  # all columns are separate

@@ -1,4 +1,4 @@
-"""Rounded weights stay within half a step of what they stand for."""
+"""Rounded weights differ from the original ones by half a step at most."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def test_a_row_is_within_half_a_step() -> None:
 
 
 @pytest.mark.parametrize(("bits", "asymmetric"), [(4, False), (4, True), (8, False)])
-def test_a_search_never_makes_a_block_worse(bits: int, asymmetric: bool) -> None:
+def test_a_search_never_increases_the_error_of_a_block(bits: int, asymmetric: bool) -> None:
     plain = round_blocks(WEIGHT, bits=bits, block=32, asymmetric=asymmetric)
     searched = round_blocks(WEIGHT, bits=bits, block=32, asymmetric=asymmetric, search=True)
     before, after = (np.square(blocks.floats - WEIGHT).sum() for blocks in (plain, searched))
     assert after <= before
-    # An even 4-bit range of a normal block has steps of about 1/8 of its largest element, sigma's double.
+    # A symmetric 4-bit range of a normal block has steps of about 1/8 of its largest element, which is about 2 sigma.
     assert before < WEIGHT.size * (0.02 if bits == 4 else 0.0001)
 
 
-def test_a_last_block_that_is_short_is_cut_again() -> None:
+def test_a_short_last_block_keeps_its_length() -> None:
     assert round_blocks(WEIGHT[:40], bits=8, block=32).floats.shape == (40, 10)
 
 

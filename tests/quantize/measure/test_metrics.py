@@ -1,4 +1,4 @@
-"""Figures of a comparison against hand-computed cases, scipy and scikit-learn."""
+"""Metrics of a comparison of vectors, compared with cases worked out by hand, scipy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ def random_vectors() -> tuple[Vectors, Vectors]:
     return (reference + generator.normal(scale=0.3, size=reference.shape)).astype(np.float32), reference
 
 
-def test_equal_vectors_agree_in_every_figure() -> None:
+def test_equal_vectors_have_perfect_metrics() -> None:
     vectors = rows((3, 4), (1, 0), (0, -2), (1, 1))
-    found = compare(vectors, vectors)
-    assert (found.cosine_min, found.cosine_mean, found.cosine_p1) == pytest.approx((1.0, 1.0, 1.0), abs=1e-15)
-    assert (found.max_abs, found.neighbors) == (0.0, 1.0)
-    assert found.spearman == pytest.approx(1.0, abs=1e-12)
+    comparison = compare(vectors, vectors)
+    assert (comparison.cosine_min, comparison.cosine_mean, comparison.cosine_p1) == pytest.approx(
+        (1.0, 1.0, 1.0), abs=1e-15
+    )
+    assert (comparison.max_abs, comparison.neighbors) == (0.0, 1.0)
+    assert comparison.spearman == pytest.approx(1.0, abs=1e-12)
 
 
 def test_cosine_and_difference_of_a_hand_computed_case() -> None:
     # 45 degrees, 0 degrees with twice the length, 180 degrees.
-    found = compare(rows((1, 1), (2, 0), (-1, 0)), rows((1, 0), (1, 0), (1, 0)))
-    np.testing.assert_allclose(found.cosines, [math.sqrt(0.5), 1.0, -1.0], atol=1e-12)
-    np.testing.assert_array_equal(found.differences, [1.0, 1.0, 2.0])
-    assert found.cosine_mean == pytest.approx(math.sqrt(0.5) / 3)
-    assert (found.cosine_min, found.max_abs, found.worst) == (-1.0, 2.0, 2)
+    comparison = compare(rows((1, 1), (2, 0), (-1, 0)), rows((1, 0), (1, 0), (1, 0)))
+    np.testing.assert_allclose(comparison.cosines, [math.sqrt(0.5), 1.0, -1.0], atol=1e-12)
+    np.testing.assert_array_equal(comparison.differences, [1.0, 1.0, 2.0])
+    assert comparison.cosine_mean == pytest.approx(math.sqrt(0.5) / 3)
+    assert (comparison.cosine_min, comparison.max_abs, comparison.worst) == (-1.0, 2.0, 2)
 
 
 def test_worst_is_the_larger_difference_among_equal_cosines() -> None:
@@ -52,7 +54,7 @@ def test_first_percentile_interpolates() -> None:
     vectors[40], vectors[77] = (
         (0, 1),
         (1, 1),
-    )  # the smallest cosine and the second: the percentile is exactly the second
+    )  # the two smallest cosines: the percentile is exactly the second
     assert compare(vectors, reference).cosine_p1 == pytest.approx(math.sqrt(0.5))
 
 
@@ -60,8 +62,8 @@ def test_spearman_is_that_of_scipy(random_vectors: tuple[Vectors, Vectors]) -> N
     stats = pytest.importorskip("scipy.stats")
     pairwise = pytest.importorskip("sklearn.metrics.pairwise")
     upper = np.triu_indices(60, 1)
-    ours, theirs = (pairwise.cosine_similarity(side.astype(np.float64))[upper] for side in random_vectors)
-    assert compare(*random_vectors).spearman == pytest.approx(stats.spearmanr(ours, theirs).statistic, abs=1e-9)
+    first, second = (pairwise.cosine_similarity(side.astype(np.float64))[upper] for side in random_vectors)
+    assert compare(*random_vectors).spearman == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-9)
 
 
 def test_spearman_shares_ranks_among_ties_as_scipy_does() -> None:
@@ -84,10 +86,13 @@ def test_neighbors_are_those_of_scikit_learn(random_vectors: tuple[Vectors, Vect
 
     def nearest(side: Vectors) -> list[set[int]]:
         index = neighbors.NearestNeighbors(n_neighbors=11, metric="cosine").fit(side)
-        return [set(found) - {row} for row, found in enumerate(index.kneighbors(side, return_distance=False).tolist())]
+        return [
+            set(neighbor_rows) - {row}
+            for row, neighbor_rows in enumerate(index.kneighbors(side, return_distance=False).tolist())
+        ]
 
-    ours, theirs = map(nearest, random_vectors)
-    expected = np.mean([len(mine & its) / 10 for mine, its in zip(ours, theirs, strict=True)])
+    first, second = map(nearest, random_vectors)
+    expected = np.mean([len(mine & its) / 10 for mine, its in zip(first, second, strict=True)])
     assert 0.5 < expected < 1
     assert compare(*random_vectors).neighbors == pytest.approx(expected)
 
@@ -101,9 +106,9 @@ def test_equal_texts_may_be_each_others_neighbors_in_any_order() -> None:
     assert compare(vectors, reference).neighbors == 1.0
 
 
-def assert_fails(found: Comparison) -> None:
-    assert not found.cosine_min >= 0.0
-    assert not found.max_abs <= 1e30
+def assert_fails(comparison: Comparison) -> None:
+    assert not comparison.cosine_min >= 0.0
+    assert not comparison.max_abs <= 1e30
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -112,11 +117,11 @@ def test_a_vector_that_is_not_finite_never_passes(value: float, side: str) -> No
     good = np.eye(6, dtype=np.float32)
     bad = good.copy()
     bad[3, 2] = value
-    found = compare(bad, good) if side == "ours" else compare(good, bad)
-    assert_fails(found)
-    assert (found.worst, found.spearman) == (3, 0.0)
-    assert found.neighbors < 1.0
-    assert math.isfinite(found.cosine_mean)
+    comparison = compare(bad, good) if side == "ours" else compare(good, bad)
+    assert_fails(comparison)
+    assert (comparison.worst, comparison.spearman) == (3, 0.0)
+    assert comparison.neighbors < 1.0
+    assert math.isfinite(comparison.cosine_mean)
 
 
 def test_nan_on_both_sides_does_not_pass_either() -> None:
@@ -125,31 +130,36 @@ def test_nan_on_both_sides_does_not_pass_either() -> None:
 
 
 def test_zero_vectors_agree_with_each_other_only() -> None:
-    found = compare(rows((0, 0), (0, 0), (1, 0)), rows((0, 0), (1, 0), (0, 0)))
-    np.testing.assert_array_equal(found.cosines, [1.0, 0.0, 0.0])
+    comparison = compare(rows((0, 0), (0, 0), (1, 0)), rows((0, 0), (1, 0), (0, 0)))
+    np.testing.assert_array_equal(comparison.cosines, [1.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_texts_have_defined_figures(count: int) -> None:
+def test_metrics_of_few_texts_are_defined(count: int) -> None:
     vectors = np.eye(4, dtype=np.float32)[:count]
-    found = compare(vectors, vectors)
-    assert (found.cosine_min, found.max_abs, found.neighbors, found.spearman) == (1.0, 0.0, 1.0, 1.0)
+    comparison = compare(vectors, vectors)
+    assert (comparison.cosine_min, comparison.max_abs, comparison.neighbors, comparison.spearman) == (
+        1.0,
+        0.0,
+        1.0,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(("shape", "other"), [((0, 4), (0, 4)), ((2, 4), (3, 4)), ((2, 4), (2, 5)), ((4,), (4,))])
-def test_shapes_that_cannot_be_compared_are_refused(shape: tuple[int, ...], other: tuple[int, ...]) -> None:
+def test_shapes_that_cannot_be_compared_are_rejected(shape: tuple[int, ...], other: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="cannot be compared"):
         compare(np.zeros(shape, np.float32), np.zeros(other, np.float32))
 
 
-def test_many_texts_are_thinned_for_pairs_but_not_for_cosines() -> None:
+def test_many_texts_are_sampled_for_pairs_but_not_for_cosines() -> None:
     vectors = np.random.default_rng(0).normal(size=(MAX_PAIRWISE + 300, 4)).astype(np.float32)
     reference = vectors.copy()
     reference[1] *= -1
-    found = compare(vectors, reference)
-    assert len(found.cosines) == MAX_PAIRWISE + 300
-    assert found.cosine_min == pytest.approx(-1.0)
-    assert found.worst == 1
+    comparison = compare(vectors, reference)
+    assert len(comparison.cosines) == MAX_PAIRWISE + 300
+    assert comparison.cosine_min == pytest.approx(-1.0)
+    assert comparison.worst == 1
 
 
 def test_similarities_are_cosines_of_different_texts() -> None:

@@ -1,4 +1,4 @@
-"""Labeled pairs: what a file must be, and scipy's rank correlation."""
+"""Labeled pairs: format of their files, and scipy's rank correlation."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_agreement_is_scipys_rank_correlation_of_cosines(tmp_path: Path) -> None
         ("\n".join(["1\ta\tb"] * 12), "every pair of .* has the score 1"),
     ],
 )
-def test_files_that_are_no_pairs_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_files_without_pairs_are_rejected(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "pairs.tsv"
     file.write_text(content)
     with pytest.raises(InputError, match=message):
         read_pairs(file)
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_pairs(tmp_path / "missing.tsv")
     (tmp_path / "latin").write_bytes("1\tgrün\trot".encode("latin-1"))

@@ -15,19 +15,19 @@ def texts() -> Encodings:
 
 
 def sums(batch: Encodings) -> NDArray[np.float32]:
-    """A text's own: its length and the sum of its ids."""
+    """Return vectors that depend only on their text: its length and the sum of its ids."""
     totals = np.add.reduceat(batch.ids, batch.offsets[:-1])
     return np.stack([batch.lengths, totals], axis=1).astype(np.float32)
 
 
-def test_vectors_of_a_texts_own_do_not_depend_on_the_batch() -> None:
+def test_vectors_of_single_texts_do_not_depend_on_the_batch() -> None:
     largest, angle = batch_dependence(sums, texts())
     assert largest == 0.0 and angle == pytest.approx(1.0)
 
 
-def test_a_scale_of_the_whole_batch_is_found() -> None:
+def test_a_scale_of_the_entire_batch_is_detected() -> None:
     def scaled(batch: Encodings) -> NDArray[np.float32]:
         return sums(batch) + np.array([0, batch.lengths.max()], np.float32)
 
     largest, angle = batch_dependence(scaled, texts())
-    assert largest == 6.0 and angle < 0.99  # the shortest has 2 tokens beside one of 8
+    assert largest == 6.0 and angle < 0.99  # the shortest text has 2 tokens, another text has 8

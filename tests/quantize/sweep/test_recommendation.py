@@ -4,51 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from fletcher.quantize.measure.quality import Quality
-from fletcher.quantize.measure.speed import Speed
 from fletcher.quantize.sweep.recommendation import pareto_front, reason_to_drop, recommend
 from fletcher.quantize.sweep.results import Candidate
+from fletcher.quantize.sweep.ties import rivals
 
-
-def candidate(
-    name: str, cosine: float, speed: float, size: float, *, overlap: float = 0.97, batch: float = 1.0, problem: str = ""
-) -> Candidate:
-    """Return a candidate whose smallest cosine is its mean and whose short and long texts have the same speed."""
-    quality = Quality(
-        cosine_mean=cosine,
-        cosine_p1=cosine,
-        cosine_min=cosine,
-        overlap=overlap,
-        spearman=1.0,
-        pairs=None,
-        batch_max_abs=0.0,
-        batch_cosine=batch,
-        cosines=(cosine,),
-    )
-    timing = Speed(
-        short_texts_per_s=1.0,
-        long_texts_per_s=1.0,
-        latency_ms=1.0,
-        short_ratio=speed,
-        long_ratio=speed,
-        latency_ratio=speed,
-        spread=0.0,
-        rounds=1,
-    )
-    return Candidate(name=name, quality=quality, speed=timing, size=size, file_bytes=int(1000 * size), problem=problem)
-
+from .candidates import candidate, timing
 
 PARENT = candidate("fp32", 1.0, 1.0, 1.0, overlap=1.0)
 
 
-def test_what_is_neither_faster_nor_smaller_is_dropped() -> None:
+def test_a_candidate_that_is_neither_faster_nor_smaller_is_dropped() -> None:
     assert reason_to_drop(candidate("a", 0.999, 2.0, 1.0)) == ""
     assert reason_to_drop(candidate("a", 0.999, 0.5, 0.3)) == ""
     assert "neither faster nor smaller" in reason_to_drop(candidate("a", 0.999, 1.01, 0.99))
     assert reason_to_drop(candidate("a", 0.9, 3.0, 0.1, problem="it broke")) == "it broke"
 
 
-def test_the_front_is_what_no_other_beats_in_everything() -> None:
+def test_a_speed_whose_range_reaches_float32s_is_not_faster() -> None:
+    assert reason_to_drop(candidate("a", 0.999, 1.2, 1.0, noise=0.1)) == ""
+    assert "neither faster nor smaller" in reason_to_drop(candidate("a", 0.999, 1.2, 1.0, noise=0.3))
+
+
+def test_the_front_has_the_candidates_that_no_other_beats_in_all_metrics() -> None:
     points = [
         PARENT,
         candidate("fast", 0.99, 3.0, 0.3),
@@ -59,17 +36,58 @@ def test_the_front_is_what_no_other_beats_in_everything() -> None:
     assert pareto_front(points) == ["fp32", "fast", "small", "twin"]
 
 
-def test_the_fastest_within_the_bounds_is_taken() -> None:
+def test_a_gain_within_the_noise_beats_nothing() -> None:
+    points = [
+        candidate("accurate", 0.999, 2.0, 0.3, noise=0.1),
+        candidate("luckier", 0.99, 2.2, 0.3, noise=0.1),
+        candidate("faster", 0.99, 3.0, 0.3, noise=0.1),
+    ]
+    assert pareto_front(points) == ["accurate", "faster"]
+
+
+def test_the_fastest_candidate_within_the_bounds_is_recommended() -> None:
     points = [
         candidate("fastest", 0.99, 3.0, 0.3),
-        candidate("fast", 0.999, 2.0, 0.5),
-        candidate("as fast and smaller", 0.998, 1.96, 0.3),
-        candidate("near", 0.9999, 1.5, 0.5),
+        candidate("fast", 0.998, 2.0, 0.5, noise=0.01),
+        candidate("slower and more accurate", 0.9999, 1.5, 0.3),
     ]
-    name, sentence = recommend(points, 0.995, 0.95)
-    assert name == "as fast and smaller"
-    assert "1.96 times float32's throughput" in sentence and "cosine of 0.9980" in sentence
-    assert recommend(points, 0.9, 0.95)[0] == "fastest"
+    advice = recommend(points, 0.995, 0.95)
+    assert advice.chosen == "fast" and advice.equals == ()
+    assert "2.00 times float32's throughput on this machine (1.98 to 2.02 in 1 rounds)" in advice.sentence
+    assert "cosine of 0.9980" in advice.sentence and "Equal" not in advice.sentence
+    assert recommend(points, 0.9, 0.95).chosen == "fastest"
+
+
+def test_of_equally_fast_ones_the_most_accurate_is_recommended_and_the_others_are_named() -> None:
+    points = [
+        candidate("fastest", 0.9970, 2.2, 0.3, noise=0.1),
+        candidate("overlaps", 0.9990, 1.9, 0.5, noise=0.1),
+        candidate("three percent", 0.9980, 2.15, 0.5),
+        candidate("slower", 0.9999, 1.5, 0.5, noise=0.1),
+        candidate("beyond the bounds", 0.9, 2.2, 0.3, noise=0.1),
+    ]
+    advice = recommend(points, 0.995, 0.95)
+    assert advice.chosen == "overlaps" and advice.equals == ("fastest", "three percent")
+    assert "Equal in throughput" in advice.sentence and "fastest and three percent" in advice.sentence
+    assert "overlaps has the highest mean cosine, 0.99900" in advice.sentence
+
+
+def test_a_smaller_file_decides_between_equally_fast_and_accurate_ones() -> None:
+    points = [candidate("large", 0.999, 2.0, 0.5), candidate("small", 0.999, 2.0, 0.3)]
+    assert recommend(points, 0.995, 0.95).chosen == "small"
+
+
+def test_a_speed_within_the_noise_of_float32_is_not_called_a_gain() -> None:
+    advice = recommend([candidate("a", 0.999, 1.05, 0.5, noise=0.1)], 0.995, 0.95)
+    assert advice.chosen == "a" and "not measurably faster" in advice.sentence
+
+
+def test_only_overlapping_speeds_need_more_rounds() -> None:
+    wide = {"best": timing(2.0, 0.1), "near": timing(1.9, 0.1), "far": timing(1.0, 0.1)}
+    assert rivals(wide) == ["best", "near"]
+    assert rivals({"best": timing(2.0, 0.01), "near": timing(1.9, 0.01)}) == []
+    assert rivals({"a": timing(2.0, 0.005), "b": timing(1.99, 0.005)}) == []  # certainly within three percent
+    assert rivals({"alone": timing(2.0, 0.5)}) == rivals({}) == []
 
 
 @pytest.mark.parametrize(
@@ -80,11 +98,11 @@ def test_the_fastest_within_the_bounds_is_taken() -> None:
         candidate("depends", 0.999, 3.0, 0.3, batch=0.9999),
     ],
 )
-def test_float32_is_kept_where_nothing_keeps_the_bounds(refused: Candidate) -> None:
-    name, sentence = recommend([refused], 0.995, 0.95)
-    assert name is None
-    assert sentence.startswith("Keep float32") and refused.name in sentence
+def test_float32_is_kept_if_no_candidate_is_within_the_bounds(refused: Candidate) -> None:
+    advice = recommend([refused], 0.995, 0.95)
+    assert advice.chosen is None
+    assert advice.sentence.startswith("Keep float32") and refused.name in advice.sentence
 
 
-def test_float32_is_kept_where_there_is_nothing_else() -> None:
-    assert recommend([], 0.995, 0.95)[0] is None
+def test_float32_is_kept_if_there_is_no_candidate() -> None:
+    assert recommend([], 0.995, 0.95).chosen is None

@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from html import unescape
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from fletcher.model_zoo.progress import SILENT
 from fletcher.quantize.measure.pairs import read_pairs
+from fletcher.quantize.measure.runnable_variant import RunnableVariant
+from fletcher.quantize.measure.speed import Speed
+from fletcher.quantize.measure.spread import Spread
+from fletcher.quantize.measure.texts import split_texts
 from fletcher.quantize.recipe import Recipe
 from fletcher.quantize.reports.sweep_page import sweep_to_html
+from fletcher.quantize.reports.sweep_table import render_sweep
 from fletcher.quantize.sensitivity import Damage, Sensitivity
+from fletcher.quantize.sweep import further_rounds
 from fletcher.quantize.sweep import recipes as sweep_recipes
 from fletcher.quantize.sweep import sweep as quantize_sweep
+from fletcher.quantize.sweep.further_rounds import measure_rivals
+from fletcher.quantize.sweep.inputs import SweepInputs
 from fletcher.quantize.sweep.options import SweepOptions
 from fletcher.quantize.sweep.results import Candidate, SweepReport
 from fletcher.quantize.sweep.state import STATE
 from fletcher.quantize.sweep.sweep import ARTIFACT, sweep
-from fletcher.quantize.vectors import load
+from fletcher.quantize.sweep.ties import rivals
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import ArtifactError, InputError
 
+from .candidates import candidate, timing
+
 TEXTS = corpus("sentences", 160)
 RECIPES = ("int8-per-token", "bf16")
-QUICK = SweepOptions(recipes=RECIPES, rounds=1, min_overlap=0.8)
+QUICK = SweepOptions(recipes=RECIPES, rounds=1, tie_seconds=0, min_overlap=0.8)
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> tuple[SweepReport, Path]:
-    """A finished sweep: read it, never write it."""
+    """Return a finished sweep, which tests must not change."""
     output = tmp_path_factory.mktemp("sweep") / "out"
     pairs = output.parent / "pairs.tsv"
     pairs.write_text("".join(f"{row % 5}\t{TEXTS[row]}\t{TEXTS[row + 1]}\n" for row in range(12)))
@@ -42,7 +57,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> tu
     return report, output
 
 
-def test_every_point_is_measured_against_float32(swept: tuple[SweepReport, Path]) -> None:
+def test_every_candidate_is_compared_with_float32(swept: tuple[SweepReport, Path]) -> None:
     report, _ = swept
     assert [candidate.name for candidate in report.candidates] == [*RECIPES]
     assert report.parent.quality is not None and report.parent.quality.cosine_min == pytest.approx(1.0, abs=1e-9)
@@ -55,7 +70,7 @@ def test_every_point_is_measured_against_float32(swept: tuple[SweepReport, Path]
     assert int8.quality.pairs is not None and report.pairs == 12
 
 
-def test_the_chosen_artifact_is_the_recommended_recipes_and_runs(
+def test_the_chosen_artifact_has_the_recommended_recipe_and_runs(
     swept: tuple[SweepReport, Path], minilm_artifact: Path
 ) -> None:
     report, output = swept
@@ -68,15 +83,13 @@ def test_the_chosen_artifact_is_the_recommended_recipes_and_runs(
     with Encoder.load(output / ARTIFACT, provider="mlas") as encoder:
         vectors = encoder.embed(TEXTS[:20]).vectors
     assert np.sum(vectors * reference, axis=1).min() >= report.min_cosine
-    assert load(output / "vectors.safetensors").dimension == 384
     assert not (output / "work").exists()
 
 
-def test_stored_vectors_are_judged(swept: tuple[SweepReport, Path]) -> None:
-    found = {(result.code, result.rescoring): result for result in swept[0].storage}
-    assert found["int8", "none"].smaller == 4 and found["binary", "none"].smaller == 32
-    assert found["int8", "codes"].overlap >= 0.9
-    assert found["binary", "float32"].overlap > found["binary", "none"].overlap
+def test_stored_vectors_are_measured(swept: tuple[SweepReport, Path]) -> None:
+    results = {(result.comparing, result.rescoring): result for result in swept[0].storage}
+    assert results["cosine", "none"].overlap >= 0.97 > results["dot", "none"].overlap
+    assert results["hamming", "float32"].overlap > results["hamming", "none"].overlap
 
 
 def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepReport, Path]) -> None:
@@ -85,11 +98,110 @@ def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepR
     assert "<script" not in page
     assert "http://" not in page and "https://" not in page
     assert page.count("<svg") == 2
-    for candidate in report.candidates:
-        assert candidate.name in page
+    for point in report.candidates:
+        assert point.name in page and point.description in page
 
 
-def test_a_second_run_measures_nothing_again(
+def test_the_page_explains_its_words(swept: tuple[SweepReport, Path]) -> None:
+    page = unescape(sweep_to_html(swept[0]))
+    for words in (
+        "throughput<small>16 tokens</small>",
+        "latency<small>12 tokens</small>",
+        "99 of 100 texts have a higher one",
+        "all 7,140 pairs of 120 texts",
+        "fp16 and bf16 halve the file and not the memory",
+        "dot product of the int8 codes as they are, without scales",
+        "the best 40: the float32 query",
+        "set the database to cosine",
+    ):
+        assert words in page
+
+
+def test_the_page_gives_every_ratio_with_its_range(swept: tuple[SweepReport, Path]) -> None:
+    report = swept[0]
+    ratio = Spread(median=1.5, low=1.23, high=1.87, rounds=(1.23, 1.5, 1.87))
+    candidates = [
+        msgspec.structs.replace(point, speed=msgspec.structs.replace(point.speed, long_ratio=ratio))
+        for point in report.candidates
+        if point.speed is not None
+    ]
+    report = msgspec.structs.replace(report, candidates=tuple(candidates))
+    assert sweep_to_html(report).count("1.50<small>1.23–1.87</small>") == len(RECIPES)
+    rows = render_sweep(report).rows
+    assert [row[6] for row in rows[1:]] == ["1.50 (1.23-1.87)"] * len(RECIPES)
+    assert json.loads(msgspec.json.encode(report))["points"][0]["speed"]["long_ratio"]["high"] == 1.87
+
+
+def test_only_recipes_within_the_bounds_have_a_star(
+    swept: tuple[SweepReport, Path], minilm_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, output = swept
+    strict = msgspec.structs.replace(QUICK, min_cosine=1.0, recipes=(RECIPES[0],))
+    copy = output.parent / "strict"
+    shutil.copytree(output, copy)
+    pairs = read_pairs(output.parent / "pairs.tsv")
+    report = sweep(minilm_artifact, copy, strict, texts=TEXTS, name="texts.txt", pairs=pairs)
+    assert report.pareto_front == ("fp32",) and report.chosen is None
+    assert f"{RECIPES[0]} ★" not in sweep_to_html(report)
+
+
+@pytest.mark.parametrize("tie_seconds", [0.0, 60.0])
+def test_recipes_of_overlapping_speeds_are_measured_again_while_time_is_left(
+    minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tie_seconds: float
+) -> None:
+    """The first rounds cannot tell `bf16` from the faster and less accurate `int8-per-token`; the later ones can."""
+    tried: list[str] = []
+    again: list[list[str]] = []
+    _fake(monkeypatch, tried, figures={"int8-per-token": (0.998, 2.1), "bf16": (0.999, 1.9)}, noise=0.2)
+
+    def measure(
+        inputs: SweepInputs, runnables: Mapping[str, RunnableVariant], speeds: Mapping[str, Speed], seconds: float
+    ) -> dict[str, Speed]:
+        again.append(list(runnables))
+        assert seconds <= 60.0
+        assert all(runnable.variant.precision == name for name, runnable in runnables.items())
+        return {"int8-per-token": timing(2.1, 0.01), "bf16": timing(1.9, 0.01)}
+
+    monkeypatch.setattr(further_rounds, "measure_rivals", measure)
+    options = msgspec.structs.replace(QUICK, tie_seconds=tie_seconds)
+    report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
+    assert again == ([["int8-per-token", "bf16"]] if tie_seconds else [])
+    assert report.chosen == ("int8-per-token" if tie_seconds else "bf16")
+    assert report.equals == (() if tie_seconds else ("int8-per-token",))
+    assert (report.tie_seconds > 0) == bool(tie_seconds)
+    # The measurements are kept: the same command measures nothing again.
+    assert sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS).chosen == report.chosen
+    assert len(again) == bool(tie_seconds)
+
+
+def test_further_rounds_end_when_recipes_are_told_apart_or_the_time_is_over(
+    minilm_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[list[int]] = []
+
+    class Meter:
+        """Ranges that halve with every round."""
+
+        def turn(self, indices: list[int]) -> None:
+            turns.append(indices)
+
+        def speed(self, index: int) -> Speed:
+            return timing(2.0 if index == 1 else 1.8, 0.4 / 2 ** len(turns))
+
+    monkeypatch.setattr(further_rounds, "open_meter", lambda runnables, texts: nullcontext(Meter()))
+    monkeypatch.setattr(further_rounds, "join", lambda before, after: after)
+    artifact = Artifact.open(minilm_artifact)
+    parent = RunnableVariant(artifact, artifact.manifest.variants[0], "mlas")
+    inputs = SweepInputs(parent, split_texts(artifact, TEXTS, name="texts"), QUICK, minilm_artifact, SILENT)
+    runnables, speeds = {"a": parent, "b": parent}, {"a": timing(2.0, 0.4), "b": timing(1.8, 0.4)}
+    measured = measure_rivals(inputs, runnables, speeds, 60.0)
+    assert turns == [[1, 2]] * 3  # 2.0 and 1.8 are distinguished once the ranges are 5 % wide
+    assert rivals(measured) == []
+    turns.clear()
+    assert measure_rivals(inputs, runnables, speeds, 0.0) == speeds and not turns
+
+
+def test_a_second_run_repeats_no_measurement(
     swept: tuple[SweepReport, Path], minilm_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report, output = swept
@@ -103,7 +215,7 @@ def test_a_second_run_measures_nothing_again(
     assert again.candidates == report.candidates and again.sentence == report.sentence
 
 
-def test_an_interrupted_sweep_goes_on_where_it_was(
+def test_an_interrupted_sweep_is_resumed(
     minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
@@ -119,7 +231,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     assert [candidate.name for candidate in report.candidates] == [*RECIPES]
 
 
-def test_a_budget_leaves_recipes_out_and_says_so(
+def test_a_budget_skips_recipes_and_reports_them(
     minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
@@ -131,7 +243,7 @@ def test_a_budget_leaves_recipes_out_and_says_so(
 
 
 @pytest.mark.parametrize("problem", [None, "openvino is not installed"])
-def test_openvinos_recipe_is_tried_where_openvino_is(
+def test_the_recipe_of_openvino_is_tried_if_openvino_is_installed(
     minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str | None
 ) -> None:
     tried: list[str] = []
@@ -144,15 +256,26 @@ def test_openvinos_recipe_is_tried_where_openvino_is(
     assert {"mixed", "w4", "bf16"} <= set(tried) and "cuda-qdq" not in tried and "coreml-w8" not in tried
 
 
-def _fake(monkeypatch: pytest.MonkeyPatch, tried: list[str], *, fail: str = "", seconds: float = 1.0) -> None:
-    """Recipes that take no time: what is under test is the order of things."""
-    from .test_recommendation import candidate
+def _fake(
+    monkeypatch: pytest.MonkeyPatch,
+    tried: list[str],
+    *,
+    fail: str = "",
+    seconds: float = 1.0,
+    figures: Mapping[str, tuple[float, float]] | None = None,
+    noise: float = 0.0,
+) -> None:
+    """Replace the trial of recipes by a function that takes no time and records their order.
+
+    `figures` are cosine and speed by name.
+    """
 
     def attempt(self: object, recipe: Recipe, *_: object) -> Candidate:
         tried.append(recipe.name)
         if recipe.name == fail:
             raise KeyboardInterrupt
-        result = candidate(recipe.name, 0.5, 0.5, 0.5)
+        cosine, speed = (figures or {}).get(recipe.name, (0.5, 0.5))
+        result = candidate(recipe.name, cosine, speed, 0.5, noise=noise)
         return msgspec.structs.replace(result, recipe=recipe, seconds=seconds)
 
     parent = candidate("fp32", 1.0, 1.0, 1.0)
@@ -160,7 +283,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, tried: list[str], *, fail: str = "", 
     monkeypatch.setattr(quantize_sweep._Run, "_measure_parent", lambda self, reference: parent)
 
 
-def test_a_recipe_that_fails_is_a_result(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_fails_has_a_result(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "wild.toml"
     recipe.write_text('name = "wild"\nscheme = "mixed"\nexclude = ["layers.99.*"]\n')
     options = msgspec.structs.replace(QUICK, recipes=(str(recipe),))
@@ -186,7 +309,7 @@ def test_texts_of_one_length(minilm_artifact: Path, tmp_path: Path) -> None:
         sweep(minilm_artifact, tmp_path / "out", QUICK, texts=texts)
 
 
-def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: Path, tmp_path: Path) -> None:
+def test_artifacts_that_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: Path, tmp_path: Path) -> None:
     _, output = swept
     with pytest.raises(ArtifactError, match="quantized already"):
         sweep(output / ARTIFACT, tmp_path / "again", QUICK, texts=TEXTS)
@@ -209,7 +332,7 @@ def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: 
 
 
 @pytest.mark.slow
-def test_the_command_writes_everything(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_the_command_writes_all_files(minilm_artifact: Path, tmp_path: Path) -> None:
     """The default sweep, as a user starts it, takes at most ten minutes on two cores."""
     command = str(Path(sys.executable).parent / "fletcher-convert")
     output = tmp_path / "out"
@@ -232,7 +355,6 @@ def test_the_command_writes_everything(minilm_artifact: Path, tmp_path: Path) ->
     assert {path.name for path in output.iterdir()} == {
         STATE,
         ARTIFACT,
-        "vectors.safetensors",
         "report.html",
         "report.json",
     }

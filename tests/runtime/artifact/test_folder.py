@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -26,7 +27,12 @@ from fletcher.runtime.artifact.writing import describe_files, new_artifact, stam
 from fletcher.runtime.errors import ArtifactError, CanaryError, ChecksumError
 
 VERIFIED = Verification(
-    reference="HuggingFace", time="2026-01-01T00:00:00Z", texts=3, tools={}, figures={"cpu-fp32": {"cosine_min": 1.0}}
+    reference="a checkpoint",
+    by="sentence-transformers 6.2.0 (SentenceTransformer)",
+    time="2026-01-01T00:00:00Z",
+    texts=3,
+    tools={"torch": "2.13"},
+    figures={"cpu-fp32": {"cosine_min": 1.0}},
 )
 
 
@@ -157,10 +163,22 @@ def test_the_canary_catches_other_reference_vectors(own_artifact: Path) -> None:
 # Digest and stamp ---------------------------------------------------------------------------------------------------------
 
 
+def test_verified_is_said_only_of_a_comparison_with_the_references_own_packages(own_artifact: Path) -> None:
+    stamp(own_artifact, msgspec.structs.replace(VERIFIED, by=""))  # as an earlier version wrote it
+    manifest = Artifact.open(own_artifact).manifest
+    assert manifest.status == "self-made" and manifest.proof.startswith("self-made: ")
+    edit(own_artifact, lambda manifest: manifest.update(canary_reference="published"))
+    assert Artifact.open(own_artifact).manifest.proof.startswith("published: ")
+    manifest = stamp(own_artifact, VERIFIED).manifest
+    assert manifest.proof == (
+        "verified by sentence-transformers 6.2.0 (SentenceTransformer) on 3 texts, 2026-01-01T00:00:00Z (torch 2.13)"
+    )
+
+
 def test_the_digest_follows_files_and_card_and_no_stamp(own_artifact: Path) -> None:
     artifact = Artifact.open(own_artifact)
     digests = {artifact.digest}
-    assert artifact.manifest.status == "unverified"
+    assert artifact.manifest.status == "self-made"
     stamped = stamp(own_artifact, VERIFIED, digest=artifact.digest)
     assert stamped.digest == artifact.digest
     assert stamped.manifest.status == "verified"

@@ -1,4 +1,4 @@
-"""The shared command line: options from every place, results for people and machines, and how failures are told."""
+"""Shared command line: options from all sources, results as text and JSON, and messages of errors."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def show(
     tags: Annotated[list[str] | None, typer.Option("--tag")] = None,
     force: Annotated[bool, typer.Option("--force")] = False,
 ) -> None:
-    """Shows its options."""
+    """Show the options."""
     reporter(ctx).line("a line")
     reporter(ctx).result({"budget": token_budget, "tags": tags or [], "force": force})
 
 
 @app.command("fail")
 def fail(kind: str) -> None:
-    """Fails."""
+    """Fail."""
     if kind == "input":
         raise InputError("asked for the moon")
     if kind == "full":
@@ -59,7 +59,7 @@ def fail(kind: str) -> None:
 
 @app.command("work")
 def work(ctx: typer.Context) -> None:
-    """Works."""
+    """Work."""
     with reporter(ctx).count("working", total=1_500_000, units=("bytes",)) as counter:
         for _ in range(3):
             counter.advance(500_000)
@@ -67,7 +67,7 @@ def work(ctx: typer.Context) -> None:
 
 @model.command("export")
 def export(ctx: typer.Context, output: Annotated[Path, typer.Option("--output", "-o")]) -> None:
-    """Exports."""
+    """Export."""
     reporter(ctx).result({"output": output})
 
 
@@ -101,9 +101,9 @@ def spawn(*args: str) -> subprocess.Popen[str]:
 
 def test_json_leaves_stdout_to_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("show", "--json", "--tag", "a", "--tag", "b", "--force") == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out) == {"budget": 512, "tags": ["a", "b"], "force": True}
-    assert told.err == "a line\n"
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"budget": 512, "tags": ["a", "b"], "force": True}
+    assert captured.err == "a line\n"
 
 
 def test_json_may_come_before_the_command_or_from_the_environment(
@@ -114,12 +114,12 @@ def test_json_may_come_before_the_command_or_from_the_environment(
     assert shown(capsys, "show") == {"budget": 512, "tags": [], "force": False}
 
 
-def test_people_get_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_results_have_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("show", "--token-budget", "8192") == 0
-    assert capsys.readouterr().out == "a line\nbudget  8,192\ntags\nforce   no\n"
+    assert capsys.readouterr().out == "a line\nbudget  8,192\ntags    none\nforce   no\n"
 
 
-def test_command_line_beats_environment_beats_file(
+def test_command_line_overrides_environment_overrides_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = tmp_path / "fletcher.toml"
@@ -143,7 +143,7 @@ def test_environment_reaches_nested_commands(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("[show]\ntokenbudget = 1\n", "did you mean"),
         ("[show]\ntoken-budget = 'many'\n", "token-budget"),
@@ -152,14 +152,14 @@ def test_environment_reaches_nested_commands(
     ],
 )
 def test_a_wrong_config_file_is_a_usage_error(
-    content: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    content: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config = tmp_path / "c.toml"
     config.write_text(content)
     assert call("show", "--config", str(config)) == 2
     # The error box wraps lines: compare without its frame.
     error = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert told in error
+    assert message in error
 
 
 def test_a_missing_config_file_is_a_usage_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_missing_config_file_is_a_usage_error(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "told"),
+    ("kind", "code", "message"),
     [
         ("input", 1, "asked for the moon"),
         ("full", 1, "out.npy: no space is left"),
@@ -175,11 +175,11 @@ def test_a_missing_config_file_is_a_usage_error(capsys: pytest.CaptureFixture[st
     ],
 )
 def test_failures_are_one_message_without_a_stack_trace(
-    kind: str, code: int, told: str, capsys: pytest.CaptureFixture[str]
+    kind: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("fail", kind) == code
     error = capsys.readouterr().err
-    assert error.startswith(f"fletcher-try: error: {told}")
+    assert error.startswith(f"fletcher-try: error: {message}")
     assert error.count("\n") == 1
 
 
@@ -208,7 +208,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
-def test_a_defect_is_told_as_one_without_a_stack_trace() -> None:
+def test_a_defect_is_reported_without_a_stack_trace() -> None:
     process = spawn("fail", "defect")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -228,7 +228,7 @@ def test_termination_unwinds_and_exits_143() -> None:
     assert (process.returncode, error) == (143, "")
 
 
-def test_a_reader_that_went_away_is_no_error() -> None:
+def test_a_closed_output_pipe_ends_the_command_without_a_message() -> None:
     process = spawn("show")
     assert process.stdout is not None
     process.stdout.close()
@@ -239,7 +239,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
 
 
 def test_completion_script_is_offered() -> None:
-    # typer detects the shell from the parent process; its own variable names one where there is none.
+    # typer detects the shell from the parent process. Its variable names a shell for processes without one.
     environment = {**os.environ, "_FLETCHER_TRY_COMPLETE": "source_bash"}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -247,37 +247,64 @@ def test_completion_script_is_offered() -> None:
     assert "fletcher-try" in done.stdout
 
 
-def test_progress_off_a_terminal_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter().count("embedding", total=1000, units=("texts", "tokens")) as counter:
         for _ in range(1000):
             counter.advance(1, 20)
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert told.err.startswith("embedding: 1,000/1,000 texts, ")
-    assert told.err.endswith(" tokens/s\n")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("embedding: 1,000/1,000 texts, ")
+    assert captured.err.endswith(" tokens/s\n")
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "text"),
+    [
+        (0, 30, "0/11 recipes, next"),
+        (5, 120, "5/11 recipes, 24 s each, 2.4 min left, next"),
+        (1, 1000, "1/11 recipes, 16.7 min each, 2.8 h left, next"),
+        (10, 35, "10/11 recipes, 3.5 s each, 3.5 s left, next"),
+        (10, 5, "10/11 recipes, 2 recipes/s, 0.5 s left, next"),
+        (11, 22, "11/11 recipes, 2 s each, next"),
+    ],
+)
+def test_a_slow_rate_is_the_time_of_one_unit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, done: int, seconds: float, text: str
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("fletcher.runtime.commandline.reporter.time.monotonic", lambda: now[0])
+    with Reporter().count("sweeping", total=11, units=("recipes",), note=lambda: "next") as counter:
+        now[0] += seconds
+        counter.advance(done)
+    assert capsys.readouterr().err == f"sweeping: {text}\n"
+
+
+def test_an_empty_list_is_shown_as_none(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter().result({"canary_unchecked": (), "variants": ("a", "b")})
+    assert capsys.readouterr().out == "canary unchecked  none\nvariants          a, b\n"
 
 
 def test_progress_on_a_terminal_is_a_bar() -> None:
-    ours, theirs = pty.openpty()
+    parent, child = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, __file__, "work"],
-        stderr=theirs,
+        stderr=child,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "TERM": "xterm"},
     )
-    os.close(theirs)
-    told = b""
+    os.close(child)
+    output = b""
     with contextlib.suppress(OSError):  # Linux ends a pseudo-terminal with EIO
-        while block := os.read(ours, 4096):
-            told += block
-    os.close(ours)
+        while block := os.read(parent, 4096):
+            output += block
+    os.close(parent)
     assert process.wait(timeout=60) == 0
-    assert b"100%" in told
-    assert b"1.5/1.5 MB" in told
+    assert b"100%" in output
+    assert b"1.5/1.5 MB" in output
 
 
-def test_progress_refuses_amounts_that_do_not_fit_its_units() -> None:
+def test_progress_rejects_amounts_that_do_not_fit_its_units() -> None:
     with (
         Reporter().count("embedding", units=("texts", "tokens")) as counter,
         pytest.raises(ValueError, match="texts"),
@@ -290,6 +317,6 @@ def test_results_hold_paths_and_numpy_numbers(capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out) == {"path": "a/b", "cosine": 0.5, "shape": [2, 3]}
 
 
-def test_tables_set_numbers_flush_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_align_numbers_on_the_right(capsys: pytest.CaptureFixture[str]) -> None:
     Reporter().result([], Table(("name", "tokens"), [("a", 5), ("long name", 12345)]))
     assert capsys.readouterr().out == "name       tokens\n---------  ------\na               5\nlong name  12,345\n"

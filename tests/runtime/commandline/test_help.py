@@ -1,4 +1,4 @@
-"""Every help text of both tools is shown whole: each option, each argument and each sentence, square brackets included."""
+"""Help texts of both tools: each command shows all its options, arguments and sentences, also square brackets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fletcher.serve.commands.cli import app as serve_app
 
 APPS = {"fletcher-convert": convert_app, "fletcher-serve": serve_app}
 
-#: Characters that help texts have between and around words: the frames of panels, which wrap what is inside.
+#: Characters between and around words of help texts: white space and the frames of panels, which wrap their contents.
 FRAMES = re.compile(r"[\s│─╭╮╰╯]+")
 
 
 def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield a command and all below it, with their words."""
+    """Yield a command and all its subcommands, each with its words on the command line."""
     yield words, command
     for name, child in getattr(command, "commands", {}).items():
         yield from commands(child, (*words, name))
@@ -44,7 +44,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def normalized(text: str) -> str:
-    """The text without white space and frames: long words are broken where a column is narrow."""
+    """Return the text without white space and frames, because narrow columns break long words."""
     return FRAMES.sub("", text)
 
 
@@ -58,16 +58,16 @@ def shown(tool: str, words: tuple[str, ...], columns: int, capsys: pytest.Captur
 
 
 def help_column(screen: str) -> str:
-    """The words of the panels' rows, in order.
+    """Return the help texts in the rows of the panels, in order.
 
-    A row's first line begins with its names; its help may wrap, and the names may wrap too. Both stand between the frame's
-    lines in columns of their own, so the text of the last column is cut out by the place at which it begins.
+    The first line of a row begins with the names of the option. Names and help are in separate columns, and both may wrap. So
+    this function finds the position at which the last column begins, and joins the text from there on.
     """
     blocks = re.split(r"\n(?=╭)", screen)
     texts = []
     for block in blocks[1:]:
         lines = [line.strip("│") for line in block.splitlines() if line.startswith("│")]
-        # The last column begins behind the right-most run of blanks that all lines share.
+        # The last column begins after the right-most blanks that all lines share.
         width = max(map(len, lines))
         blank = [all(len(line) <= place or line[place] == " " for line in lines) for place in range(width)]
         gaps = [place for place in range(2, width) if blank[place - 2] and blank[place - 1] and not blank[place]]
@@ -77,7 +77,7 @@ def help_column(screen: str) -> str:
 
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize("name", ALL)
-def test_help_is_shown_whole(name: str, columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_complete(name: str, columns: int, capsys: pytest.CaptureFixture[str]) -> None:
     tool, words, command = ALL[name]
     screen = shown(tool, words, columns, capsys)
     head = normalized(re.split(r"\n(?=╭)", screen)[0])
@@ -93,7 +93,7 @@ def test_help_is_shown_whole(name: str, columns: int, capsys: pytest.CaptureFixt
         assert first in column, f"{word}: {first}"
 
 
-def test_all_commands_are_among_them() -> None:
+def test_all_commands_are_checked() -> None:
     assert {
         "fletcher-convert model export",
         "fletcher-convert quantize sweep",

@@ -1,4 +1,4 @@
-"""Command line options made of option structs: names, bounds, defaults, panels, and the places that values come from."""
+"""Command line options from option structs: names, bounds, defaults, panels, and sources of values."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.struct_options import Without, struct_options
+from fletcher.runtime.errors import OptionError
 from fletcher.runtime.options.struct import Options
 
 
@@ -33,6 +34,13 @@ class Oven(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     size: Annotated[int | str, Meta(description="Volume.", extra={"metavar": "SIZE"})] = 0
     text_format: Annotated[str, Meta(description="Shape.", extra={"flags": ("--format", "-f"), "panel": "Look"})] = ""
     secret: Annotated[int, Meta(ge=1, description="Hidden.", extra={"hidden": True})] = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_format == "star":
+            raise OptionError("text_format", "text_format is 'star'")
+        if self.light and self.size == "1L":
+            raise OptionError("light", "light needs a lamp")
 
 
 class Table(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -108,8 +116,8 @@ def result(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def usage_error(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> str:
-    assert call(*args) == code
+def usage_error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert call(*args) == 2
     return " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
@@ -147,8 +155,8 @@ def test_every_option_reaches_its_field(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_names_of_the_options() -> None:
-    found = {name: (param.opts, param.secondary_opts) for name, param in parameters("bake").items()}
-    assert found == {
+    names = {name: (param.opts, param.secondary_opts) for name, param in parameters("bake").items()}
+    assert names == {
         "dish": (["dish"], []),
         "degrees": (["--degrees"], []),
         "mode": (["--mode"], []),
@@ -198,9 +206,13 @@ def test_wrong_values_are_usage_errors(words: list[str], message: str, capsys: p
     assert message in usage_error(capsys, "bake", "pie", *words)
 
 
-def test_what_only_the_struct_can_check_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
-    message = usage_error(capsys, "bake", "pie", "--degrees", "1", "--mode", "steam", code=1)
-    assert message == "fletcher-try: error: mode is 'steam': use one of fan, grill"
+def test_values_that_only_the_struct_rejects_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    message = usage_error(capsys, "bake", "pie", "--degrees", "1", "--mode", "steam")
+    assert "Usage: fletcher-try bake" in message
+    assert "Invalid value for '--mode': mode is 'steam': use one of fan, grill" in message
+    message = usage_error(capsys, "bake", "pie", "--degrees", "1", "-f", "star")
+    assert "Invalid value for '--format' / '-f': text_format is 'star'" in message
+    assert "Invalid value for '--light': light needs a lamp" in usage_error(capsys, "warm", "--light")
 
 
 def test_the_default_of_the_parameter_gives_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +222,7 @@ def test_the_default_of_the_parameter_gives_the_defaults(capsys: pytest.CaptureF
     assert not parameters("warm")["degrees"].required
 
 
-def test_fields_that_are_left_out_are_not_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_omitted_fields_are_not_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert not {"mode", "hours"} & parameters("warm").keys()
     assert "No such option" in usage_error(capsys, "warm", "--mode", "fan")
 

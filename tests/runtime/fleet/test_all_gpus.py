@@ -1,4 +1,4 @@
-"""An encoder on GPUs that are the processor: from `Encoder.load` to vectors, and everything that can be wrong on the way."""
+"""Encoders on fake GPUs that compute on the processor: from `Encoder.load` to vectors, and errors on the way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Machine = Callable[..., tuple[FakeCuda, FakeOnnxRuntime]]
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """For the processor and for a GPU."""
+    """Return an artifact with graphs for the processor and for a GPU."""
     folder = tmp_path_factory.mktemp("gpu") / "artifact"
     export(
         str(tiny_checkpoint),
@@ -45,13 +45,13 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Makes this machine one with GPUs."""
+    """Return a function that gives this machine fake GPUs."""
 
     def make(count: int = 1, **options: int) -> tuple[FakeCuda, FakeOnnxRuntime]:
         cuda, runtime = FakeCuda(count, **options), FakeOnnxRuntime()
         driver = cuda.driver()
-        found = tuple(Gpu(index, "Fake", cuda.memory, (9, 0), "", ()) for index in range(count))
-        monkeypatch.setattr(gpus, "this_gpus", lambda: GpuSystem(found, "580", (13, 0)))
+        fakes = tuple(Gpu(index, "Fake", cuda.memory, (9, 0), "", ()) for index in range(count))
+        monkeypatch.setattr(gpus, "this_gpus", lambda: GpuSystem(fakes, "580", (13, 0)))
         monkeypatch.setattr(gpus, "load_driver", lambda: driver)
         monkeypatch.setattr(cuda_module, "load_driver", lambda: driver)
         monkeypatch.setattr(cuda_ort, "import_onnxruntime", lambda: runtime)
@@ -62,7 +62,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_auto_takes_the_gpu_and_gives_the_processors_vectors(artifact: Path, machine: Machine, count: int) -> None:
+def test_auto_uses_the_gpu_and_returns_the_processors_vectors(artifact: Path, machine: Machine, count: int) -> None:
     with Encoder.load(artifact, provider="mlas") as reference:
         assert reference.variant.name == "cpu-fp32"
         expected = reference.embed(TEXTS).vectors
@@ -85,29 +85,29 @@ def test_many_texts_come_back_in_order_with_duplicates(artifact: Path, machine: 
     texts = [f"{TEXTS[number % 6]} {number % 500}" for number in range(MANY_TEXTS + 3)]
     with Encoder.load(artifact) as encoder:
         assert encoder._workers.session.devices == 2
-        found = encoder.embed(texts, dtype="float16")
+        embeddings = encoder.embed(texts, dtype="float16")
         few = encoder.embed(texts[:6000], dtype="float16")
-    assert len(found) == len(texts)
-    np.testing.assert_allclose(found.vectors[:6000].astype(np.float32), few.vectors.astype(np.float32), atol=1e-3)
-    np.testing.assert_array_equal(found.tokens[:6000], few.tokens)
+    assert len(embeddings) == len(texts)
+    np.testing.assert_allclose(embeddings.vectors[:6000].astype(np.float32), few.vectors.astype(np.float32), atol=1e-3)
+    np.testing.assert_array_equal(embeddings.tokens[:6000], few.tokens)
 
 
-def test_a_gpu_lost_in_mid_run_loses_nothing(artifact: Path, machine: Machine) -> None:
+def test_no_text_is_lost_with_a_gpu_that_fails_during_a_run(artifact: Path, machine: Machine) -> None:
     _, runtime = machine(2)
     with Encoder.load(artifact, token_budget=64) as encoder:
         expected = encoder.embed(TEXTS * 20).vectors
-        left = [3]
+        remaining = [3]
 
         def fail(_: object) -> None:
-            left[0] -= 1
-            if left[0] == 0:
+            remaining[0] -= 1
+            if remaining[0] == 0:
                 raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
 
         runtime.fail = fail
         np.testing.assert_allclose(encoder.embed(TEXTS * 20).vectors, expected, atol=2e-6)
 
 
-def test_a_lost_gpu_alone_is_told(artifact: Path, machine: Machine) -> None:
+def test_loss_of_the_only_gpu_is_an_error(artifact: Path, machine: Machine) -> None:
     _, runtime = machine()
 
     def fail(_: object) -> None:
@@ -119,17 +119,17 @@ def test_a_lost_gpu_alone_is_told(artifact: Path, machine: Machine) -> None:
             encoder.embed(["hello"])
 
 
-def test_without_a_gpu_auto_takes_the_processor(artifact: Path) -> None:
+def test_without_a_gpu_auto_uses_the_processor(artifact: Path) -> None:
     with Encoder.load(artifact) as encoder:
         assert encoder.variant.target == "cpu"
 
 
-def test_a_gpu_that_was_asked_for_is_missed_by_name(artifact: Path, machine: Machine) -> None:
+def test_a_requested_gpu_without_its_package_names_the_extra(artifact: Path, machine: Machine) -> None:
     with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[nvidia\]"):
         Encoder.load(artifact, provider="cuda")
 
 
-def test_a_gpu_that_cannot_be_used_is_refused_or_replaced_as_configured(
+def test_a_gpu_that_cannot_be_used_is_an_error_or_a_fallback_as_configured(
     artifact: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine()
@@ -140,12 +140,12 @@ def test_a_gpu_that_cannot_be_used_is_refused_or_replaced_as_configured(
     with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
         assert encoder.info.provider == "MLAS"
         assert encoder.variant.name == "cpu-fp32"
-        assert "cuda was wanted, mlas runs" in str(encoder.info.fallback)
+        assert "cuda was requested, mlas runs" in str(encoder.info.fallback)
         assert encoder.info.workers >= 1
         assert len(encoder.embed(TEXTS)) == len(TEXTS)
 
 
-def test_a_gpu_without_room_for_the_model_is_refused_or_replaced(artifact: Path, machine: Machine) -> None:
+def test_a_gpu_without_memory_for_the_model_is_an_error_or_a_fallback(artifact: Path, machine: Machine) -> None:
     _, runtime = machine()
     runtime.open_error = RuntimeError("CUDA failure 2: out of memory ; GPU=0")
     with pytest.raises(ProviderError, match="not enough free memory"):
@@ -154,22 +154,22 @@ def test_a_gpu_without_room_for_the_model_is_refused_or_replaced(artifact: Path,
         assert "not enough free memory" in str(encoder.info.fallback)
 
 
-def test_cuda_in_tensorrts_place_keeps_a_gpus_layout(
+def test_fallback_from_tensorrt_to_cuda_keeps_a_gpus_layout(
     artifact: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine()
-    opened = open_with_fallback
+    original = open_with_fallback
 
-    def told(*args: Any, **options: Any) -> Opened:
-        return replace(opened(*args, **options), fallback="tensorrt was wanted, cuda runs")
+    def open_with_note(*args: Any, **options: Any) -> Opened:
+        return replace(original(*args, **options), fallback="tensorrt was requested, cuda runs")
 
-    monkeypatch.setattr(loading, "open_with_fallback", told)
+    monkeypatch.setattr(loading, "open_with_fallback", open_with_note)
     with Encoder.load(artifact) as encoder:
-        assert encoder.info.fallback == "tensorrt was wanted, cuda runs"
+        assert encoder.info.fallback == "tensorrt was requested, cuda runs"
         assert (encoder.info.workers, encoder.info.token_budget) == (gpus.SLOTS, GPU_TOKEN_BUDGET)
 
 
-def test_an_artifact_without_a_graph_for_it_says_how_to_get_one(tiny_artifact: Path, machine: Machine) -> None:
+def test_an_artifact_without_a_cuda_graph_names_the_target_to_export(tiny_artifact: Path, machine: Machine) -> None:
     machine()
     with pytest.raises(ArtifactError, match="--target cuda"):
         Encoder.load(tiny_artifact, provider="cuda")

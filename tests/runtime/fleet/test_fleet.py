@@ -1,4 +1,4 @@
-"""Several devices behind one session: where batches go, what happens to a device that fails, and what is counted."""
+"""Several devices behind one session: choice of the device for each batch, failures of devices, and metrics."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ OUTPUTS = (TensorInfo("embeddings", "float32", ("n", 2)),)
 
 
 class FakeSession(Session):
-    """Each text's vector is its first id and its length.
+    """Session in which the vector of a text is its first id and its length.
 
     Attributes:
-        fails: what a run raises, by the number of the run; None where it works.
-        seconds: a token takes.
-        seen: first ids of every batch that was computed.
+        fails: returns the error of a run, by the number of the run; None if the run succeeds.
+        seconds: time that each token takes.
+        seen: first ids of the texts of each computed batch.
     """
 
     provider = "fake"
@@ -82,20 +82,20 @@ def one(first: int = 5, length: int = 4) -> Encodings:
 
 
 def ragged(count: int) -> tuple[Encodings, NDArray[np.float32]]:
-    """Texts whose first id is their number, and the vectors that they must get."""
+    """Return texts whose first id is their number, and their expected vectors."""
     lengths = np.random.default_rng(0).integers(1, 30, count)
     rows = [[number] * int(length) for number, length in enumerate(lengths)]
     return Encodings.from_lists(rows), np.stack([np.arange(count), lengths], axis=1).astype(np.float32)
 
 
 def computed_by(*sessions: FakeSession) -> list[int]:
-    """First ids of all texts that they computed, sorted."""
+    """Return the first ids of all texts that the sessions computed, sorted."""
     return sorted(first for session in sessions for batch in session.seen for first in batch)
 
 
-def until(happens: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while not happens():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -107,22 +107,22 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def values(fleet: Fleet, name: str) -> dict[str, float]:
-    """A metric's value by device."""
+    """Return the values of a metric by device."""
     return {metric.device: metric.value() for metric in fleet.metrics() if metric.name == name}
 
 
 def test_results_are_in_order_and_every_device_works() -> None:
     sessions = FakeSession(seconds=1e-5), FakeSession(seconds=1e-5)
-    encodings, wanted = ragged(400)
+    encodings, expected = ragged(400)
     fleet = fleet_of(*sessions)
     workers = Workers(fleet, OUTPUTS, name="fake", count=fleet.slots, token_budget=64)
-    np.testing.assert_array_equal(workers.compute(encodings), wanted)
+    np.testing.assert_array_equal(workers.compute(encodings), expected)
     workers.close()
     assert all(session.runs > 10 and session.closed == 1 for session in sessions)
     assert computed_by(*sessions) == list(range(400))
 
 
-def test_a_faster_device_gets_more(pool: ThreadPoolExecutor) -> None:
+def test_a_faster_device_gets_more_batches(pool: ThreadPoolExecutor) -> None:
     fast, slow = FakeSession(seconds=1e-4), FakeSession(seconds=2e-3)
     with fleet_of(slow, fast) as fleet:
         list(pool.map(lambda _: fleet.run(one(length=20)), range(100)))
@@ -145,14 +145,14 @@ def test_the_last_batch_waits_for_the_fast_device_rather_than_taking_the_slow_on
         first = pool.submit(fleet.run, one())
         until(lambda: fast.runs + slow.runs > before and not fast.gate.is_set() and bool(fleet._members[1].running))
         last = pool.submit(fleet.run, one())
-        until(lambda: len(fleet._waiting) == 1)  # the slow device is free all the while
+        until(lambda: len(fleet._waiting) == 1)  # the slow device stays free
         fast.gate.set()
         first.result(20)
         last.result(20)
         assert slow.runs == before
 
 
-def test_batches_that_wait_overtake_to_a_slow_device_only_if_they_end_sooner_there(
+def test_a_waiting_batch_goes_to_a_slow_device_only_if_it_ends_sooner_there(
     pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fletcher.runtime.fleet.throughput.FORGOTTEN_AFTER", 1000.0)  # however slow this machine is
@@ -160,7 +160,7 @@ def test_batches_that_wait_overtake_to_a_slow_device_only_if_they_end_sooner_the
     with fleet_of(slow, fast, slots=1) as fleet:
         for member, seconds in zip(fleet._members, (4.0, 1.0), strict=True):
             member.speed.begin(time.perf_counter())
-            for _ in range(TRUSTED_AFTER + 1):  # the first is the cold one
+            for _ in range(TRUSTED_AFTER + 1):  # the first run of a session does not count
                 member.speed._mark = time.perf_counter() - seconds
                 member.speed.end(time.perf_counter(), 0.0, 100, 1)
         slow.gate.clear()
@@ -169,7 +169,7 @@ def test_batches_that_wait_overtake_to_a_slow_device_only_if_they_end_sooner_the
         for number in range(5):
             futures.append(pool.submit(fleet.run, one(number)))
             until(lambda: sum(m.running for m in fleet._members) + len(fleet._waiting) == len(futures))
-            # At a quarter of the speed the slow one ends its first batch when the fast one ends its fourth.
+            # The slow device has a quarter of the speed: it ends its first batch when the fast device ends its fourth.
             assert [member.running for member in fleet._members] == [int(number >= 3), 1]
         fast.gate.set()
         for number in (0, 1, 2, 4):
@@ -179,7 +179,7 @@ def test_batches_that_wait_overtake_to_a_slow_device_only_if_they_end_sooner_the
         np.testing.assert_array_equal(futures[3].result(20), [[3, 4]])
 
 
-def test_no_more_batches_than_slots_are_under_way(pool: ThreadPoolExecutor) -> None:
+def test_no_more_batches_run_than_there_are_slots(pool: ThreadPoolExecutor) -> None:
     session = FakeSession()
     session.gate.clear()
     with fleet_of(session, slots=3) as fleet:
@@ -193,26 +193,28 @@ def test_no_more_batches_than_slots_are_under_way(pool: ThreadPoolExecutor) -> N
 
 
 @pytest.mark.parametrize("error", [DeviceLostError("illegal memory access"), RuntimeError("CUDA failure 700")])
-def test_a_device_lost_in_mid_run_loses_nothing(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_text_is_lost_with_a_device_that_fails_during_a_run(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     healthy = FakeSession(seconds=1e-5)
     failing = FakeSession(seconds=1e-5, fails=lambda run: error if run > 5 else None)
-    encodings, wanted = ragged(600)
+    encodings, expected = ragged(600)
     fleet = fleet_of(failing, healthy)
     workers = Workers(fleet, OUTPUTS, name="fake", count=fleet.slots, token_budget=64)
     with caplog.at_level(logging.WARNING, "fletcher.runtime.fleet.fleet"):
-        np.testing.assert_array_equal(workers.compute(encodings), wanted)
+        np.testing.assert_array_equal(workers.compute(encodings), expected)
     assert [record.message for record in caplog.records] == ["device taken out"]
     assert computed_by(healthy, failing) == list(range(600))
     assert len(failing.seen) == 5
     assert values(fleet, "fletcher_gpu_in_service") == {"cuda:0": 0, "cuda:1": 1}
     assert values(fleet, "fletcher_gpu_outages_total") == {"cuda:0": 1, "cuda:1": 0}
-    assert 1 <= values(fleet, "fletcher_gpu_failures_total")["cuda:0"] <= 2  # both slots may have been taken
+    assert 1 <= values(fleet, "fletcher_gpu_failures_total")["cuda:0"] <= 2  # batches may have failed in both slots
     assert values(fleet, "fletcher_gpu_weight") == {"cuda:0": 0, "cuda:1": 1}
     assert sum(values(fleet, "fletcher_gpu_sequences_total").values()) == 600
     workers.close()
 
 
-def test_where_no_device_is_left_the_error_says_what_happened_to_each(pool: ThreadPoolExecutor) -> None:
+def test_without_a_device_the_error_names_the_failure_of_each(pool: ThreadPoolExecutor) -> None:
     def lost(number: int) -> FakeSession:
         return FakeSession(fails=lambda run: DeviceLostError(f"gpu {number} fell off the bus"))
 
@@ -223,7 +225,7 @@ def test_where_no_device_is_left_the_error_says_what_happened_to_each(pool: Thre
         fleet.run(one())
 
 
-def test_batches_that_wait_are_told_when_the_last_device_is_lost(pool: ThreadPoolExecutor) -> None:
+def test_waiting_batches_fail_when_the_last_device_is_lost(pool: ThreadPoolExecutor) -> None:
     session = FakeSession(fails=lambda run: DeviceLostError("gone"))
     session.gate.clear()
     with fleet_of(session, slots=1) as fleet:
@@ -236,14 +238,14 @@ def test_batches_that_wait_are_told_when_the_last_device_is_lost(pool: ThreadPoo
     assert session.runs == 1
 
 
-def test_a_batch_that_makes_every_device_fail_does_not_take_out_the_last() -> None:
+def test_a_batch_on_which_every_device_fails_does_not_remove_the_last() -> None:
     def poisoned() -> FakeSession:
         session = FakeSession()
         session.fails = lambda run: RuntimeError("bad batch") if run == 1 else None
         return session
 
     with fleet_of(poisoned(), poisoned()) as fleet:
-        with pytest.raises(ProviderError, match="one device after the other, the last being cuda:1, which stays"):
+        with pytest.raises(ProviderError, match=r"failed on several devices\. The last one, cuda:1, stays in service"):
             fleet.run(one())
         assert values(fleet, "fletcher_gpu_in_service") == {"cuda:0": 0, "cuda:1": 1}
         np.testing.assert_array_equal(fleet.run(one(7, 3)), [[7, 3]])
@@ -273,10 +275,15 @@ def test_an_interrupted_wait_leaves_no_slot_taken(
         session.gate.set()
         np.testing.assert_array_equal(first.result(20), [[1, 4]])
         np.testing.assert_array_equal(fleet.run(one(3)), [[3, 4]])
-        assert (session.runs, fleet._waiting, fleet._members[0].running, fleet._members[0].under_way) == (2, [], 0, 0)
+        assert (session.runs, fleet._waiting, fleet._members[0].running, fleet._members[0].tokens_in_progress) == (
+            2,
+            [],
+            0,
+            0,
+        )
 
 
-def test_bad_input_is_the_callers_and_costs_no_device() -> None:
+def test_invalid_input_is_an_error_and_removes_no_device() -> None:
     session = FakeSession(fails=lambda run: InputError("id 9 is outside the vocabulary") if run == 1 else None)
     with fleet_of(session) as fleet:
         with pytest.raises(InputError, match="id 9"):
@@ -305,7 +312,7 @@ def test_a_lost_device_comes_back_once_its_check_passes(caplog: pytest.LogCaptur
     checked: list[Session] = []
 
     def reopen() -> FakeSession:
-        assert lost.closed == 1  # its memory is needed
+        assert lost.closed == 1  # the new session needs its memory
         if not opened:
             opened.append(FakeSession())
             raise ProviderError("the driver does not answer")
@@ -323,7 +330,7 @@ def test_a_lost_device_comes_back_once_its_check_passes(caplog: pytest.LogCaptur
         assert fleet.run(one()).shape == (1, 2)
         until(lambda: values(fleet, "fletcher_gpu_in_service")["cuda:0"] == 1)
         assert checked == opened[1:]
-        assert opened[1].closed == 1  # the one that failed the check
+        assert opened[1].closed == 1  # this session failed the check
         before = spare.runs
         fleet.run(one())
         assert (opened[2].runs, spare.runs) == (1, before)
@@ -331,8 +338,8 @@ def test_a_lost_device_comes_back_once_its_check_passes(caplog: pytest.LogCaptur
     assert opened[2].closed == 1
 
 
-def test_a_session_with_batches_under_way_is_not_closed_when_its_device_is_lost(pool: ThreadPoolExecutor) -> None:
-    """Its other batch may be well on its way; its result counts."""
+def test_a_session_that_still_computes_is_not_closed_when_its_device_is_lost(pool: ThreadPoolExecutor) -> None:
+    """The other batch may still succeed, and then its result is used."""
     lost = FakeSession(fails=lambda run: DeviceLostError("gone") if run == 2 else None)
     reopened = threading.Event()
 
@@ -346,17 +353,17 @@ def test_a_session_with_batches_under_way_is_not_closed_when_its_device_is_lost(
         original, release = lost.run, threading.Event()
 
         def slow_first(batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-            found = original(batch, output)
+            vectors = original(batch, output)
             assert release.wait(20)
-            return found
+            return vectors
 
         lost.run = slow_first  # type: ignore[method-assign]
         first = pool.submit(fleet.run, one(1))
         until(lambda: lost.runs == 1)
         lost.run = original  # type: ignore[method-assign]
-        fleet._members[1].under_way += 10_000  # keeps the next batch off the other device
+        fleet._members[1].tokens_in_progress += 10_000  # so that the next batch does not go to the other device
         np.testing.assert_array_equal(fleet.run(one(2)), [[2, 4]])
-        fleet._members[1].under_way -= 10_000
+        fleet._members[1].tokens_in_progress -= 10_000
         assert not reopened.wait(0.02)
         assert lost.closed == 0
         release.set()
@@ -365,7 +372,7 @@ def test_a_session_with_batches_under_way_is_not_closed_when_its_device_is_lost(
         assert lost.closed == 1
 
 
-def test_a_closed_fleet_refuses_and_tries_no_device_again() -> None:
+def test_a_closed_fleet_rejects_batches_and_reopens_no_device() -> None:
     opened: list[int] = []
 
     def reopen() -> FakeSession:
@@ -374,7 +381,7 @@ def test_a_closed_fleet_refuses_and_tries_no_device_again() -> None:
 
     lost = FakeSession(fails=lambda run: DeviceLostError("gone"))
     fleet = Fleet([FleetDevice("cuda:0", lost, open=reopen)], first_retry=30)
-    with pytest.raises(DeviceLostError, match="tried again by themselves"):
+    with pytest.raises(DeviceLostError, match="Fletcher opens them again"):
         fleet.run(one())
     fleet.close()
     assert not any(thread.is_alive() for thread in fleet._recovering)
@@ -394,48 +401,48 @@ def test_threads_are_moved_near_the_device_and_only_when_it_changes(monkeypatch:
         def work() -> None:
             for busy in ((), (), (0,), (0, 1), ()):
                 for index in busy:
-                    fleet._members[index].under_way += 1000
+                    fleet._members[index].tokens_in_progress += 1000
                 fleet.run(one())
                 for index in busy:
-                    fleet._members[index].under_way -= 1000
+                    fleet._members[index].tokens_in_progress -= 1000
 
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
         assert calls == [(0, 1), (2, 3), (0, 1)]
         fleet.run(one())
-        assert len(calls) == 3  # the main thread stays where it is
+        assert len(calls) == 3  # the main thread is not moved
 
 
-def test_a_fleet_needs_devices_with_names_of_their_own() -> None:
+def test_a_fleet_needs_devices_with_different_names() -> None:
     for devices in (
         [],
         [FleetDevice("a", FakeSession()), FleetDevice("a", FakeSession())],
         [FleetDevice("a", FakeSession(), 0)],
     ):
-        with pytest.raises(InputError, match="different names and slots"):
+        with pytest.raises(InputError, match="different names and at least one slot each"):
             Fleet(devices)
 
 
-def test_many_devices_that_come_and_go_lose_and_double_nothing() -> None:
-    """Hundreds of batches while devices fail and are opened again all the time."""
+def test_no_text_is_lost_or_repeated_while_devices_fail_and_return() -> None:
+    """Hundreds of batches run while devices fail and are opened again."""
 
     def flaky() -> FakeSession:
         return FakeSession(seconds=1e-6, fails=lambda run: RuntimeError("flaky") if run % 23 == 0 else None)
 
     devices = [FleetDevice(f"cuda:{index}", flaky(), open=flaky) for index in range(3)]
-    encodings, wanted = ragged(3000)
+    encodings, expected = ragged(3000)
     fleet = Fleet([*devices, FleetDevice("steady", FakeSession(seconds=1e-5))], first_retry=0.001, last_retry=0.001)
     workers = Workers(fleet, OUTPUTS, name="fake", count=fleet.slots, token_budget=32)
-    np.testing.assert_array_equal(workers.compute(encodings), wanted)
+    np.testing.assert_array_equal(workers.compute(encodings), expected)
     assert sum(values(fleet, "fletcher_gpu_sequences_total").values()) == 3000
     assert sum(values(fleet, "fletcher_gpu_tokens_total").values()) == encodings.num_tokens
     assert sum(values(fleet, "fletcher_gpu_outages_total").values()) > 3
     workers.close()
-    assert all(member.running == member.under_way == 0 for member in fleet._members)
+    assert all(member.running == member.tokens_in_progress == 0 for member in fleet._members)
 
 
-def test_memory_that_a_lost_device_does_not_tell_is_no_number() -> None:
+def test_unknown_memory_of_a_lost_device_is_nan() -> None:
     def lost() -> float:
         raise ProviderError("the driver does not answer")
 
@@ -444,12 +451,12 @@ def test_memory_that_a_lost_device_does_not_tell_is_no_number() -> None:
         FleetDevice("cuda:1", FakeSession(), memory=lambda: 7),
     ]
     with Fleet(devices) as fleet:
-        found = values(fleet, "fletcher_vram_allocated_bytes")
-        assert np.isnan(found["cuda:0"])
-        assert found["cuda:1"] == 7
+        allocated = values(fleet, "fletcher_vram_allocated_bytes")
+        assert np.isnan(allocated["cuda:0"])
+        assert allocated["cuda:1"] == 7
 
 
-def test_what_sessions_count_by_themselves_is_shown_and_outlives_them() -> None:
+def test_counts_of_sessions_are_shown_and_kept_after_their_end() -> None:
     class Counting(FakeSession):
         def counters(self) -> Counters:
             return {"cuda_graph_replays": ("Batches replayed", lambda: float(self.runs))}
@@ -467,36 +474,36 @@ def test_what_sessions_count_by_themselves_is_shown_and_outlives_them() -> None:
         assert metric.value() == 3
 
 
-def test_an_encoder_on_a_fleet_gives_the_same_vectors_and_its_devices_counts(tiny_artifact: Path) -> None:
+def test_an_encoder_on_a_fleet_returns_the_same_vectors_and_counts_by_device(tiny_artifact: Path) -> None:
     artifact = Artifact.open(tiny_artifact)
     variant = artifact.variant()
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     texts = ["one", "another text", "the third"]
     with Encoder.load(tiny_artifact, provider="mlas") as plain:
-        wanted = plain.embed(texts).vectors
+        expected = plain.embed(texts).vectors
         assert plain.metrics().devices == ()
     fleet = fleet_of(open_session(artifact, variant), open_session(artifact, variant))
     workers = Workers(fleet, variant.outputs, name="fleet", count=2, token_budget=64)
     loaded = Loaded(variant, "mlas", tokenizer, workers, None, "for the test", variant.tolerance)
     with Encoder(artifact, loaded) as encoder:
-        np.testing.assert_array_equal(encoder.embed(texts).vectors, wanted)
+        np.testing.assert_array_equal(encoder.embed(texts).vectors, expected)
         assert encoder.require_canary().passed
         counted = {metric.name: metric.value() for metric in encoder.metrics().devices if metric.device == "cuda:0"}
         assert counted["fletcher_gpu_sequences_total"] > 3
         assert encoder.info.provider == "MLAS"
 
 
-def test_throughput_is_that_of_overlapping_batches_and_leaves_the_first_one_out() -> None:
+def test_throughput_counts_overlapping_batches_and_omits_the_first() -> None:
     speed = Throughput()
     speed.begin(0.0)
     speed.end(9.0, 0.0, 100, 10)  # loads kernels
     for second in range(10, 10 + TRUSTED_AFTER):
         assert speed.tokens is None
-        speed.end(float(second), 0.0, 100, 10)  # began with the others, and ended a second after the last
+        speed.end(float(second), 0.0, 100, 10)  # begins with the others, and ends one second after the one before
     assert speed.tokens == pytest.approx(100)
     now = 9.0 + TRUSTED_AFTER
     assert not speed.is_old(now + 0.5)
-    speed.begin(now + 0.5)  # half a second of idleness does not count
+    speed.begin(now + 0.5)  # half a second without batches does not count
     speed.end(now + 1.0, now + 0.5, 100, 10)
     past = sum(0.9**age for age in range(1, TRUSTED_AFTER + 1))
     assert speed.tokens == pytest.approx(100 * (past + 1) / (past + 0.5))
@@ -507,5 +514,5 @@ def test_throughput_is_that_of_overlapping_batches_and_leaves_the_first_one_out(
     assert speed.is_old(later)
     speed.begin(later)
     assert speed.tokens is None
-    speed.end(later + 1, later, 50, 1)  # one batch is enough of a session that is warm
+    speed.end(later + 1, later, 50, 1)  # one batch is enough if the session has already run
     assert speed.tokens == pytest.approx(50)

@@ -1,4 +1,4 @@
-"""Which processors the workers' threads are bound to."""
+"""Binding of the workers' threads to processors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_each_worker_thread_is_bound_to_its_node(monkeypatch: pytest.MonkeyPatch
     assert calls == [(0, 0, 1), (0, 2, 3)]
 
 
-def test_a_processor_that_is_gone_leaves_the_worker_unpinned(
+def test_a_missing_processor_leaves_the_worker_unpinned(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(thread: int, processors: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What a driver says of the machine's GPUs, and how its absence is told."""
+"""GPUs of the machine as the driver lists them, and errors without a driver."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_gpu_is_described_with_the_processors_near_it(tmp_path: Path) -> No
     assert read_gpus(FakeCuda(2).driver(), tmp_path, one, {}).gpus[1].processors == ()
 
 
-def test_a_driver_that_is_too_old_is_told_with_what_is_needed(tmp_path: Path) -> None:
+def test_an_old_driver_is_reported_with_the_required_version(tmp_path: Path) -> None:
     system = read_gpus(FakeCuda(version=12040).driver(), tmp_path, MACHINE, {})
     assert not system.gpus
     assert "CUDA up to 12.4" in str(system.problem)
@@ -44,16 +44,16 @@ def test_a_driver_that_is_too_old_is_told_with_what_is_needed(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("visible", "told"), [("", "CUDA_VISIBLE_DEVICES is empty"), ("7", "CUDA_VISIBLE_DEVICES is '7'")]
+    ("visible", "message"), [("", "CUDA_VISIBLE_DEVICES is empty"), ("7", "CUDA_VISIBLE_DEVICES is '7'")]
 )
-def test_hidden_gpus_are_told_from_none(tmp_path: Path, visible: str, told: str) -> None:
+def test_hidden_gpus_have_another_message_than_no_gpus(tmp_path: Path, visible: str, message: str) -> None:
     cuda = FakeCuda(0)
     cuda.codes["cuDeviceGetCount"] = 100
-    assert told in str(read_gpus(cuda.driver(), tmp_path, MACHINE, {"CUDA_VISIBLE_DEVICES": visible}).problem)
+    assert message in str(read_gpus(cuda.driver(), tmp_path, MACHINE, {"CUDA_VISIBLE_DEVICES": visible}).problem)
     assert read_gpus(cuda.driver(), tmp_path, MACHINE, {}).problem == "the NVIDIA driver finds no GPU"
 
 
-def test_a_machine_without_a_driver_says_so() -> None:
+def test_a_machine_without_a_driver_is_an_error() -> None:
     with pytest.raises(ProviderError, match=r"no NVIDIA driver \(libcuda"):
         load_driver(_no_library)
 
@@ -62,13 +62,13 @@ def _no_library(name: str) -> object:
     raise OSError(f"{name}: cannot open shared object file")
 
 
-def test_a_driver_that_does_not_start_is_told_in_its_own_words() -> None:
+def test_the_error_of_a_driver_that_does_not_start_has_its_text() -> None:
     with pytest.raises(ProviderError, match="does not start: CUDA_ERROR_803, in words"):
         CudaDriver(FakeCuda(cuInit=803))
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, DeviceMemoryError), (700, DeviceLostError), (801, ProviderError)])
-def test_codes_become_the_errors_that_they_mean(code: int, kind: type[ProviderError]) -> None:
+def test_codes_become_the_matching_errors(code: int, kind: type[ProviderError]) -> None:
     cuda = FakeCuda(cuMemAlloc_v2=code)
     with pytest.raises(kind) as caught:
         DeviceMemory(cuda.driver(), 0, 100)
@@ -76,7 +76,7 @@ def test_codes_become_the_errors_that_they_mean(code: int, kind: type[ProviderEr
     assert cuda.pushed == 0
 
 
-def test_memory_is_counted_and_given_back_even_by_a_lost_gpu() -> None:
+def test_memory_is_counted_and_released_even_by_a_lost_gpu() -> None:
     cuda = FakeCuda()
     driver = cuda.driver()
     before, total = driver.memory_info(0)

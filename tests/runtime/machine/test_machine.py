@@ -1,4 +1,4 @@
-"""What a machine offers, read from copies of Linux' own files."""
+"""Description of a machine, read from copies of Linux' files."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_the_control_groups_limits_count(tmp_path: Path) -> None:
     assert (machine.processors, machine.memory) == (FOUR, 4096 * 1024)
 
 
-def test_a_service_is_limited_by_its_own_group_and_its_slices(tmp_path: Path) -> None:
-    """systemd's CPUQuota= and MemoryMax=: nothing of them stands in the root group."""
+def test_a_service_is_limited_by_its_group_and_its_slices(tmp_path: Path) -> None:
+    """CPUQuota= and MemoryMax= of systemd set the limits of a service's group, not those of the root group."""
     second = {
         "proc/meminfo": "MemTotal: 4096 kB\n",
         "proc/self/cgroup": "0::/some.slice/one.service\n",
@@ -80,7 +80,7 @@ def test_a_service_is_limited_by_its_own_group_and_its_slices(tmp_path: Path) ->
     assert (machine.processors, machine.memory) == ((0, 1), 2 << 20)
 
 
-def test_the_key_changes_with_what_decides_the_speed() -> None:
+def test_the_key_changes_with_the_properties_that_affect_speed() -> None:
     machine = Machine("a", frozenset({"avx2"}), (0, 1), ((0, 1),), 1)
     others = [
         Machine("b", frozenset({"avx2"}), (0, 1), ((0, 1),), 1),

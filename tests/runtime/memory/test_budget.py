@@ -1,4 +1,4 @@
-"""What a batch needs, how batches keep below a limit, and what is refused."""
+"""Memory of a batch, batches below a memory limit, and limits that are rejected."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_the_prediction_counts_tokens_cells_and_squares() -> None:
     assert SHAPE.scaled(MemoryFactors(2.0, 0.5, 0.0, 1.0)) == MemoryShape(token=2000, cell=250, square=0, bias=7)
 
 
-def test_every_provider_says_what_its_batches_take_of_the_process(tiny_artifact: Path) -> None:
+def test_every_provider_predicts_the_memory_of_its_batches_in_the_process(tiny_artifact: Path) -> None:
     variant = msgspec.structs.replace(Artifact.open(tiny_artifact).variant(), memory=SHAPE)
     assert find_provider("mlas").memory.shape_of(variant) == SHAPE
     for provider in PROVIDERS:
         shape = provider.memory.shape_of(variant)
         assert shape is not None and shape.token > 0
         unknown = provider.memory.shape_of(msgspec.structs.replace(variant, memory=None))
-        # A device has its own memory, so that the host keeps the same few arrays for every graph.
+        # A GPU has separate memory, so the process keeps the same few arrays for every graph.
         assert (unknown == shape) == (provider.device_kind == "nvidia")
 
 
@@ -58,7 +58,7 @@ def test_no_batch_needs_more_than_its_limit(lengths: list[int], budget: int, lim
         assert len(batch) == 1 or array[batch].sum() <= budget
 
 
-def test_without_a_limit_nothing_changes() -> None:
+def test_batches_without_a_limit_do_not_depend_on_memory() -> None:
     array = np.random.default_rng(0).integers(1, 300, 200)
     for left, right in zip(plan_batches(array, 512), plan_batches(array, 512, SHAPE, None), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -100,14 +100,14 @@ def test_a_large_batch_that_waits_is_not_overtaken_by_later_small_ones() -> None
             deadline = time.monotonic() + 10
             while gate.waiting < number and time.monotonic() < deadline:
                 time.sleep(0.001)
-        assert gate.waiting == 2  # though the small one would have room beside what is held
+        assert gate.waiting == 2  # although the small one would fit beside the held memory
         assert order == []
     for thread in threads:
         thread.join()
     assert order == ["large", "small"]
 
 
-def test_what_is_larger_than_the_gate_passes_alone() -> None:
+def test_a_batch_larger_than_the_gate_passes_alone() -> None:
     with MemoryGate(10).hold(1000):
         pass
 
@@ -128,66 +128,66 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "0", "1 XB", "GB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_invalid_sizes_are_rejected(text: str) -> None:
     with pytest.raises(InputError, match="is not a size"):
         parse_size(text)
 
 
-def test_a_limit_that_is_too_small_names_what_is_needed() -> None:
+def test_the_error_of_a_small_limit_names_the_required_size() -> None:
     budget_of = partial(memory_budget, SHAPE, loaded=200 * MIB, caches=40 * MIB, workers=2, max_tokens=512)
     longest = SHAPE.predict(np.array([512]))
     with pytest.raises(
         InputError, match=r"one text of 512 tokens needs 13 MiB beside the loaded model's 200 MiB"
-    ) as told:
+    ) as caught:
         budget_of(limit=210 * MIB)
-    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    needed = int(str(caught.value).partition("Give at least ")[2].partition(" MiB")[0])
     budget = budget_of(limit=needed * MIB)
     assert longest <= budget.gate.capacity < longest + MIB
     assert budget.batch >= longest
 
 
 @pytest.mark.parametrize("loaded", [100, 350, 400, 900, 8000])
-def test_a_sixteenth_of_a_large_limit_is_no_batches(loaded: int) -> None:
+def test_a_sixteenth_of_a_large_limit_is_reserved(loaded: int) -> None:
     budget_of = partial(memory_budget, SHAPE, loaded=loaded * MIB, caches=40 * MIB, workers=2, max_tokens=512)
     longest = int(SHAPE.predict(np.array([512])))
-    with pytest.raises(InputError, match="is too small") as told:
+    with pytest.raises(InputError, match="is too small") as caught:
         budget_of(limit=loaded * MIB)
-    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    needed = int(str(caught.value).partition("Give at least ")[2].partition(" MiB")[0])
     with pytest.raises(InputError, match="is too small"):
         budget_of(limit=(needed - 2) * MIB)
     capacity = budget_of(limit=needed * MIB).gate.capacity
     assert longest <= capacity < longest + MIB
-    rest = max(24 * MIB, needed * MIB // 16)  # the texts, the vectors and the allocator
-    assert loaded * MIB + 40 * MIB + capacity + rest == needed * MIB
-    assert request_bytes(needed * MIB) == rest * 2 // 3
+    reserve = max(24 * MIB, needed * MIB // 16)  # the texts, the vectors and the allocator
+    assert loaded * MIB + 40 * MIB + capacity + reserve == needed * MIB
+    assert request_bytes(needed * MIB) == reserve * 2 // 3
 
 
-def test_workers_that_share_nothing_need_room_for_the_longest_text_each() -> None:
+def test_workers_without_shared_memory_each_need_memory_for_the_longest_text() -> None:
     budget_of = partial(
         memory_budget, SHAPE, loaded=200 * MIB, caches=40 * MIB, workers=3, max_tokens=512, shared=False
     )
     longest = SHAPE.predict(np.array([512]))
-    with pytest.raises(InputError, match=r"needs 13 MiB on each of 3 workers .*, take fewer --workers, or") as told:
+    with pytest.raises(InputError, match=r"needs 13 MiB on each of 3 workers .*, take fewer --workers, or") as caught:
         budget_of(limit=280 * MIB)
-    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    needed = int(str(caught.value).partition("Give at least ")[2].partition(" MiB")[0])
     budget = budget_of(limit=needed * MIB)
-    # No batch is larger than a worker's share, so that three workers that keep their largest one stay below the limit.
+    # No batch is larger than a worker's share. So three workers that each keep the memory of one batch stay below the limit.
     assert longest <= budget.batch
     assert 3 * budget.batch <= budget.gate.capacity
 
 
-def test_the_real_models_longest_text_is_refused_at_start(minilm_artifact: Path) -> None:
+def test_a_limit_too_small_for_the_longest_text_is_rejected_at_load(minilm_artifact: Path) -> None:
     with pytest.raises(InputError, match=r"a memory limit of 50 MiB is too small: one text of 256 tokens needs"):
         Encoder.load(minilm_artifact, provider="mlas", memory_limit=50 * MIB)
 
 
-def test_openvino_keeps_a_longest_text_for_each_worker(minilm_artifact: Path) -> None:
-    """benchmarks/memory/peak.py --workers 2: what one worker had does not serve the other."""
+def test_openvino_needs_memory_for_the_longest_text_in_each_worker(minilm_artifact: Path) -> None:
+    """Workers do not share the memory that they keep (measured by benchmarks/memory/peak.py --workers 2)."""
     with pytest.raises(InputError, match=r"needs \d+ MiB on each of 2 workers .*, take fewer --workers, or"):
         Encoder.load(minilm_artifact, provider="openvino", workers=2, memory_limit=50 * MIB)
 
 
-def test_an_artifact_that_does_not_say_what_it_needs_is_refused(own_artifact: Path) -> None:
+def test_an_artifact_that_does_not_state_its_memory_is_rejected(own_artifact: Path) -> None:
     import json
 
     manifest = own_artifact / "fletcher.json"
@@ -199,23 +199,23 @@ def test_an_artifact_that_does_not_say_what_it_needs_is_refused(own_artifact: Pa
         Encoder.load(own_artifact, provider="mlas", memory_limit=1 << 34)
 
 
-def test_a_limited_encoder_gives_the_same_vectors_and_stays_below(minilm_artifact: Path) -> None:
+def test_a_limited_encoder_returns_the_same_vectors_and_stays_below_the_limit(minilm_artifact: Path) -> None:
     texts = ["word " * length for length in (250, 3, 100, 250, 250, 40, 250, 7)] * 3
     with Encoder.load(minilm_artifact, provider="mlas", workers=2) as free:
-        wanted = free.embed(texts).vectors
+        expected = free.embed(texts).vectors
     limit = resident() + 200 * MIB
     with Encoder.load(minilm_artifact, provider="mlas", workers=2, memory_limit=limit) as encoder:
-        found = encoder.embed(texts).vectors
+        vectors = encoder.embed(texts).vectors
         assert resident() <= limit
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-6)
 
 
 @needs_proc
 @pytest.mark.parametrize("lengths", [[256] * 16, [64] * 64, [8] * 512, [250, *[4] * 15]])
-def test_the_prediction_bounds_what_the_real_model_takes(minilm_artifact: Path, lengths: list[int]) -> None:
+def test_the_prediction_bounds_the_memory_of_the_real_model(minilm_artifact: Path, lengths: list[int]) -> None:
     shape = Artifact.open(minilm_artifact).variant().memory
     assert shape is not None
-    taken = grown(minilm_artifact / "cpu-fp32.onnx", lengths)
+    measured = grown(minilm_artifact / "cpu-fp32.onnx", lengths)
     predicted = shape.predict(np.array(lengths))
-    assert taken <= predicted * 1.05 + 4 * MIB
-    assert predicted <= 1.6 * taken
+    assert measured <= predicted * 1.05 + 4 * MIB
+    assert predicted <= 1.6 * measured

@@ -1,7 +1,7 @@
-"""Batches on a device with little memory: predicted, split, measured, halved where that failed, refused at the end.
+"""Batches on a device with little memory: their memory is predicted and measured; they are split, halved or rejected.
 
-The device is a double that keeps an arena as ONNX Runtime does: it grows to the most that batches under way needed together,
-and never gives anything back.
+The device is a double with an arena like that of ONNX Runtime: the arena grows to the largest memory that simultaneous
+batches need, and never shrinks.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.session.session import Session
 
 MIB = 1 << 20
-#: A mebibyte for each place of texts x longest.
+#: One mebibyte for each cell of (texts, longest).
 SHAPE = MemoryShape(token=0, cell=MIB, square=0)
 TOTAL = 1000 * MIB
 
 
 class Card(Session):
-    """A device, and a session on it whose values are its tokens' ids.
+    """Device and session. The values that a run returns are the ids of the tokens.
 
     Attributes:
-        truth: bytes that a batch really needs.
-        others: bytes that other programs have.
-        arena: bytes that the session has.
-        batches: lengths of every batch that was computed.
-        most: the most that batches needed together.
+        truth: returns the bytes that a batch needs, from the lengths of its texts.
+        others: bytes that other programs hold.
+        arena: bytes that the session holds.
+        batches: lengths of the texts of each computed batch.
+        most: largest number of bytes that simultaneous batches needed.
     """
 
     provider = "fake"
@@ -62,7 +62,7 @@ class Card(Session):
         return self.arena
 
     def clock(self) -> float:
-        self.now += 2 * FRESH  # every look is a fresh one
+        self.now += 2 * FRESH  # so that no measurement is reused
         return self.now
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
@@ -99,7 +99,7 @@ def guard_of(card: Card, *, exact: bool = True, factor: float = 1.0) -> MemoryGu
 
 
 def texts(*lengths: int) -> Encodings:
-    """Ids 0, 1, 2, … over all texts."""
+    """Return texts of these lengths with the ids 0, 1, 2, … over all texts."""
     flat = np.arange(sum(lengths), dtype=np.int32)
     return Encodings.from_lists(np.split(flat, np.cumsum(lengths)[:-1]))
 
@@ -108,7 +108,7 @@ def firsts(encodings: Encodings) -> list[list[float]]:
     return [[float(first)] for first in encodings.offsets[:-1]]
 
 
-def test_what_fits_runs_as_it_is() -> None:
+def test_a_batch_that_fits_is_not_split() -> None:
     card = Card()
     with guard_of(card) as guard:
         batch = texts(50, 10, 50)
@@ -119,8 +119,8 @@ def test_what_fits_runs_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_what_cannot_fit_is_split_into_about_equal_parts_before_it_runs(exact: bool) -> None:
-    card = Card(others=500 * MIB)  # 400 MiB are left beside the reserve
+def test_a_batch_that_does_not_fit_is_split_into_about_equal_parts_before_it_runs(exact: bool) -> None:
+    card = Card(others=500 * MIB)  # 400 MiB are free beside the reserve
     guard = guard_of(card, exact=exact)
     batch = texts(*[100] * 10)
     np.testing.assert_array_equal(guard.run(batch), firsts(batch))
@@ -130,11 +130,11 @@ def test_what_cannot_fit_is_split_into_about_equal_parts_before_it_runs(exact: b
     assert guard.estimate.splits == 2
 
 
-def test_rows_of_tokens_are_joined_in_order_too() -> None:
+def test_rows_of_tokens_are_joined_in_order() -> None:
     card = Card(others=600 * MIB)
     batch = texts(30, 3, 90, 1, 60, 60, 2)
-    found = guard_of(card).run(batch, "token_vectors")
-    np.testing.assert_array_equal(found[:, 0], batch.ids)
+    vectors = guard_of(card).run(batch, "token_vectors")
+    np.testing.assert_array_equal(vectors[:, 0], batch.ids)
     assert len(card.batches) > 1
 
 
@@ -155,38 +155,38 @@ def test_every_row_comes_back_once_and_in_place(lengths: list[int], others: int,
 def test_out_of_memory_halves_the_batch_and_runs_it_again() -> None:
     card = Card(truth=lambda lengths: 3 * SHAPE.predict(lengths))  # the prediction is wrong by a factor of three
     guard = guard_of(card)
-    batch = texts(*[10] * 80)  # predicted 800 MiB, and needs 2400
+    batch = texts(*[10] * 80)  # 800 MiB are predicted, 2400 MiB are needed
     np.testing.assert_array_equal(guard.run(batch), firsts(batch))
     assert card.attempts > len(card.batches)
     assert guard.estimate.retries == card.attempts - len(card.batches)
-    assert guard.estimate.factor == pytest.approx(3)  # it was measured
+    assert guard.estimate.factor == pytest.approx(3)  # the measured factor
     failed = guard.estimate.retries
     np.testing.assert_array_equal(guard.run(batch), firsts(batch))
-    assert guard.estimate.retries == failed  # and so nothing fails any more
+    assert guard.estimate.retries == failed  # the measured factor prevents further failures
 
 
-def test_one_text_that_does_not_fit_is_refused_with_the_figures() -> None:
+def test_a_text_that_does_not_fit_is_rejected_with_the_sizes() -> None:
     card = Card(others=800 * MIB)
     guard = guard_of(card)
-    with pytest.raises(DeviceMemoryError) as told:
+    with pytest.raises(DeviceMemoryError) as caught:
         guard.run(texts(300))
-    assert "1 text of 300 tokens needs about 300 MiB on fake" in str(told.value)
-    assert "has 200 MiB of 1000 MiB" in str(told.value)
-    assert "end other programs" in str(told.value)
-    assert isinstance(told.value.__cause__, DeviceMemoryError)
-    assert card.attempts == 2  # once more alone, and no more
+    assert "1 text of 300 tokens needs about 300 MiB on fake" in str(caught.value)
+    assert "has 200 MiB of 1000 MiB" in str(caught.value)
+    assert "end other programs" in str(caught.value)
+    assert isinstance(caught.value.__cause__, DeviceMemoryError)
+    assert card.attempts == 2  # the second attempt has the memory for itself; there is no third
     assert guard.estimate.refused == 1
     with pytest.raises(DeviceMemoryError, match="1 text of 300 tokens"):
         guard.run(texts(50, 300, 50))
     np.testing.assert_array_equal(guard.run(texts(50, 50)), [[0], [50]])
 
 
-def test_a_single_text_is_tried_though_it_was_predicted_not_to_fit() -> None:
+def test_a_single_text_is_tried_although_it_should_not_fit() -> None:
     card = Card(truth=lambda lengths: SHAPE.predict(lengths) // 4, others=600 * MIB)
     assert guard_of(card).run(texts(900)).shape == (1, 1)
 
 
-def test_memory_that_others_take_makes_batches_smaller_and_what_they_give_back_larger() -> None:
+def test_batches_shrink_and_grow_with_the_memory_of_other_programs() -> None:
     card = Card()
     guard = guard_of(card)
     guard.run(texts(*[100] * 2))
@@ -201,7 +201,7 @@ def test_memory_that_others_take_makes_batches_smaller_and_what_they_give_back_l
     assert guard.estimate.retries == 0
 
 
-def test_what_the_arena_has_already_is_room_though_the_device_says_that_nothing_is_free() -> None:
+def test_memory_of_the_arena_is_usable_although_the_device_has_none_free() -> None:
     for exact in (True, False):
         card = Card()
         guard = guard_of(card, exact=exact)
@@ -217,10 +217,10 @@ def test_what_the_arena_has_already_is_room_though_the_device_says_that_nothing_
 def test_batches_wait_until_they_fit_together() -> None:
     card = Card()
     guard = guard_of(card)
-    batch = texts(*[100] * 3)  # three such batches need all that there is
+    batch = texts(*[100] * 3)  # three such batches need all memory
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(guard.run, [batch] * 40):
-            np.testing.assert_array_equal(found, firsts(batch))
+        for vectors in pool.map(guard.run, [batch] * 40):
+            np.testing.assert_array_equal(vectors, firsts(batch))
     assert card.most <= 900 * MIB
     assert guard.estimate.retries == 0
 
@@ -235,13 +235,13 @@ def test_two_batches_that_ran_together_are_measured_together() -> None:
     assert guard.estimate.factor == pytest.approx(1.25)
 
 
-def test_the_correction_goes_up_at_once_and_down_slowly_and_not_below_what_was_seen() -> None:
+def test_the_correction_rises_at_once_and_falls_slowly_to_the_measured_factor() -> None:
     estimate = MemoryEstimate(SHAPE, smallest=10)
     estimate.learn(100, 0, 200)
     assert estimate.factor == 2
     assert estimate.predict(np.array([3])) == 6 * MIB
     for _ in range(1000):
-        estimate.learn(400, 200, 200)  # needed half of what was predicted at most, but another one needed all of it
+        estimate.learn(400, 200, 200)  # this batch needs half of the prediction, but another one needed all of it
     assert estimate.factor == 2
     generous = MemoryEstimate(SHAPE, factor=3.0, smallest=10)
     generous.learn(100, 0, 100)
@@ -250,7 +250,7 @@ def test_the_correction_goes_up_at_once_and_down_slowly_and_not_below_what_was_s
         generous.learn(1000, 100, 100)
     assert generous.factor == pytest.approx(1)
     generous.learn(100, 100, 10_000)
-    assert generous.factor == MOST  # more than that is somebody else's
+    assert generous.factor == MOST  # a larger difference comes from other programs
     small = MemoryEstimate(SHAPE, smallest=1000)
     small.learn(999, 0, 1998)
     assert small.factor == 1
@@ -270,7 +270,7 @@ def test_after_a_failure_batches_grow_back() -> None:
     assert len(card.batches) == 1
 
 
-def test_other_errors_pass_and_leave_nothing_held() -> None:
+def test_other_errors_pass_and_release_memory() -> None:
     def refuse(lengths: NDArray[np.int64]) -> int:
         raise InputError("bad")
 
@@ -283,13 +283,13 @@ def test_other_errors_pass_and_leave_nothing_held() -> None:
     assert guard.run(texts(400, 400)).shape == (2, 1)
 
 
-def test_what_is_counted_has_the_devices_name() -> None:
+def test_metrics_have_the_name_of_the_device() -> None:
     card = Card(others=500 * MIB)
     guard = guard_of(card)
     guard.run(texts(*[100] * 10))
-    found = {metric.name: metric.value() for metric in guard.estimate.metrics("cuda:1")}
+    metrics = {metric.name: metric.value() for metric in guard.estimate.metrics("cuda:1")}
     assert {metric.device for metric in guard.estimate.metrics("cuda:1")} == {"cuda:1"}
-    assert found == {
+    assert metrics == {
         "fletcher_gpu_memory_predicted_bytes": 300 * MIB,
         "fletcher_gpu_memory_measured_bytes": 400 * MIB,
         "fletcher_gpu_memory_correction": 1.0,
@@ -299,15 +299,15 @@ def test_what_is_counted_has_the_devices_name() -> None:
     }
 
 
-def test_a_real_model_on_a_small_device_gives_the_same_vectors(tiny_artifact: Path) -> None:
+def test_a_real_model_on_a_small_device_returns_the_same_vectors(tiny_artifact: Path) -> None:
     artifact = Artifact.open(tiny_artifact)
     variant = artifact.variant()
     assert variant.memory is not None
     encodings = Encodings.from_lists([[1 + row % 20] * (1 + row % 19) for row in range(60)])
     with open_session(artifact, variant) as session:
-        wanted = session.run(encodings)
+        expected = session.run(encodings)
         room = variant.memory.predict(encodings.lengths) // 5
         estimate = MemoryEstimate(variant.memory)
         guard = MemoryGuard(session, estimate, lambda: (room, room), reserve=0)
-        np.testing.assert_allclose(guard.run(encodings), wanted, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(guard.run(encodings), expected, rtol=0, atol=1e-6)
         assert estimate.splits >= 4

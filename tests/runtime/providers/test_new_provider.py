@@ -1,4 +1,4 @@
-"""A provider that is one object and one line of the registry: everything else follows from the object."""
+"""New provider: one object and one line of the registry are sufficient."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEXTS = ["hello world", "a", "the quick brown fox"]
 
 
 class ToySession(Session):
-    """ONNX Runtime's session under another name.
+    """Session of ONNX Runtime under another name.
 
     Attributes:
         shift: number that is added to every vector.
@@ -79,11 +79,11 @@ TOY = Provider(
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The line in the registry; measurements go to a folder of the test."""
+    """Register the provider. Measurements go to a folder of the test."""
     key = measuring_key()
     monkeypatch.setattr(registry, "PROVIDERS", (*registry.PROVIDERS, TOY))
-    assert measuring_key() != key  # the version of its engine is part of what measurements depend on
-    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path / "cache")
+    assert measuring_key() != key  # measurements depend on the version of the engine
+    monkeypatch.setattr(history, "cache_folder", lambda cache: tmp_path / "cache")
     for name in ("ROUNDS", "MOST_BATCHES"):
         monkeypatch.setattr(bench, name, 1)
     monkeypatch.setattr(ToySession, "opened", [])
@@ -91,7 +91,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     yield
 
 
-def test_an_encoder_loads_on_it_and_gives_the_vectors(tiny_artifact: Path) -> None:
+def test_an_encoder_loads_on_the_provider_and_returns_the_vectors(tiny_artifact: Path) -> None:
     with Encoder.load(tiny_artifact, provider="mlas") as reference:
         expected = reference.embed(TEXTS).vectors
     with Encoder.load(tiny_artifact, provider="toy") as encoder:
@@ -102,13 +102,13 @@ def test_an_encoder_loads_on_it_and_gives_the_vectors(tiny_artifact: Path) -> No
     assert ToySession.opened == [OpenOptions(threads=1, workers=2)]
 
 
-def test_its_canary_is_checked(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_canary_of_the_provider_is_checked(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ToySession, "shift", 0.1)
     with pytest.raises(CanaryError, match="on Toy"):
         Encoder.load(tiny_artifact, provider="toy")
 
 
-def test_a_memory_limit_holds_its_own_factors(tiny_artifact: Path) -> None:
+def test_a_memory_limit_uses_the_factors_of_the_provider(tiny_artifact: Path) -> None:
     with pytest.raises(InputError, match=r"needs .* on each of 2 workers"):
         Encoder.load(tiny_artifact, provider="toy", memory_limit=10 * MIB)
     limit = resident() + 400 * MIB
@@ -123,7 +123,7 @@ def test_a_memory_limit_holds_its_own_factors(tiny_artifact: Path) -> None:
     assert budgets[0].gate.capacity - budgets[1].gate.capacity >= 15 * MIB  # 10 MiB of kernels for each of two workers
 
 
-def test_its_layouts_are_measured_and_auto_may_take_it(tiny_artifact: Path) -> None:
+def test_layouts_of_the_provider_are_measured_and_auto_can_choose_it(tiny_artifact: Path) -> None:
     artifact = Artifact.open(tiny_artifact)
     rows = measure(artifact, artifact.variant(), seconds=60, providers=["toy"])
     layouts = [row.layout for row in rows if row.problem is None]
@@ -133,7 +133,8 @@ def test_its_layouts_are_measured_and_auto_may_take_it(tiny_artifact: Path) -> N
     assert settle(artifact, artifact.variant()).layout.provider == "toy"
 
 
-def test_devices_list_and_measure_it(tiny_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("real_measuring")
+def test_devices_lists_and_measures_the_provider(tiny_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def devices(*args: str) -> str:
         with pytest.raises(SystemExit) as caught:
             run(app, ["devices", *args])
@@ -145,7 +146,7 @@ def test_devices_list_and_measure_it(tiny_artifact: Path, capsys: pytest.Capture
     assert {"toy", "mlas"} <= {row["layout"]["provider"] for row in report["measurements"] if row["problem"] is None}
 
 
-def test_messages_know_it(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_list_the_provider(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"there is no provider 'tpu': use auto, mlas, .*, toy$"):
         check_provider("tpu")
     assert default_provider("cpu") == "mlas"  # the first of the registry

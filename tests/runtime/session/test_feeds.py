@@ -1,4 +1,4 @@
-"""Inputs of graphs from encodings: every input by hand for two texts, of three tokens and of one."""
+"""Inputs of graphs, compared with values worked out by hand for two texts of three tokens and one token."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_each_input(name: str, dtype: str, rank: int, expected: Any) -> None:
     assert _feed(name, dtype, rank) == expected
 
 
-def test_token_offset_names_the_tokens_places_first() -> None:
-    """The example of the operator's own documentation: texts of 1, 2 and 4 tokens."""
+def test_token_offset_has_the_positions_of_tokens_first() -> None:
+    """Example of the operator's documentation: texts of 1, 2 and 4 tokens."""
     batch = Encodings.from_lists([[1], [2, 3], [4, 5, 6, 7]])
     info = TensorInfo("token_offset", "int32", ("texts", "longest"))
     places = make_feeds((info,), FeedRules(), batch)["token_offset"]
@@ -58,7 +58,7 @@ def test_token_offset_names_the_tokens_places_first() -> None:
 
 
 def test_roberta_does_not_count_padding_tokens() -> None:
-    """As `create_position_ids_from_input_ids`: those of the id 1 have position 1, the others 2, 3, …"""
+    """As in `create_position_ids_from_input_ids`, tokens with the id 1 have position 1, the others 2, 3, …"""
     rules = FeedRules(padding_id=1)
     assert _feed("position_ids", "int32", 1, rules) == [2, 1, 3, 2]
     assert _feed("positions", "int32", 1, rules) == [0, 1, 2, 0]
@@ -74,13 +74,13 @@ def test_rows_of_tables() -> None:
     words, places = np.arange(20.0).reshape(10, 2), -np.arange(8.0).reshape(4, 2)
     rules = FeedRules(shape=(2, 4), tables={WORD_TABLE: "w", POSITION_TABLE: "p"})
     tables = {WORD_TABLE: words, POSITION_TABLE: places}
-    found = _feed(WORD_TABLE, "float16", 3, rules, **tables)
-    assert found == [[[14, 15], [2, 3], [18, 19], [0, 1]], [[8, 9], [0, 1], [0, 1], [0, 1]]]
+    rows = _feed(WORD_TABLE, "float16", 3, rules, **tables)
+    assert rows == [[[14, 15], [2, 3], [18, 19], [0, 1]], [[8, 9], [0, 1], [0, 1], [0, 1]]]
     assert _feed(POSITION_TABLE, "float32", 3, rules, **tables)[0] == [[0, -1], [-2, -3], [-4, -5], [0, -1]]
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (2, 2)])
-def test_a_batch_that_a_fixed_shape_cannot_hold_is_refused(shape: tuple[int, int]) -> None:
+def test_a_batch_that_does_not_fit_a_fixed_shape_is_rejected(shape: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=f"{shape[0]} texts of {shape[1]} tokens"):
         _feed("attention_mask", "int32", 2, FeedRules(shape=shape))
 
@@ -89,14 +89,14 @@ def test_a_fixed_shape_may_have_rows_without_text() -> None:
     assert _feed("pooling.mean", "float32", 2, FeedRules(shape=(3, 3)))[2] == [0, 0, 0]
 
 
-def test_a_tail_that_none_attends_to_is_left_out_of_the_mask_and_a_texts_first_token_never_is() -> None:
+def test_an_unseen_tail_is_masked_but_never_the_first_token_of_a_text() -> None:
     batch = Encodings.from_lists([[5, 7, 5, 5], [5, 5], [7, 8]])
     info = TensorInfo("attention_mask", "int32", ("texts", "longest"))
     mask = make_feeds((info,), FeedRules(unseen_tail=5), batch)["attention_mask"]
     assert mask.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]
 
 
-def test_packing_takes_tokens_out_of_a_rectangle_that_may_be_larger() -> None:
+def test_packing_selects_tokens_from_a_rectangle_that_may_be_larger() -> None:
     rectangle = np.arange(2 * 5 * 2).reshape(2, 5, 2)
     assert pack(rectangle, BATCH).tolist() == [[0, 1], [2, 3], [4, 5], [10, 11]]
     packed = np.arange(8).reshape(4, 2)

@@ -46,10 +46,13 @@ def text(length: int) -> str:
     return " ".join(WORDS[:length])
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("limit", [3, 4, 7, 8, 12])
-def test_pairs_are_cut_as_transformers_cuts_them(file: Path, limit: int) -> None:
+def test_pairs_are_cut_as_transformers_cuts_them(file: Path, limit: int, side: str) -> None:
     theirs: Any = PreTrainedTokenizerFast
-    reference = theirs(tokenizer_file=str(file), model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    cut_at(file, side)
+    reference = theirs(tokenizer_file=str(file), model_input_names=names, truncation_side=side)
     lengths = (0, 1, 2, 3, 4, 5, 6, 9, 20)
     pairs = [(text(first), text(second)) for first in lengths for second in lengths]
     encodings = Tokenizer(file, limit).encode_pairs(*zip(*pairs, strict=True))
@@ -60,6 +63,13 @@ def test_pairs_are_cut_as_transformers_cuts_them(file: Path, limit: int) -> None
     assert [row.tolist() for row in np.split(encodings.ids, encodings.offsets[1:-1])] == cut["input_ids"]
     assert [row.tolist() for row in np.split(encodings.types, encodings.offsets[1:-1])] == cut["token_type_ids"]
     assert encodings.dropped.tolist() == [len(a) - len(b) for a, b in zip(uncut, cut["input_ids"], strict=True)]
+
+
+def cut_at(file: Path, side: str) -> None:
+    """Write the side at which texts are cut into a tokenizer file."""
+    tokenizer = HuggingFaceTokenizer.from_file(str(file))
+    tokenizer.enable_truncation(1000, direction=side)
+    tokenizer.save(str(file))
 
 
 def test_many_pairs_and_none(tokenizer: Tokenizer) -> None:

@@ -317,7 +317,7 @@ def test_windows_of_a_long_hostile_text_are_the_whole(file: Path, fast_one: bool
     windows = list(tokenizer.windows(text, size=130, overlap=0))
     assert np.concatenate([window[1:-1] for window in windows]).tolist() == expected
     assert {len(window) for window in windows[:-1]} == {130}
-    assert tokenizer.encode([text], side=None).ids[1:-1].tolist() == expected
+    assert tokenizer.encode([text], side="neither").ids[1:-1].tolist() == expected
 
 
 @given(st.integers(0, 60), st.integers(4, 12), st.integers(0, 9), st.booleans())
@@ -331,7 +331,7 @@ def test_windows_cover_the_text_in_order(file: Path, words: int, size: int, over
     assert all((window[0], window[-1]) == (101, 102) for window in windows)
     bodies = [window[1:-1].tolist() for window in windows]
     joined = bodies[0] + [token for body in bodies[1:] for token in body[overlap:]]
-    assert joined == tokenizer.encode([text], side=None).ids[1:-1].tolist()
+    assert joined == tokenizer.encode([text], side="neither").ids[1:-1].tolist()
     assert len(windows) == 1 or min(len(body) for body in bodies) > overlap
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from hypothesis import given, settings
@@ -233,6 +234,41 @@ def test_truncation_and_padding_of_the_file_are_not_used(tmp_path: Path) -> None
     tokenizer.save(str(tmp_path / "t.json"))
     encodings = Tokenizer(tmp_path / "t.json", 6).encode(["a b c", "a"])
     assert encodings.ids.tolist() == [1, 4, 5, 6, 3, 1, 4, 3] and encodings.offsets.tolist() == [0, 5, 8]
+
+
+@pytest.mark.parametrize("limit", [3, 4, 6])
+def test_a_file_says_at_which_side_texts_are_cut(tmp_path: Path, limit: int) -> None:
+    tokenizer = HuggingFaceTokenizer.from_file(str(_save(tmp_path / "t.json", "S $A E", VOCABULARY)))
+    tokenizer.enable_truncation(1000, direction="left")
+    tokenizer.save(str(tmp_path / "t.json"))
+    fast: Any = transformers.PreTrainedTokenizerFast  # untyped
+    reference = fast(tokenizer_file=str(tmp_path / "t.json"))
+    opened = Tokenizer(tmp_path / "t.json", limit)
+    assert opened.side == "left"
+    for text in ("", "a", "a b c d", "a b c d " * 5):
+        expected = reference(text, truncation=True, max_length=limit)["input_ids"]
+        assert opened.encode([text]).ids.tolist() == expected
+        assert opened.cut(opened.encode([text], side="neither"), limit).ids.tolist() == expected
+    whole = reference("a b c d")["input_ids"]
+    assert opened.encode(["a b c d"], side="right").ids.tolist() == [*whole[: limit - 1], whole[-1]][:6]
+
+
+def test_blanks_around_texts_are_removed_where_asked_for(tmp_path: Path) -> None:
+    """As `str.strip` in sentence-transformers 5, which also takes U+001C to U+001F and U+0085 for blanks."""
+    vocabulary = {letter: number for number, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    tokenizer = HuggingFaceTokenizer(BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(tmp_path / "t.json"))
+    opened, plain = (Tokenizer(tmp_path / "t.json", 100, strip=strip) for strip in (True, False))
+    for text in (" a b", "a b \n", "\x85\u3000a  b\x1c", "a", "", "  "):
+        ids = plain.encode([text.strip()]).ids.tolist()
+        assert opened.encode([text]).ids.tolist() == ids
+        assert opened.plain_ids(text).tolist() == ids
+        assert np.concatenate(list(opened.windows(text, size=50, overlap=0))).tolist() == ids
+        described = opened.describe([text], special=False)[0]
+        assert [token.id for token in described] == ids
+        assert all(text[token.start : token.end] == token.text for token in described)
+        assert opened.encode_pairs([text], [text]).ids.tolist() == plain.encode_pairs([text], [text]).ids.tolist()
 
 
 def test_ids_with_gaps_are_all_in_the_vocabulary(tmp_path: Path) -> None:

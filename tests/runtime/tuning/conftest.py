@@ -1,4 +1,4 @@
-"""Tests of this folder measure providers as a load does outside tests."""
+"""Fixture: loads in the tests of this folder measure providers, as they do outside tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring an artifact on this machine, and what follows from it for a load. Structure only: speeds are nobody's promise."""
+"""Measurement of an artifact on this machine, and its effect on a load. The tests do not assert a speed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TWO = Machine("two", frozenset({"avx2"}), (0, 1), ((0, 1),), 1 << 40)
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path / "cache")
+    monkeypatch.setattr(history, "cache_folder", lambda cache: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -46,8 +46,8 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-    """What was to be measured."""
+def measure_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """Return the options of each call of `measure`."""
     calls: list[dict[str, object]] = []
     real = devices_module.measure
 
@@ -64,7 +64,7 @@ def refuse(*args: object, **options: object) -> None:
 
 
 def shifted(real: Callable[..., NDArray[np.float32]]) -> Callable[..., NDArray[np.float32]]:
-    """A session's `run` whose vectors are wrong."""
+    """Return a `run` with wrong vectors."""
 
     def run(*args: object) -> NDArray[np.float32]:
         return real(*args) + np.float32(0.1)
@@ -74,22 +74,22 @@ def shifted(real: Callable[..., NDArray[np.float32]]) -> Callable[..., NDArray[n
 
 def test_every_provider_is_measured_and_reproduces_huggingfaces_canary(minilm_artifact: Path, few_rounds: None) -> None:
     artifact = Artifact.open(minilm_artifact)
-    told: list[Measurement] = []
-    found = measure(artifact, artifact.variant(), seconds=60, report=told.append)
-    assert found == told
-    usual = [one for one in found if (one.layout.threads, one.layout.token_budget) == (1, 512)]
+    reported: list[Measurement] = []
+    measurements = measure(artifact, artifact.variant(), seconds=60, report=reported.append)
+    assert measurements == reported
+    usual = [one for one in measurements if (one.layout.threads, one.layout.token_budget) == (1, 512)]
     assert {one.layout.provider for one in usual} == {"mlas", "openvino", "openvino-bf16"}
-    for one in (one for one in found if one.layout.provider != "openvino-bf16"):
+    for one in (one for one in measurements if one.layout.provider != "openvino-bf16"):
         assert one.problem is None
         assert one.min_cosine is not None and one.min_cosine > 0.999999
         assert one.max_abs is not None and one.max_abs < 1e-5
         assert one.latency_ms is not None and one.latency_ms > 0
         assert one.tokens_per_s is not None and one.texts_per_s is not None
         assert one.tokens_per_s > one.texts_per_s > 0
-    measured = [one for one in found if one.problem is None]
+    measured = [one for one in measurements if one.problem is None]
     assert measured[0].layout == WorkerLayout("mlas", len(this_machine().processors), 1, 512)
     assert len({one.layout for one in measured}) == len(measured)
-    assert measured[0].noise == 0  # the others' figures are ratios to it
+    assert measured[0].noise == 0  # the figures of the others are ratios to this one
     assert {one.noise for one in measured[1:]} == {layout_bench.ONE_ROUND}
     if len(this_machine().processors) > 1:
         assert WorkerLayout("mlas", 1, len(this_machine().processors), 512) in {one.layout for one in measured}
@@ -119,24 +119,24 @@ def test_two_sessions_are_open_at_once_at_most(
     assert (max(most), still_open) == (2, [])
     most.clear()
     monkeypatch.setattr(devices_module, "this_machine", lambda: Machine("", frozenset(), (0, 1), ((0, 1),), 1))
-    found = measure(artifact, artifact.variant(), seconds=60)
+    measurements = measure(artifact, artifact.variant(), seconds=60)
     assert (max(most), still_open) == (1, [])
-    assert sum(one.tokens_per_s is not None for one in found) > 3
+    assert sum(one.tokens_per_s is not None for one in measurements) > 3
 
 
-def test_a_provider_that_fails_is_a_row_with_its_reason(
+def test_a_provider_that_fails_has_a_row_with_its_reason(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = Artifact.open(tiny_artifact)
     monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
-    found = measure(artifact, artifact.variant(), seconds=60)
-    by_provider = {one.layout.provider: one for one in found}
+    measurements = measure(artifact, artifact.variant(), seconds=60)
+    by_provider = {one.layout.provider: one for one in measurements}
     assert (by_provider["openvino"].problem, by_provider["openvino"].failed) == ("no such operator", True)
-    assert sum(one.layout.provider == "openvino" for one in found) == 1
+    assert sum(one.layout.provider == "openvino" for one in measurements) == 1
     assert by_provider["mlas"].problem is None
 
 
-def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
+def test_the_next_provider_becomes_the_default_if_the_first_one_fails(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("fletcher.runtime.providers.mlas.provider.MlasSession", refuse)
@@ -151,7 +151,7 @@ def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
         settle(artifact, msgspec.structs.replace(artifact.variant(), name="other"), seconds=60)
 
 
-def test_a_package_that_is_too_old_is_said_and_skipped(
+def test_an_old_package_is_logged_and_skipped(
     tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = metadata.version
@@ -159,13 +159,13 @@ def test_a_package_that_is_too_old_is_said_and_skipped(
     artifact = Artifact.open(tiny_artifact)
     with caplog.at_level(logging.INFO, "fletcher.runtime.tuning.settle"):
         assert settle(artifact, artifact.variant(), seconds=1).layout.provider == "mlas"
-    said = {record.fields["provider"]: record for record in caplog.records}  # type: ignore[attr-defined]
-    assert set(said) == {"openvino", "openvino-bf16"} and len(caplog.records) == 2
-    assert said["openvino"].levelno == logging.WARNING
-    assert "openvino 2024.6.0 is too old" in said["openvino"].fields["reason"]  # type: ignore[attr-defined]
+    records = {record.fields["provider"]: record for record in caplog.records}  # type: ignore[attr-defined]
+    assert set(records) == {"openvino", "openvino-bf16"} and len(caplog.records) == 2
+    assert records["openvino"].levelno == logging.WARNING
+    assert "openvino 2024.6.0 is too old" in records["openvino"].fields["reason"]  # type: ignore[attr-defined]
 
 
-def test_a_provider_whose_canary_is_off_is_said_and_skipped(
+def test_a_provider_whose_canary_fails_is_logged_and_skipped(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(MlasSession, "run", shifted(MlasSession.run))
@@ -175,10 +175,10 @@ def test_a_provider_whose_canary_is_off_is_said_and_skipped(
     assert choice.layout.provider == "openvino"
     (record,) = caplog.records
     assert record.fields["provider"] == "mlas"  # type: ignore[attr-defined]
-    assert "its canary is off: cosine" in record.fields["reason"]  # type: ignore[attr-defined]
+    assert "its canary is outside the tolerance: cosine" in record.fields["reason"]  # type: ignore[attr-defined]
 
 
-def test_an_artifact_that_no_provider_reproduces_is_refused_by_its_canary(
+def test_an_artifact_that_no_provider_reproduces_fails_its_canary(
     tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in (MlasSession, OpenVinoSession):
@@ -187,35 +187,39 @@ def test_an_artifact_that_no_provider_reproduces_is_refused_by_its_canary(
         Encoder.load(tiny_artifact)
 
 
-def test_some_providers_alone(tiny_artifact: Path, few_rounds: None) -> None:
+def test_named_providers_are_measured_alone(tiny_artifact: Path, few_rounds: None) -> None:
     artifact = Artifact.open(tiny_artifact)
-    found = measure(artifact, artifact.variant(), seconds=60, providers=["openvino"])
-    assert {one.layout.provider for one in found} == {"openvino"}
+    measurements = measure(artifact, artifact.variant(), seconds=60, providers=["openvino"])
+    assert {one.layout.provider for one in measurements} == {"openvino"}
     with pytest.raises(InputError, match="there is no provider 'tpu'"):
         measure(artifact, artifact.variant(), seconds=1, providers=["tpu"])
 
 
-def test_a_load_measures_once_and_remembers(tiny_artifact: Path, asked: list[dict[str, object]]) -> None:
+def test_a_load_measures_once_and_caches_the_result(
+    tiny_artifact: Path, measure_calls: list[dict[str, object]]
+) -> None:
     for _ in range(2):
         with Encoder.load(tiny_artifact) as encoder:
             assert "tokens/s at a cosine of 1.000000" in encoder.info.reason
-    assert len(asked) == 1
+    assert len(measure_calls) == 1
     with Encoder.load(tiny_artifact, workers=3, token_budget=77) as encoder:
         assert (encoder.info.workers, encoder.info.token_budget) == (3, 77)
-    assert len(asked) == 1
+    assert len(measure_calls) == 1
 
 
-def test_what_the_caller_says_is_not_measured(tiny_artifact: Path, asked: list[dict[str, object]]) -> None:
+def test_layouts_that_the_caller_names_are_not_measured(
+    tiny_artifact: Path, measure_calls: list[dict[str, object]]
+) -> None:
     with Encoder.load(tiny_artifact, provider="mlas", workers=3, token_budget=77) as encoder:
         assert (encoder.info.provider, encoder.info.workers, encoder.info.token_budget) == ("MLAS", 3, 77)
-        assert encoder.info.reason == "mlas was asked for"
-    assert asked == []
+        assert encoder.info.reason == "mlas was requested"
+    assert measure_calls == []
     artifact = Artifact.open(tiny_artifact)
     with pytest.raises(InputError, match="there is no provider 'tpu'"):
         settle(artifact, artifact.variant(), provider="tpu")
 
 
-def test_what_the_caller_leaves_open_follows_from_what_is_remembered(tiny_artifact: Path) -> None:
+def test_options_that_the_caller_omits_come_from_cached_measurements(tiny_artifact: Path) -> None:
     def measured(speed: float, provider: str, *shape: int, cosine: float = 1.0) -> Measurement:
         layout = WorkerLayout(provider, *shape)
         return Measurement(layout=layout, tokens_per_s=speed, texts_per_s=1.0, min_cosine=cosine, max_abs=0.0)
@@ -229,8 +233,8 @@ def test_what_the_caller_leaves_open_follows_from_what_is_remembered(tiny_artifa
     ]
     remember(measuring_key(), artifact.digest, "cpu-fp32", rows)
 
-    def settled(**given: int | float) -> WorkerLayout:
-        return settle(artifact, artifact.variant(), **given).layout  # type: ignore[arg-type]
+    def settled(**options: int | float) -> WorkerLayout:
+        return settle(artifact, artifact.variant(), **options).layout  # type: ignore[arg-type]
 
     assert settled() == WorkerLayout("mlas", 1, 2, 512)
     assert settled(token_budget=256) == WorkerLayout("mlas", 1, 2, 256)
@@ -238,29 +242,31 @@ def test_what_the_caller_leaves_open_follows_from_what_is_remembered(tiny_artifa
     assert settled(workers=2, min_cosine=0.999) == WorkerLayout("openvino-bf16", 2, 1, 256)
 
 
-def test_a_model_too_slow_to_measure_at_load_runs_in_the_default_way(tiny_artifact: Path) -> None:
+def test_a_model_too_slow_to_measure_at_load_runs_in_the_default_layout(tiny_artifact: Path) -> None:
     artifact = Artifact.open(tiny_artifact)
-    for _ in range(2):  # measured, and remembered
+    for _ in range(2):  # the first call measures, the second reads the cache
         choice = settle(artifact, artifact.variant(), seconds=0, token_budget=99)
         assert choice.layout == WorkerLayout("mlas", len(this_machine().processors), 1, 99)
-        assert "measuring takes longer than a load may: fletcher-serve devices DIR" in choice.reason
+        assert "a measurement takes longer than a load may: measure with fletcher-serve devices DIR" in choice.reason
 
 
 def test_a_load_within_a_memory_limit_measures_only_what_fits(
-    tiny_artifact: Path, asked: list[dict[str, object]], few_rounds: None
+    tiny_artifact: Path, measure_calls: list[dict[str, object]], few_rounds: None
 ) -> None:
     with Encoder.load(tiny_artifact, memory_limit=resident() + (200 << 20)) as encoder:
         assert encoder.info.provider == "MLAS"
-        assert "measuring may take more than the memory limit: fletcher-serve devices DIR" in encoder.info.reason
-    assert asked == []
+        assert (
+            "a measurement may exceed the memory limit: measure with fletcher-serve devices DIR" in encoder.info.reason
+        )
+    assert measure_calls == []
     with Encoder.load(tiny_artifact, memory_limit=1 << 40) as encoder:
         assert "tokens/s at a cosine of" in encoder.info.reason
-    assert len(asked) == 1
+    assert len(measure_calls) == 1
     with Encoder.load(tiny_artifact, memory_limit=resident() + (200 << 20)) as encoder:
-        assert "tokens/s at a cosine of" in encoder.info.reason  # that is remembered
+        assert "tokens/s at a cosine of" in encoder.info.reason  # from the cache
 
 
-def test_bf16_is_held_to_what_was_allowed(minilm_artifact: Path) -> None:
+def test_bf16_is_checked_with_the_allowed_tolerance(minilm_artifact: Path) -> None:
     with Encoder.load(minilm_artifact, min_cosine=0.9999) as encoder:
         assert encoder.tolerance.min_cosine == 0.9999
         assert encoder.check_canary().min_cosine >= 0.9999
@@ -277,7 +283,7 @@ def test_layouts_fill_the_machine() -> None:
     assert processor_shapes(machine(4)) == [(4, 1), (1, 4)]
     assert processor_shapes(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64), (1, 8)]
     assert processor_shapes(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16), (1, 8)]
-    # ONNX Runtime's runs share the threads of their session.
+    # Runs of one ONNX Runtime session share its threads.
     assert shapes_of_one_pool(machine(32, 32)) == [(64, 1), (32, 1), (1, 64), (1, 8)]
 
 

@@ -1,4 +1,4 @@
-"""API keys: the file, both doors, the admin API, and which addresses want them."""
+"""API keys: the file, HTTP and Flight, the admin API, and the addresses that need keys."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def guarded(file: Path, user: str) -> Iterator[Server]:
         yield server
 
 
-def test_the_file_holds_no_key_and_is_its_owners(file: Path, user: str) -> None:
+def test_the_file_has_no_key_in_plain_text_and_only_its_owner_can_read_it(file: Path, user: str) -> None:
     assert user not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert len(user) > 40
@@ -64,13 +64,13 @@ def test_add_list_remove(file: Path, user: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "xy"}]}', '{"keys": []}']
 )
-def test_files_that_are_none(file: Path, text: str) -> None:
+def test_invalid_files(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=r"keys\.json"):
         Keys(file)
 
 
-def test_http_wants_the_key(guarded: Server, user: str) -> None:
+def test_http_needs_the_key(guarded: Server, user: str) -> None:
     with httpx.Client(base_url=str(guarded.addresses.http)) as http:
         for headers in (
             {},
@@ -106,7 +106,7 @@ def test_the_official_clients_send_it(guarded: Server, user: str) -> None:
         )
 
 
-def test_flight_wants_the_key(guarded: Server, user: str) -> None:
+def test_flight_needs_the_key(guarded: Server, user: str) -> None:
     with fl.connect(str(guarded.addresses.flight)) as client:
         with pytest.raises(fl.FlightUnauthenticatedError, match="Authorization"):
             list(client.do_action("info"))
@@ -121,13 +121,13 @@ def test_flight_wants_the_key(guarded: Server, user: str) -> None:
             assert reader.read_all()["vector"][0].as_py() == expected("ab").tolist()
 
 
-def test_admins_have_their_own_role(file: Path, guarded: Server, user: str) -> None:
+def test_the_admin_api_needs_the_role_of_admins(file: Path, guarded: Server, user: str) -> None:
     admin = add_key(file, "ops", "admin")
     assert guarded.models.specs
     with httpx.Client(base_url=str(guarded.addresses.http)) as http:
         assert http.get("/admin/models").status_code == 401
         assert http.get("/admin/models", headers={"authorization": f"Bearer {user}"}).status_code == 403
-        # The running server learns of the new key when it reads the file again.
+        # The running server accepts the new key after it has read the file again.
         assert http.get("/admin/models", headers={"authorization": f"Bearer {admin}"}).status_code == 401
 
 
@@ -146,7 +146,7 @@ def test_a_gate_reads_its_file_again(file: Path, user: str) -> None:
     assert gate.enter("key", f"Bearer {user}", peer=None) == "ann"
 
 
-def test_without_keys_admins_are_the_loopback() -> None:
+def test_without_keys_clients_of_the_loopback_are_admins() -> None:
     gate = Gate(None)
     assert gate.enter("admin", None, peer="127.0.0.1") == ""
     assert gate.enter("admin", None, peer="::1") == ""
@@ -158,19 +158,19 @@ def test_without_keys_admins_are_the_loopback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "own"),
+    ("host", "loopback"),
     [
         *((host, True) for host in ("127.0.0.1", "127.3.2.1", "::1", "localhost", "::ffff:127.0.0.1")),
         *((host, False) for host in ("0.0.0.0", "::", "192.0.2.1", "example.org", None)),
     ],
 )
-def test_what_is_the_loopback(host: str | None, own: bool) -> None:
-    assert is_loopback(host) is own
+def test_addresses_of_the_loopback(host: str | None, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
 
 
-@pytest.mark.parametrize("door", ["http", "flight"])
-def test_another_interface_without_keys_needs_a_flag(door: str, file: Path, user: str) -> None:
-    options = ServerOptions(http="off", flight="off").replace(**{door: "0.0.0.0:0"})
+@pytest.mark.parametrize("protocol", ["http", "flight"])
+def test_another_interface_without_keys_needs_a_flag(protocol: str, file: Path, user: str) -> None:
+    options = ServerOptions(http="off", flight="off").replace(**{protocol: "0.0.0.0:0"})
     with pytest.raises(InputError, match="--allow-anonymous"):
         Server(FakeEncoder(), options)
     with Server(FakeEncoder(), options.replace(allow_anonymous=True)):

@@ -53,40 +53,40 @@ def result(artifact: Path, checkpoint: Path) -> BenchResult:
     )
 
 
-def test_everybody_has_figures_or_a_problem(result: BenchResult) -> None:
+def test_every_participant_has_figures_or_a_problem(result: BenchResult) -> None:
     assert [figures.name for figures in result.participants] == [FLETCHER, "sentence-transformers", "fastembed"]
-    ours, torch, failed = result.participants
+    fletcher, torch, failed = result.participants
     assert failed.problem is not None and "has no model.onnx" in failed.problem
-    for figures in (ours, torch):
+    for figures in (fletcher, torch):
         assert figures.problem is None
         assert figures.throughput_texts_per_s and figures.peak_rss_mb and figures.latency_p50_ms
         assert figures.latency_p50_ms <= (figures.latency_p95_ms or 0) <= (figures.latency_p99_ms or 0)
-    assert ours.ratio == ours.latency_ratio == 1
+    assert fletcher.ratio == fletcher.latency_ratio == 1
     assert torch.ratio is not None and torch.ratio_lowest is not None and torch.ratio_lowest <= torch.ratio
-    assert torch.batch_size in (8, 16, 32, 64, 128) and ours.batch_size is None
-    assert "torch" in torch.versions and "MLAS, 2 workers" in ours.versions
+    assert torch.batch_size in (8, 16, 32, 64, 128) and fletcher.batch_size is None
+    assert "torch" in torch.versions and "MLAS, 2 workers" in fletcher.versions
 
 
 def test_vectors_are_compared_with_the_reference(result: BenchResult) -> None:
-    ours, torch, _ = result.participants
+    fletcher, torch, _ = result.participants
     assert result.reference == torch.versions
-    assert ours.min_cosine == pytest.approx(1, abs=1e-6)
+    assert fletcher.min_cosine == pytest.approx(1, abs=1e-6)
     assert torch.min_cosine == pytest.approx(1, abs=1e-6)
 
 
 def test_stages_are_shares(result: BenchResult, artifact: Path) -> None:
-    ours = result.participants[0]
-    for share in (ours.padding_waste, ours.compute_share, ours.busy_share):
+    fletcher = result.participants[0]
+    for share in (fletcher.padding_waste, fletcher.compute_share, fletcher.busy_share):
         assert share is not None and 0 <= share <= 1
-    assert ours.tokenizing_share is not None and ours.tokenizing_share > 0
-    assert ours.output_share is not None and 0 < ours.output_share < 1
-    assert f"making the output {ours.output_share:.1%}" in stages(ours)
-    assert (ours.compute_share or 0) <= (ours.busy_share or 0) + 1e-6
+    assert fletcher.tokenizing_share is not None and fletcher.tokenizing_share > 0
+    assert fletcher.output_share is not None and 0 < fletcher.output_share < 1
+    assert f"making the output {fletcher.output_share:.1%}" in stages(fletcher)
+    assert (fletcher.compute_share or 0) <= (fletcher.busy_share or 0) + 1e-6
     with Encoder.load(artifact, provider="mlas") as encoder:
         assert result.tokens == encoder.tokenize(TEXTS).num_tokens
 
 
-def test_json_has_the_promised_names(result: BenchResult) -> None:
+def test_json_has_the_documented_names(result: BenchResult) -> None:
     import msgspec
 
     decoded = json.loads(msgspec.json.encode(result))
@@ -123,19 +123,19 @@ def test_fletcher_alone_is_compared_with_its_canary(artifact: Path) -> None:
 
 @pytest.mark.parametrize(
     ("peer", "folder", "message"),
-    [("nobody", Path(), "there is no peer 'nobody'"), ("fastembed", None, "name its folder with --checkpoint")],
+    [("unknown", Path(), "there is no peer 'unknown'"), ("fastembed", None, "name its folder with --checkpoint")],
 )
-def test_peers_that_cannot_be_are_refused(peer: str, folder: Path | None, message: str) -> None:
+def test_invalid_peers_are_rejected(peer: str, folder: Path | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         peer_command(peer, folder)
 
 
-def test_no_text_is_refused(artifact: Path) -> None:
+def test_an_empty_corpus_is_rejected(artifact: Path) -> None:
     with pytest.raises(InputError, match="no text to measure"):
         bench(artifact, [], corpus="none", options=LoadOptions(), say=lambda text: None)
 
 
-def test_fletchers_own_failure_is_an_error(artifact: Path) -> None:
+def test_a_failure_of_fletcher_is_an_error(artifact: Path) -> None:
     options = LoadOptions(memory_limit="1MiB")
     with pytest.raises(ProviderError, match="fletcher: InputError: a memory limit of 1 MiB is too small"):
         bench(artifact, TEXTS, corpus="test", options=options, say=lambda text: None)
@@ -159,7 +159,7 @@ def child() -> Iterator[Participant]:
         yield started
 
 
-def test_a_child_that_dies_is_told(child: Participant) -> None:
+def test_the_error_of_a_child_that_ends_has_its_exit_code(child: Participant) -> None:
     assert child.ask(do="work") == {"done": True}
     with pytest.raises(ChildError, match="ended with 7 before it answered"):
         child.ask(do="die")
@@ -172,15 +172,15 @@ def test_a_child_that_hangs_is_ended(child: Participant, monkeypatch: pytest.Mon
     assert child._process.wait(10) != 0
 
 
-def test_a_program_that_is_not_there_is_told() -> None:
+def test_a_missing_program_is_an_error() -> None:
     with pytest.raises(ChildError, match="cannot be started"):
         Participant("none", ["/no/such/python"])
 
 
-def test_vectors_come_whole_over_the_pipe(artifact: Path) -> None:
+def test_vectors_pass_the_pipe_unchanged(artifact: Path) -> None:
     command = fletcher_command(artifact, LoadOptions(provider="mlas"))
-    with Participant(FLETCHER, command) as ours, Encoder.load(artifact, provider="mlas") as encoder:
-        np.testing.assert_allclose(ours.vectors(TEXTS), encoder.embed(TEXTS).vectors, rtol=0, atol=1e-6)
+    with Participant(FLETCHER, command) as participant, Encoder.load(artifact, provider="mlas") as encoder:
+        np.testing.assert_allclose(participant.vectors(TEXTS), encoder.embed(TEXTS).vectors, rtol=0, atol=1e-6)
 
 
 @pytest.mark.heavy  # the test parses the standard library twice
@@ -194,5 +194,5 @@ def test_corpora_are_different_texts_in_a_fixed_order() -> None:
     assert texts == corpus("sentences", 3000)
 
 
-def test_figures_without_a_round_say_so() -> None:
+def test_figures_without_a_round_have_no_throughput() -> None:
     assert Figures(name="x", problem="gone").throughput_texts_per_s is None

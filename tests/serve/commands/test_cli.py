@@ -111,7 +111,7 @@ def test_embed_json(
     assert (loads[0]["variant"], loads[0]["provider"], loads[0]["cache"]) == (None, "auto", "64MiB")
 
 
-def test_embed_for_people(
+def test_embed_as_text(
     loads: list[dict[str, Any]], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -124,7 +124,7 @@ def test_embed_for_people(
     assert lines["truncated texts"].strip() == "1"
 
 
-def test_dimensions_that_the_model_lacks_are_refused_before_it_is_loaded(
+def test_dimensions_that_the_model_lacks_are_rejected_before_it_is_loaded(
     loads: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("embed", "m", "-i", str(tmp_path / "none"), "-o", str(tmp_path / "o.npy"), "--dimensions", "7") == 1
@@ -169,7 +169,7 @@ def test_embed_that_cannot_be_done(
     assert Path("there.npy").read_bytes() == b"older"
 
 
-def test_a_folder_that_is_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_an_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.txt").write_text("a\n")
     assert call("embed", str(tmp_path), "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "o.npy")) == 1
     error = capsys.readouterr().err
@@ -183,7 +183,7 @@ def start(*args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_run_tells_its_addresses_answers_and_ends_in_order(minilm_artifact: Path) -> None:
+def test_run_logs_its_addresses_answers_and_stops(minilm_artifact: Path) -> None:
     ports = ("--http", "127.0.0.1:0", "--flight", "off", "--name", "mine", "--workers", "1", "--json")
     process = start("run", str(minilm_artifact), *ports)
     try:
@@ -202,8 +202,8 @@ def test_run_tells_its_addresses_answers_and_ends_in_order(minilm_artifact: Path
 
 
 def test_run_on_a_port_in_use_names_the_option(minilm_artifact: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        address = f"127.0.0.1:{occupied.getsockname()[1]}"
         process = start("run", str(minilm_artifact), "--http", address, "--flight", "off", "--workers", "1")
         _, error = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -211,7 +211,7 @@ def test_run_on_a_port_in_use_names_the_option(minilm_artifact: Path) -> None:
     assert "Traceback" not in error
 
 
-def test_run_without_a_door_is_refused(minilm_artifact: Path) -> None:
+def test_run_without_http_and_flight_is_rejected(minilm_artifact: Path) -> None:
     process = start("run", str(minilm_artifact), "--http", "off", "--flight", "off", "--workers", "1")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1

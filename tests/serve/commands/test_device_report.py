@@ -24,7 +24,7 @@ from fletcher.serve.commands.cli import app
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a separate cache and few rounds, and restore `sys.excepthook`, which `run` replaces, after each test."""
-    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path / "cache")
+    monkeypatch.setattr(history, "cache_folder", lambda cache: tmp_path / "cache")
     for name in ("ROUNDS", "MOST_BATCHES"):
         monkeypatch.setattr(layout_bench, name, 1)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -55,7 +55,7 @@ def test_the_machine_and_its_providers(capsys: pytest.CaptureFixture[str]) -> No
     assert (report["measurements"], report["choice"]) == ([], None)
 
 
-def test_gpus_are_told_with_their_driver(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_listed_with_their_driver(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(0, "NVIDIA H100 80GB HBM3", 80 << 30, (9, 0), "0000:0b:00.0")
     monkeypatch.setattr(devices, "this_gpus", lambda: GpuSystem((gpu,), "580.159.04", (13, 0)))
     output = " ".join(call(capsys).split())
@@ -66,7 +66,7 @@ def test_gpus_are_told_with_their_driver(capsys: pytest.CaptureFixture[str], mon
     ]
 
 
-def test_what_is_missing_is_told_with_how_to_get_it(
+def test_missing_packages_are_listed_with_the_command_that_installs_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
@@ -76,7 +76,7 @@ def test_what_is_missing_is_told_with_how_to_get_it(
     assert "nanotoken is not installed: pip install 'longbow-fletcher[fast-tokenizer]'" in output
 
 
-def test_packages_of_another_version_are_told(
+def test_packages_of_another_version_are_listed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = {"openvino": "2024.6.0", "nanotoken": "0.2.1"}
@@ -89,9 +89,7 @@ def test_packages_of_another_version_are_told(
     assert "nanotoken 0.2.1 is not the version that was compared with tokenizers: install nanotoken 0.1" in output
 
 
-def test_an_artifact_is_measured_and_the_choice_is_remembered(
-    capsys: pytest.CaptureFixture[str], tiny_model: Path
-) -> None:
+def test_an_artifact_is_measured_and_the_choice_is_cached(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
     report = json.loads(call(capsys, str(tiny_model), "--seconds", "60", "--json"))
     measured = [one for one in report["measurements"] if one["problem"] is None]
     assert {"mlas", "openvino"} <= {one["layout"]["provider"] for one in measured}
@@ -103,7 +101,7 @@ def test_an_artifact_is_measured_and_the_choice_is_remembered(
     assert len(remembered) == len(report["measurements"])
 
 
-def test_a_table_for_people(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
+def test_the_report_as_a_table(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
     output = call(capsys, str(tiny_model), "--seconds", "60")
     heading = next(line for line in output.splitlines() if line.startswith("provider "))
     assert heading.split() == ["provider", "workers", "budget", "ms", "tokens/s", "relative", "cosine", "max", "abs"]
@@ -114,7 +112,7 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str], tiny_model: Path
     assert output.splitlines()[-1].startswith("auto takes ")
 
 
-def test_some_providers_are_measured_and_nothing_is_remembered(tiny_model: Path) -> None:
+def test_measurements_of_some_providers_are_not_cached(tiny_model: Path) -> None:
     report = devices.measure_artifact(tiny_model, variant=None, seconds=60, min_cosine=None, providers=["openvino"])
     assert {one.layout.provider for one in report.measurements} == {"openvino"}
     assert report.choice is not None and report.choice.layout.provider == "openvino"

@@ -1,4 +1,4 @@
-"""A request is data: it can be encoded, sent, priced and repeated, and its answer stays the same."""
+"""`EmbedRequest` is data: it can be encoded, sent, priced and repeated, and its answer does not change."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import Engine
 from fletcher.serve.engine.terms import Terms
 
-from ..fake_encoder import FakeEncoder, asked, info
+from ..fake_encoder import FakeEncoder, info, request_for
 
 SECONDS = 10.0
 
 REQUESTS = [
-    asked(["ab", "", "x" * 20, "ünïcode 🏹"]),
-    asked(["ab"], EmbedOptions(input_type="query", dimensions=4, dtype="int8", normalize=True)),
-    asked(["ab"], terms=Terms("bulk", "someone", time.monotonic() + 3600)),
+    request_for(["ab", "", "x" * 20, "ünïcode 🏹"]),
+    request_for(["ab"], EmbedOptions(input_type="query", dimensions=4, dtype="int8", normalize=True)),
+    request_for(["ab"], terms=Terms("bulk", "someone", time.monotonic() + 3600)),
     EmbedRequest(TokenIds([[5, 6, 7], [8]])),
 ]
 OTHERS = [
@@ -43,7 +43,7 @@ def test_a_request_survives_encoding_and_pickling(request_: EmbedRequest) -> Non
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: str(request.inputs)[:20])
-def test_a_request_that_was_sent_has_the_same_answer(request_: EmbedRequest) -> None:
+def test_a_decoded_request_has_the_same_answer(request_: EmbedRequest) -> None:
     sent = msgspec.msgpack.decode(msgspec.msgpack.encode(request_), type=EmbedRequest)
     with Engine(FakeEncoder()) as engine:
         first, second = (engine.submit(request).result(SECONDS) for request in (request_, sent))
@@ -51,8 +51,10 @@ def test_a_request_that_was_sent_has_the_same_answer(request_: EmbedRequest) -> 
         np.testing.assert_array_equal(getattr(first, field), getattr(second, field))
 
 
-def test_a_real_models_answer_is_the_same_after_a_round_trip(minilm_artifact: Path) -> None:
-    request = asked(["A man is eating food.", "a long text " * 300], EmbedOptions(overflow="windows", window_tokens=64))
+def test_a_pickled_request_has_the_same_answer_of_a_real_model(minilm_artifact: Path) -> None:
+    request = request_for(
+        ["A man is eating food.", "a long text " * 300], EmbedOptions(overflow="windows", window_tokens=64)
+    )
     sent = pickle.loads(pickle.dumps(request, protocol=5))
     with Encoder.load(minilm_artifact, provider="mlas", workers=1) as encoder, Engine(encoder) as engine:
         first, second = (engine.submit(each).result(60) for each in (request, sent))
@@ -63,27 +65,27 @@ def test_a_real_models_answer_is_the_same_after_a_round_trip(minilm_artifact: Pa
 
 def test_a_request_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        asked(["ab"]).output = "scores"  # type: ignore[misc]
+        request_for(["ab"]).output = "scores"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
     ("request_", "price"),
     [
-        # 2 characters a token, 4 tokens a row; 4 bytes for each of 8 elements a row, 8 bytes a token
-        (asked(["abcdef", "gh"]), Price(8, 0, 2, 12, 2 * 8 * 4 + 12 * 8)),
-        # at most the longest input, 16 tokens, a row
-        (asked(["a" * 1000]), Price(1000, 0, 1, 16, 8 * 4 + 16 * 8)),
-        # unless texts are cut
-        (asked(["a" * 1000], EmbedOptions(overflow="windows")), Price(1000, 0, 1, 504, 8 * 4 + 504 * 8)),
+        # 2 characters per token, 4 tokens per row; 4 bytes for each of 8 elements of a row, 8 bytes per token
+        (request_for(["abcdef", "gh"]), Price(8, 0, 2, 12, 2 * 8 * 4 + 12 * 8)),
+        # a row has at most 16 tokens, the longest input
+        (request_for(["a" * 1000]), Price(1000, 0, 1, 16, 8 * 4 + 16 * 8)),
+        # texts that are split may have more tokens
+        (request_for(["a" * 1000], EmbedOptions(overflow="windows")), Price(1000, 0, 1, 504, 8 * 4 + 504 * 8)),
         # late chunking holds a vector for each token
-        (asked(["a" * 1000], EmbedOptions(overflow="late")), Price(1000, 0, 1, 504, 505 * 8 * 4 + 504 * 8)),
+        (request_for(["a" * 1000], EmbedOptions(overflow="late")), Price(1000, 0, 1, 504, 505 * 8 * 4 + 504 * 8)),
         # token ids are counted, and truncated to 16
         (EmbedRequest(TokenIds([[1] * 20, [2] * 3])), Price(0, 23, 2, 19, 2 * 8 * 4 + 19 * 8)),
-        # the query is a part of every pair
+        # every pair includes the query
         (EmbedRequest(Pairs("abcd", ("ef", "gh")), output="scores"), Price(12, 0, 2, 14, 2 * 8 * 4 + 14 * 8)),
-        (asked([]), Price(0, 0, 0, 0, 0)),
+        (request_for([]), Price(0, 0, 0, 0, 0)),
     ],
     ids=["texts", "long", "windows", "late", "ids", "pairs", "nothing"],
 )
-def test_the_price_of_a_request_is_known_before_any_work(request_: EmbedRequest, price: Price) -> None:
+def test_the_price_of_a_request_is_computed_before_any_work(request_: EmbedRequest, price: Price) -> None:
     assert price_of(request_, info()) == price

@@ -1,4 +1,4 @@
-"""The engine: answers, batches, admission, cancellation, failures, and its end."""
+"""Engine: answers, batches, admission, cancellation, failures and shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import INLINE_CHARACTERS, Engine
 
-from ..fake_encoder import DIMENSION, MAX_TOKENS, POISON, FakeEncoder, asked, expected, vector_of
+from ..fake_encoder import DIMENSION, MAX_TOKENS, POISON, FakeEncoder, expected, request_for, vector_of
 
 SECONDS = 10.0
 
@@ -36,7 +36,7 @@ def assert_answers(future: Future[Embeddings], texts: list[str]) -> None:
 
 def test_a_request_gets_its_vectors_and_its_token_counts() -> None:
     with Engine(FakeEncoder()) as engine:
-        embeddings = engine.submit(asked(["ab", "x" * 20, ""])).result(SECONDS)
+        embeddings = engine.submit(request_for(["ab", "x" * 20, ""])).result(SECONDS)
     np.testing.assert_array_equal(embeddings.vectors, np.stack([expected("ab"), expected("x" * 20), expected("")]))
     assert embeddings.tokens.tolist() == [4, MAX_TOKENS, 2]
     assert embeddings.dropped.tolist() == [0, 6, 0]
@@ -44,11 +44,11 @@ def test_a_request_gets_its_vectors_and_its_token_counts() -> None:
 
 def test_prompts_and_dimensions_reach_the_encoder() -> None:
     with Engine(FakeEncoder()) as engine:
-        embeddings = engine.submit(asked(["ab"], EmbedOptions(input_type="query", dimensions=4))).result(SECONDS)
+        embeddings = engine.submit(request_for(["ab"], EmbedOptions(input_type="query", dimensions=4))).result(SECONDS)
     np.testing.assert_array_equal(embeddings.vectors, expected("ab", "query: ")[None, :4])
 
 
-def test_token_ids_are_computed_as_they_are() -> None:
+def test_token_ids_are_computed_without_changes() -> None:
     with Engine(FakeEncoder()) as engine:
         embeddings = engine.submit(EmbedRequest(TokenIds([[5, 6, 7], [8]]))).result(SECONDS)
     np.testing.assert_array_equal(embeddings.vectors, np.stack([vector_of([5, 6, 7]), vector_of([8])]))
@@ -56,7 +56,7 @@ def test_token_ids_are_computed_as_they_are() -> None:
 
 def test_no_texts_give_no_vectors() -> None:
     with Engine(FakeEncoder()) as engine:
-        assert engine.submit(asked([])).result(SECONDS).vectors.shape == (0, DIMENSION)
+        assert engine.submit(request_for([])).result(SECONDS).vectors.shape == (0, DIMENSION)
         assert engine.open_requests == 0
 
 
@@ -64,7 +64,7 @@ def test_a_request_larger_than_a_batch_is_split_and_joined_in_order() -> None:
     encoder = FakeEncoder(token_budget=40)
     texts = ["abcdefghijkl"[: index % 12] + str(index % 7) for index in range(200)]
     with Engine(encoder) as engine:
-        assert_answers(engine.submit(asked(texts)), texts)
+        assert_answers(engine.submit(request_for(texts)), texts)
     assert len(encoder.batches) > 1
     assert max(map(sum, encoder.batches)) <= 40
     assert sum(map(len, encoder.batches)) == 200
@@ -73,8 +73,8 @@ def test_a_request_larger_than_a_batch_is_split_and_joined_in_order() -> None:
 def test_a_text_longer_than_the_budget_is_a_batch_by_itself() -> None:
     encoder = FakeEncoder(token_budget=4, workers=1)
     with Engine(encoder) as engine:
-        assert_answers(engine.submit(asked(["abcdefgh"])), ["abcdefgh"])
-        assert_answers(engine.submit(asked(["abcdefgh", "a", "ijklmnop"])), ["abcdefgh", "a", "ijklmnop"])
+        assert_answers(engine.submit(request_for(["abcdefgh"])), ["abcdefgh"])
+        assert_answers(engine.submit(request_for(["abcdefgh", "a", "ijklmnop"])), ["abcdefgh", "a", "ijklmnop"])
     assert encoder.batches == [[10], [10], [10], [3]]
 
 
@@ -82,9 +82,9 @@ def test_waiting_requests_share_a_batch() -> None:
     encoder = FakeEncoder(workers=1, token_budget=64)
     encoder.gate.clear()
     with Engine(encoder) as engine:
-        first = engine.submit(asked(["first"]))
+        first = engine.submit(request_for(["first"]))
         wait_for(lambda: engine.admission.tokens == 0)
-        others = [engine.submit(asked([text])) for text in ("a", "bc", "def")]
+        others = [engine.submit(request_for([text])) for text in ("a", "bc", "def")]
         encoder.gate.set()
         assert_answers(first, ["first"])
         for future, text in zip(others, ("a", "bc", "def"), strict=True):
@@ -92,35 +92,35 @@ def test_waiting_requests_share_a_batch() -> None:
     assert encoder.batches == [[7], [3, 4, 5]]
 
 
-def test_similar_lengths_meet_when_more_waits_than_a_batch_holds() -> None:
+def test_requests_of_similar_length_share_a_batch() -> None:
     encoder = FakeEncoder(workers=1, token_budget=24)
     encoder.gate.clear()
     with Engine(encoder) as engine:
-        engine.submit(asked(["first"]))
+        engine.submit(request_for(["first"]))
         wait_for(lambda: engine.admission.tokens == 0)
-        futures = [engine.submit(asked([text])) for text in ("a" * 10, "b", "c" * 10, "d", "e" * 10, "f")]
+        futures = [engine.submit(request_for([text])) for text in ("a" * 10, "b", "c" * 10, "d", "e" * 10, "f")]
         encoder.gate.set()
         for future in futures:
             future.result(SECONDS)
     assert [sorted(batch) for batch in encoder.batches[1:]] == [[12, 12], [3, 3, 3, 12]]
 
 
-def test_small_requests_do_not_wait_for_the_whole_of_a_large_one() -> None:
+def test_small_requests_do_not_wait_until_a_large_one_ends() -> None:
     encoder = FakeEncoder(workers=1, token_budget=16)
     encoder.gate.clear()
     with Engine(encoder) as engine:
-        large = engine.submit(asked(["0123456789"] * 50))
-        small = engine.submit(asked(["ab"]))
+        large = engine.submit(request_for(["0123456789"] * 50))
+        small = engine.submit(request_for(["ab"]))
         encoder.gate.set()
         assert_answers(small, ["ab"])
         assert_answers(large, ["0123456789"] * 50)
     assert any(4 in batch for batch in encoder.batches[:3])
 
 
-def test_many_threads_with_one_text_each_get_what_the_encoder_gives_alone() -> None:
+def test_many_threads_with_one_text_each_get_the_vectors_of_single_texts() -> None:
     texts = [f"text {index}" for index in range(64)]
     with Engine(FakeEncoder(delay=0.001)) as engine, ThreadPoolExecutor(64) as pool:
-        answers = list(pool.map(lambda text: engine.submit(asked([text])).result(SECONDS), texts))
+        answers = list(pool.map(lambda text: engine.submit(request_for([text])).result(SECONDS), texts))
     for text, answer in zip(texts, answers, strict=True):
         np.testing.assert_array_equal(answer.vectors[0], expected(text))
 
@@ -136,42 +136,42 @@ def test_large_inputs_are_tokenized_on_another_thread() -> None:
 
     encoder.tokenize = watched  # type: ignore[method-assign, assignment]
     with Engine(encoder) as engine:
-        assert_answers(engine.submit(asked(["a" * (INLINE_CHARACTERS + 1)])), ["a" * (INLINE_CHARACTERS + 1)])
-        assert_answers(engine.submit(asked(["a"])), ["a"])
+        assert_answers(engine.submit(request_for(["a" * (INLINE_CHARACTERS + 1)])), ["a" * (INLINE_CHARACTERS + 1)])
+        assert_answers(engine.submit(request_for(["a"])), ["a"])
     assert threads[0].startswith("fletcher-tokenize")
     assert threads[1] == threading.current_thread().name
 
 
-def test_a_full_queue_refuses_at_the_door_and_takes_more_when_it_has_room() -> None:
+def test_a_full_queue_rejects_requests_until_it_has_room() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with Engine(encoder, max_queue_tokens=20) as engine:
-        first = engine.submit(asked(["first"]))
+        first = engine.submit(request_for(["first"]))
         wait_for(lambda: engine.admission.tokens == 0)
-        waiting = [engine.submit(asked(["abcdef"])), engine.submit(asked(["ghijkl"]))]
+        waiting = [engine.submit(request_for(["abcdef"])), engine.submit(request_for(["ghijkl"]))]
         with pytest.raises(OverloadedError, match="tokens wait") as caught:
-            engine.submit(asked(["mnopqr"]))
+            engine.submit(request_for(["mnopqr"]))
         assert caught.value.retry_after >= 1
         encoder.gate.set()
         assert_answers(first, ["first"])
         for future, text in zip(waiting, ("abcdef", "ghijkl"), strict=True):
             assert_answers(future, [text])
-        assert_answers(engine.submit(asked(["mnopqr"])), ["mnopqr"])
+        assert_answers(engine.submit(request_for(["mnopqr"])), ["mnopqr"])
 
 
-def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
+def test_a_request_larger_than_the_queue_is_admitted_if_the_queue_is_empty() -> None:
     texts = ["abcdef"] * 30
     with Engine(FakeEncoder(), max_queue_tokens=20) as engine:
-        assert_answers(engine.submit(asked(texts)), texts)
+        assert_answers(engine.submit(request_for(texts)), texts)
 
 
-def test_the_expected_wait_refuses_too() -> None:
+def test_a_request_with_a_long_expected_wait_is_rejected() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.05)
     with Engine(encoder, max_wait_seconds=0.5) as engine:
-        engine.submit(asked(["abcdef"])).result(SECONDS)  # 8 tokens in 50 ms: 160 tokens a second
-        large = engine.submit(asked(["abcdef"] * 12))  # 96 tokens: 0.6 s
+        engine.submit(request_for(["abcdef"])).result(SECONDS)  # 8 tokens in 50 ms: 160 tokens per second
+        large = engine.submit(request_for(["abcdef"] * 12))  # 96 tokens: 0.6 s
         with pytest.raises(OverloadedError, match=r"about 0\.\d s of work, and the limit is 0\.5 s"):
-            engine.submit(asked(["abcdef"]))
+            engine.submit(request_for(["abcdef"]))
         large.result(SECONDS)
 
 
@@ -179,10 +179,10 @@ def test_a_cancelled_request_is_never_computed() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8)
     encoder.gate.clear()
     with Engine(encoder) as engine:
-        first = engine.submit(asked(["first"]))
+        first = engine.submit(request_for(["first"]))
         wait_for(lambda: engine.admission.tokens == 0)
-        second = engine.submit(asked(["second"]))
-        third = engine.submit(asked(["third"]))
+        second = engine.submit(request_for(["second"]))
+        third = engine.submit(request_for(["third"]))
         assert second.cancel()
         encoder.gate.set()
         assert_answers(first, ["first"])
@@ -194,24 +194,24 @@ def test_a_cancelled_request_is_never_computed() -> None:
     assert encoder.batches == [[7], [7]]
 
 
-def test_cancelling_a_large_request_drops_what_is_left_of_it() -> None:
+def test_cancelling_a_large_request_drops_its_remaining_texts() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.01)
     with Engine(encoder) as engine:
-        large = engine.submit(asked(["abcdef"] * 500))
+        large = engine.submit(request_for(["abcdef"] * 500))
         wait_for(lambda: len(encoder.batches) > 2)
         assert large.cancel()
-        assert_answers(engine.submit(asked(["b"])), ["b"])
+        assert_answers(engine.submit(request_for(["b"])), ["b"])
         wait_for(lambda: engine.open_requests == 0)
     assert len(encoder.batches) < 400
 
 
-def test_a_vector_that_is_not_finite_is_an_error_and_its_batch_mates_are_answered() -> None:
+def test_a_vector_that_is_not_finite_is_an_error_of_one_request_in_its_batch() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with Engine(encoder) as engine:
-        engine.submit(asked(["first"]))
+        engine.submit(request_for(["first"]))
         wait_for(lambda: engine.admission.tokens == 0)
-        good, bad = engine.submit(asked(["good"])), engine.submit(asked([POISON]))
+        good, bad = engine.submit(request_for(["good"])), engine.submit(request_for([POISON]))
         encoder.gate.set()
         assert_answers(good, ["good"])
         with pytest.raises(ProviderError, match="NaN"):
@@ -219,7 +219,7 @@ def test_a_vector_that_is_not_finite_is_an_error_and_its_batch_mates_are_answere
         assert engine.failures > 0
 
 
-def test_a_failing_batch_fails_each_request_by_itself_and_the_worker_lives() -> None:
+def test_after_a_failed_batch_its_requests_run_separately() -> None:
     encoder = FakeEncoder(workers=1)
     run = encoder.run
 
@@ -231,26 +231,26 @@ def test_a_failing_batch_fails_each_request_by_itself_and_the_worker_lives() -> 
     encoder.run = picky  # type: ignore[method-assign]
     encoder.gate.clear()
     with Engine(encoder) as engine:
-        first = engine.submit(asked(["1"]))
+        first = engine.submit(request_for(["1"]))
         wait_for(lambda: engine.admission.tokens == 0)
-        good, bad = engine.submit(asked(["good"])), engine.submit(asked(["worse"]))
+        good, bad = engine.submit(request_for(["good"])), engine.submit(request_for(["worse"]))
         encoder.gate.set()
         assert_answers(first, ["1"])
         assert_answers(good, ["good"])
         with pytest.raises(ProviderError, match="third party"):
             bad.result(SECONDS)
-        assert_answers(engine.submit(asked(["after"[:4]])), ["afte"])
+        assert_answers(engine.submit(request_for(["after"[:4]])), ["afte"])
 
 
-def test_bad_inputs_fail_where_they_are_found() -> None:
+def test_invalid_inputs_are_rejected_at_admission() -> None:
     with Engine(FakeEncoder()) as engine:
         with pytest.raises(InputError, match="dimensions is 5"):
-            engine.submit(asked(["a"], EmbedOptions(dimensions=5)))
+            engine.submit(request_for(["a"], EmbedOptions(dimensions=5)))
         assert engine.open_requests == 0
         assert engine.admission.tokens == 0
 
 
-def test_a_text_that_cannot_be_tokenized_gives_its_room_back() -> None:
+def test_a_text_that_cannot_be_tokenized_leaves_the_queue() -> None:
     encoder = FakeEncoder()
 
     def refuse(texts: list[str], input_type: str | None = None) -> Encodings:
@@ -259,31 +259,31 @@ def test_a_text_that_cannot_be_tokenized_gives_its_room_back() -> None:
     encoder.tokenize = refuse  # type: ignore[method-assign, assignment]
     with Engine(encoder) as engine:
         with pytest.raises(InputError):
-            engine.submit(asked(["short"]))
+            engine.submit(request_for(["short"]))
         with pytest.raises(InputError):
-            engine.submit(asked(["long" * INLINE_CHARACTERS])).result(SECONDS)
+            engine.submit(request_for(["long" * INLINE_CHARACTERS])).result(SECONDS)
         wait_for(lambda: engine.open_requests == 0)
         assert engine.admission.tokens == 0
 
 
-def test_stopping_answers_what_was_admitted_and_refuses_the_rest() -> None:
+def test_stopping_answers_admitted_requests_and_rejects_later_ones() -> None:
     encoder = FakeEncoder(delay=0.005, token_budget=16)
     engine = Engine(encoder)
-    futures = [engine.submit(asked([f"text {index}"])) for index in range(60)]
-    futures.append(engine.submit(asked(["x" * 3 * INLINE_CHARACTERS])))
+    futures = [engine.submit(request_for([f"text {index}"])) for index in range(60)]
+    futures.append(engine.submit(request_for(["x" * 3 * INLINE_CHARACTERS])))
     assert engine.stop(SECONDS)
     for index, future in enumerate(futures[:60]):
         assert_answers(future, [f"text {index}"])
     assert_answers(futures[60], ["x" * 3 * INLINE_CHARACTERS])
     with pytest.raises(StoppingError):
-        engine.submit(asked(["late"]))
+        engine.submit(request_for(["late"]))
 
 
-def test_what_is_left_at_the_drain_limit_fails_by_name() -> None:
+def test_requests_that_wait_at_the_drain_limit_fail() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8)
     encoder.gate.clear()
     engine = Engine(encoder)
-    computing, waiting = engine.submit(asked(["abcdef"])), engine.submit(asked(["ghijkl"]))
+    computing, waiting = engine.submit(request_for(["abcdef"])), engine.submit(request_for(["ghijkl"]))
     wait_for(lambda: engine.admission.tokens == 8)
     assert not engine.stop(0.05)
     for future in (computing, waiting):

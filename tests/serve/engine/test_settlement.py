@@ -1,4 +1,4 @@
-"""The end of a request: it ends once, whatever the reason, and everything that it held is given back."""
+"""End of a request: it ends once, for any reason, and releases its tokens and memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fletcher.serve.engine.open_request import OpenRequest
 from fletcher.serve.engine.terms import USUAL
 from fletcher.serve.observe.metrics import Metrics
 
-from ..fake_encoder import asked
+from ..fake_encoder import request_for
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def admission() -> Admission:
 
 
 def admit(admission: Admission, text: str = "ab") -> OpenRequest:
-    return admission.admit(asked([text]), Price(2, 0, 1, 5, 72), key=text)
+    return admission.admit(request_for([text]), Price(2, 0, 1, 5, 72), key=text)
 
 
 def cancelled(admission: Admission) -> float:
@@ -33,7 +33,7 @@ def cancelled(admission: Admission) -> float:
 
 
 @pytest.mark.parametrize("error", [None, DeadlineError("late"), RuntimeError("a third party's failure")])
-def test_what_a_request_holds_is_given_back(admission: Admission, error: Exception | None) -> None:
+def test_the_tokens_and_memory_of_a_request_are_released(admission: Admission, error: Exception | None) -> None:
     request = admit(admission)
     assert (admission.count, admission.tokens, admission.memory) == (1, 5, 72)
     admission.settle(request, "answer", error)
@@ -42,7 +42,7 @@ def test_what_a_request_holds_is_given_back(admission: Admission, error: Excepti
     assert admission.wait_until_drained(0)
 
 
-def test_only_the_first_end_counts(admission: Admission) -> None:
+def test_only_the_first_answer_counts(admission: Admission) -> None:
     request = admit(admission)
     admission.settle(request, "first")
     admission.settle(request, error=DeadlineError("second"))
@@ -51,7 +51,7 @@ def test_only_the_first_end_counts(admission: Admission) -> None:
     assert (admission.count, admission.tokens, admission.memory) == (0, 0, 0)
 
 
-def test_every_caller_is_answered_and_those_that_left_are_counted(admission: Admission) -> None:
+def test_every_caller_is_answered_and_cancelled_ones_are_counted(admission: Admission) -> None:
     request = admit(admission)
     second, third = (admission.join("ab", USUAL, None) for _ in range(2))
     assert second is not None and third is not None
@@ -59,7 +59,7 @@ def test_every_caller_is_answered_and_those_that_left_are_counted(admission: Adm
     admission.settle(request, "answer")
     assert [future.result(0) for future in (request.futures[0], third)] == ["answer", "answer"]
     assert cancelled(admission) == 1
-    assert admission.join("ab", USUAL, None) is None  # it has ended
+    assert admission.join("ab", USUAL, None) is None  # the request has ended
 
 
 def test_an_error_of_a_third_party_becomes_a_provider_error(admission: Admission) -> None:
@@ -71,7 +71,7 @@ def test_an_error_of_a_third_party_becomes_a_provider_error(admission: Admission
     assert caught.value.__cause__ is cause
 
 
-def test_a_caller_that_is_called_back_may_ask_again(admission: Admission) -> None:
+def test_a_callback_can_submit_another_request(admission: Admission) -> None:
     request = admit(admission)
     again: list[OpenRequest] = []
 

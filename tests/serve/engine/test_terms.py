@@ -1,4 +1,4 @@
-"""Who waits how long: classes, clients, deadlines, identical requests; and devices that fail or do not answer."""
+"""Waiting times by class, client and deadline, identical requests, and devices that fail or do not answer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fletcher.serve.engine.terms import Priority, Terms
 from fletcher.serve.models.readiness import Readiness
 from fletcher.serve.observe.metrics import Metrics
 
-from ..fake_encoder import FakeEncoder, asked, expected
+from ..fake_encoder import FakeEncoder, expected, request_for
 from .test_engine import SECONDS, assert_answers, wait_for
 
 
 class Order:
-    """The names of requests in the order of their answers."""
+    """Names of requests in the order of their answers."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -39,16 +39,16 @@ class Order:
 
 
 def begun(encoder: FakeEncoder, **options: Any) -> Engine:
-    """An engine whose only worker computes a text until the gate opens; whatever comes next waits."""
+    """Return an engine whose only worker computes a text until the gate opens. Further requests wait."""
     encoder.gate.clear()
     engine = Engine(encoder, **options)
-    engine.submit(asked(["first"]))
+    engine.submit(request_for(["first"]))
     wait_for(lambda: engine.admission.tokens == 0)
     return engine
 
 
 def one_at_a_time() -> FakeEncoder:
-    """Every text of six characters is a batch by itself."""
+    """Return an encoder that computes each text of six characters in a separate batch."""
     return FakeEncoder(workers=1, token_budget=8)
 
 
@@ -56,49 +56,53 @@ def test_a_client_does_not_wait_for_all_of_another_ones_requests() -> None:
     encoder, order = one_at_a_time(), Order()
     with begun(encoder) as engine:
         for number in range(20):
-            order.follow("many", engine.submit(asked([f"many{number:02}"], terms=Terms(client="a"))))
+            order.follow("many", engine.submit(request_for([f"many{number:02}"], terms=Terms(client="a"))))
         for number in range(2):
-            order.follow("few", engine.submit(asked([f"few {number:02}"], terms=Terms(client="b"))))
+            order.follow("few", engine.submit(request_for([f"few {number:02}"], terms=Terms(client="b"))))
         encoder.gate.set()
         wait_for(lambda: len(order.names) == 22)
     assert [place for place, name in enumerate(order.names) if name == "few"][-1] <= 4
 
 
-def test_classes_share_by_weight_and_the_lightest_is_not_starved() -> None:
+def test_classes_share_by_weight_and_the_lightest_also_runs() -> None:
     encoder, order = one_at_a_time(), Order()
     classes: tuple[Priority, ...] = ("bulk", "normal", "interactive")
     with begun(encoder) as engine:
         for priority in classes:
             for number in range(32):
-                order.follow(priority, engine.submit(asked([f"{priority[:4]}{number:02}"], terms=Terms(priority))))
+                order.follow(
+                    priority, engine.submit(request_for([f"{priority[:4]}{number:02}"], terms=Terms(priority)))
+                )
         encoder.gate.set()
         wait_for(lambda: len(order.names) == 96)
     head = order.names[:42]
     assert head.count("interactive") >= 28 and head.count("normal") >= 6 and head.count("bulk") >= 1
 
 
-def test_bulk_leaves_room_for_others() -> None:
+def test_bulk_requests_leave_space_for_others() -> None:
     encoder = one_at_a_time()
     with begun(encoder, max_queue_tokens=40) as engine:
-        waiting = [engine.submit(asked([f"text {number}"], terms=Terms("bulk"))) for number in range(2)]  # 16 tokens
-        with pytest.raises(OverloadedError, match="more than 20"):
-            engine.submit(asked(["text 2"], terms=Terms("bulk")))
-        waiting += [engine.submit(asked([f"more {number}"])) for number in range(3)]  # 40 tokens
-        with pytest.raises(OverloadedError, match="more than 40"):
-            engine.submit(asked(["more 3"]))
-        waiting.append(engine.submit(asked(["urgent"], terms=Terms("interactive"))))
+        waiting = [
+            engine.submit(request_for([f"text {number}"], terms=Terms("bulk"))) for number in range(2)
+        ]  # 16 tokens
+        with pytest.raises(OverloadedError, match="this request has 7; the limit is 20"):
+            engine.submit(request_for(["text 2"], terms=Terms("bulk")))
+        waiting += [engine.submit(request_for([f"more {number}"])) for number in range(3)]  # 40 tokens
+        with pytest.raises(OverloadedError, match="this request has 7; the limit is 40"):
+            engine.submit(request_for(["more 3"]))
+        waiting.append(engine.submit(request_for(["urgent"], terms=Terms("interactive"))))
         encoder.gate.set()
         for future in waiting:
             future.result(SECONDS)
 
 
-def test_a_deadline_that_passed_costs_no_compute() -> None:
+def test_a_request_past_its_deadline_is_not_computed() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
-        with pytest.raises(DeadlineError, match="had passed when it came"):
-            engine.submit(asked(["before"], terms=Terms(deadline=time.monotonic() - 1)))
-        late = engine.submit(asked(["late 1"], terms=Terms(deadline=time.monotonic() + 0.05)))
-        good = engine.submit(asked(["good 1"], terms=Terms(deadline=time.monotonic() + 60)))
+        with pytest.raises(DeadlineError, match="had passed when it arrived"):
+            engine.submit(request_for(["before"], terms=Terms(deadline=time.monotonic() - 1)))
+        late = engine.submit(request_for(["late 1"], terms=Terms(deadline=time.monotonic() + 0.05)))
+        good = engine.submit(request_for(["good 1"], terms=Terms(deadline=time.monotonic() + 60)))
         time.sleep(0.1)
         encoder.gate.set()
         assert_answers(good, ["good 1"])
@@ -109,34 +113,34 @@ def test_a_deadline_that_passed_costs_no_compute() -> None:
     assert len(encoder.batches) == 2
 
 
-def test_a_deadline_for_which_there_is_no_time_is_refused_at_the_door() -> None:
+def test_a_request_that_would_miss_its_deadline_is_rejected_at_admission() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.05)
     with Engine(encoder) as engine:
-        engine.submit(asked(["abcdef"])).result(SECONDS)  # 160 tokens a second
-        large = engine.submit(asked(["abcdef"] * 12))
+        engine.submit(request_for(["abcdef"])).result(SECONDS)  # 160 tokens a second
+        large = engine.submit(request_for(["abcdef"] * 12))
         with pytest.raises(OverloadedError, match=r"the deadline is in 0\.\d s"):
-            engine.submit(asked(["ghijkl"], terms=Terms(deadline=time.monotonic() + 0.1)))
+            engine.submit(request_for(["ghijkl"], terms=Terms(deadline=time.monotonic() + 0.1)))
         large.result(SECONDS)
 
 
-def test_what_waits_longer_than_was_expected_is_given_up() -> None:
+def test_a_request_that_waits_longer_than_expected_fails() -> None:
     encoder = one_at_a_time()
     with begun(encoder, max_wait_seconds=0.05) as engine:
-        waiting = engine.submit(asked(["waited"]))
+        waiting = engine.submit(request_for(["waited"]))
         time.sleep(0.1)
         encoder.gate.set()
-        with pytest.raises(OverloadedError, match="longer than was expected"):
+        with pytest.raises(OverloadedError, match="longer than expected"):
             waiting.result(SECONDS)
-        assert_answers(engine.submit(asked(["after"])), ["after"])
+        assert_answers(engine.submit(request_for(["after"])), ["after"])
 
 
-def test_nobody_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
+def test_no_request_waits_longer_than_125_percent_of_the_limit() -> None:
     rate = DrainRate()
     rate.count_batch(1000, 1.0)
     admission = Admission(max_tokens=10_000, max_wait=1.0, max_memory=MAX_MEMORY, metrics=Metrics(), rate=rate)
 
     def admit(tokens: int) -> OpenRequest:
-        return admission.admit(asked([]), Price(0, 0, 0, tokens, 0))
+        return admission.admit(request_for([]), Price(0, 0, 0, tokens, 0))
 
     for waiting, patience in ((0, 1.0), (600, 1.2), (900, 1.25)):  # twice the expected wait, within bounds
         first = admit(waiting) if waiting else None
@@ -146,15 +150,17 @@ def test_nobody_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
             admission.settle(first)
 
 
-def test_open_requests_have_a_bound_of_memory() -> None:
+def test_memory_of_open_requests_is_bounded() -> None:
     encoder = one_at_a_time()
     encoder.info = msgspec.structs.replace(encoder.info, outputs=("vectors", "token_vectors"))
     with begun(encoder, max_memory=1000) as engine:
-        with pytest.raises(OverloadedError, match="would make it more than"):
-            engine.submit(asked(["a"] * 40))  # 40 vectors of 8 floats
-        with pytest.raises(OverloadedError, match="would make it more than"):
-            engine.submit(asked(["b" * 100], EmbedOptions(overflow="late")))  # whose tokens' states are held, too
-        small = engine.submit(asked(["b" * 100]))
+        with pytest.raises(OverloadedError, match="with this request they would hold more than"):
+            engine.submit(request_for(["a"] * 40))  # 40 vectors of 8 floats
+        with pytest.raises(OverloadedError, match="with this request they would hold more than"):
+            engine.submit(
+                request_for(["b" * 100], EmbedOptions(overflow="late"))
+            )  # the states of the tokens also count
+        small = engine.submit(request_for(["b" * 100]))
         encoder.gate.set()
         assert small.result(SECONDS).dropped[0] > 0
         wait_for(lambda: engine.admission.memory == 0)
@@ -163,11 +169,11 @@ def test_open_requests_have_a_bound_of_memory() -> None:
 # Identical requests ---------------------------------------------------------------------------------------------------
 
 
-def test_identical_requests_under_way_are_computed_once() -> None:
+def test_simultaneous_identical_requests_are_computed_once() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
-        futures = [engine.submit(asked(["twice"])) for _ in range(3)]
-        other = engine.submit(asked(["other"]))
+        futures = [engine.submit(request_for(["twice"])) for _ in range(3)]
+        other = engine.submit(request_for(["other"]))
         encoder.gate.set()
         for future in futures:
             assert_answers(future, ["twice"])
@@ -175,15 +181,15 @@ def test_identical_requests_under_way_are_computed_once() -> None:
         assert b"fletcher_requests_joined_total 2.0" in engine.metrics.exposition()
         wait_for(lambda: engine.open_requests == 0)
         assert engine.admission.joinable == {}
-        assert_answers(engine.submit(asked(["twice"])), ["twice"])
+        assert_answers(engine.submit(request_for(["twice"])), ["twice"])
     assert len(encoder.batches) == 4
 
 
-def test_one_of_several_callers_may_leave() -> None:
+def test_a_request_is_cancelled_only_by_all_its_callers() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
-        first, second = engine.submit(asked(["shared"])), engine.submit(asked(["shared"]))
-        gone = [engine.submit(asked(["nobody"])), engine.submit(asked(["nobody"]))]
+        first, second = engine.submit(request_for(["shared"])), engine.submit(request_for(["shared"]))
+        gone = [engine.submit(request_for(["absent"])), engine.submit(request_for(["absent"]))]
         assert first.cancel()
         assert all(future.cancel() for future in gone)
         encoder.gate.set()
@@ -192,14 +198,14 @@ def test_one_of_several_callers_may_leave() -> None:
     assert len(encoder.batches) == 2
 
 
-def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
+def test_a_caller_does_not_join_a_request_of_a_lower_class() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
         deadline = time.monotonic() + 0.05
-        impatient = engine.submit(asked(["shared"], terms=Terms(deadline=deadline)))
-        patient = engine.submit(asked(["shared"]))  # gives the first one its time
-        slow = engine.submit(asked(["others"], terms=Terms("bulk")))
-        urgent = engine.submit(asked(["others"], terms=Terms("interactive")))
+        impatient = engine.submit(request_for(["shared"], terms=Terms(deadline=deadline)))
+        patient = engine.submit(request_for(["shared"]))  # the first one then has the longer deadline
+        slow = engine.submit(request_for(["others"], terms=Terms("bulk")))
+        urgent = engine.submit(request_for(["others"], terms=Terms("interactive")))
         time.sleep(0.1)
         encoder.gate.set()
         for future, text in ((impatient, "shared"), (patient, "shared"), (slow, "others"), (urgent, "others")):
@@ -210,25 +216,25 @@ def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
 # Devices --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_device_that_fails_again_and_again_is_left_alone_for_a_while() -> None:
+def test_a_device_that_fails_repeatedly_is_paused() -> None:
     encoder = FakeEncoder(workers=1)
     with Engine(encoder) as engine:
         engine.failover.breaker = Breaker(failures=3, open_seconds=0.3)
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(3):
             with pytest.raises(ProviderError, match="driver is gone"):
-                engine.submit(asked([f"text {number}"])).result(SECONDS)
+                engine.submit(request_for([f"text {number}"])).result(SECONDS)
         with pytest.raises(FailingError, match="failed several batches in a row") as caught:
-            engine.submit(asked(["more"]))
+            engine.submit(request_for(["more"]))
         assert caught.value.retry_after >= 1
-        assert "one after the other" in Readiness(engine).reason()
+        assert Readiness(engine).reason() == "the last 3 batches failed"
         encoder.fails = None
         wait_for(lambda: not engine.failover.breaker.is_open)
-        assert_answers(engine.submit(asked(["again"])), ["again"])
+        assert_answers(engine.submit(request_for(["again"])), ["again"])
         assert engine.problem == ""
 
 
-def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
+def test_batches_that_fail_on_a_device_run_on_the_spare_one() -> None:
     encoder, second = FakeEncoder(workers=1), FakeEncoder(workers=1)
     opened: list[FakeEncoder] = []
 
@@ -241,17 +247,17 @@ def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
         assert engine.fallback is None
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(4):
-            assert_answers(engine.submit(asked([f"text {number}"])), [f"text {number}"])
+            assert_answers(engine.submit(request_for([f"text {number}"])), [f"text {number}"])
         assert b"fletcher_batches_retried_total 4.0" in engine.metrics.exposition()
-        assert engine.fallback == "by hand failed, by hand computes what it fails at"
+        assert engine.fallback == "by hand failed; by hand computes the batches that fail"
         assert b"fletcher_provider_fallback 1.0" in engine.metrics.exposition()
     assert len(opened) == 1
-    assert len(encoder.batches) == 2  # then the breaker is open, and the first device is not asked any more
+    assert len(encoder.batches) == 2  # then the breaker is open, and the first device is not used any more
     assert len(second.batches) == 4
 
 
 class Stuck(FakeEncoder):
-    """Its first batch waits for the handle; all others do not."""
+    """Encoder whose first batch waits until `handle` is set. The other batches do not wait."""
 
     def __init__(self) -> None:
         super().__init__(workers=1)
@@ -265,51 +271,51 @@ class Stuck(FakeEncoder):
         return super().run(batch, output)
 
 
-def test_a_stuck_device_is_seen_and_recovers_without_a_restart() -> None:
+def test_a_stuck_device_is_detected_and_recovers_without_a_restart() -> None:
     encoder = Stuck()
     with Engine(encoder, stuck_seconds=0.1) as engine:
         readiness = Readiness(engine)
-        lost = engine.submit(asked(["stuck"]))
+        lost = engine.submit(request_for(["stuck"]))
         with pytest.raises(ProviderError, match=r"did not answer a batch within 0\.1 s"):
             lost.result(SECONDS)
         assert readiness.reason() == "the device has not answered 1 batch for 0.1 s"
-        assert_answers(engine.submit(asked(["other"])), ["other"])  # another worker took its place
+        assert_answers(engine.submit(request_for(["other"])), ["other"])  # another worker took its place
         assert engine.problem
         encoder.handle.set()
         wait_for(lambda: not engine.problem)
         wait_for(lambda: readiness.reason() == "")
-        assert_answers(engine.submit(asked(["after"])), ["after"])
+        assert_answers(engine.submit(request_for(["after"])), ["after"])
 
 
 def test_stopping_does_not_wait_for_a_stuck_device() -> None:
     encoder = Stuck()
     engine = Engine(encoder, stuck_seconds=0.1)
     with pytest.raises(ProviderError):
-        engine.submit(asked(["stuck"])).result(SECONDS)
+        engine.submit(request_for(["stuck"])).result(SECONDS)
     started = time.monotonic()
     assert engine.stop(5.0)
     assert time.monotonic() - started < 3.0
     encoder.handle.set()
 
 
-def test_vectors_are_the_same_whatever_the_terms() -> None:
+def test_vectors_do_not_depend_on_the_terms() -> None:
     with Engine(FakeEncoder()) as engine:
         for priority in ("interactive", "normal", "bulk"):
             terms = Terms(priority, "someone", time.monotonic() + 60)
-            found: Embeddings = engine.submit(asked(["text"], terms=terms)).result(SECONDS)
-            np.testing.assert_array_equal(found.vectors[0], expected("text"))
+            embeddings: Embeddings = engine.submit(request_for(["text"], terms=terms)).result(SECONDS)
+            np.testing.assert_array_equal(embeddings.vectors[0], expected("text"))
 
 
-def test_the_rate_of_a_queue_counts_what_lies_between_its_batches() -> None:
+def test_the_rate_of_a_queue_comes_from_the_time_between_batches() -> None:
     rate = DrainRate()
-    for at in (0.0, 0.1, 0.2, 0.3):  # a batch of 100 tokens every tenth of a second
+    for at in (0.0, 0.1, 0.2, 0.3):  # a batch of 100 tokens every 0.1 s
         rate.count_drained(100, at, waiting=True)
     assert rate.value == pytest.approx(1000)
-    rate.count_drained(100, 0.6, waiting=True)  # and one that took three times as long
+    rate.count_drained(100, 0.6, waiting=True)  # a batch that took three times as long
     assert rate.value == pytest.approx(0.6 * 1000 + 0.4 * 100 / 0.3)
 
 
-def test_an_empty_queue_says_nothing_of_the_rate() -> None:
+def test_an_empty_queue_does_not_change_the_rate() -> None:
     rate = DrainRate()
     for at in (0.0, 10.0, 20.0):
         rate.count_drained(100, at, waiting=False)

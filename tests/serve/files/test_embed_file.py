@@ -90,12 +90,12 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("chunk_texts", [1, 2, 100])
-def test_vectors_are_in_the_files_order(chunk_texts: int, source: Path, tmp_path: Path) -> None:
+def test_vectors_are_in_the_order_of_the_file(chunk_texts: int, source: Path, tmp_path: Path) -> None:
     embed(source, tmp_path / "out.npy", chunk_texts=chunk_texts)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), EXPECTED)
 
 
-def test_columns_stay_beside_their_text(tmp_path: Path) -> None:
+def test_columns_stay_with_their_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": list("abcdefg"), "text": TEXTS, "year": range(7)}), tmp_path / "in.parquet")
     embed(tmp_path / "in.parquet", tmp_path / "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
@@ -125,13 +125,13 @@ def test_shorter_vectors(source: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), EXPECTED[:, :2])
 
 
-def test_dimensions_that_the_model_has_not_are_refused_before_a_file_is_begun(source: Path, tmp_path: Path) -> None:
+def test_dimensions_that_the_model_lacks_are_rejected_before_a_file_is_created(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dimensions is 5; lengths gives vectors of 3, 2"):
         embed(source, tmp_path / "out.npy", dimensions=5)
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_fault_late_in_the_input_leaves_no_output(tmp_path: Path) -> None:
+def test_an_error_late_in_the_input_leaves_no_output(tmp_path: Path) -> None:
     source = tmp_path / "in.txt"
     source.write_bytes(b"fine\n" * 50 + b"\xff\n")
     with pytest.raises(InputError, match="line 51"):
@@ -145,7 +145,7 @@ def test_no_texts(tmp_path: Path) -> None:
     assert (summary.texts, np.load(tmp_path / "out.npy").shape) == (0, (0, 3))
 
 
-def test_the_real_model_gives_its_published_vectors(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_the_real_model_returns_its_published_vectors(minilm_artifact: Path, tmp_path: Path) -> None:
     """Compare a job on the canary's texts with their vectors, which the code of the model's authors computed."""
     with Encoder.load(minilm_artifact, workers=1) as encoder:
         canary = read_canary(encoder.artifact.canary_file)

@@ -64,7 +64,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("chunk_texts", [1, 3, 4096])
-def test_every_format_gives_the_rows_in_order(name: str, chunk_texts: int, tmp_path: Path) -> None:
+def test_every_format_returns_the_rows_in_order(name: str, chunk_texts: int, tmp_path: Path) -> None:
     path = tmp_path / name
     WRITERS[name](path)
     with open_texts(str(path), chunk_texts=chunk_texts) as source:
@@ -120,11 +120,11 @@ def test_csv_keeps_line_breaks_inside_quotes_and_long_fields(tmp_path: Path) -> 
     assert read(write_file(tmp_path, "a.csv", f'text\r\n"a\r\nb"\r\n{long}\r\n'.encode())) == ["a\r\nb", long]
 
 
-def test_the_text_may_have_another_name(tmp_path: Path) -> None:
+def test_the_column_of_texts_can_be_named(tmp_path: Path) -> None:
     assert read(write_file(tmp_path, "a.jsonl", b'{"body": "a", "n": 1}\n'), column="body") == ["a"]
 
 
-def test_the_format_may_be_said(tmp_path: Path) -> None:
+def test_the_format_can_be_named(tmp_path: Path) -> None:
     assert read(write_file(tmp_path, "a.log", b"a\n"), text_format="txt") == ["a"]
 
 
@@ -215,7 +215,7 @@ def test_chunks_end_early_when_texts_are_long(tmp_path: Path, monkeypatch: pytes
         ("a.pdf", b"", r"suffix '\.pdf' is not supported for texts"),
     ],
 )
-def test_a_fault_is_named_with_its_place(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_errors_name_the_line_or_row(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         read(write_file(tmp_path, name, content))
 
@@ -246,7 +246,7 @@ def test_a_damaged_file_of_columns_is_an_input_error(name: str, tmp_path: Path) 
         read(path)
 
 
-def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     for name in WRITERS:
         with pytest.raises(FileNotFoundError):
             read(tmp_path / name)

@@ -50,7 +50,7 @@ def read(path: Path) -> pa.Table:
         return reader.read_all()
 
 
-def test_npy_is_what_numpy_reads(tmp_path: Path) -> None:
+def test_numpy_reads_npy_files(tmp_path: Path) -> None:
     write(tmp_path / "a.npy", pa.table({}))
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
     assert array.dtype == np.float32
@@ -75,7 +75,7 @@ def test_columns(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
-def test_the_inputs_own_id_is_kept(suffix: str, tmp_path: Path) -> None:
+def test_the_id_of_the_input_is_kept(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     write(path, pa.table({"title": list("abcde"), "id": list("vwxyz")}))
     table = read(path)
@@ -97,7 +97,7 @@ def test_parquet_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_no_texts_make_a_whole_file_of_none(suffix: str, tmp_path: Path) -> None:
+def test_no_texts_make_a_complete_file_without_rows(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     with open_vectors(path, 4, NONE, PLAIN):
         pass
@@ -108,7 +108,7 @@ def test_no_texts_make_a_whole_file_of_none(suffix: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_failure_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+def test_a_failure_leaves_no_file(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), open_vectors(tmp_path / f"a.{suffix}", 4, NONE, PLAIN) as writer:
         chunk, vectors = next(chunks(pa.table({})))
         writer.write(chunk, embeddings_of(vectors))
@@ -126,7 +126,7 @@ def test_a_failure_leaves_the_older_file(suffix: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_shows_under_the_name_before_the_end(tmp_path: Path) -> None:
+def test_the_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     with open_vectors(path, 4, NONE, PLAIN):
         assert not path.exists()
@@ -143,7 +143,7 @@ def test_an_existing_file_needs_force(tmp_path: Path) -> None:
     assert np.load(path).shape == (5, 4)
 
 
-def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def test_a_file_that_another_process_creates_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     with pytest.raises(InputError, match="exists"), open_vectors(path, 4, NONE, PLAIN):
         path.write_bytes(b"another's")
@@ -169,7 +169,7 @@ class _FullDisk(io.FileIO):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_full_disk_leaves_nothing(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_file(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", lambda path, mode: _FullDisk(path, mode))
     with pytest.raises(OSError, match="No space left") as caught:
         write(tmp_path / f"a.{suffix}", pa.table({}))
@@ -194,7 +194,7 @@ with open_vectors(Path(sys.argv[1]), 1000, pa.schema([]), EmbedOptions()) as wri
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_systems_own_refusal_to_grow_the_file(suffix: str, tmp_path: Path) -> None:
+def test_a_limit_of_the_file_size_is_an_error(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, path],

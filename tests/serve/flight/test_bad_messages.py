@@ -37,20 +37,20 @@ def refused(channel: Any, parts: list[bytes]) -> tuple[str, str]:
     return caught.value.code().name, words
 
 
-def test_the_client_by_hand_speaks_flight(channel: Any) -> None:
+def test_the_grpc_client_speaks_flight(channel: Any) -> None:
     answers = exchange(channel, stream(TEXTS.schema, [TEXTS, TEXTS], EMBED), timeout=SECONDS)
     assert len(answers) == 3
     assert expected("cd").tobytes() in answers[1]
 
 
-def test_a_schema_that_changes_in_mid_stream_is_an_invalid_argument(channel: Any) -> None:
+def test_a_schema_that_changes_during_a_stream_is_an_invalid_argument(channel: Any) -> None:
     parts = [*stream(TEXTS.schema, [TEXTS], EMBED), *(data(*part) for part in messages(OTHER.schema, [OTHER]))]
     code, words = refused(channel, parts)
     assert code == "INVALID_ARGUMENT"
     assert "the stream could not be read" in words and "not RecordBatch" in words
 
 
-def test_a_batch_that_is_not_of_the_streams_schema_is_an_invalid_argument(channel: Any) -> None:
+def test_a_batch_with_another_schema_is_an_invalid_argument(channel: Any) -> None:
     numbers = pa.record_batch({"page": pa.array([1, 2], pa.int64())})
     parts = [*stream(TEXTS.schema, [TEXTS], EMBED), data(*[*messages(numbers.schema, [numbers])][1])]
     code, words = refused(channel, parts)

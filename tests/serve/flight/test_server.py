@@ -26,7 +26,7 @@ from fletcher.serve.errors import FieldError
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import DIMENSION, POISON, FakeEncoder, asked, expected
+from ..fake_encoder import DIMENSION, POISON, FakeEncoder, expected, request_for
 
 SECONDS = 10.0
 EMBED = fl.FlightDescriptor.for_path("embed")
@@ -82,7 +82,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_rows_come_back_with_their_vectors_and_other_columns(client: Any) -> None:
+def test_the_answer_has_vectors_and_all_other_columns(client: Any) -> None:
     batches = [
         texts_batch(["ab", "cd"], id=pa.array([7, 8]), tags=pa.array([["x"], None])),
         texts_batch(["ef"], id=pa.array([9]), tags=pa.array([["y", "z"]])),
@@ -95,7 +95,7 @@ def test_rows_come_back_with_their_vectors_and_other_columns(client: Any) -> Non
     assert [len(batch) for batch in table.to_batches()] == [2, 1]
 
 
-def test_the_schema_says_what_made_the_vectors(client: Any) -> None:
+def test_the_schema_names_the_model_of_the_vectors(client: Any) -> None:
     batch = texts_batch(["ab"]).replace_schema_metadata({"mine": "kept"})
     metadata = exchange(client, [batch]).schema.metadata
     assert metadata[b"mine"] == b"kept"
@@ -154,7 +154,7 @@ def test_options_in_the_first_messages_metadata(client: Any) -> None:
         np.testing.assert_array_equal(vectors_of(reader.read_all())[0], expected("ab")[:4])
 
 
-def test_a_client_that_waits_for_each_answer_gets_it(client: Any) -> None:
+def test_a_client_can_wait_for_each_answer(client: Any) -> None:
     writer, reader = client.do_exchange(EMBED, fl.FlightCallOptions(timeout=SECONDS))
     with writer:
         writer.begin(pa.schema([("text", pa.string())]))
@@ -192,7 +192,7 @@ def test_empty_batches_and_empty_streams(client: Any) -> None:
     assert empty.schema.field("vector").type == pa.list_(pa.float32(), DIMENSION)
 
 
-def test_a_batch_larger_than_the_engines_is_answered_as_one(client: Any) -> None:
+def test_a_batch_larger_than_those_of_the_engine_has_one_answer(client: Any) -> None:
     texts = [f"text {index}" for index in range(3000)]
     table = exchange(client, [texts_batch(texts)])
     np.testing.assert_array_equal(vectors_of(table), np.stack([expected(text) for text in texts]))
@@ -239,7 +239,7 @@ def test_unusable_streams_are_invalid_arguments(client: Any, batch: Any, descrip
     assert ".py" not in str(error)
 
 
-def test_logs_carry_the_id_and_nothing_that_a_client_wrote(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_have_the_request_id_and_no_text_of_the_client(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "fletcher"):
         refused(client, [texts_batch(["secret"])], command(input_type="secret"))
         client.do_get(ticket(texts=["secret"]), headed(x_request_id="mine")).read_all()
@@ -257,14 +257,14 @@ def test_a_null_is_named_by_its_row_in_the_stream(client: Any) -> None:
     assert "row 3 (row 1 of its batch)" in str(error)
 
 
-def test_nulls_in_a_dictionary_are_found_wherever_they_stand() -> None:
+def test_nulls_in_indices_and_words_of_a_dictionary_are_found() -> None:
     for indices, words in (([0, None], ["a"]), ([0, 1], ["a", None])):
         column = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int8()), pa.array(words, pa.string()))
         with pytest.raises(FieldError, match=r"row 11 \(row 1 of its batch\)"):
             read_texts(pa.RecordBatch.from_arrays([column], ["text"]), 0, 10)
 
 
-def test_buffers_that_contradict_their_schema_are_refused() -> None:
+def test_buffers_that_contradict_their_schema_are_rejected() -> None:
     # pyarrow's quick validation checks only the last offset.
     offsets = pa.py_buffer(np.array([0, 4000, 4], np.int32).tobytes())
     broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abcd")])
@@ -320,7 +320,7 @@ def test_a_vector_that_is_not_finite_is_never_answered(client: Any) -> None:
     assert exchange(client, [texts_batch(["fine"])]).num_rows == 1
 
 
-def test_a_waiting_client_is_told_of_a_failure_inside_the_stream(client: Any) -> None:
+def test_a_failure_during_a_stream_is_sent_to_the_client(client: Any) -> None:
     writer, reader = client.do_exchange(EMBED, fl.FlightCallOptions(timeout=SECONDS))
     writer.begin(pa.schema([("text", pa.string())]))
     writer.write_batch(texts_batch(["fine"]))
@@ -333,14 +333,14 @@ def test_a_waiting_client_is_told_of_a_failure_inside_the_stream(client: Any) ->
         writer.close()
 
 
-def test_overload_is_unavailable_and_says_when_to_retry() -> None:
+def test_overload_is_unavailable_with_the_time_of_a_retry() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with Server(encoder, ServerOptions(http="off", flight="127.0.0.1:0", queue_tokens=4)) as server:
         engine = server.engine
-        engine.submit(asked(["ab"]))
+        engine.submit(request_for(["ab"]))
         wait_for(lambda: engine.admission.tokens == 0)
-        engine.submit(asked(["cd"]))
+        engine.submit(request_for(["cd"]))
         with fl.connect(str(server.addresses.flight)) as client:
             error = refused(client, [texts_batch(["ef"])])
         encoder.gate.set()
@@ -350,7 +350,7 @@ def test_overload_is_unavailable_and_says_when_to_retry() -> None:
     assert info["retry_after"] >= 1
 
 
-def test_a_stream_under_way_waits_for_room(fake_encoder: FakeEncoder) -> None:
+def test_a_running_stream_waits_until_the_queue_has_space(fake_encoder: FakeEncoder) -> None:
     fake_encoder.delay = 0.01
     with (
         Server(fake_encoder, ServerOptions(http="off", flight="127.0.0.1:0", queue_tokens=8)) as server,
@@ -361,7 +361,7 @@ def test_a_stream_under_way_waits_for_room(fake_encoder: FakeEncoder) -> None:
     np.testing.assert_array_equal(vectors_of(table), np.stack([expected(text) for text in texts]))
 
 
-def test_a_client_that_leaves_takes_its_work_with_it(
+def test_requests_of_a_client_that_disconnects_are_dropped(
     flight_url: str, server: Server, fake_encoder: FakeEncoder
 ) -> None:
     fake_encoder.gate.clear()
@@ -405,14 +405,14 @@ def test_actions(client: Any, fake_encoder: FakeEncoder) -> None:
 
     assert act("info")["model"]["digest"] == "c0ffee"
     assert act("info")["model"]["dimensions"] == [8, 4]
-    assert act("health") == {"status": "ok", "ready": True, "reason": ""}
+    assert act("health") == {"status": "ok", "ready": True, "reason": "", "canary": "self-made"}
     stats = next(iter(client.do_action("stats"))).body.to_pybytes().decode()
     assert "fletcher_queue_tokens 0.0" in stats
     with pytest.raises(pa.ArrowKeyError, match="no action 'reboot'"):
         act("reboot")
 
 
-def test_a_request_id_comes_back(flight_url: str) -> None:
+def test_the_answer_has_the_request_id(flight_url: str) -> None:
     seen: list[dict[str, list[str]]] = []
 
     class Watch(fl.ClientMiddleware):  # type: ignore[misc]
@@ -456,7 +456,7 @@ def test_stopping_does_not_wait_for_a_silent_client(fake_encoder: FakeEncoder) -
     assert silent.wait(SECONDS) == 0
 
 
-def test_stopping_answers_what_was_read(fake_encoder: FakeEncoder) -> None:
+def test_stopping_answers_batches_that_were_read(fake_encoder: FakeEncoder) -> None:
     fake_encoder.delay = 0.05
     server = Server(fake_encoder, ServerOptions(http="off", flight="127.0.0.1:0", drain_seconds=10))
     with fl.connect(str(server.addresses.flight)) as client:
@@ -485,7 +485,7 @@ def ticket(**options: Any) -> Any:
     return fl.Ticket(json.dumps(options).encode())
 
 
-def test_a_ticket_with_texts_gets_their_vectors(client: Any) -> None:
+def test_a_ticket_with_texts_returns_their_vectors(client: Any) -> None:
     table = client.do_get(ticket(texts=["ab", "c"], dimensions=4, column="body")).read_all()
     assert table.column_names == ["body", "vector"]
     assert table["body"].to_pylist() == ["ab", "c"]
@@ -497,14 +497,16 @@ def test_a_ticket_with_texts_gets_their_vectors(client: Any) -> None:
             client.do_get(fl.Ticket(bad)).read_all()
 
 
-def test_a_calls_deadline_is_kept_and_its_work_dropped(client: Any, fake_encoder: FakeEncoder, server: Server) -> None:
+def test_a_call_past_its_deadline_fails_and_is_not_computed(
+    client: Any, fake_encoder: FakeEncoder, server: Server
+) -> None:
     fake_encoder.gate.clear()
     with pytest.raises(fl.FlightTimedOutError, match="deadline"):
         client.do_get(ticket(texts=["late"]), headed(x_request_timeout="0.1")).read_all()
     fake_encoder.gate.set()
     wait_for(lambda: server.engine.open_requests == 0)
-    got = client.do_get(ticket(texts=["ab"]), headed(x_request_timeout="9", x_priority="bulk")).read_all()
-    np.testing.assert_array_equal(vectors_of(got), expected("ab")[None])
+    table = client.do_get(ticket(texts=["ab"]), headed(x_request_timeout="9", x_priority="bulk")).read_all()
+    np.testing.assert_array_equal(vectors_of(table), expected("ab")[None])
 
 
 @pytest.mark.parametrize("header", [{"x_priority": "urgent"}, {"x_request_timeout": "soon"}])
@@ -533,7 +535,7 @@ def test_answers_are_compressed_on_request(client: Any, compression: Any) -> Non
         ("ubinary", pa.binary(DIMENSION // 8), []),
     ],
 )
-def test_vectors_leave_in_the_wanted_type(client: Any, dtype: str, kind: Any, extra: list[str]) -> None:
+def test_vectors_have_the_requested_type(client: Any, dtype: str, kind: Any, extra: list[str]) -> None:
     texts = ["ab", "cd", "efg"]
     reference = np.stack([expected(text) for text in texts])
     for table in (
@@ -553,21 +555,21 @@ def test_vectors_leave_in_the_wanted_type(client: Any, dtype: str, kind: Any, ex
             np.testing.assert_array_equal(vectors_of(table), reference.astype(dtype).astype(np.float32))
 
 
-def test_the_metadata_says_how_vectors_were_normalized(client: Any) -> None:
+def test_the_metadata_states_the_normalization(client: Any) -> None:
     for normalize, words in ((None, b"none"), (True, b"l2"), (False, b"none")):
         table = exchange(client, [texts_batch(["ab"])], command(normalize=normalize))
         assert table.schema.metadata[b"fletcher.normalization"] == words
         assert (abs(np.linalg.norm(vectors_of(table)[0]) - 1) < 1e-5) == (words == b"l2")
 
 
-def test_a_schema_is_given_without_computing(client: Any) -> None:
+def test_the_schema_needs_no_computation(client: Any) -> None:
     schema = client.get_schema(command(column="words", dimensions=4, dtype="float16")).schema
     assert schema.names == ["words", "vector"]
     assert schema.field("vector").type == pa.list_(pa.float16(), 4)
     assert schema.metadata[b"fletcher.digest"] == b"c0ffee"
 
 
-def test_the_metadata_says_when(client: Any) -> None:
+def test_the_metadata_has_the_time(client: Any) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     table = client.do_get(ticket(texts=["ab"])).read_all()
     written = datetime.fromisoformat(table.schema.metadata[b"fletcher.time"].decode())
@@ -601,8 +603,8 @@ def test_admins_load_and_unload_models(tmp_path: Path) -> None:
             with pytest.raises((fl.FlightUnauthorizedError, fl.FlightUnauthenticatedError)):
                 act(client, refused, "load", more)
         assert {model["name"] for model in act(client, admin, "load", more)} == {"one", "two"}
-        got = client.do_get(ticket(texts=["ab"], model="two"), keyed(user)).read_all()
-        np.testing.assert_array_equal(vectors_of(got), expected("ab")[None])
+        table = client.do_get(ticket(texts=["ab"], model="two"), keyed(user)).read_all()
+        np.testing.assert_array_equal(vectors_of(table), expected("ab")[None])
         assert {model["name"] for model in act(client, admin, "unload", b"two")} == {"one"}
         with pytest.raises(pa.ArrowKeyError, match="no model 'two'"):
             act(client, admin, "unload", b"two")
@@ -610,6 +612,6 @@ def test_admins_load_and_unload_models(tmp_path: Path) -> None:
             act(client, admin, "load", b"{}")
 
 
-def test_without_keys_the_loopback_is_the_admin(client: Any) -> None:
+def test_without_keys_flight_clients_of_the_loopback_are_admins(client: Any) -> None:
     with pytest.raises(pa.ArrowKeyError, match="no model 'nothing'"):
         list(client.do_action(fl.Action("unload", b"nothing")))

@@ -1,4 +1,4 @@
-"""Messages that are almost right: what fuzzing sends over HTTP and Flight, and what no answer to it may hold."""
+"""Mutated messages for tests of HTTP and Flight, and the texts that an answer must not have."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ PIECES = [
     b"%00",
     b"..",
 ]
-#: What no answer may hold: traces, paths of ours, classes of Python's.
+#: Texts that an answer must not have: stack traces, paths of the code, Python classes.
 LEAK = re.compile(rb"Traceback|\.py\b|site-packages|/work/|/home/|object at 0x|Error\(")
 
 
 def mutate_bytes(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """One of the seeds with one to four changes: something put in, cut out, changed, or the end of another one."""
+    """Return a seed with one to four changes: bytes inserted, removed or changed, or the end of another seed."""
     message = bytearray(chance.choice(seeds))
     for _ in range(chance.randint(1, 4)):
         place = chance.randrange(len(message) + 1)
@@ -75,7 +75,7 @@ def mutate_bytes(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def mutate(chance: random.Random) -> bytes:
-    """An HTTP request that is almost right."""
+    """Return a mutated HTTP request."""
     return mutate_bytes(chance, HTTP_SEEDS)
 
 
@@ -84,8 +84,8 @@ class FlightMessage:
     """A call of Flight.
 
     Attributes:
-        method: of the service.
-        parts: what is sent; one message, where the method takes no stream.
+        method: method of the service.
+        parts: messages to send; only one if the method does not take a stream.
     """
 
     method: str
@@ -93,7 +93,7 @@ class FlightMessage:
 
     @property
     def streams(self) -> bool:
-        """Whether the method takes a stream."""
+        """Return True if the method takes a stream."""
         return self.method in ("DoExchange", "DoPut")
 
 
@@ -114,36 +114,36 @@ ACTIONS = [b"info/", b"health/", b"stats/", b'load/{"path": "/"}', b"unload/none
 
 
 def _maybe(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """One of the seeds, as it is or changed."""
+    """Return a seed, with or without changes."""
     return mutate_bytes(chance, seeds) if chance.random() < 0.5 else chance.choice(seeds)
 
 
 def _described(chance: random.Random) -> bytes:
-    """A descriptor, whose contents are often wrong, and whose frame is sometimes."""
+    """Return a descriptor. Its contents are often invalid, and its frame sometimes."""
     if chance.random() < 0.5:
-        made = descriptor(command=_maybe(chance, COMMANDS))
+        content = descriptor(command=_maybe(chance, COMMANDS))
     else:
-        made = descriptor(path=_maybe(chance, PATHS).split(b"/"))
-    return _framed(chance, made)
+        content = descriptor(path=_maybe(chance, PATHS).split(b"/"))
+    return _framed(chance, content)
 
 
 def _framed(chance: random.Random, message: bytes) -> bytes:
-    """A protocol buffer, sometimes broken."""
+    """Return a protocol buffer, which is sometimes invalid."""
     return mutate_bytes(chance, [message]) if message and chance.random() < 0.1 else message
 
 
 def _damage(chance: random.Random, message: bytes) -> bytes:
-    """Mostly single bytes, so that what is checked deep inside is reached, too."""
+    """Return a mutated message. Most changes are single bytes, so that later checks of the message also run."""
     if chance.random() < 0.3:
         return mutate_bytes(chance, [message])
-    made = bytearray(message)
+    damaged = bytearray(message)
     for _ in range(chance.randint(1, 3)):
-        made[chance.randrange(len(made))] = chance.choice([0, 1, 2, 127, 128, 255, chance.randrange(256)])
-    return bytes(made)
+        damaged[chance.randrange(len(damaged))] = chance.choice([0, 1, 2, 127, 128, 255, chance.randrange(256)])
+    return bytes(damaged)
 
 
 def mutate_flight(chance: random.Random) -> FlightMessage:
-    """A call that is almost right: its options, its ticket, or the messages of its stream, some of them broken."""
+    """Return a call whose options, ticket or stream messages may be invalid."""
     kind = chance.randrange(10)
     if kind < 2:
         return FlightMessage(chance.choice(["GetFlightInfo", "GetSchema"]), [_described(chance)])
@@ -159,16 +159,16 @@ def mutate_flight(chance: random.Random) -> FlightMessage:
         parts += messages(other.schema, [other])
     described = _described(chance)
     broken = chance.randrange(-1, len(parts))
-    made = []
+    stream_parts = []
     for index, (header, body) in enumerate(parts):
         if index == broken and (not body or chance.random() < 0.5):
             header = _damage(chance, header)
         elif index == broken:
             body = _damage(chance, body)
         options = _maybe(chance, OPTIONS) if index == 1 and chance.random() < 0.3 else b""
-        made.append(data(header, body, metadata=options, described=b"" if index else described))
+        stream_parts.append(data(header, body, metadata=options, described=b"" if index else described))
     if chance.random() < 0.3:
-        chance.shuffle(made)
+        chance.shuffle(stream_parts)
     if chance.random() < 0.1:
-        made[-1] = mutate_bytes(chance, [made[-1]])
-    return FlightMessage(chance.choice(["DoExchange", "DoExchange", "DoExchange", "DoPut"]), made)
+        stream_parts[-1] = mutate_bytes(chance, [stream_parts[-1]])
+    return FlightMessage(chance.choice(["DoExchange", "DoExchange", "DoExchange", "DoPut"]), stream_parts)

@@ -1,4 +1,4 @@
-"""The HTTP door over a real socket: routes, refusals, limits, overload, clients that leave."""
+"""HTTP over a real socket: routes, errors, limits, overload, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def embed(http: httpx.Client, **fields: Any) -> httpx.Response:
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error object, which must have OpenAI's shape exactly."""
+    """Return the error object. It must have exactly the shape of OpenAI."""
     assert response.headers["content-type"] == "application/json"
     msgspec.json.decode(response.content, type=ErrorBody)
     (error,) = response.json().values()
@@ -57,7 +57,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_floats_usage_and_what_was_truncated(http: httpx.Client) -> None:
+def test_floats_usage_and_truncated_tokens(http: httpx.Client) -> None:
     response = embed(http, input=["ab", "x" * 20], encoding_format="float")
     assert response.status_code == 200
     answer = response.json()
@@ -76,7 +76,7 @@ def test_base64_is_little_endian_float32(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
-def test_a_long_list_comes_back_whole_and_in_order(http: httpx.Client, encoding_format: str) -> None:
+def test_a_long_list_has_all_vectors_in_order(http: httpx.Client, encoding_format: str) -> None:
     texts = [f"text {index}" for index in range(2048)]
     response = embed(http, input=texts, encoding_format=encoding_format)
     answer = msgspec.json.decode(response.content, type=EmbeddingList, strict=True)
@@ -98,11 +98,11 @@ def test_input_type_adds_the_models_prompt(http: httpx.Client) -> None:
     assert answer["data"][0]["embedding"] == expected("ab", "query: ").tolist()
 
 
-def test_dimensions_shorten(http: httpx.Client) -> None:
+def test_dimensions_shorten_vectors(http: httpx.Client) -> None:
     assert embed(http, dimensions=4).json()["data"][0]["embedding"] == expected("a text")[:4].tolist()
 
 
-def test_aliases_answer_under_the_models_own_name(http: httpx.Client) -> None:
+def test_answers_to_aliases_have_the_name_of_the_model(http: httpx.Client) -> None:
     assert embed(http, model="fake").json()["model"] == "fake-model"
 
 
@@ -153,7 +153,7 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "field"), BAD_BODIES, ids=[body[:60].decode("latin-1") for body, _ in BAD_BODIES])
-def test_a_bad_body_is_refused_and_its_field_named(http: httpx.Client, body: bytes, field: str | None) -> None:
+def test_the_error_of_an_invalid_body_names_the_field(http: httpx.Client, body: bytes, field: str | None) -> None:
     response = http.post("/v1/embeddings", content=body)
     assert response.status_code == 400
     error = error_of(response)
@@ -162,7 +162,7 @@ def test_a_bad_body_is_refused_and_its_field_named(http: httpx.Client, body: byt
     assert error["message"]
 
 
-def test_unknown_token_ids_are_refused(http: httpx.Client) -> None:
+def test_unknown_token_ids_are_rejected(http: httpx.Client) -> None:
     response = embed(http, input=[[5], [100]])
     assert response.status_code == 400
     assert "row 1 holds the token id 100" in error_of(response)["message"]
@@ -231,9 +231,9 @@ def test_health_and_ready(http: httpx.Client) -> None:
     assert http.head("/ready").status_code == 200
 
 
-def test_ready_asks_the_canary_again_after_a_failure(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
+def test_ready_runs_the_canary_again_after_a_failure(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
     fake_encoder.canary = canary(passed=False, reason="min cosine 0.3")
-    assert http.get("/ready").status_code == 200  # it passed at the load, and nothing has failed since
+    assert http.get("/ready").status_code == 200  # the canary passed at the load, and no batch has failed since then
     assert embed(http, input=POISON).status_code == 500
     response = http.get("/ready")
     assert response.status_code == 503
@@ -260,7 +260,7 @@ def test_failures_do_not_leak_internals(http: httpx.Client, fake_encoder: FakeEn
     assert "secret" not in response.text
 
 
-def test_request_ids_go_in_and_out(http: httpx.Client) -> None:
+def test_request_ids_are_accepted_and_returned(http: httpx.Client) -> None:
     mine = http.post("/v1/embeddings", json={}, headers={"x-request-id": "my-id.7"})
     assert mine.headers["x-request-id"] == "my-id.7"
     first, second = http.get("/health"), http.get("/health")
@@ -269,7 +269,7 @@ def test_request_ids_go_in_and_out(http: httpx.Client) -> None:
     assert "<" not in odd.headers["x-request-id"]
 
 
-def test_logs_carry_the_id_and_never_the_text(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_have_the_request_id_and_never_the_text(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "fletcher")
     http.post("/v1/embeddings", json={"model": "fake-model", "input": "TELLTALE"}, headers={"x-request-id": "good-1"})
     http.post(
@@ -286,7 +286,7 @@ def test_logs_carry_the_id_and_never_the_text(http: httpx.Client, caplog: pytest
     assert not any("TELLTALE" in line for line in logged)
 
 
-def test_metrics_count_what_happened(http: httpx.Client) -> None:
+def test_metrics_count_requests_and_errors(http: httpx.Client) -> None:
     embed(http, input=["ab", "x" * 20])
     embed(http, model="other")
     samples = {
@@ -306,7 +306,7 @@ def test_metrics_count_what_happened(http: httpx.Client) -> None:
     assert samples["fletcher_queue_tokens", ()] == 0
 
 
-def test_many_clients_at_once_each_get_their_own(http_url: str) -> None:
+def test_many_simultaneous_clients_get_their_own_vectors(http_url: str) -> None:
     def ask(index: int) -> None:
         with httpx.Client(base_url=http_url, timeout=SECONDS) as client:
             for turn in range(5):
@@ -317,7 +317,7 @@ def test_many_clients_at_once_each_get_their_own(http_url: str) -> None:
         list(pool.map(ask, range(64)))
 
 
-def test_overload_is_429_with_retry_after_and_nothing_else(fake_encoder: FakeEncoder) -> None:
+def test_overload_is_always_429_with_retry_after(fake_encoder: FakeEncoder) -> None:
     fake_encoder.gate.clear()
     with Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=64)) as server:
 
@@ -339,7 +339,9 @@ def test_overload_is_429_with_retry_after_and_nothing_else(fake_encoder: FakeEnc
             assert error_of(response)["type"] == "rate_limit_error"
 
 
-def test_a_client_that_leaves_costs_no_compute(http_url: str, server: Server, fake_encoder: FakeEncoder) -> None:
+def test_requests_of_a_disconnected_client_are_not_computed(
+    http_url: str, server: Server, fake_encoder: FakeEncoder
+) -> None:
     fake_encoder.gate.clear()
     body = json.dumps({"model": "fake-model", "input": "abc"}).encode()
     request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
@@ -347,14 +349,14 @@ def test_a_client_that_leaves_costs_no_compute(http_url: str, server: Server, fa
     engine = server.engine
     admission, waiting = engine.admission, engine._backlog._waiting.heap
     with ExitStack() as stay:
-        for number in range(1, fake_encoder.info.workers + 1):  # each holds a worker up
+        for number in range(1, fake_encoder.info.workers + 1):  # each of them blocks a worker
             connection = stay.enter_context(socket.create_connection(("127.0.0.1", port)))
-            connection.sendall(request.replace(b"abc", b"ab%d" % number))  # identical ones would be computed once
+            connection.sendall(request.replace(b"abc", b"ab%d" % number))  # identical requests would be computed once
             wait_for(lambda number=number: admission.count == number and admission.tokens == 0)  # type: ignore[misc]
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(request.replace(b"abc", b"xyz"))
             wait_for(lambda: admission.tokens > 0)
-            time.sleep(0.1)  # the server starts to look whether a client left only when its answer takes a while
+            time.sleep(0.1)  # the server checks for a disconnect only if an answer takes longer than `WATCH_AFTER`
         wait_for(lambda: any(request.futures[0].cancelled() for _, _, request in [*waiting]))
         fake_encoder.gate.set()
         wait_for(lambda: admission.count == 0)
@@ -373,7 +375,7 @@ def test_pipelined_requests_are_answered_in_order(http_url: str) -> None:
     assert received.index(b"one") < received.index(b"two") < received.index(b"three")
 
 
-def test_the_openapi_document_says_what_the_routes_do(http: httpx.Client) -> None:
+def test_the_openapi_document_describes_the_routes(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert http.get("/", follow_redirects=True).url.path == "/docs"
@@ -393,7 +395,7 @@ def test_the_openapi_document_says_what_the_routes_do(http: httpx.Client) -> Non
     schemas = document["components"]["schemas"]
     answer = embed(http).json()
     assert set(answer) == set(schemas["EmbeddingList"]["properties"])
-    split = {"scale", "chunks"}  # of int8 vectors, and of texts that were split
+    split = {"scale", "chunks"}  # only int8 vectors and split texts have these fields
     assert set(answer["data"][0]) | split == set(schemas["EmbeddingItem"]["properties"])
     assert set(answer["data"][0]) == set(schemas["EmbeddingItem"]["required"])
     assert set(schemas["EmbeddingRequest"]["properties"]) == {
@@ -428,37 +430,37 @@ def test_no_body_breaks_the_server(http: httpx.Client, body: bytes) -> None:
         error_of(response)
 
 
-# What the engine says of itself -------------------------------------------------------------------------------------------
+# State of the engine -------------------------------------------------------------------------------------------------------
 
 
 def test_ready_names_the_provider_and_a_fallback(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
-    assert http.get("/ready").json() == {"status": "ready", "provider": "by hand"}
+    assert http.get("/ready").json() == {"status": "ready", "provider": "by hand", "canary": "self-made"}
     assert "fletcher_provider_fallback 0.0" in http.get("/metrics").text
-    reason = "openvino was wanted, mlas runs: no such library"
+    reason = "openvino was requested, mlas runs: no such library"
     fake_encoder.info = info(fallback=reason)
     assert http.get("/ready").json()["fallback"] == reason
     assert "fletcher_provider_fallback 1.0" in http.get("/metrics").text
 
 
-def test_counts_that_the_encoder_keeps_are_shown(http: httpx.Client) -> None:
+def test_metrics_show_the_counts_of_the_encoder(http: httpx.Client) -> None:
     text = http.get("/metrics").text
     assert "# TYPE fletcher_tokenizer_texts_total counter" in text
     assert "fletcher_tokenizer_texts_total 7.0" in text
 
 
 @pytest.mark.parametrize(
-    ("dtype", "code", "wanted"),
+    ("dtype", "code", "convert"),
     [
         ("float16", "<f2", lambda vector: vector.astype(np.float16)),
         ("int8", "i1", lambda vector: np.rint(vector / (np.abs(vector).max() / 127)).astype(np.int8)),
         ("ubinary", "u1", lambda vector: np.packbits(vector > 0)),
     ],
 )
-def test_vectors_leave_in_the_wanted_type(http: httpx.Client, dtype: str, code: str, wanted: Any) -> None:
+def test_vectors_have_the_requested_type(http: httpx.Client, dtype: str, code: str, convert: Any) -> None:
     plain = embed(http, input="ab", dtype=dtype, encoding_format="float").json()["data"][0]
     packed = embed(http, input="ab", dtype=dtype, encoding_format="base64").json()["data"][0]
-    np.testing.assert_array_equal(plain["embedding"], wanted(expected("ab")))
-    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed["embedding"]), code), wanted(expected("ab")))
+    np.testing.assert_array_equal(plain["embedding"], convert(expected("ab")))
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed["embedding"]), code), convert(expected("ab")))
     assert plain.get("scale") == (pytest.approx(np.abs(expected("ab")).max() / 127) if dtype == "int8" else None)
 
 
@@ -474,7 +476,7 @@ def test_vectors_leave_in_the_wanted_type(http: httpx.Client, dtype: str, code: 
         ({"input": [5, 6], "overflow": "windows"}, "overflow"),
     ],
 )
-def test_options_that_cannot_be_are_named(http: httpx.Client, fields: dict[str, Any], param: str) -> None:
+def test_errors_name_invalid_options(http: httpx.Client, fields: dict[str, Any], param: str) -> None:
     answer = embed(http, **fields)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param

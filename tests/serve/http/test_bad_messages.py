@@ -1,4 +1,4 @@
-"""Bad bodies and bad connections over real sockets: bombs, slow bodies, half-closed connections; and mutated messages."""
+"""Invalid bodies and connections over real sockets: gzip bombs, slow bodies, half-closed connections, mutated messages."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 def connect(server: Server) -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", port_of(server)))
-    made.settimeout(SECONDS)
-    return made
+    connection = socket.create_connection(("127.0.0.1", port_of(server)))
+    connection.settimeout(SECONDS)
+    return connection
 
 
 def port_of(server: Server) -> int:
@@ -69,7 +69,7 @@ def test_gzip_bodies_are_read(http: httpx.Client) -> None:
     assert post(http, gzip.compress(large), content_encoding="gzip").status_code == 200
 
 
-def test_a_gzip_bomb_never_unfolds(http: httpx.Client, server: Server) -> None:
+def test_a_gzip_bomb_is_not_decompressed(http: httpx.Client, server: Server) -> None:
     bomb = gzip.compress(b" " * (300 << 20))
     assert len(bomb) < 1 << 20
     started = time.monotonic()
@@ -89,7 +89,7 @@ def test_a_gzip_bomb_never_unfolds(http: httpx.Client, server: Server) -> None:
         (BODY, "gzip, gzip", 415),
     ],
 )
-def test_codings_that_are_not_what_they_say(http: httpx.Client, body: bytes, coding: str, status: int) -> None:
+def test_bodies_that_contradict_their_coding(http: httpx.Client, body: bytes, coding: str, status: int) -> None:
     answer = post(http, body, content_encoding=coding)
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
@@ -104,18 +104,18 @@ def test_a_slow_body_is_408_and_others_are_served_meanwhile(http: httpx.Client, 
     assert b"request_timeout" in received
 
 
-def test_slow_headers_are_hung_up_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_with_slow_headers_are_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fletcher.serve.http.server.HEADER_SECONDS", 0.3)
     with connect(server) as slow:
         slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost:")
         assert slow.recv(65536) == b""
 
 
-def test_a_connection_that_ended_is_forgotten_at_once(server: Server) -> None:
+def test_a_closed_connection_is_released_at_once(server: Server) -> None:
     def open_ones() -> int:
         gc.collect()
-        # Not isinstance, which asks lazy modules of other tests for their class.
-        return sum(issubclass(type(found), HttpToolsProtocol) for found in gc.get_objects())
+        # `isinstance` would read `__class__` of lazy modules of other tests, which imports them.
+        return sum(issubclass(type(thing), HttpToolsProtocol) for thing in gc.get_objects())
 
     before = open_ones()
     for _ in range(50):
@@ -126,8 +126,8 @@ def test_a_connection_that_ended_is_forgotten_at_once(server: Server) -> None:
         time.sleep(0.05)
 
 
-def test_half_closed_connections_are_left_ones(http: httpx.Client, server: Server) -> None:
-    """A client that shuts its sending half cannot be told from one that left: nothing hangs, and nothing is kept."""
+def test_half_closed_connections_count_as_disconnected(http: httpx.Client, server: Server) -> None:
+    """The server treats a client that closes its sending half like one that disconnects: no connection hangs or stays."""
     for part in (b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY), b"POST /v1"):
         with connect(server) as connection:
             connection.sendall(part)
@@ -138,7 +138,7 @@ def test_half_closed_connections_are_left_ones(http: httpx.Client, server: Serve
     assert server.models.open_requests == 0
 
 
-def test_a_clients_own_time_is_kept(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
+def test_the_timeout_of_a_request_is_respected(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
     fake_encoder.gate.clear()
     answer = post(http, BODY, x_request_timeout="0.1")
     assert answer.status_code == 504
@@ -152,7 +152,7 @@ def test_a_clients_own_time_is_kept(http: httpx.Client, fake_encoder: FakeEncode
     [("x-request-timeout", value) for value in ("", "soon", "-1", "0", "nan", "inf", "1e99")]
     + [("x-priority", "urgent")],
 )
-def test_headers_that_cannot_be_used_are_named(http: httpx.Client, name: str, value: str) -> None:
+def test_errors_name_invalid_headers(http: httpx.Client, name: str, value: str) -> None:
     answer = http.post("/v1/embeddings", content=BODY, headers={name: value})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"].lower() == name
@@ -162,7 +162,7 @@ def test_headers_that_cannot_be_used_are_named(http: httpx.Client, name: str, va
 
 
 def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
-    """Sends mutated messages, each on a connection of its own; what comes back is read to its end."""
+    """Send mutated messages, each on a separate connection, and read the answers to their end."""
     chance = random.Random(seed)
     statuses: Counter[int] = Counter()
     for _ in range(count):
@@ -175,7 +175,7 @@ def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
                 while part := connection.recv(65536):
                     received += part
             except ConnectionError:
-                pass  # the server hung up on it
+                pass  # the server closed the connection
             except TimeoutError:
                 pytest.fail(f"the server hangs on {message!r}")
         assert not LEAK.search(received), (message, received)
@@ -186,7 +186,7 @@ def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
 
 
 def fuzz_open(server: Server, count: int, seed: int) -> Counter[int]:
-    """The same on connections that stay open a moment: answers that take computing arrive, too."""
+    """Send mutated messages on connections that stay open for a moment, so that computed answers also arrive."""
     chance = random.Random(seed)
     statuses: Counter[int] = Counter()
     for _ in range(count):
@@ -198,7 +198,7 @@ def fuzz_open(server: Server, count: int, seed: int) -> Counter[int]:
                 connection.sendall(message)
                 received = connection.recv(65536)
             except (ConnectionError, TimeoutError):
-                pass  # hung up on, or an unfinished head, which is waited for
+                pass  # the server closed the connection, or waits for the end of the head
         assert not LEAK.search(received), (message, received)
         for status in re.findall(rb"HTTP/1\.1 (\d{3})", received):
             statuses[int(status)] += 1
@@ -217,17 +217,17 @@ def test_mutated_messages(server: Server, http: httpx.Client) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_mutated_messages(server: Server, http: httpx.Client) -> None:
-    found: list[Counter[int]] = []
+    counters: list[Counter[int]] = []
 
     def work(seed: int) -> None:
-        found.append(fuzz(server, 12_300, seed))
-        found.append(fuzz_open(server, 200, seed + 100))
+        counters.append(fuzz(server, 12_300, seed))
+        counters.append(fuzz_open(server, 200, seed + 100))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 16, "a thread failed: its assertion stands above"
-    assert not [status for counter in found for status in counter if status >= 500]
+    assert len(counters) == 16, "a thread failed: its assertion stands above"
+    assert not [status for counter in counters for status in counter if status >= 500]
     assert post(http, BODY).status_code == 200

@@ -1,4 +1,4 @@
-"""`/docs` in a real browser, cut off from everything but the server."""
+"""`/docs` in a real browser that can reach only the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..fake_encoder import FakeEncoder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-#: The page's form filled and sent, as a user would.
+#: Script that fills in the form of the page and submits it, as a user does.
 DRIVER = """
 <script>
 addEventListener("load", async () => {
@@ -29,7 +29,7 @@ addEventListener("load", async () => {
 </body>"""
 
 
-def test_the_page_names_nothing_outside_the_server(http_url: str) -> None:
+def test_the_page_has_no_address_outside_the_server(http_url: str) -> None:
     response = httpx.get(f"{http_url}/docs")
     page = response.text
     assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"(?m)^\s*//.*$", "", page))
@@ -47,13 +47,13 @@ def test_a_browser_renders_the_routes_and_the_form_embeds(tmp_path: Path, monkey
         assert f'data-route="{route}"' in dom
     assert '<option value="fake-model">' in dom
     assert 'id="shape-EmbeddingRequest"' in dom
-    assert re.search(r'id="state"[^>]*>48 tokens, [0-9.]+ ms<', dom)  # three texts, each cut to 16
-    assert dom.count("<td>1.0000</td>") == 3  # each text is like itself
+    assert re.search(r'id="state"[^>]*>48 tokens, [0-9.]+ ms<', dom)  # three texts, each truncated to 16 tokens
+    assert dom.count("<td>1.0000</td>") == 3  # each text has the similarity 1 with itself
     assert not re.search(r"""(?:src|href)=["']https?:""", dom)
 
 
 def _dump(url: str, profile: Path) -> str:
-    """The page's DOM after its scripts ran; every host but the loopback is unknown to this browser."""
+    """Return the DOM of the page after its scripts ran. The browser can resolve only the loopback."""
     assert CHROMIUM is not None
     return subprocess.run(
         [

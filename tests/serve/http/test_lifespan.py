@@ -1,4 +1,4 @@
-"""ASGI's lifespan: the application answers it, by hand and below uvicorn, so that any ASGI server can carry it."""
+"""Lifespan of ASGI: the application answers its events, called directly and by uvicorn, as any ASGI server needs it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_startup_and_shutdown_are_complete(models: Models) -> None:
     assert sent == [{"type": "lifespan.startup.complete"}, {"type": "lifespan.shutdown.complete"}]
 
 
-def test_websockets_are_refused(models: Models) -> None:
+def test_websockets_are_rejected(models: Models) -> None:
     async def nothing(*_: Any) -> Any:
         raise AssertionError("no message is read or sent")
 
@@ -55,7 +55,7 @@ def test_websockets_are_refused(models: Models) -> None:
         asyncio.run(HttpApp(models)({"type": "websocket", "path": "/"}, nothing, nothing))
 
 
-def test_uvicorn_with_its_lifespan_on_carries_it(models: Models) -> None:
+def test_uvicorn_with_lifespan_runs_it(models: Models) -> None:
     server = uvicorn.Server(uvicorn.Config(HttpApp(models), lifespan="on", log_config=None, ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

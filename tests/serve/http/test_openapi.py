@@ -1,4 +1,4 @@
-"""schemathesis against the running server: what the OpenAPI document says is what the routes do."""
+"""OpenAPI document, checked against the running server with schemathesis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
-#: Not among them: that every body which fits the schema is accepted. Which dimensions and token ids there are is the model's.
+#: Checks that run. The server may reject a body that fits the schema, because the model decides which dimensions and token
+#: ids exist; so that check is left out.
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -33,13 +34,13 @@ CHECKS = [
     negative_data_rejection,
 ]
 
-#: What the models of this test are asked for.
+#: Models of the requests in this test.
 NAMED = {"model": "fake-model"}
 
 
 @schemathesis.serializer("application/cbor", "application/vnd.apache.arrow.stream")
 def as_it_is(context: Any, value: Any) -> bytes:
-    """Bodies of bytes; what else is generated becomes bytes that are neither CBOR nor Arrow of texts."""
+    """Return a body as bytes. Other generated values become bytes that are neither CBOR nor Arrow of texts."""
     return value if isinstance(value, bytes) else repr(value).encode()
 
 
@@ -50,14 +51,14 @@ def url() -> Iterator[str]:
 
 
 def run(url: str, examples: int) -> int:
-    """Every operation with so many generated requests; returns how many were sent."""
+    """Send generated requests to every operation. Return the number of sent requests."""
     schema = schemathesis.openapi.from_dict(httpx.get(f"{url}/openapi.json").json())
     schema.config.update(base_url=url)
     sent = 0
     for result in schema.get_all_operations():
         operation: Any = result.ok()  # type: ignore[union-attr]
         if operation.path.startswith("/admin/"):
-            continue  # it would unload the only model; tests of its own ask it
+            continue  # it would unload the only model; separate tests check it
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
             sent += _ask(operation, mode, examples)
     return sent
@@ -80,10 +81,10 @@ def _ask(operation: Any, mode: Any, examples: int) -> int:
         if mode is schemathesis.GenerationMode.POSITIVE and isinstance(case.body, dict) and sent % 2:
             case.body = case.body | NAMED
         if mode is schemathesis.GenerationMode.POSITIVE and case.headers and "X-Request-Timeout" in case.headers:
-            case.headers["X-Request-Timeout"] = "30"  # less may honestly pass: 504
+            case.headers["X-Request-Timeout"] = "30"  # a shorter timeout could pass, with 504
         sent += 1
         response = case.call()
-        # schemathesis does not know 413 for a refusal.
+        # schemathesis does not accept 413 as a rejection.
         case.validate_response(response, checks=CHECKS[:-1] if response.status_code == 413 else CHECKS)
 
     try:
@@ -94,10 +95,10 @@ def _ask(operation: Any, mode: Any, examples: int) -> int:
     return sent
 
 
-def test_the_document_is_true(url: str) -> None:
+def test_the_document_matches_the_server(url: str) -> None:
     assert run(url, 8) > 150
 
 
 @pytest.mark.slow
-def test_the_document_is_true_at_length(url: str) -> None:
+def test_the_document_matches_the_server_with_more_examples(url: str) -> None:
     assert run(url, 400) > 5000

@@ -22,9 +22,7 @@ def call(*args: str, text: str = "", folder: Path) -> subprocess.CompletedProces
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, cwd=folder, check=False)
 
 
-def test_texts_go_in_through_a_pipe_and_are_found_by_meaning(
-    minilm_artifact: Path, longbow: LongbowDouble, tmp_path: Path
-) -> None:
+def test_texts_from_a_pipe_are_found_by_meaning(minilm_artifact: Path, longbow: LongbowDouble, tmp_path: Path) -> None:
     place = ["--longbow", longbow.url, "--dataset", "docs"]
     rows = "".join(json.dumps({"text": text, "page": number}) + "\n" for number, text in enumerate(TEXTS))
     ingest = ["ingest", str(minilm_artifact), "-i", "-", "--format", "jsonl", *place, "--provider", "mlas", "--json"]
@@ -48,7 +46,7 @@ def test_texts_go_in_through_a_pipe_and_are_found_by_meaning(
     assert TEXTS[0] in shown.stdout.splitlines()[2]
 
 
-def test_a_longbow_that_is_not_there_is_one_message(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_missing_longbow_is_one_message(minilm_artifact: Path, tmp_path: Path) -> None:
     place = ["--longbow", "grpc://127.0.0.1:9", "--dataset", "docs", "--timeout", "0.3", "--patience", "0.3"]
     done = call("ingest", str(minilm_artifact), "-i", "-", *place, "--provider", "mlas", text="a\n", folder=tmp_path)
     assert done.returncode == 1

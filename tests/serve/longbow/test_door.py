@@ -102,7 +102,7 @@ def test_records_of_what_was_ingested(longbow: LongbowDouble) -> None:
         assert (record.bytes_in, record.bytes_out) == (table.nbytes, len(acknowledgement))
 
 
-def test_what_cannot_be_ingested_is_named(serving: Server, longbow: LongbowDouble) -> None:
+def test_errors_name_documents_that_cannot_be_ingested(serving: Server, longbow: LongbowDouble) -> None:
     for body, message in (
         ({"dataset": "d", "documents": [" "]}, "documents[0] has no text"),
         ({"dataset": "d", "documents": [{"text": "a", "id": 2**32}]}, "does not fit"),
@@ -122,7 +122,9 @@ def test_what_cannot_be_ingested_is_named(serving: Server, longbow: LongbowDoubl
             writer.close()
 
 
-def test_a_longbow_that_is_away_is_said_so_and_comes_back(serving: Server, longbow: LongbowDouble) -> None:
+def test_ingestion_fails_while_longbow_is_away_and_works_after_its_return(
+    serving: Server, longbow: LongbowDouble
+) -> None:
     body = {"dataset": "docs", "documents": ["a"]}
     longbow.store.faults.refuse = True
     assert post(serving, body).status_code in (429, 503)
@@ -136,7 +138,7 @@ def test_a_longbow_that_is_away_is_said_so_and_comes_back(serving: Server, longb
     assert len(longbow.store.ids("docs")) == 1
 
 
-def test_vectors_that_are_not_normalized_stay_out(longbow: LongbowDouble) -> None:
+def test_vectors_that_are_not_normalized_are_not_ingested(longbow: LongbowDouble) -> None:
     with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off", longbow=longbow.url)) as server:
         answer = post(server, {"dataset": "docs", "documents": ["a"]})
     assert answer.status_code == 400
@@ -159,7 +161,7 @@ def test_a_dataset_of_another_length(serving: Server, longbow: LongbowDouble) ->
     assert longbow.store.ids("docs") == [1]
 
 
-def test_a_client_that_does_not_wait_long(serving: Server, longbow: LongbowDouble) -> None:
+def test_a_client_with_a_short_timeout(serving: Server, longbow: LongbowDouble) -> None:
     longbow.store.faults.ack_seconds = 1.0
     answer = httpx.post(
         f"{serving.addresses.http}/v1/ingest",
@@ -171,7 +173,7 @@ def test_a_client_that_does_not_wait_long(serving: Server, longbow: LongbowDoubl
     assert "the rows may still arrive" in answer.json()["error"]["message"]
 
 
-def test_the_models_name_counts(serving: Server, longbow: LongbowDouble) -> None:
+def test_the_name_of_the_model_is_checked(serving: Server, longbow: LongbowDouble) -> None:
     answer = post(serving, {"dataset": "docs", "documents": ["a"], "model": "another"})
     assert answer.status_code == 404
     assert longbow.store.datasets == {}

@@ -85,25 +85,25 @@ def test_rows_arrive_compressed_and_over_several_streams(run: RunJob, longbow: L
     assert texts_in(longbow) == Counter(numbered(50))
 
 
-def test_each_stream_has_a_connection_of_its_own(run: RunJob, longbow: LongbowDouble) -> None:
+def test_each_stream_has_a_separate_connection(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.faults.ack_seconds = 0.05
     assert run(numbered(60), streams=3).sent == 60
     assert longbow.store.calls.count("DoExchange") == len(longbow.store.peers) == 3
 
 
-def test_pings_are_rarer_than_longbow_bears() -> None:
+def test_pings_are_rarer_than_longbow_requires() -> None:
     min_time = 5 * 60 * 1000  # MinTime of Longbow's EnforcementPolicy, cmd/longbow/main.go
     assert dict(CHANNEL)["grpc.keepalive_time_ms"] > min_time
     assert dict(CHANNEL)["grpc.keepalive_permit_without_calls"] == 0
 
 
-def test_texts_stay_at_home_if_asked(run: RunJob, longbow: LongbowDouble) -> None:
+def test_texts_are_not_sent_without_with_text(run: RunJob, longbow: LongbowDouble) -> None:
     run(["one"], with_text=False)
     assert longbow.store.live("docs").column_names == ["id", "vector", "metadata", "timestamp"]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance", "loss"), [("float16", 1e-3, 1.2e-7), ("int8", 1e-2, 1e-4)])
-def test_other_types_are_widened_and_the_loss_is_told(
+def test_other_types_are_widened_and_the_loss_is_reported(
     run: RunJob, longbow: LongbowDouble, dtype: Any, tolerance: float, loss: float
 ) -> None:
     summary = run(numbered(5), embed=EmbedOptions(dtype=dtype))
@@ -147,7 +147,7 @@ def test_a_second_run_sends_nothing(run: RunJob, longbow: LongbowDouble) -> None
     assert adds_up(summary)
 
 
-def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, longbow: LongbowDouble) -> None:
+def test_an_update_embeds_changed_documents_and_deletes_removed_ones(run: RunJob, longbow: LongbowDouble) -> None:
     first = [{"text": f"old {number}", "name": f"doc-{number}"} for number in range(6)]
     run(first, id_column="name")
     second = [dict(row) for row in first[:4]]
@@ -166,7 +166,7 @@ def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, lon
 
 
 @pytest.mark.parametrize("named", ["name", "n", None])
-def test_a_journal_that_was_lost_is_read_from_the_dataset(
+def test_a_lost_journal_is_rebuilt_from_the_dataset(
     run: RunJob, longbow: LongbowDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str | None
 ) -> None:
     rows: list[dict[str, Any]] = [
@@ -191,14 +191,14 @@ def test_a_journal_that_was_lost_is_read_from_the_dataset(
     assert "a document that the dataset has already will be stored twice" in capsys.readouterr().err
 
 
-def test_the_users_own_numbers_are_the_ids(run: RunJob, longbow: LongbowDouble) -> None:
+def test_integers_of_the_id_column_are_the_ids(run: RunJob, longbow: LongbowDouble) -> None:
     run([{"text": "a", "n": 7}, {"text": "b", "n": 2**32 - 1}], id_column="n")
     assert longbow.store.ids("docs") == [7, 2**32 - 1]
 
 
-def test_documents_that_want_the_same_id_each_get_one(tmp_path: Path) -> None:
+def test_documents_with_colliding_ids_get_different_ids(tmp_path: Path) -> None:
     first = content_digest("a")
-    rival = first[:4] + content_digest("b")[4:]  # its first id is the same, its second one is another
+    rival = first[:4] + content_digest("b")[4:]  # the first id is the same, the second one differs
     entries = [Entry(first, first), Entry(rival, rival)]
     for order in (entries, entries[::-1]):
         with Journal(tmp_path / f"{order[0].key.hex()}", {}) as journal:
@@ -274,7 +274,7 @@ def test_objects_and_folders_of_s3(
     assert texts_in(longbow, "folder") == Counter(["alpha", "beta"])
 
 
-def test_a_url_of_a_folder_and_urls_of_nothing(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+def test_urls_of_a_folder_and_of_missing_files(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.txt").write_text("first")
@@ -292,7 +292,7 @@ def test_a_url_of_a_folder_and_urls_of_nothing(run: RunJob, longbow: LongbowDoub
 # Bad rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_bad_rows_are_skipped_counted_and_written_down(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_counted_and_recorded(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     lines = [b'{"text":"a"}', b"not json", b'{"text":null}', b'{"text":"  "}', b'{"no":"x"}', b"\xff", b'{"text":"b"}']
     path.write_bytes(b"\n".join(lines) + b"\n")
@@ -378,13 +378,13 @@ def test_no_server(run: RunJob) -> None:
         run(["a"], url="http://127.0.0.1:9")
 
 
-def test_a_server_that_hangs_at_once(run: RunJob, longbow: LongbowDouble) -> None:
+def test_a_server_that_hangs_at_the_start(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.faults.hang = True
     with pytest.raises(DeadlineError, match="did not answer check_readiness within"):
         run(["a"], timeout=0.3, patience=0.5)
 
 
-def test_a_server_that_hangs_on_the_way_loses_nothing(run: RunJob, longbow: LongbowDouble) -> None:
+def test_no_row_is_lost_if_the_server_hangs_during_a_job(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.max_memory, longbow.store.memory = 1000, 950  # Longbow is full, so it blocks without an error
     with pytest.raises(ServiceError, match=r"acknowledged nothing for 1 s.*did not acknowledge a batch within 0.4 s"):
         run(numbered(40), timeout=0.4, patience=1.0)
@@ -394,7 +394,7 @@ def test_a_server_that_hangs_on_the_way_loses_nothing(run: RunJob, longbow: Long
     assert texts_in(longbow) == Counter(numbered(40))
 
 
-def test_a_server_that_refuses_for_a_while(run: RunJob, longbow: LongbowDouble) -> None:
+def test_a_server_that_rejects_calls_for_a_while(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.faults.refuse = True
     threading.Timer(0.7, lambda: setattr(longbow.store.faults, "refuse", False)).start()
     assert run(numbered(10)).sent == 10
@@ -402,7 +402,7 @@ def test_a_server_that_refuses_for_a_while(run: RunJob, longbow: LongbowDouble) 
 
 
 @pytest.mark.parametrize("fault", ["fail_batches", "lose_acks"])
-def test_failures_on_the_way_double_nothing(run: RunJob, longbow: LongbowDouble, fault: str) -> None:
+def test_no_row_is_repeated_after_failures(run: RunJob, longbow: LongbowDouble, fault: str) -> None:
     setattr(longbow.store.faults, fault, 3)
     summary = run(numbered(60), chunk_texts=8)
     assert summary.sent == 60
@@ -411,7 +411,7 @@ def test_failures_on_the_way_double_nothing(run: RunJob, longbow: LongbowDouble,
     assert (summary.index_len, summary.missing, summary.surplus, summary.tombstones) == (60, 0, 0, 0)
 
 
-def test_acknowledgements_lost_while_longbow_lags_behind_double_nothing(run: RunJob, longbow: LongbowDouble) -> None:
+def test_no_row_is_repeated_after_lost_acknowledgments_of_a_slow_longbow(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.faults.lose_acks = 3
     longbow.store.faults.apply_seconds = 0.2
     summary = run(numbered(60), chunk_texts=8)
@@ -419,7 +419,7 @@ def test_acknowledgements_lost_while_longbow_lags_behind_double_nothing(run: Run
     assert texts_in(longbow) == Counter(numbered(60))
 
 
-def test_a_job_that_was_killed_before_its_first_row_goes_on(run: RunJob, longbow: LongbowDouble) -> None:
+def test_a_job_that_was_killed_before_its_first_row_can_be_resumed(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.join("docs", longbow_schema(8, with_text=True))  # a stream was opened, but no row was sent
     assert run(numbered(3)).index_len == 3
 
@@ -461,7 +461,7 @@ def test_rows_that_reach_the_store_and_not_the_index(run: RunJob, longbow: Longb
         run(numbered(10))
 
 
-def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
+def test_rows_of_other_jobs_are_reported(run: RunJob, longbow: LongbowDouble) -> None:
     run(["a"])
     dataset = longbow.store.datasets["docs"]
     place = dataset.schema.get_field_index("metadata")
@@ -471,7 +471,7 @@ def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
     assert run(["a", "b"]).surplus == 0  # the surplus is reported only once
 
 
-def test_a_batch_that_arrives_after_its_stream_broke_and_all_was_quiet_is_counted_and_marked(
+def test_a_batch_that_arrives_late_after_its_stream_broke_is_counted_as_doubled(
     run: RunJob, longbow: LongbowDouble
 ) -> None:
     longbow.store.faults.lose_acks, longbow.store.faults.late_seconds = 1, 1.0
@@ -483,7 +483,7 @@ def test_a_batch_that_arrives_after_its_stream_broke_and_all_was_quiet_is_counte
     assert (again.known, again.doubled) == (40, 0)
 
 
-def test_a_dataset_that_was_deleted_is_made_again(run: RunJob, longbow: LongbowDouble) -> None:
+def test_a_deleted_dataset_is_created_again(run: RunJob, longbow: LongbowDouble) -> None:
     run(numbered(5))
     longbow.store.datasets.clear()
     assert run(numbered(5)).sent == 5
@@ -501,7 +501,7 @@ def test_a_longbow_that_stays_full_is_named(run: RunJob, longbow: LongbowDouble)
     assert run(numbered(5), metrics=longbow.metrics_url).sent == 5
 
 
-def test_memory_is_watched(run: RunJob, longbow: LongbowDouble) -> None:
+def test_a_job_waits_while_memory_is_full(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.max_memory = 1_000_000
     longbow.store.memory = 870_000
     threading.Timer(0.5, lambda: setattr(longbow.store, "memory", 100_000)).start()
@@ -532,7 +532,7 @@ def test_two_jobs_on_one_journal(run: RunJob, tmp_path: Path) -> None:
         run(["a"])
 
 
-def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path: Path) -> None:
+def test_a_full_disk_of_the_journal(longbow: LongbowDouble, tmp_path: Path) -> None:
     source = tmp_path / "input.txt"
     source.write_text("".join(f"{text}\n" for text in numbered(5_000)))
     command = [

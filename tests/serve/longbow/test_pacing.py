@@ -40,18 +40,18 @@ def test_metrics_are_read(longbow: LongbowDouble) -> None:
         assert watch.last is not None
         assert watch.last.memory_share == 0.5
         assert watch.hold() == ""
-        assert watch.told() == "Longbow's memory 50% full"
+        assert watch.status() == "Longbow's memory 50% full"
         longbow.store.memory = 900
         watch.look()
         assert watch.hold().startswith("its memory is 90% full")
 
 
-def test_rows_that_wait_for_the_index_are_told_and_hold_back() -> None:
+def test_rows_that_wait_for_the_index_are_reported_and_pause_the_job() -> None:
     waiting = Readiness("BUSY", "global index queue has 250 jobs", 0).to_index
     assert (waiting, Readiness("READY", "", 7).to_index) == (250, 0)
     with CapacityWatch(None, lambda: waiting) as watch:
         watch.ask()
-        assert watch.told() == "250 batches to index"
+        assert watch.status() == "250 batches to index"
         assert watch.hold() == "250 batches wait for its index"
 
     def away() -> int:
@@ -59,20 +59,20 @@ def test_rows_that_wait_for_the_index_are_told_and_hold_back() -> None:
 
     with CapacityWatch(None, away) as watch:
         watch.ask()
-        assert (watch.told(), watch.hold()) == ("", "")
+        assert (watch.status(), watch.hold()) == ("", "")
 
 
-def test_metrics_with_labels_are_summed_and_others_left() -> None:
+def test_metrics_with_labels_are_summed_and_others_ignored() -> None:
     page = "# longbow_ingestion_lag_count 9\nnoise 1e3\n"
     page += 'longbow_index_queue_depth{a="1"} 2\nlongbow_index_queue_depth{a="2"} 3\n'
     capacity = read_metrics(page)
     assert (capacity.index_queue, capacity.lag_rows, capacity.memory_share) == (5, None, None)
     watch = CapacityWatch(None)
     watch.last = capacity
-    assert watch.told() == "5 batches to index"
+    assert watch.status() == "5 batches to index"
 
 
-def test_metrics_that_are_not_there() -> None:
+def test_missing_metrics() -> None:
     with CapacityWatch("http://127.0.0.1:9/metrics") as watch:
         assert watch.problem is not None
         assert watch.hold() == ""

@@ -35,7 +35,7 @@ SIZE = 8
 
 @dataclass(frozen=True)
 class Place:
-    """A server, and the name of a dataset that only one test uses."""
+    """`Place`: a server, and the name of a dataset that only one test uses."""
 
     url: str
     meta_url: str
@@ -118,13 +118,15 @@ def test_a_repeated_id_leaves_both_rows_and_a_deleted_one_stays_in_the_index(
     assert not connection.delete(place.dataset, 99)
     assert connection.readiness(place.dataset).index_len == 3
     assert connection.search(place.dataset, np.eye(SIZE, dtype=np.float32)[6], 1)[0].id == 6
-    assert sorted(connection.ids(place.dataset).tolist()) == [5, 5, 6]  # with a condition; the next line is without one
+    assert sorted(connection.ids(place.dataset).tolist()) == [
+        5,
+        5,
+        6,
+    ]  # this query has a condition; the next one does not
     assert get(connection, {"name": place.dataset}) == [5, 5]
 
 
-def test_a_bare_name_is_answered_with_the_conditions_of_an_earlier_question(
-    place: Place, connection: Connection
-) -> None:
+def test_a_query_by_name_can_get_the_conditions_of_an_earlier_query(place: Place, connection: Connection) -> None:
     put(connection, place.dataset, rows([1, 2, 3]))
     indexed(connection, place.dataset, 3)
     for _ in range(64):  # Longbow has a pool of parsers, one for each processor
@@ -149,14 +151,14 @@ def test_rows_of_a_batch_are_found_by_its_mark(place: Place, connection: Connect
     assert connection.schema(place.dataset).field("vector").type.list_size == SIZE
 
 
-def test_many_batches_are_read_whole(place: Place, connection: Connection) -> None:
+def test_all_rows_of_many_batches_are_read(place: Place, connection: Connection) -> None:
     batches = [rows(list(range(start, start + 7))) for start in range(0, 700, 7)]
     put(connection, place.dataset, *batches)
     indexed(connection, place.dataset, 700)
     assert sorted(connection.ids(place.dataset).tolist()) == list(range(700))
 
 
-def test_a_dataset_is_there_before_its_first_row(place: Place, connection: Connection) -> None:
+def test_a_dataset_exists_before_its_first_row(place: Place, connection: Connection) -> None:
     writer, reader = connection.client.do_exchange(
         fl.FlightDescriptor.for_path("ingest", place.dataset), connection.options()
     )
@@ -171,7 +173,7 @@ def test_a_dataset_is_there_before_its_first_row(place: Place, connection: Conne
     assert connection.search(place.dataset, np.ones(SIZE, np.float32), 1) == []
 
 
-def test_doget_keeps_its_searches_and_the_action_does_not(place: Place, connection: Connection) -> None:
+def test_doget_caches_its_searches_and_the_action_does_not(place: Place, connection: Connection) -> None:
     axis = np.eye(SIZE, dtype=np.float32)[1]
     question = {"search": {"dataset": place.dataset, "vector": axis.tolist(), "k": 1}}
     put(connection, place.dataset, rows([0]))
@@ -182,7 +184,7 @@ def test_doget_keeps_its_searches_and_the_action_does_not(place: Place, connecti
     assert (get(connection, question), connection.search(place.dataset, axis, 1)[0].id) == ([0], 1)
 
 
-def test_columns_that_are_no_vectors_count_as_one_indexed_row(place: Place, connection: Connection) -> None:
+def test_columns_that_are_not_vectors_count_as_one_indexed_row(place: Place, connection: Connection) -> None:
     half = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE * 3, np.float16)), SIZE)
     single = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE * 3, np.float32)), SIZE)
     ids = pa.array([1, 2, 3])
@@ -194,7 +196,7 @@ def test_columns_that_are_no_vectors_count_as_one_indexed_row(place: Place, conn
         connection.delete_dataset(dataset)
 
 
-def test_search_gives_the_nearest_first(place: Place, connection: Connection) -> None:
+def test_search_returns_the_nearest_first(place: Place, connection: Connection) -> None:
     put(connection, place.dataset, rows([0, 1, 2, 3]))
     indexed(connection, place.dataset, 4)
     hits = connection.search(place.dataset, np.eye(SIZE, dtype=np.float32)[2], 2)
@@ -207,7 +209,7 @@ def test_search_gives_the_nearest_first(place: Place, connection: Connection) ->
         connection.search(place.dataset, np.ones(4, np.float32), 2)
 
 
-def test_a_dataset_that_is_not_there(place: Place, connection: Connection) -> None:
+def test_a_missing_dataset(place: Place, connection: Connection) -> None:
     assert connection.readiness(place.dataset).status == "NOT_FOUND"
     with pytest.raises(InputError, match="has no dataset"):
         connection.search(place.dataset, np.ones(SIZE, np.float32), 1)
@@ -215,7 +217,7 @@ def test_a_dataset_that_is_not_there(place: Place, connection: Connection) -> No
     assert not connection.delete_dataset(place.dataset)
 
 
-def test_put_gathers_and_stores(place: Place, connection: Connection) -> None:
+def test_put_collects_and_stores_batches(place: Place, connection: Connection) -> None:
     batch = rows([1, 2])
     writer, _ = connection.client.do_put(
         fl.FlightDescriptor.for_path(place.dataset), batch.schema, connection.options()
@@ -225,7 +227,7 @@ def test_put_gathers_and_stores(place: Place, connection: Connection) -> None:
     assert indexed(connection, place.dataset, 2) == 2
 
 
-def test_put_refuses_a_changed_length(place: Place, connection: Connection) -> None:
+def test_put_rejects_a_changed_length(place: Place, connection: Connection) -> None:
     put(connection, place.dataset, rows([1]))
     other = rows([1], size=4)
     writer, _ = connection.client.do_put(
@@ -248,7 +250,7 @@ def test_the_meta_port_lists_and_the_data_port_does_not(place: Place, connection
 # Only with the double -------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_whose_rows_were_all_deleted_ends_the_server_that_is_asked_by_name(longbow: LongbowDouble) -> None:
+def test_a_query_by_name_for_a_batch_without_remaining_rows_ends_the_server(longbow: LongbowDouble) -> None:
     with Connection(Target(longbow.url)) as connection:
         put(connection, "d", rows([1]))
         connection.delete("d", 1)
@@ -271,7 +273,7 @@ def test_a_restart_forgets_ids_and_deletions(longbow: LongbowDouble) -> None:
         assert sorted(arrived(connection, "d", "a-1").tolist()) == [1, 2]
 
 
-def test_a_batch_is_acknowledged_before_it_can_be_read(longbow: LongbowDouble) -> None:
+def test_a_batch_is_acknowledged_before_it_is_readable(longbow: LongbowDouble) -> None:
     longbow.store.faults.apply_seconds = 0.3
     with Connection(Target(longbow.url)) as connection:
         put(connection, "d", rows([1, 2], mark="a-1"))
@@ -282,7 +284,7 @@ def test_a_batch_is_acknowledged_before_it_can_be_read(longbow: LongbowDouble) -
         assert sorted(arrived(connection, "d", "a-1").tolist()) == [1, 2]
 
 
-def test_errors_of_put_come_late_and_pressure_is_said_once(longbow: LongbowDouble) -> None:
+def test_errors_of_put_come_late_and_memory_pressure_is_reported_once(longbow: LongbowDouble) -> None:
     longbow.store.faults.slow_down = True
     longbow.store.faults.fail_batches = 1
     batch = rows([1])
@@ -296,7 +298,7 @@ def test_errors_of_put_come_late_and_pressure_is_said_once(longbow: LongbowDoubl
             connection.client.do_put(fl.FlightDescriptor.for_command(b"x"), batch.schema)[0].close()
 
 
-def test_a_full_server_blocks_without_a_word(longbow: LongbowDouble) -> None:
+def test_a_full_server_blocks_without_an_error(longbow: LongbowDouble) -> None:
     longbow.store.max_memory, longbow.store.memory = 1000, 950
     with Connection(Target(longbow.url, timeout=0.3)) as connection, pytest.raises(fl.FlightTimedOutError):
         put(connection, "d", rows([1]))
@@ -323,13 +325,13 @@ def test_a_token_goes_to_the_proxy_and_never_unencrypted_to_another_machine(long
         Target("grpc://db.example.org:3000", token="secret")
 
 
-def test_addresses_that_are_none() -> None:
+def test_invalid_urls() -> None:
     for url in ("localhost:3000", "http://h:1", "grpc://h", "grpc://h:99999", "grpc://h:1/path"):
         with pytest.raises(InputError, match="must be grpc://HOST:PORT"):
             Target(url)
 
 
-def test_a_refusing_server_is_a_passing_trouble(longbow: LongbowDouble) -> None:
+def test_a_server_that_rejects_calls_is_a_service_error(longbow: LongbowDouble) -> None:
     longbow.store.faults.refuse = True
     with Connection(Target(longbow.url)) as connection, pytest.raises(ServiceError, match="shutting down"):
         connection.readiness("d")
@@ -357,12 +359,14 @@ def test_a_proxy_with_tls_and_a_token(tmp_path: Path) -> None:
         Connection(Target("grpc+tls://127.0.0.1:1", "secret", tmp_path / "none.pem"))
 
 
-def test_a_trace_that_no_header_can_carry() -> None:
+def test_a_trace_that_does_not_fit_a_header() -> None:
     with pytest.raises(InputError, match="use up to 128 letters"):
         Target("grpc://127.0.0.1:3000", trace="a\nb")
 
 
-def test_exchange_stores_other_vectors_and_indexes_none_so_that_we_look_first(longbow: LongbowDouble) -> None:
+def test_exchange_stores_vectors_of_another_length_without_indexing_so_the_schema_is_checked_first(
+    longbow: LongbowDouble,
+) -> None:
     with Connection(Target(longbow.url)) as connection:
         put(connection, "d", rows([1]))
         there = connection.schema("d")

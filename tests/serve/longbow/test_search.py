@@ -28,7 +28,7 @@ def ask(longbow: LongbowDouble, text: str, encoder: UnitEncoder | None = None, *
     return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), "docs", text, k=k, options=embed)
 
 
-def test_hits_come_with_text_and_metadata(run: RunJob, longbow: LongbowDouble) -> None:
+def test_hits_have_text_and_metadata(run: RunJob, longbow: LongbowDouble) -> None:
     run([{"text": f"text {number}", "n": number} for number in range(20)])
     hits = ask(longbow, "text 7")
     assert (hits[0].text, hits[0].metadata["fields"]) == ("text 7", {"n": 7})
@@ -36,7 +36,7 @@ def test_hits_come_with_text_and_metadata(run: RunJob, longbow: LongbowDouble) -
     assert len(hits) == 3
 
 
-def test_what_was_replaced_or_removed_is_not_found(run: RunJob, longbow: LongbowDouble) -> None:
+def test_replaced_and_removed_documents_are_not_found(run: RunJob, longbow: LongbowDouble) -> None:
     first = [{"text": f"text {number}", "n": number} for number in range(20)]
     run(first, id_column="n")
     second = [{"text": "changed" if row["n"] == 7 else row["text"], "n": row["n"]} for row in first if row["n"] != 3]
@@ -54,12 +54,12 @@ def test_what_was_replaced_or_removed_is_not_found(run: RunJob, longbow: Longbow
     assert [ask(longbow, text)[0].text for text in ("text 3", "text 7")] == ["text 3", "text 7"]
 
 
-def test_the_question_gets_its_prompt(run: RunJob, longbow: LongbowDouble) -> None:
+def test_the_query_gets_its_prompt(run: RunJob, longbow: LongbowDouble) -> None:
     run(["prompted:what", "what"])
     assert ask(longbow, "what", input_type="prompted")[0].text == "prompted:what"
 
 
-def test_questions_that_have_no_answer(run: RunJob, longbow: LongbowDouble) -> None:
+def test_invalid_queries(run: RunJob, longbow: LongbowDouble) -> None:
     with pytest.raises(InputError, match="has no dataset 'docs'"):
         ask(longbow, "a")
     run(["a", "b"])

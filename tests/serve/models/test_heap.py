@@ -1,4 +1,4 @@
-"""glibc's arenas are few in a server's process, and as many as it likes in others."""
+"""Number of glibc's arenas: limited in a server's process, unlimited in other processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from fletcher.serve.models.heap import ARENAS, VARIABLE
 
-#: Allocates from many threads at once, and prints how many arenas that made (malloc_info(3)).
+#: Program that allocates memory from many threads at once and prints the number of arenas (malloc_info(3)).
 PROGRAM = """
 import ctypes, re, sys, tempfile, threading
 if sys.argv[1] == "few":
@@ -39,14 +39,14 @@ with tempfile.NamedTemporaryFile() as file:
 
 def arenas(kind: str, **environment: str) -> int:
     variables = {name: value for name, value in os.environ.items() if name != VARIABLE} | environment
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PROGRAM, kind], capture_output=True, text=True, check=True, env=variables
     )
-    return int(told.stdout)
+    return int(result.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's arenas")
-def test_threads_share_few_arenas_unless_the_operator_says_otherwise() -> None:
+def test_threads_share_few_arenas_unless_the_environment_sets_the_number() -> None:
     assert arenas("many") > ARENAS
     assert arenas("few") == ARENAS
     assert arenas("few", MALLOC_ARENA_MAX="5") == 5

@@ -1,4 +1,4 @@
-"""Several models in one server: names, versions, weights, shadows, exchange under load, rest, memory."""
+"""Several models in one server: names, versions, weights, shadows, replacement under load, sleep and memory."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, StoppingError
 from fletcher.serve.engine.admission import MAX_MEMORY
 from fletcher.serve.engine.backend import Backend
+from fletcher.serve.engine.engine import Engine
 from fletcher.serve.models.shadows import drift
 from fletcher.serve.models.spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import CARD, FakeEncoder, asked, expected, info
+from ..fake_encoder import CARD, FakeEncoder, expected, info, request_for
 
 SECONDS = 20.0
 
 
 class Scaled(FakeEncoder):
-    """Vectors that tell which version made them: the fake one's times a number; `turned` swaps two elements."""
+    """Encoder whose vectors identify it: those of `FakeEncoder`, multiplied by a number. `turned` reverses the elements."""
 
     def __init__(self, scale: float, *, turned: bool = False, name: str = "fake-model") -> None:
         super().__init__(workers=1)
@@ -58,17 +59,17 @@ class Scaled(FakeEncoder):
 
 
 class Shelf:
-    """What folders hold: `path` is a scale, or a scale with `turned`, or `broken`."""
+    """Loader of `Scaled` encoders. `path` is a scale, a scale with `turned`, or `broken`."""
 
     def __init__(self) -> None:
-        self.made: list[Scaled] = []
+        self.loaded: list[Scaled] = []
 
     def __call__(self, spec: ModelSpec) -> Backend:
         if spec.path == "broken":
             raise CanaryError("broken does not reproduce its canary")
         scale, _, turned = spec.path.partition(" ")
-        self.made.append(Scaled(float(scale), turned=turned == "turned", name=spec.name))
-        return self.made[-1]
+        self.loaded.append(Scaled(float(scale), turned=turned == "turned", name=spec.name))
+        return self.loaded[-1]
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +97,8 @@ def scale_of(http: httpx.Client, model: str, text: str = "ab") -> float:
 
 
 def metric(http: httpx.Client, pattern: str) -> float:
-    found = re.search(rf"^{pattern} (\S+)$", http.get("/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    match = re.search(rf"^{pattern} (\S+)$", http.get("/metrics").text, re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 def test_models_by_name_alias_and_version(shelf: Shelf) -> None:
@@ -124,26 +125,27 @@ def test_models_by_name_alias_and_version(shelf: Shelf) -> None:
         [ModelSpec(path="1", name="a", aliases=("x",)), ModelSpec(path="2", name="b", aliases=("x",))],
     ],
 )
-def test_lists_that_contradict_themselves(shelf: Shelf, specs: list[ModelSpec]) -> None:
+def test_contradictory_lists_of_models(shelf: Shelf, specs: list[ModelSpec]) -> None:
     with pytest.raises(InputError):
         serve(shelf, *specs)
 
 
-def test_open_requests_stay_within_what_a_memory_limit_leaves_them(shelf: Shelf) -> None:
+def test_open_requests_get_a_share_of_the_memory_limit(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="one", memory_limit="1GiB"), ModelSpec(path="2", name="two")) as server:
         limited, free = (serving.versions[0].wake() for serving in server.models.named)
+        assert isinstance(limited, Engine) and isinstance(free, Engine)
         assert limited.admission.max_memory == (1 << 30) // 16 * 2 // 3
         assert free.admission.max_memory == MAX_MEMORY
 
 
-def test_ready_tells_which_of_several_models_runs_elsewhere(shelf: Shelf) -> None:
+def test_ready_names_the_model_that_runs_on_another_provider(shelf: Shelf) -> None:
     with (
         serve(shelf, ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")) as server,
         client(server) as http,
     ):
         assert "fallback" not in http.get("/ready").json()
-        reason = "openvino was wanted, mlas runs: no such library"
-        shelf.made[1].info = msgspec.structs.replace(shelf.made[1].info, fallback=reason)
+        reason = "openvino was requested, mlas runs: no such library"
+        shelf.loaded[1].info = msgspec.structs.replace(shelf.loaded[1].info, fallback=reason)
         ready = http.get("/ready")
         assert (ready.status_code, ready.json()["fallback"]) == (200, f"two: {reason}")
         assert metric(http, "fletcher_provider_fallback") == 1
@@ -159,10 +161,10 @@ def test_weights_share_requests(shelf: Shelf) -> None:
         answer = http.patch("/admin/models/m", json={"versions": [{"version": "2", "weight": 0}]})
         assert answer.status_code == 200
         assert {scale_of(http, "m") for _ in range(20)} == {1}
-        assert len(shelf.made) == 2  # nothing was loaded again
+        assert len(shelf.loaded) == 2  # nothing was loaded again
 
 
-def test_a_shadow_answers_nobody_and_its_drift_is_counted(shelf: Shelf) -> None:
+def test_a_shadow_does_not_answer_clients_and_its_drift_is_counted(shelf: Shelf) -> None:
     main = ModelSpec(path="1", name="m")
     shadow = ModelSpec(path="1 turned", name="m", version="next", shadow=True)
     with serve(shelf, main, shadow) as server, client(server) as http:
@@ -179,17 +181,17 @@ def test_a_shadow_answers_nobody_and_its_drift_is_counted(shelf: Shelf) -> None:
 def test_drift_of_equal_and_of_incomparable_answers() -> None:
     from fletcher.runtime import Embeddings
 
-    def made(vectors: Sequence[Sequence[float]]) -> Embeddings:
+    def embeddings(vectors: Sequence[Sequence[float]]) -> Embeddings:
         return Embeddings(np.array(vectors, np.float32), np.ones(1, np.int64), np.zeros(1, np.int32))
 
-    found = drift(made([[1, 0], [1, 1], [0, 0]]), made([[2, 0], [1, -1], [0, 0]]))
-    assert found is not None
-    np.testing.assert_allclose(found, [0, 1, 1], atol=1e-12)
-    assert drift(made([[1, 0]]), made([[1, 0, 0]])) is None
+    drifts = drift(embeddings([[1, 0], [1, 1], [0, 0]]), embeddings([[2, 0], [1, -1], [0, 0]]))
+    assert drifts is not None
+    np.testing.assert_allclose(drifts, [0, 1, 1], atol=1e-12)
+    assert drift(embeddings([[1, 0]]), embeddings([[1, 0, 0]])) is None
 
 
-def test_an_exchange_under_load_fails_no_request(shelf: Shelf) -> None:
-    """Eight clients ask all the time while the model is exchanged ten times."""
+def test_no_request_fails_while_models_are_replaced_under_load(shelf: Shelf) -> None:
+    """Eight clients send requests all the time while the model is replaced ten times."""
     stop = threading.Event()
     statuses: Counter[int] = Counter()
     scales: set[float] = set()
@@ -214,7 +216,7 @@ def test_an_exchange_under_load_fails_no_request(shelf: Shelf) -> None:
         for turn in range(2, 12):
             answer = http.post("/admin/models", json={"path": str(turn), "name": "m"})
             assert answer.status_code == 200, answer.text
-            assert scale_of(http, "m") == turn  # whoever asks after the answer gets the new one
+            assert scale_of(http, "m") == turn  # requests after the answer use the new model
         stop.set()
         for thread in threads:
             thread.join(SECONDS)
@@ -222,16 +224,16 @@ def test_an_exchange_under_load_fails_no_request(shelf: Shelf) -> None:
     assert set(statuses) == {200}
     assert statuses[200] > 50
     assert len(scales) > 3
-    assert [encoder.closed for encoder in shelf.made] == [True] * 11
+    assert [encoder.closed for encoder in shelf.loaded] == [True] * 11
 
 
-def test_what_fails_to_load_changes_nothing(shelf: Shelf) -> None:
+def test_a_model_that_fails_to_load_changes_nothing(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="m")) as server, client(server) as http:
         refused = http.post("/admin/models", json={"path": "broken", "name": "m"})
         assert refused.status_code == 400
         assert "canary" in refused.json()["error"]["message"]
         assert scale_of(http, "m") == 1
-        assert http.delete("/admin/models/m").status_code == 400  # the last one
+        assert http.delete("/admin/models/m").status_code == 400  # the last model
         assert http.delete("/admin/models/other").status_code == 404
 
 
@@ -245,10 +247,10 @@ def test_load_and_unload(shelf: Shelf) -> None:
         assert scale_of(http, "n") == 2
         assert len(http.delete("/admin/models/n").json()["models"]) == 1
         assert http.post("/v1/embeddings", json={"model": "n", "input": "a"}).status_code == 404
-        assert shelf.made[1].closed
+        assert shelf.loaded[1].closed
 
 
-def test_an_exchange_keeps_what_it_does_not_name(shelf: Shelf) -> None:
+def test_a_replacement_keeps_the_settings_that_it_does_not_name(shelf: Shelf) -> None:
     spec = ModelSpec(path="1", name="m", aliases=("alias",), idle_seconds=60)
     with serve(shelf, spec) as server, client(server) as http:
         (state,) = http.post("/admin/models", json={"path": "2", "name": "m"}).json()["models"]
@@ -256,31 +258,31 @@ def test_an_exchange_keeps_what_it_does_not_name(shelf: Shelf) -> None:
         assert scale_of(http, "alias") == 2
 
 
-def test_the_admin_api_wants_json_and_no_browser(shelf: Shelf) -> None:
+def test_the_admin_api_needs_json_and_rejects_browsers(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="m")) as server, client(server) as http:
         body = b'{"path": "2", "name": "m"}'
         form = http.post("/admin/models", content=body, headers={"content-type": "text/plain"})
         assert form.status_code == 415
         website = {"origin": "https://example.org", "content-type": "application/json"}
         assert http.post("/admin/models", content=body, headers=website).status_code == 403
-        assert len(shelf.made) == 1
+        assert len(shelf.loaded) == 1
 
 
 def test_an_idle_model_sleeps_and_the_next_request_wakes_it(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="m", idle_seconds=0.2)) as server, client(server) as http:
         assert scale_of(http, "m") == 1
         deadline = time.monotonic() + SECONDS
-        while not shelf.made[0].closed:
+        while not shelf.loaded[0].closed:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert http.get("/ready").status_code == 200
         assert metric(http, "fletcher_models_awake") == 0
         assert scale_of(http, "m") == 1
-        assert len(shelf.made) == 2
+        assert len(shelf.loaded) == 2
         assert metric(http, "fletcher_vectors_processed_total") == 2
 
 
-def test_toml_names_models_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+def test_toml_names_models_and_rejects_unknown_keys(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text(
         '[[models]]\npath = "a"\nname = "m"\nweight = 0.5\n[[models]]\npath = "/b"\nname = "n"\nidle_seconds = 60\n'
@@ -320,8 +322,8 @@ with Server([spec], ServerOptions(http="127.0.0.1:0", flight="off")) as server:
 """
 
 
-def test_memory_of_an_idle_model_is_given_back(minilm_artifact: Path) -> None:
-    """MiniLM's weights are 87 MiB: resident while it answers, gone while it sleeps."""
+def test_memory_of_an_idle_model_is_released(minilm_artifact: Path) -> None:
+    """The weights of MiniLM are 87 MiB. They are resident while it answers, and released while it sleeps."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY_SCRIPT, str(minilm_artifact)],
         capture_output=True,
@@ -329,9 +331,9 @@ def test_memory_of_an_idle_model_is_given_back(minilm_artifact: Path) -> None:
         timeout=60,
         check=True,
     )
-    found = json.loads(done.stdout)
-    assert found["awake"] - found["asleep"] > 60 << 20
-    assert found["same"]
+    result = json.loads(done.stdout)
+    assert result["awake"] - result["asleep"] > 60 << 20
+    assert result["same"]
 
 
 @pytest.fixture(autouse=True)
@@ -340,7 +342,7 @@ def ended() -> Iterator[None]:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fletcher-worker")]
 
 
-def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
+def test_flight_names_models_and_continues_after_a_replacement(shelf: Shelf) -> None:
     specs = [ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")]
     with (
         Server(specs, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10), load=shelf) as server,
@@ -349,12 +351,14 @@ def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
     ):
         batch = pa.RecordBatch.from_pydict({"text": ["ab"]})
 
-        told: list[Any] = []
+        metadata: list[Any] = []
 
         def ask(writer: Any, reader: Any) -> float:
             writer.write_batch(batch)
             chunk = reader.read_chunk()
-            told.append(None if chunk.app_metadata is None else msgspec.json.decode(chunk.app_metadata.to_pybytes()))
+            metadata.append(
+                None if chunk.app_metadata is None else msgspec.json.decode(chunk.app_metadata.to_pybytes())
+            )
             return float(chunk.data["vector"][0].as_py()[0] / expected("ab")[0])
 
         for name, scale in (("one", 1), ("two", 2)):
@@ -365,15 +369,15 @@ def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
                 assert ask(writer, reader) == scale
                 if name == "two":
                     assert http.post("/admin/models", json={"path": "3", "name": "two"}).status_code == 200
-                    assert ask(writer, reader) == 3  # the same stream goes on with the new one
+                    assert ask(writer, reader) == 3  # the same stream continues with the new model
                 writer.done_writing()
-        # The schema, which was sent, names the version before: the batch says that it is another one's.
-        assert told == [None, None, {"model": {"version": "1", "digest": "digest-3.0", "variant": "cpu-fp32"}}]
+        # The schema was sent before and names the old version, so the batch says that it has another version.
+        assert metadata == [None, None, {"model": {"version": "1", "digest": "digest-3.0", "variant": "cpu-fp32"}}]
         with pytest.raises(pa.ArrowKeyError, match="three"):
             flight.get_flight_info(fl.FlightDescriptor.for_command(b'{"model": "three"}'))
 
 
-def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf) -> None:
+def test_one_version_answers_a_stream_and_the_schema_names_it(shelf: Shelf) -> None:
     specs = [ModelSpec(path=str(scale), name="m", version=str(scale)) for scale in (1, 2)]
     batch = pa.RecordBatch.from_pydict({"text": ["ab"]})
     with (
@@ -397,7 +401,8 @@ def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf
             seen |= scales
         assert seen == {1.0, 2.0}
 
-        # Who asked for a version gets an error when it goes in mid-stream, who asked for the model goes on with another one.
+        # If a version is removed during a stream, a client that asked for it gets an error. A client that asked for the model
+        # continues with another version.
         by_name, by_model = fl.FlightDescriptor.for_command(b'{"model": "m@1"}'), fl.FlightDescriptor.for_path("embed")
         assert http.patch("/admin/models/m", json={"versions": [{"version": "2", "weight": 0}]}).status_code == 200
         writer, reader = flight.do_exchange(by_model)
@@ -416,8 +421,8 @@ def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf
             named.done_writing()
 
 
-def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifact: Path, tmp_path: Path) -> None:
-    """The real command, two models of a file, then another alias and one model less."""
+def test_sighup_reads_the_file_again_and_an_invalid_file_changes_nothing(minilm_artifact: Path, tmp_path: Path) -> None:
+    """The real command runs with two models in a file. Then the file has one model less and another alias."""
     entry = f'[[models]]\npath = "{minilm_artifact}"\nprovider = "mlas"\nworkers = 1\n'
     file = tmp_path / "server.toml"
     file.write_text(entry + 'name = "a"\n' + entry + 'name = "b"\naliases = ["text-embedding-3-small"]\n')
@@ -462,8 +467,8 @@ def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifa
 
 
 @pytest.mark.slow
-def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact: Path) -> None:
-    """MiniLM exchanged five times while four clients ask; memory is that of one model at the end."""
+def test_no_request_fails_while_real_models_are_replaced_under_load(minilm_artifact: Path) -> None:
+    """MiniLM is replaced five times while four clients send requests. At the end, memory is that of one model."""
     spec = ModelSpec(path=str(minilm_artifact), name="m", provider="mlas", workers=1, cache="0")
     stop = threading.Event()
     failed: list[str] = []
@@ -499,15 +504,15 @@ def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact:
             thread.join(SECONDS)
     assert not failed
     assert len(answered) > 100
-    assert len(vectors) == 1  # the same model, the same vector
+    assert len(vectors) == 1  # the models are the same
     assert max(sizes[1:]) - min(sizes[1:]) < 80 << 20  # less than one model's weights in four exchanges
 
 
-def test_a_stopped_server_refuses_instead_of_looking_for_a_model_for_ever(shelf: Shelf) -> None:
+def test_a_stopped_server_rejects_requests_at_once(shelf: Shelf) -> None:
     server = serve(shelf, ModelSpec(path="1", name="m"))
     server.stop()
     for _ in range(2):
         with pytest.raises(StoppingError):
-            server.models.submit_blocking("m", asked(["ab"]))
+            server.models.submit_blocking("m", request_for(["ab"]))
     with pytest.raises(StoppingError):
-        server.models.submit(server.models.pick("m"), asked(["ab"]))
+        server.models.submit(server.models.pick("m"), request_for(["ab"]))

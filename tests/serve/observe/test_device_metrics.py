@@ -1,4 +1,4 @@
-"""What devices count reaches the exposition with their names, one value for all models that share a device."""
+"""Metrics of devices: they appear under their names, with one value for all models that share a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..fake_encoder import FakeEncoder
 
 
 def shown(metrics: Metrics, name: str) -> dict[str, float]:
-    """Values by device."""
+    """Return the values by device."""
     return {
         sample.labels["device"]: sample.value
         for family in text_string_to_metric_families(metrics.exposition().decode())
@@ -30,7 +30,7 @@ def counted(device: str, texts: float, bytes_: float, weight: float) -> list[Dev
     ]
 
 
-def test_an_engine_shows_what_each_device_counts() -> None:
+def test_an_engine_shows_the_counts_of_each_device() -> None:
     encoder = FakeEncoder()
     encoder.devices = [*counted("cuda:0", 10, 100, 0.25), *counted("cuda:1", 30, 300, 0.75)]
     metrics = Metrics()
@@ -43,7 +43,7 @@ def test_an_engine_shows_what_each_device_counts() -> None:
         assert types["fletcher_gpu_weight"] == "gauge"
 
 
-def test_models_on_one_device_are_added_and_shares_averaged_and_counts_outlive_a_model() -> None:
+def test_metrics_of_models_on_one_device_are_combined_and_counts_are_kept_after_a_model() -> None:
     metrics = Metrics()
     first, second = metrics.of_one(), metrics.of_one()
     for metric in counted("cuda:0", 10, 100, 0.2):

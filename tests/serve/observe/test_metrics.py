@@ -1,4 +1,4 @@
-"""Metrics: the earlier Fletcher's names, those of several engines together, and that every one is described."""
+"""Metrics: their names, the sums over several engines, and the documentation of each of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fletcher.serve.engine.engine import Engine
 
-from ..fake_encoder import FakeEncoder, asked
+from ..fake_encoder import FakeEncoder, request_for
 
 PAGE = Path(__file__).parents[3] / "docs" / "howto" / "observability.md"
 
 
 def values(exposition: bytes) -> dict[str, float]:
-    """Every sample by its name and labels."""
+    """Return all samples by name and labels."""
     return {
         sample.name + "".join(f" {name}={value}" for name, value in sample.labels.items()): sample.value
         for family in text_string_to_metric_families(exposition.decode())
@@ -24,17 +24,17 @@ def values(exposition: bytes) -> dict[str, float]:
     }
 
 
-def test_the_earlier_fletchers_names_mean_the_same() -> None:
+def test_stable_names_of_metrics() -> None:
     with Engine(FakeEncoder()) as engine:
-        engine.submit(asked(["ab", "cd"])).result(10)
-        found = values(engine.metrics.exposition())
-    assert found["fletcher_vectors_processed_total"] == 2
-    assert found["fletcher_tokenization_duration_seconds_count"] == 1
-    assert found["fletcher_cache_hits_total"] == 3
-    assert found["fletcher_tokenization_throughput"] == 30 / 0.5
+        engine.submit(request_for(["ab", "cd"])).result(10)
+        samples = values(engine.metrics.exposition())
+    assert samples["fletcher_vectors_processed_total"] == 2
+    assert samples["fletcher_tokenization_duration_seconds_count"] == 1
+    assert samples["fletcher_cache_hits_total"] == 3
+    assert samples["fletcher_tokenization_throughput"] == 30 / 0.5
 
 
-def test_the_throughput_of_several_tokenizers_is_that_of_all_together() -> None:
+def test_the_throughput_of_several_tokenizers_is_their_total() -> None:
     with Engine(FakeEncoder()) as first, Engine(FakeEncoder(), metrics=first.metrics.of_one()) as second:
         assert values(second.metrics.exposition())["fletcher_tokenization_throughput"] == 60 / 1.0
 

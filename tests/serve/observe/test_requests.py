@@ -1,4 +1,4 @@
-"""One record of every request, of HTTP and Flight, with the right figures, for a consumer beside metrics, log and traces."""
+"""Records of requests of HTTP and Flight: each request has one record with correct values, and consumers receive it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fletcher.serve.observe.record import RequestRecord
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import POISON, FakeEncoder, asked
+from ..fake_encoder import POISON, FakeEncoder, request_for
 
 SECONDS = 10.0
 
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def only(records: Records) -> RequestRecord:
-    """The one record that there is; it may be made a moment after the answer was read."""
+    """Return the only record. It may be made shortly after the client has read the answer."""
     wait_for(lambda: bool(records))
     time.sleep(0.05)
     assert len(records) == 1
@@ -89,7 +89,9 @@ def test_an_answered_http_request(server: Server, records: Records) -> None:
     assert sum(parts) <= stages.total < SECONDS
 
 
-def test_the_stages_follow_the_clock(fake_encoder: FakeEncoder, server: Server, records: Records) -> None:
+def test_the_stages_have_the_time_of_the_computation(
+    fake_encoder: FakeEncoder, server: Server, records: Records
+) -> None:
     fake_encoder.delay = 0.2
     assert post(server, body_of("ab")).status_code == 200
     stages = only(records).stages
@@ -103,10 +105,10 @@ def test_the_stages_follow_the_clock(fake_encoder: FakeEncoder, server: Server, 
         (b"{", 400, "FieldError", 1),
         (body_of("ab", "cd").replace(b'"cd"', b"3"), 400, "FieldError", None),
         (body_of("ab").replace(b"fake-model", b"other"), 404, "UnknownModelError", None),
-        (b"x" * 3000, 413, "TooLargeError", 0),  # its length alone is enough
+        (b"x" * 3000, 413, "TooLargeError", 0),  # rejected for its length
     ],
 )
-def test_a_refused_http_request(
+def test_a_rejected_http_request(
     fake_encoder: FakeEncoder, records: Records, content: bytes, status: int, error: str, size: int | None
 ) -> None:
     with serving(fake_encoder, records, max_body=2000) as server:
@@ -137,9 +139,9 @@ def test_an_overloaded_server(records: Records) -> None:
     encoder.gate.clear()
     with serving(encoder, records, queue_tokens=6) as server:
         engine = server.engine
-        first = engine.submit(asked(["ab"]))
+        first = engine.submit(request_for(["ab"]))
         wait_for(lambda: engine.admission.tokens == 0)  # the worker has it
-        second = engine.submit(asked(["cd"]))
+        second = engine.submit(request_for(["cd"]))
         response = post(server, body_of("ef"))
         record = only(records)
         encoder.gate.set()
@@ -208,7 +210,7 @@ def test_an_error_in_the_middle_of_a_stream_of_lines(server: Server, records: Re
     assert ("fletcher_errors_total", "ProviderError") not in counts
 
 
-def test_other_apis_count_alike(server: Server, records: Records) -> None:
+def test_other_apis_have_the_same_records(server: Server, records: Records) -> None:
     assert post(server, {"inputs": ["ab", "cde"]}, "/embed").status_code == 200
     record = only(records)
     assert (record.route, record.texts, record.tokens, record.model) == ("/embed", 2, 9, "fake-model")
@@ -222,7 +224,7 @@ def test_the_admin_api(server: Server, records: Records) -> None:
 
 
 def samples(server: Server) -> dict[tuple[str, str], float]:
-    """Values of the metrics by name and status, or type of error."""
+    """Return the values of the metrics by name and status, or by type of error."""
     return {
         (sample.name, sample.labels.get("status", sample.labels.get("type", ""))): sample.value
         for family in text_string_to_metric_families(server.models.metrics.exposition().decode())
@@ -240,7 +242,7 @@ def client(flight_url: str) -> Iterator[Any]:
 
 
 def exchange(client: Any, batches: list[Any], options: Any = None) -> list[Any]:
-    """Sends the batches one by one; returns the answers."""
+    """Send the batches one by one, and return the answers."""
     answers = []
     writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"), options)
     with writer:

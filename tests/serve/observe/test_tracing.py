@@ -1,4 +1,4 @@
-"""OpenTelemetry traces through HTTP, Flight, queue, batch and session, seen by the SDK's own exporter and by a collector."""
+"""OpenTelemetry traces of HTTP, Flight, queue, batch and session, read by the SDK's exporter and by a collector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
-#: The example of W3C's Trace Context, section 3.2.2.5.
+#: Example from W3C's Trace Context, section 3.2.2.5.
 TRACE, PARENT = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
 TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
 UNSAMPLED = f"00-{TRACE:032x}-{PARENT:016x}-00"
@@ -59,17 +59,17 @@ def server(fake_encoder: FakeEncoder, spans: InMemorySpanExporter) -> Iterator[S
 
 
 def finished(spans: InMemorySpanExporter, name: str) -> ReadableSpan:
-    """The span of a name, which may end a moment after the answer."""
+    """Return the span with a name. It may end shortly after the answer."""
     return several(spans, name, 1)[0]
 
 
 def several(spans: InMemorySpanExporter, name: str, count: int) -> list[ReadableSpan]:
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        found = [span for span in spans.get_finished_spans() if span.name == name]
-        if len(found) >= count:
-            assert len(found) == count
-            return found
+        matching = [span for span in spans.get_finished_spans() if span.name == name]
+        if len(matching) >= count:
+            assert len(matching) == count
+            return matching
         time.sleep(0.005)
     raise AssertionError(f"{name} is not among {[span.name for span in spans.get_finished_spans()]}")
 
@@ -87,7 +87,9 @@ def post(url: str, text: str = "ab", **headers: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/embeddings", json=body, headers=headers, timeout=10)
 
 
-def test_an_http_requests_stages_stand_below_the_callers_span(http_url: str, spans: InMemorySpanExporter) -> None:
+def test_spans_of_an_http_request_are_children_of_the_span_of_the_caller(
+    http_url: str, spans: InMemorySpanExporter
+) -> None:
     assert post(http_url, traceparent=TRACEPARENT, **{"x-request-id": "mine"}).status_code == 200
     request = finished(spans, "POST /v1/embeddings")
     assert trace_of(request) == TRACE
@@ -112,7 +114,7 @@ def test_an_http_requests_stages_stand_below_the_callers_span(http_url: str, spa
     assert all(first[1] <= second[0] + slack for first, second in pairwise(order))
 
 
-def test_a_batch_has_a_trace_of_its_own_that_links_to_its_requests(
+def test_a_batch_has_a_separate_trace_with_links_to_its_requests(
     http_url: str, spans: InMemorySpanExporter, fake_encoder: FakeEncoder, server: Server
 ) -> None:
     fake_encoder.gate.clear()
@@ -133,7 +135,9 @@ def test_a_batch_has_a_trace_of_its_own_that_links_to_its_requests(
     for batch in batches:
         assert batch.parent is None and trace_of(batch) not in {trace_of(span) for span in requests.values()}
         assert batch.attributes is not None and batch.attributes["fletcher.texts"] == len(batch.links)
-        assert batch.attributes["fletcher.tokens"] == 3 * len(batch.links)  # one letter, between 1 and 2
+        assert batch.attributes["fletcher.tokens"] == 3 * len(
+            batch.links
+        )  # each text has one letter, between the ids 1 and 2
         assert batch.attributes["fletcher.provider"] == "by hand"
     inside = {span.parent.span_id for span in spans.get_finished_spans() if span.name == "session" and span.parent}
     assert inside == {id_of(batch) for batch in batches}
@@ -142,7 +146,9 @@ def test_a_batch_has_a_trace_of_its_own_that_links_to_its_requests(
     assert {span.parent.span_id for span in computed if span.parent} == set(requests)
 
 
-def test_a_flight_calls_stages_stand_below_the_callers_span(flight_url: str, spans: InMemorySpanExporter) -> None:
+def test_spans_of_a_flight_call_are_children_of_the_span_of_the_caller(
+    flight_url: str, spans: InMemorySpanExporter
+) -> None:
     options = fl.FlightCallOptions(headers=[(b"traceparent", TRACEPARENT.encode()), (b"x-request-id", b"mine")])
     with fl.connect(flight_url) as client:
         writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"), options)
@@ -160,15 +166,15 @@ def test_a_flight_calls_stages_stand_below_the_callers_span(flight_url: str, spa
     assert sorted(below) == sorted([*STAGES, *STAGES])
 
 
-def test_what_the_caller_does_not_sample_is_not_traced(http_url: str, spans: InMemorySpanExporter) -> None:
+def test_requests_that_the_caller_does_not_sample_are_not_traced(http_url: str, spans: InMemorySpanExporter) -> None:
     assert post(http_url, traceparent=UNSAMPLED).status_code == 200
     assert httpx.get(f"{http_url}/ready").status_code == 200  # a probe
-    assert post(http_url, traceparent="00-zz").status_code == 200  # one that cannot be read begins a trace
+    assert post(http_url, traceparent="00-zz").status_code == 200  # an invalid header begins a trace
     assert trace_of(finished(spans, "POST /v1/embeddings")) != TRACE
     assert len([span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]) == 1
 
 
-def test_failures_are_marked_and_hold_no_text(
+def test_failures_are_marked_and_have_no_text(
     http_url: str, spans: InMemorySpanExporter, fake_encoder: FakeEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "fletcher"):
@@ -187,7 +193,7 @@ def test_failures_are_marked_and_hold_no_text(
     assert [line["trace_id"] for line in lines if "trace_id" in line] == [f"{TRACE:032x}"] * 2
 
 
-def test_twins_point_to_the_request_that_is_computed(
+def test_a_joined_request_links_to_the_computed_one(
     http_url: str, spans: InMemorySpanExporter, fake_encoder: FakeEncoder, server: Server
 ) -> None:
     fake_encoder.gate.clear()
@@ -247,14 +253,14 @@ def test_a_collector_receives_what_the_command_sends(minilm_artifact: Path) -> N
         collector.shutdown()
         thread.join()
         collector.server_close()
-    found = [
+    collected = [
         span
         for _ in range(received.qsize())
         for resource in ExportTraceServiceRequest.FromString(received.get()).resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
     ]
-    named = {span.name: span for span in found}
+    named = {span.name: span for span in collected}
     assert set(named) == STAGES | {"POST /embed", "batch", "session"}
     assert int.from_bytes(named["POST /embed"].trace_id) == TRACE
     answered = next(line for line in lines if line["message"] == "request")

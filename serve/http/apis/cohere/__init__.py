@@ -1,1 +1,1 @@
-"""Embed API of Cohere."""
+"""Embed API of Cohere, version 2."""

@@ -1,4 +1,4 @@
-"""Errors of the Cohere API: its JSON, with the statuses of the common table."""
+"""Errors of the Cohere API: its JSON, with the statuses from `statuses.STATUSES`."""
 
 from __future__ import annotations
 

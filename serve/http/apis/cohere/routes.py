@@ -15,7 +15,7 @@ from ....errors import FieldError
 from ....json_bodies import decode
 from ...call import Call, Response
 from ...json import little_endian
-from ...routes import Doc, Route
+from ...route import Doc, Route
 from .errors import COHERE
 from .types import MAX_TEXTS, ApiVersion, ByType, CohereMeta, CohereRequest, CohereResponse, Tokens
 
@@ -24,12 +24,16 @@ __all__ = ["cohere_routes"]
 _decoder = msgspec.json.Decoder(CohereRequest)
 
 INPUT_TYPES = {"search_document": "document", "search_query": "query"}
+#: Names for `Call.fields`.
+FIELDS = {"dimensions": "output_dimension"}
+
 OVERFLOWS: dict[str, Overflow] = {"NONE": "refuse", "START": "truncate_left", "END": "truncate"}
 
 
 async def embed(call: Call) -> Response:
-    """Embed texts; return the vectors in each requested type."""
+    """Embed texts, and return the vectors in each requested type."""
     request = decode(_decoder, await call.body())
+    call.fields = FIELDS
     texts = _texts(call, request)
     kinds = list(dict.fromkeys(request.embedding_types or ["float"]))
     version = call.models.pick(request.model)
@@ -55,34 +59,35 @@ async def embed(call: Call) -> Response:
         chunk_tokens=request.chunk_tokens,
         normalize=request.normalize,
     )
-    _, found = await call.ask(request.model, Texts(tuple(texts)), options)
-    made: dict[str, Any] = {}
+    _, embeddings = await call.ask(request.model, Texts(tuple(texts)), options)
+    by_type: dict[str, Any] = {}
     scales = None
     for kind in kinds:
-        made["floats" if kind == "float" else kind], found_scales = _as(found.vectors, kind)
-        scales = found_scales or scales
-    used = Tokens(int(found.tokens.sum()))
+        by_type["floats" if kind == "float" else kind], kind_scales = _as(embeddings.vectors, kind)
+        scales = kind_scales or scales
+    used = Tokens(int(embeddings.tokens.sum()))
     meta = CohereMeta(
         api_version=ApiVersion(),
         billed_units=used,
         tokens=used,
-        tokens_seen=found.tokens.tolist(),
-        tokens_dropped=found.dropped.tolist(),
+        tokens_seen=embeddings.tokens.tolist(),
+        tokens_dropped=embeddings.dropped.tolist(),
         scales=scales,
     )
-    answer = CohereResponse(id=call.draft.id, embeddings=ByType(**made), texts=texts, meta=meta)
+    answer = CohereResponse(id=call.draft.id, embeddings=ByType(**by_type), texts=texts, meta=meta)
     return Response(200, msgspec.json.encode(answer))
 
 
 def _texts(call: Call, request: CohereRequest) -> list[str]:
     if (request.texts is None) == (request.inputs is None):
         raise FieldError("the request must have exactly one of texts and inputs", "texts")
-    texts = request.texts
+    texts, field = request.texts, "texts"
     if texts is None:
+        field = "inputs"
         texts = ["".join(part.text for part in item.content) for item in request.inputs or ()]
     most = call.limits.most_items(MAX_TEXTS)
     if not 0 < len(texts) <= most:
-        raise FieldError(f"the request has {len(texts)} texts; it must have 1 to {most}", "texts")
+        raise FieldError(f"{field} has {len(texts)} items; it must have 1 to {most}", field)
     return texts
 
 
@@ -97,8 +102,8 @@ def _as(vectors: Any, kind: str) -> tuple[Any, list[float] | None]:
         # The signed form of Cohere and sentence-transformers is the unsigned form minus 128.
         return (bits if kind == "ubinary" else bits.astype(np.int16) - 128).tolist(), None
     codes, scales = cast(vectors, "int8")
-    whole = codes if kind == "int8" else codes.astype(np.int16) + 128
-    return whole.tolist(), None if scales is None else scales.tolist()
+    elements = codes if kind == "int8" else codes.astype(np.int16) + 128
+    return elements.tolist(), None if scales is None else scales.tolist()
 
 
 def cohere_routes() -> list[Route]:

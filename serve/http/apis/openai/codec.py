@@ -1,4 +1,4 @@
-"""Codec of the OpenAI API: read `input`, encode answers."""
+"""Codec of the OpenAI API: it reads `input` and encodes answers."""
 
 from __future__ import annotations
 
@@ -107,6 +107,9 @@ def describe(model: ModelDescription) -> Model:
         output=model.output,
         version=model.version,
         names=sorted(model.names),
+        canary=model.canary,
+        proof=model.proof,
+        similarity=model.similarity or msgspec.UNSET,
     )
 
 

@@ -14,7 +14,7 @@ from ....models.version import ModelVersion
 from ...call import Call, Response
 from ...errors import OPENAI
 from ...ndjson import NDJSON, stream
-from ...routes import Doc, Route
+from ...route import Doc, Route
 from .codec import describe, encode_embeddings, list_models, read_inputs
 from .types import EmbeddingList, EmbeddingRequest, Model, ModelList
 
@@ -60,8 +60,8 @@ async def models(call: Call) -> Response:
 
 async def one_model(call: Call) -> Response:
     """Return one model by its name, alias or `name@version`."""
-    found: NamedModel | ModelVersion = call.models.find(call.scope["path"].removeprefix("/v1/models/"))
-    version = found.answering[0] if isinstance(found, NamedModel) else found
+    entry: NamedModel | ModelVersion = call.models.find(call.scope["path"].removeprefix("/v1/models/"))
+    version = entry.answering[0] if isinstance(entry, NamedModel) else entry
     return Response(200, msgspec.json.encode(describe(version.description)))
 
 

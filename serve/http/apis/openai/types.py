@@ -11,7 +11,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from fletcher.model_zoo.card import Output
+from fletcher.model_zoo.card import Output, Similarity
+from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ...embedding_items import EmbeddingItem, TokenId, Usage
@@ -67,7 +68,7 @@ class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One served model: the four fields of OpenAI, and facts about its vectors."""
+    """A served model: the four fields of OpenAI, and fields that describe its vectors."""
 
     id: str
     object: Literal["model"] = "model"
@@ -83,6 +84,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     output: Output
     version: str
     names: list[str]
+    canary: Proof
+    proof: str
+    similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

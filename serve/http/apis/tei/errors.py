@@ -25,7 +25,7 @@ class TeiError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _status(error: FletcherError) -> int:
-    """Return the status of TEI: 400 empty, 413 too large, 422 another bad request, 424 backend failure, 429 overload."""
+    """Return the status of TEI: 400 empty, 413 too large, 422 other invalid field, 424 backend failure, 429 overload."""
     if isinstance(error, EmptyError):
         return 400
     if isinstance(error, TooManyError | TooLongError):

@@ -1,4 +1,4 @@
-"""Handlers of the API of text-embeddings-inference (TEI): vectors of texts and tokens, ranks, tokens, info."""
+"""Handlers of the API of text-embeddings-inference (TEI)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from fletcher import __version__
 from fletcher.model_zoo.card import Output
 from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TokenEmbeddings
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.tasks.heads import sparse_texts
 
-from ....engine.engine import MAX_QUEUE_TOKENS, Engine
+from ....engine.answering import AnsweringEngine
+from ....engine.engine import MAX_QUEUE_TOKENS
 from ....errors import EmptyError, FieldError, TooManyError
 from ....json_bodies import decode
 from ....models.version import ModelVersion
@@ -44,6 +45,7 @@ from .types import (
     SparseValue,
     Token,
     TokenizeRequest,
+    fields_of,
     input_type_of,
     overflow_of,
 )
@@ -60,7 +62,8 @@ __all__ = [
     "tokenize",
 ]
 
-#: Smallest step of float32 below 1. A sigmoid that is this close to 0 or 1 does not determine its logit any more.
+#: Difference between 1 and the next smaller float32. A sigmoid that is closer than this to 0 or 1 does not determine its
+#: logit.
 SIGMOID_STEP = 2.0**-24
 
 _embed = msgspec.json.Decoder(EmbedRequest)
@@ -80,7 +83,7 @@ TOKEN_HEADERS = {
 
 
 def token_headers(tokens: NDArray[np.int64], dropped: NDArray[np.int32]) -> Headers:
-    """Return headers with the token counts: an answer of TEI is a bare list, so the counts are not in the body."""
+    """Return headers with the token counts. The body of an answer of TEI is a list, which has no place for the counts."""
     return (
         (b"x-compute-tokens", b"%d" % int(tokens.sum())),
         (b"x-tokens-seen", ",".join(map(str, tokens.tolist())).encode()),
@@ -138,6 +141,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
 async def embed(call: Call) -> Response:
     """Embed texts or token ids."""
     request = decode(_embed, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     streamed = call.wants(NDJSON)
     inputs = _read_inputs(call, request, streamed=streamed)
     options = request.options
@@ -149,9 +153,9 @@ async def embed(call: Call) -> Response:
         if isinstance(inputs, TokenIds):
             raise FieldError("inputs holds token ids, but a streamed request must hold texts", "inputs")
         return await stream(call, request.model, inputs.texts, options, "float", TEI)
-    _, found = await call.ask(request.model, inputs, options)
-    rows = _details(found) if request.detail else _slices(found.vectors)
-    return Response(200, await gather(json_list(rows)), headers=token_headers(found.tokens, found.dropped))
+    _, embeddings = await call.ask(request.model, inputs, options)
+    rows = _details(embeddings) if request.detail else _slices(embeddings.vectors)
+    return Response(200, await gather(json_list(rows)), headers=token_headers(embeddings.tokens, embeddings.dropped))
 
 
 def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
@@ -159,8 +163,8 @@ def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
         yield vectors[start : start + SLICE_ROWS].tolist()
 
 
-def _details(found: Embeddings) -> Iterator[list[Any]]:
-    for start in range(0, len(found), SLICE_ROWS):
+def _details(embeddings: Embeddings) -> Iterator[list[Any]]:
+    for start in range(0, len(embeddings), SLICE_ROWS):
         yield [
             EmbedItem(
                 embedding=item.embedding,
@@ -169,26 +173,27 @@ def _details(found: Embeddings) -> Iterator[list[Any]]:
                 scale=item.scale,
                 chunks=item.chunks,
             )
-            for item in embedding_items(found, start, min(start + SLICE_ROWS, len(found)), binary=False)
+            for item in embedding_items(embeddings, start, min(start + SLICE_ROWS, len(embeddings)), binary=False)
         ]
 
 
 async def embed_all(call: Call) -> Response:
     """Return a vector for each token: the token vectors of a ColBERT model, or the token states that an embedder pools."""
     request = decode(_embed_all, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     texts = texts_of(call, request.inputs)
-    _, found = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "token_vectors")
-    tokens: TokenEmbeddings = found
+    tokens: TokenEmbeddings
+    _, tokens = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "token_vectors")
     body = await gather(json_list(_token_slices(tokens, detail=request.detail)))
     return Response(200, body, headers=token_headers(tokens.tokens, tokens.dropped))
 
 
-def _token_slices(found: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]]:
-    bounds = found.offsets.tolist()
+def _token_slices(embeddings: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]]:
+    bounds = embeddings.offsets.tolist()
     for index, (start, end) in enumerate(pairwise(bounds)):
-        vectors = found.vectors[start:end].tolist()
+        vectors = embeddings.vectors[start:end].tolist()
         if detail:
-            seen, dropped = int(found.tokens[index]), int(found.dropped[index])
+            seen, dropped = int(embeddings.tokens[index]), int(embeddings.dropped[index])
             yield [AllItem(embeddings=vectors, tokens_seen=seen, tokens_dropped=dropped)]
         else:
             yield [vectors]
@@ -197,24 +202,25 @@ def _token_slices(found: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]
 async def embed_sparse(call: Call) -> Response:
     """Return the weights of vocabulary tokens for each text."""
     request = decode(_sparse, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, ("sparse",))
     check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.description.dimension)))
-    _, found = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
-    sparse: SparseEmbeddings = found
+    sparse: SparseEmbeddings
+    _, sparse = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
     body = await gather(json_list(_sparse_slices(sparse)))
     return Response(200, body, headers=token_headers(sparse.tokens, sparse.dropped))
 
 
-def _sparse_slices(found: SparseEmbeddings) -> Iterator[list[list[SparseValue]]]:
-    bounds = found.offsets.tolist()
+def _sparse_slices(embeddings: SparseEmbeddings) -> Iterator[list[list[SparseValue]]]:
+    bounds = embeddings.offsets.tolist()
     for start, end in pairwise(bounds):
-        pairs = zip(found.indices[start:end].tolist(), found.values[start:end].tolist(), strict=True)
+        pairs = zip(embeddings.indices[start:end].tolist(), embeddings.values[start:end].tolist(), strict=True)
         yield [[SparseValue(index, value) for index, value in pairs]]
 
 
 async def rerank(call: Call) -> Response:
-    """Return the texts in the order of their scores for a query."""
+    """Return the ranks of texts, sorted by their scores for a query."""
     request = decode(_rerank, await call.body())
     check_count(call, len(request.texts), "texts")
     options = EmbedOptions(input_type="raw", overflow="refuse" if request.truncate is False else "truncate")
@@ -224,8 +230,8 @@ async def rerank(call: Call) -> Response:
             f"{version.description.name} returns {version.description.dimension} scores for each pair; ranking needs one"
         )
     pairs = Pairs(request.query, tuple(request.texts))
-    version, found = await call.ask(request.model, pairs, options, "scores")
-    scores: Scores = found
+    scores: Scores
+    version, scores = await call.ask(request.model, pairs, options, "scores")
     values = tei_scores(scores.scores[:, 0], version.description.activation, raw=request.raw_scores)
     order = np.argsort(-values, kind="stable").tolist()
     ranks = [
@@ -258,30 +264,37 @@ async def similarity(call: Call) -> Response:
     request = decode(_similarity, await call.body())
     sentences = request.inputs.sentences
     check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
-    said = request.parameters or SimilarityParameters()
+    parameters = request.parameters or SimilarityParameters()
+    call.fields = fields_of(parameters.prompt_name, parameters.input_type, "parameters.")
     options = EmbedOptions(
-        input_type=input_type_of(said.prompt_name, said.input_type),
-        overflow=overflow_of(said.truncate, said.truncation_direction, said.overflow),
+        input_type=input_type_of(parameters.prompt_name, parameters.input_type),
+        overflow=overflow_of(parameters.truncate, parameters.truncation_direction, parameters.overflow),
         normalize=True,
     )
     texts = Texts((request.inputs.source_sentence, *sentences))
-    _, found = await call.ask(request.model, texts, options)
-    vectors = found.vectors.astype(np.float64)
+    _, embeddings = await call.ask(request.model, texts, options)
+    vectors = embeddings.vectors.astype(np.float64)
     cosines = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
-    return Response(200, msgspec.json.encode(cosines.tolist()), headers=token_headers(found.tokens, found.dropped))
+    return Response(
+        200, msgspec.json.encode(cosines.tolist()), headers=token_headers(embeddings.tokens, embeddings.dropped)
+    )
 
 
 async def tokenize(call: Call) -> Response:
     """Return the tokens of texts without truncation."""
     request = decode(_tokenize, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, get_args(Output))
     engine = await awake(version)
     options = EmbedOptions(input_type=input_type_of(request.prompt_name, request.input_type))
-    prompt = options.prompt(engine.backend.info.card)
-    give = partial(engine.backend.describe_tokens, [prompt + text for text in texts])
-    found = await asyncio.get_running_loop().run_in_executor(None, partial(give, special=request.add_special_tokens))
-    rows = [
+    try:
+        prompt = options.prompt(engine.backend.info.card)
+    except OptionError as error:
+        raise call.name_field(error) from error
+    describe = partial(engine.backend.describe_tokens, [prompt + text for text in texts])
+    rows = await asyncio.get_running_loop().run_in_executor(None, partial(describe, special=request.add_special_tokens))
+    answer = [
         [
             Token(
                 id=token.id,
@@ -292,13 +305,13 @@ async def tokenize(call: Call) -> Response:
             )
             for token in row
         ]
-        for row in found
+        for row in rows
     ]
-    return Response(200, await gather(json_list(iter([row] for row in rows))))
+    return Response(200, await gather(json_list(iter([row] for row in answer))))
 
 
 async def info(call: Call) -> Response:
-    """Return facts about the first model, and the limits of the server."""
+    """Return a description of the first model, and the limits of the server."""
     version = call.models.named[0].answering[0]
     engine = await awake(version)
     served, model = version.description, engine.backend.info
@@ -321,7 +334,7 @@ async def info(call: Call) -> Response:
     return Response(200, msgspec.json.encode(answer))
 
 
-async def awake(version: ModelVersion) -> Engine:
+async def awake(version: ModelVersion) -> AnsweringEngine:
     """Return the engine of a version; wake the version if it sleeps."""
     engine = version.engine
     return await asyncio.get_running_loop().run_in_executor(None, version.wake) if engine is None else engine

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...call import Call
 from ...ndjson import NDJSON
-from ...routes import Doc, Route
+from ...route import Doc, Route
 from .errors import TEI
 from .handlers import TOKEN_HEADERS, embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
 from .types import (
@@ -38,7 +38,7 @@ def tei_routes() -> list[Route]:
             "description": "One EmbeddingItem on each line; the last line has the usage",
         }
     }
-    said: dict[str, Any] = {"errors": (404, 422, 424), "headers": TOKEN_HEADERS}
+    common: dict[str, Any] = {"errors": (404, 422, 424), "headers": TOKEN_HEADERS}
 
     def post(path: str, handler: Callable[[Call], Any], doc: Doc) -> Route:
         return Route("POST", path, handler, doc, TEI)
@@ -54,7 +54,7 @@ def tei_routes() -> list[Route]:
                 vectors,
                 answers=lines,
                 example={"inputs": "a text"},
-                **said,
+                **common,
             ),
         ),
         post(
@@ -66,7 +66,7 @@ def tei_routes() -> list[Route]:
                 EmbedAllRequest,
                 (everything, list[AllItem]),
                 example={"inputs": "a text"},
-                **said,
+                **common,
             ),
         ),
         post(
@@ -78,7 +78,7 @@ def tei_routes() -> list[Route]:
                 SparseRequest,
                 list[list[SparseValue]],
                 example={"inputs": "a text"},
-                **said,
+                **common,
             ),
         ),
         post(
@@ -90,7 +90,7 @@ def tei_routes() -> list[Route]:
                 RerankRequest,
                 list[Rank],
                 example={"query": "a question", "texts": ["an answer", "another"]},
-                **said,
+                **common,
             ),
         ),
         post(
@@ -102,7 +102,7 @@ def tei_routes() -> list[Route]:
                 SimilarityRequest,
                 list[float],
                 example={"inputs": {"source_sentence": "a text", "sentences": ["another"]}},
-                **said,
+                **common,
             ),
         ),
         post(
@@ -117,7 +117,7 @@ def tei_routes() -> list[Route]:
                 errors=(404, 422, 424),
             ),
         ),
-        Route("POST", "/", embed, shape=TEI),  # path that the client of HuggingFace Hub uses
+        Route("POST", "/", embed, shape=TEI),  # the client of HuggingFace Hub uses this path
         Route(
             "GET",
             "/info",

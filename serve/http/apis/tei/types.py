@@ -27,7 +27,8 @@ __all__ = [
     "TokenizeRequest",
 ]
 
-#: Largest number of texts in a request. TEI's default is 32. The header with token counts stays small enough for proxies.
+#: Largest number of texts in a request. TEI's default is 32. With 512, the headers with token counts are small enough for
+#: proxies.
 MAX_INPUTS: Final = 512
 
 _IDS_SCHEMA: Final = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
@@ -74,7 +75,7 @@ PromptName = Annotated[str | None, Meta(description="Name of `input_type` in TEI
 
 
 def overflow_of(truncate: bool | None, direction: str, overflow: Overflow | None = None) -> Overflow:
-    """Return the overflow option that the two fields of TEI, or the field of Fletcher, request."""
+    """Return the overflow option. `overflow` has precedence over the two fields of TEI."""
     if overflow is not None:
         return overflow
     if truncate is False:
@@ -83,8 +84,20 @@ def overflow_of(truncate: bool | None, direction: str, overflow: Overflow | None
 
 
 def input_type_of(prompt_name: str | None, input_type: str | None) -> str:
-    """Return the input type. TEI adds a prompt only if the request names one."""
+    """Return the input type. Without a name, the texts do not get a prompt, as in TEI."""
     return input_type or prompt_name or "raw"
+
+
+def fields_of(prompt_name: str | None, input_type: str | None, prefix: str = "") -> dict[str, str]:
+    """Return the names of a request's fields for `Call.fields`.
+
+    Args:
+        prompt_name: the request's field of that name.
+        input_type: the request's field of that name; it has precedence over `prompt_name`.
+        prefix: path of the object that holds the options.
+    """
+    name = "prompt_name" if prompt_name and not input_type else "input_type"
+    return {"input": "inputs", "input_type": prefix + name, "overflow": f"{prefix}overflow"}
 
 
 class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,7 +147,7 @@ class EmbedRequest(VectorFields, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class EmbedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Vector of a text if `detail` is true."""
+    """Answer for a text if `detail` is true."""
 
     embedding: Vector
     tokens_seen: int
@@ -151,7 +164,7 @@ class EmbedAllRequest(_Common, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class AllItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Token vectors of a text if `detail` is true."""
+    """Answer of `/embed_all` for a text if `detail` is true."""
 
     embeddings: list[list[float]]
     tokens_seen: int
@@ -229,7 +242,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A token. `start` and `stop` are its position in the text; special tokens have none."""
+    """A token. `start` and `stop` are its position in the text; they are null for special tokens."""
 
     id: int
     text: str
@@ -239,7 +252,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of `GET /info`. Fields with the meaning of a field of TEI have its name."""
+    """Answer of `GET /info`. A field has the name of the field of TEI with the same meaning."""
 
     model_id: str
     model_sha: str

@@ -38,7 +38,7 @@ def contradictions(base: str, files: Files) -> Iterator[Mutant]:
                 yield mutant(f"normalizer.{key} {lower}", put(tokenizer, "normalizer", key, lower))
                 for kind in (ABSENT, "PreTrainedTokenizerFast", "DistilBertTokenizer", "ElectraTokenizer"):
                     edits = (put(tokenizer, "normalizer", key, lower), put(settings, "tokenizer_class", kind))
-                    yield mutant(f"normalizer.{key} {lower} and tokenizer_class {kind}", *edits)
+                    yield mutant(f"normalizer.{key} {lower} and tokenizer_class {kind.strip(chr(0))}", *edits)
                 yield mutant(
                     f"normalizer.{key} {lower}, no tokenizer_config.json",
                     put(tokenizer, "normalizer", key, lower),

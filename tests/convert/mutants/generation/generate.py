@@ -33,7 +33,10 @@ _DAMAGE: Mapping[str, bytes] = {
 }
 
 
-_NO_CLASS = WriteKey("tokenizer_config.json", ("tokenizer_class",), ABSENT)
+_NO_CLASS = (
+    WriteKey("tokenizer_config.json", ("tokenizer_class",), ABSENT),
+    WriteFile("tokenizer_config.json", None),
+)
 
 
 def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
@@ -58,11 +61,11 @@ def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
     # A restated model has its own configuration and weights, and does not read those of a mutant.
     if BASES[base].restated is not None:
         fixed = ("config.json", "model.safetensors", "model.safetensors.index.json")
-        # Without this key the class of the tokenizer depends on the model type, and the reference has a BERT's.
+        # Without a class in the files, the class of the tokenizer depends on the model type, and the reference has a BERT's.
         return [
             mutant
             for mutant in distinct.values()
-            if not any(edit.file in fixed or edit == _NO_CLASS for edit in mutant.edits)
+            if not any(edit.file in fixed or edit in _NO_CLASS for edit in mutant.edits)
         ]
     return list(distinct.values())
 

@@ -1,4 +1,4 @@
-"""Artifacts with graphs for CoreML, and a Mac that is this machine."""
+"""Fixtures: an artifact with graphs for CoreML, and a fake Mac."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.doubles.coreml import FakeCoreMl
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The artifact of a random BERT for texts of 64 tokens: graphs for the processor, and for CoreML of 32 and 64 tokens."""
+    """Return the artifact of a random BERT with graphs for the processor, and for CoreML with 32 and 64 tokens."""
     checkpoint = tmp_path_factory.mktemp("coreml") / "checkpoint"
     save_bert(checkpoint)
     save_modules(checkpoint, max_seq_length=64)
@@ -27,7 +27,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCoreMl:
-    """macOS with a build of ONNX Runtime that has CoreML."""
+    """Simulate macOS with a build of ONNX Runtime that has CoreML."""
     fake = FakeCoreMl()
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "cache"))

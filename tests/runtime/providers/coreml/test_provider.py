@@ -1,4 +1,4 @@
-"""CoreML as a provider: where it can be used, and an encoder that runs on it."""
+"""Provider CoreML: its requirements, and an encoder that runs on it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ needs_another_system = pytest.mark.skipif(sys.platform == "darwin", reason="this
 
 
 @needs_another_system
-def test_a_system_without_coreml_is_told(artifact: Artifact) -> None:
-    problem = f"CoreML exists on macOS alone, and this is {platform.system()}: load a cpu variant"
+def test_a_system_without_coreml_is_an_error(artifact: Artifact) -> None:
+    problem = f"CoreML exists only on macOS, and this is {platform.system()}: load a cpu variant"
     assert missing(COREML, this_machine()) == problem
     with pytest.raises(ProviderError, match=f"the provider coreml-gpu cannot be used here: {problem}"):
         open_session(artifact, artifact.variant("coreml-fp32-s32"), provider="coreml-gpu")
     with Encoder.load(artifact.path, provider="coreml", allow_fallback=True) as encoder:
         assert (encoder.info.provider, encoder.info.provider_name, encoder.variant.name) == ("MLAS", "mlas", "cpu-fp32")
         assert (
-            encoder.info.fallback == f"coreml was wanted, mlas runs: the provider coreml cannot be used here: {problem}"
+            encoder.info.fallback
+            == f"coreml was requested, mlas runs: the provider coreml cannot be used here: {problem}"
         )
 
 
-def test_a_mac_is_asked_for_its_version_and_its_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mac_needs_a_new_version_and_an_onnxruntime_with_coreml(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCoreMl()
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -53,7 +54,7 @@ def test_a_mac_is_asked_for_its_version_and_its_onnxruntime(monkeypatch: pytest.
     )
 
 
-def test_the_siblings_differ_in_the_devices_that_coreml_may_choose_from(
+def test_the_providers_of_coreml_differ_in_their_devices(
     artifact: Artifact, runtime: FakeCoreMl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for provider in (COREML, COREML_GPU, COREML_ANE, COREML_CPU):
@@ -65,7 +66,7 @@ def test_the_siblings_differ_in_the_devices_that_coreml_may_choose_from(
 
 @pytest.fixture
 def mac(runtime: FakeCoreMl, monkeypatch: pytest.MonkeyPatch) -> FakeCoreMl:
-    """A machine where CoreML's needs are met."""
+    """Simulate a machine that meets the requirements of CoreML."""
     monkeypatch.setattr("fletcher.runtime.providers.needs._is_installed", lambda needs: needs.extra == "apple")
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
@@ -83,7 +84,7 @@ def test_an_encoder_loads_limits_its_memory_and_embeds(artifact: Artifact, mac: 
         assert encoder.require_canary().passed
 
 
-def test_the_processors_graphs_are_preferred_where_an_artifact_has_both(artifact: Artifact, mac: FakeCoreMl) -> None:
+def test_graphs_for_the_processor_are_preferred_if_an_artifact_has_both(artifact: Artifact, mac: FakeCoreMl) -> None:
     assert runnable_targets() == ("cpu", "coreml")
     assert choose_variant(artifact, None, "auto").name == "cpu-fp32"
     assert choose_variant(artifact, None, "coreml").name == "coreml-fp32-s32"
@@ -93,4 +94,4 @@ def test_the_processors_graphs_are_preferred_where_an_artifact_has_both(artifact
 def test_auto_runs_a_named_variant_without_a_measurement(artifact: Artifact, mac: FakeCoreMl, tmp_path: Path) -> None:
     with Encoder.load(artifact.path, variant="coreml-fp16-s32") as encoder:
         assert encoder.info.provider == "CoreML"
-        assert encoder.info.reason == "coreml runs this variant; fletcher-serve devices DIR measures its batches"
+        assert encoder.info.reason == "coreml runs this variant; fletcher-serve devices DIR measures batch sizes"

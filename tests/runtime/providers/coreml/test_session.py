@@ -1,4 +1,4 @@
-"""Graphs for CoreML through their session: on a stand-in that records its inputs, and on ONNX Runtime's CPU provider."""
+"""Sessions of CoreML: on a stand-in that records its inputs, and on ONNX Runtime's CPU provider."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def batch_of(lengths: list[int]) -> Encodings:
 
 
 def on_cpu(graph: Path) -> Any:
-    """The graph on ONNX Runtime's CPU provider."""
+    """Return the graph on ONNX Runtime's CPU provider."""
     return onnxruntime.InferenceSession(graph, providers=[CPU])
 
 
 @pytest.fixture(scope="module")
 def expected(artifact: Artifact) -> NDArray[np.float32]:
-    """Vectors of the batch of `LENGTHS` by the cpu graph, which other tests compare with transformers."""
+    """Return the vectors of the batch of `LENGTHS` from the cpu graph, which other tests compare with transformers."""
     with MlasSession(artifact.path / "cpu-fp32.onnx", threads=1) as session:
         return session.run(batch_of(LENGTHS))
 
 
 def cosines(vectors: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
-    ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return np.asarray((ours * theirs).sum(axis=1) / norms)
+    left, right = vectors.astype(np.float64), reference.astype(np.float64)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.asarray((left * right).sum(axis=1) / norms)
 
 
 def test_each_text_goes_to_the_smallest_bucket_that_holds_it(
@@ -65,10 +65,10 @@ def test_each_text_goes_to_the_smallest_bucket_that_holds_it(
     (first, shapes) = runtime.runs[0]
     assert first == "coreml-fp32-s32.onnx"
     assert shapes["attention_mask"] == (1, 32)
-    assert shapes["embeddings/word"] == (1, 32, 32)  # rows of the table, which the host looks up
+    assert shapes["embeddings/word"] == (1, 32, 32)  # rows of the table, which the host reads
 
 
-def test_any_bucket_opens_all_of_its_precision(artifact: Artifact, runtime: FakeCoreMl) -> None:
+def test_any_bucket_opens_all_buckets_of_its_precision(artifact: Artifact, runtime: FakeCoreMl) -> None:
     variant = artifact.variant("coreml-fp16-s64")
     assert [one.name for one in buckets_of(artifact, variant)] == ["coreml-fp16-s32", "coreml-fp16-s64"]
     with open_coreml(artifact, variant, units="ALL", provider="CoreML") as session:
@@ -77,7 +77,7 @@ def test_any_bucket_opens_all_of_its_precision(artifact: Artifact, runtime: Fake
 
 
 @pytest.mark.parametrize("units", ["ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"])
-def test_the_options_are_those_that_the_provider_takes(
+def test_the_options_are_those_that_coreml_accepts(
     artifact: Artifact, runtime: FakeCoreMl, tmp_path: Path, units: ComputeUnits
 ) -> None:
     open_coreml(artifact, artifact.variant("coreml-fp32-s32"), units=units, provider="CoreML").close()
@@ -102,7 +102,7 @@ def test_models_are_compiled_once_for_an_artifact_and_a_version(artifact: Artifa
     assert len(runtime.compiled) == 2
     load()
     assert len(runtime.compiled) == 2
-    runtime.__version__ = "1.32.0"  # what another version compiled cannot be loaded
+    runtime.__version__ = "1.32.0"  # a model that another version compiled cannot be loaded
     load()
     assert len(runtime.compiled) == 4
     other = Artifact(artifact.path, msgspec.structs.replace(artifact.manifest, files={}))
@@ -111,7 +111,7 @@ def test_models_are_compiled_once_for_an_artifact_and_a_version(artifact: Artifa
     assert len(runtime.compiled) == 6
 
 
-def test_products_on_the_processor_are_refused_and_small_nodes_are_logged(
+def test_matrix_products_on_the_processor_are_rejected_and_small_nodes_are_logged(
     artifact: Artifact, runtime: FakeCoreMl, caplog: pytest.LogCaptureFixture
 ) -> None:
     variant = artifact.variant("coreml-fp32-s32")
@@ -126,17 +126,17 @@ def test_products_on_the_processor_are_refused_and_small_nodes_are_logged(
         open_coreml(artifact, variant, units="ALL", provider="CoreML")
 
 
-def test_a_build_without_coreml_is_refused(artifact: Artifact, runtime: FakeCoreMl) -> None:
+def test_a_build_without_coreml_is_rejected(artifact: Artifact, runtime: FakeCoreMl) -> None:
     runtime.providers = [CPU]
     with pytest.raises(ProviderError, match=r"onnxruntime 1\.31\.1 has no CoreML: pip install .*\[apple\]"):
         open_coreml(artifact, artifact.variant("coreml-fp32-s32"), units="ALL", provider="CoreML")
 
 
-def test_a_session_that_ends_elsewhere_is_refused(
+def test_a_session_that_runs_elsewhere_is_rejected(
     artifact: Artifact, runtime: FakeCoreMl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.doubles.coreml.Session.get_providers", lambda self: [CPU])
-    with pytest.raises(ProviderError, match=rf"was to run on {COREML}, and runs on \['{CPU}'\]"):
+    with pytest.raises(ProviderError, match=rf"should run on {COREML}, and runs on \['{CPU}'\]"):
         open_coreml(artifact, artifact.variant("coreml-fp32-s32"), units="ALL", provider="CoreML")
 
 
@@ -159,7 +159,7 @@ def test_errors_of_onnx_runtime_name_the_graph(artifact: Artifact, runtime: Fake
         session.run(batch_of([3]))
 
 
-def test_a_text_that_is_longer_than_every_bucket_is_refused(artifact: Artifact, runtime: FakeCoreMl) -> None:
+def test_a_text_that_is_longer_than_every_bucket_is_rejected(artifact: Artifact, runtime: FakeCoreMl) -> None:
     with (
         open_coreml(artifact, artifact.variant("coreml-fp32-s32"), units="ALL", provider="CoreML") as session,
         pytest.raises(InputError, match="a text of 65 tokens was given to graphs for at most 64"),
@@ -167,16 +167,16 @@ def test_a_text_that_is_longer_than_every_bucket_is_refused(artifact: Artifact, 
         session.run(batch_of([3, 65]))
 
 
-def test_a_cache_that_cannot_be_written_is_told(
+def test_a_cache_that_cannot_be_written_is_an_error(
     artifact: Artifact, runtime: FakeCoreMl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ProviderError, match=r"folder of compiled models .* cannot be made .* set FLETCHER_CACHE"):
+    with pytest.raises(ProviderError, match=r"folder of compiled models .* cannot be created .* set FLETCHER_CACHE"):
         open_coreml(artifact, artifact.variant("coreml-fp32-s32"), units="ALL", provider="CoreML")
 
 
-def test_a_variant_without_a_fixed_shape_of_one_text_is_refused(artifact: Artifact) -> None:
+def test_a_variant_without_a_fixed_shape_of_one_text_is_rejected(artifact: Artifact) -> None:
     variant = artifact.variant("coreml-fp32-s32")
     damaged = msgspec.structs.replace(variant, feeds=FeedRules(tables=variant.feeds.tables))
     manifest = msgspec.structs.replace(artifact.manifest, variants=(damaged,))
@@ -189,7 +189,7 @@ def test_buckets_are_chosen_by_length() -> None:
 
 
 def test_token_vectors_come_packed_without_padding(artifact: Artifact) -> None:
-    """A graph with a row a token gives a rectangle of its bucket; what leaves has the texts' tokens alone."""
+    """The graph returns a rectangle of the size of its bucket. The result has only the tokens of the texts."""
     outputs = (TensorInfo("token_vectors", "float32", (1, "longest", 1)),)
     variants = tuple(
         msgspec.structs.replace(
@@ -224,14 +224,14 @@ def test_the_graphs_give_the_reference_vectors(
     with CoreMlSession(artifact, variant, on_cpu, provider="CPU") as session:
         vectors = session.run(batch_of(LENGTHS))
         assert cosines(vectors, expected).min() >= least
-        for row in range(len(LENGTHS)):  # a text's vector is the same whatever the batch
+        for row in range(len(LENGTHS)):  # the vector of a text does not depend on the batch
             alone = session.run(batch_of(LENGTHS).select(np.array([row])))
             np.testing.assert_array_equal(alone[0], vectors[row])
 
 
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> Artifact:
-    """all-MiniLM-L6-v2 for texts of 64 tokens."""
+    """Return the artifact of all-MiniLM-L6-v2 for texts of 64 tokens."""
     folder = tmp_path_factory.mktemp("minilm") / "artifact"
     targets, precisions = ("cpu", "coreml"), ("fp32", "fp16")
     export("all-MiniLM-L6-v2", folder, targets=targets, precisions=precisions, max_tokens=64)

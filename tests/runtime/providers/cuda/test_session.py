@@ -1,4 +1,4 @@
-"""Sessions on a GPU that is the processor: the same buffers, bindings and captured shapes, on standard operators."""
+"""Sessions of CUDA on a fake GPU that computes on the processor: buffers, bindings and captured shapes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.convert.targets.sessions import architecture_of, load_target, models_
 from tests.convert.verify.parity import make_card
 from tests.doubles.cuda import FakeCuda, FakeOnnxRuntime
 
-#: One family for each way to know where a token is: learned positions, those that count padding, rotation, and a bias.
+#: One family for each kind of position: learned, learned with counted padding, rotary, and relative bias.
 FAMILIES = ("bert", "roberta", "nomic_bert", "mpnet")
 
 Vectors = NDArray[np.float32]
@@ -47,7 +47,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> FakeOnnxRuntime:
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny model's cuda graph, and the same model's cpu graph as the reference."""
+    """The cuda graph of a tiny model, and the cpu graph of the same model as the reference."""
 
     graph: Path
     variant: Variant
@@ -97,14 +97,14 @@ BATCHES = ((1,), (3,), (16,), (17,), (5, 9), (1, 1, 1, 1), (4, 2, 7, 1, 3), (12,
 
 
 @pytest.mark.parametrize("lengths", BATCHES, ids=str)
-def test_captured_and_plain_runs_give_the_vectors_of_the_cpu_graph(
+def test_captured_and_plain_runs_return_the_vectors_of_the_cpu_graph(
     case: Case, lengths: tuple[int, ...], runtime: FakeOnnxRuntime
 ) -> None:
     batch = case.texts(*lengths)
     expected = case.reference(batch)
     for capture in (False, True):
         with case.open(FakeCuda(), capture=capture) as session:
-            for _ in range(2):  # the second one finds what the first one prepared
+            for _ in range(2):  # the second run uses what the first one prepared
                 np.testing.assert_allclose(session.run(batch), expected, atol=5e-6)
 
 
@@ -113,13 +113,13 @@ def test_several_threads_get_their_own_vectors(bert: Case, runtime: FakeOnnxRunt
     expected = [bert.reference(batch) for batch in batches]
     cuda = FakeCuda()
     with bert.open(cuda) as session, ThreadPoolExecutor(8) as pool:
-        for vectors, wanted in zip(pool.map(session.run, batches), expected, strict=True):
-            np.testing.assert_allclose(vectors, wanted, atol=5e-6)
+        for vectors, reference in zip(pool.map(session.run, batches), expected, strict=True):
+            np.testing.assert_allclose(vectors, reference, atol=5e-6)
     assert not cuda.held, "the memory was not given back"
     assert cuda.pushed == cuda.streams == 0
 
 
-def test_every_shape_is_captured_at_load_and_none_in_service(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_every_shape_is_captured_at_load_and_none_later(bert: Case, runtime: FakeOnnxRuntime) -> None:
     with bert.open(FakeCuda()) as session:
         captured = {name: value() for name, (_, value) in session.counters().items()}
         assert captured == {
@@ -134,14 +134,14 @@ def test_every_shape_is_captured_at_load_and_none_in_service(bert: Case, runtime
         assert session.counters()["cuda_graph_replays"][1]() == 5
 
 
-def test_what_no_captured_shape_holds_runs_plainly(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_a_batch_without_a_captured_shape_runs_without_a_graph(bert: Case, runtime: FakeOnnxRuntime) -> None:
     batch = bert.texts(33)
     with bert.open(FakeCuda()) as session:
         np.testing.assert_allclose(session.run(batch), bert.reference(batch), atol=5e-6)
         assert session.counters()["cuda_graph_replays"][1]() == 0
 
 
-def test_a_gpu_without_room_for_a_second_copy_captures_nothing(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_a_gpu_without_memory_for_a_second_copy_captures_nothing(bert: Case, runtime: FakeOnnxRuntime) -> None:
     weights = bert.graph.with_name(bert.variant.weights).stat().st_size
     with bert.open(FakeCuda(memory=5 * weights)) as session:
         assert session.graphs is None
@@ -158,7 +158,7 @@ def test_a_gpu_without_room_for_a_second_copy_captures_nothing(bert: Case, runti
         ("Non-zero status code returned while running Gather node", ProviderError),
     ],
 )
-def test_errors_say_what_became_of_the_gpu(
+def test_errors_depend_on_the_state_of_the_gpu(
     bert: Case, runtime: FakeOnnxRuntime, text: str, kind: type[ProviderError]
 ) -> None:
     def fail(_: object) -> None:
@@ -176,7 +176,7 @@ def test_errors_say_what_became_of_the_gpu(
             assert len(session.run(bert.texts(9))) == 1, "a failed batch leaves its buffers to the next"
 
 
-def test_a_failure_that_shows_only_after_the_launch_is_told(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_a_failure_after_the_launch_is_an_error(bert: Case, runtime: FakeOnnxRuntime) -> None:
     for capture in (False, True):
         cuda = FakeCuda()
         with bert.open(cuda, capture=capture) as session:
@@ -188,7 +188,7 @@ def test_a_failure_that_shows_only_after_the_launch_is_told(bert: Case, runtime:
         assert not cuda.held and not cuda.streams
 
 
-def test_after_a_failed_capture_the_session_goes_before_its_stream(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_after_a_failed_capture_the_session_is_closed_before_its_stream(bert: Case, runtime: FakeOnnxRuntime) -> None:
     sessions: dict[int, weakref.ref[object]] = {}
     gone: list[bool] = []
 
@@ -209,7 +209,7 @@ def test_after_a_failed_capture_the_session_goes_before_its_stream(bert: Case, r
     assert gone == [True]
 
 
-def test_a_look_inside_a_graph_computes_as_it_is_served(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_an_inspected_graph_computes_like_the_served_one(bert: Case, runtime: FakeOnnxRuntime) -> None:
     batch = bert.texts(3, 9)
     model = onnx.load(bert.graph, load_external_data=False)
     with (
@@ -223,14 +223,14 @@ def test_a_look_inside_a_graph_computes_as_it_is_served(bert: Case, runtime: Fak
         np.testing.assert_array_equal(probe.run(feeds, ["vectors"])["vectors"], served.run(batch))
 
 
-def test_a_session_elsewhere_than_on_the_gpu_is_refused(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_a_session_that_is_not_on_the_gpu_is_rejected(bert: Case, runtime: FakeOnnxRuntime) -> None:
     runtime.runs_on = ["CPUExecutionProvider"]
     with pytest.raises(ProviderError, match="runs on CPUExecutionProvider"):
         bert.open(FakeCuda())
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "told"),
+    ("text", "kind", "message"),
     [
         (
             "libcublasLt.so.13: cannot open shared object file",
@@ -241,15 +241,15 @@ def test_a_session_elsewhere_than_on_the_gpu_is_refused(bert: Case, runtime: Fak
         ("This is an invalid model", ArtifactError, "cannot load"),
     ],
 )
-def test_a_graph_that_does_not_load_says_why(
-    bert: Case, runtime: FakeOnnxRuntime, text: str, kind: type[Exception], told: str
+def test_the_error_of_a_graph_that_does_not_load_names_the_reason(
+    bert: Case, runtime: FakeOnnxRuntime, text: str, kind: type[Exception], message: str
 ) -> None:
     runtime.open_error = RuntimeError(text)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         bert.open(FakeCuda())
 
 
-def test_a_closed_session_says_so_and_outputs_are_named(bert: Case, runtime: FakeOnnxRuntime) -> None:
+def test_errors_name_closed_sessions_and_existing_outputs(bert: Case, runtime: FakeOnnxRuntime) -> None:
     session = bert.open(FakeCuda())
     with pytest.raises(ProviderError, match="no output 'scores' but vectors"):
         session.run(bert.texts(3), "scores")

@@ -1,4 +1,4 @@
-"""Any graph on the CPU provider: it computes, and its errors are Fletcher's."""
+"""`CpuGraph`: results of any graph on the CPU provider, and translation of its errors."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def _graph(operator: str, domain: str = "") -> bytes:
     return serialized
 
 
-def test_it_computes(tmp_path: Path) -> None:
-    (found,) = CpuGraph(_graph("Add"), tmp_path).run({"x": np.array([[1, 2]], np.float32)}, ["y"])
-    assert found.tolist() == [[2, 4]]
+def test_a_graph_computes(tmp_path: Path) -> None:
+    (values,) = CpuGraph(_graph("Add"), tmp_path).run({"x": np.array([[1, 2]], np.float32)}, ["y"])
+    assert values.tolist() == [[2, 4]]
 
 
 @pytest.mark.parametrize(
     "graph", [b"no graph", _graph("NoSuchOperator"), _graph("PackedMultiHeadAttention", "com.microsoft")]
 )
-def test_a_graph_that_it_cannot_load_is_told(tmp_path: Path, graph: bytes) -> None:
+def test_a_graph_that_cannot_be_loaded_is_an_artifact_error(tmp_path: Path, graph: bytes) -> None:
     with pytest.raises(ArtifactError, match="cannot load a graph of"):
         CpuGraph(graph, tmp_path)
 
 
-def test_inputs_that_do_not_fit_are_told_with_their_shapes(tmp_path: Path) -> None:
+def test_the_error_of_inputs_that_do_not_fit_has_their_shapes(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match=r"x \(1, 3\)"):
         CpuGraph(_graph("Add"), tmp_path).run({"x": np.zeros((1, 3), np.float32)}, ["y"])

@@ -1,4 +1,4 @@
-"""ONNX Runtime's CPU provider: what it refuses is told in Fletcher's errors, and its memory has a ceiling."""
+"""Sessions of ONNX Runtime's CPU provider: translation of their errors, and bounded memory."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fletcher.runtime.errors import ArtifactError, MissingPackageError, Provider
 from fletcher.runtime.providers.mlas.session import MlasSession
 
 
-def test_a_graph_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+def test_an_invalid_graph_is_an_artifact_error(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"no protobuf")
     with pytest.raises(ArtifactError, match=r"cannot load .*graph\.onnx"):
         MlasSession(tmp_path / "graph.onnx", threads=1)
 
 
-def test_weights_that_are_missing_are_told(own_artifact: Path) -> None:
+def test_missing_weights_are_an_artifact_error(own_artifact: Path) -> None:
     variant = Artifact.open(own_artifact).variant()
     (own_artifact / variant.weights).unlink()
     with pytest.raises(ArtifactError, match="cannot load"):
         MlasSession(own_artifact / variant.file, threads=1)
 
 
-def test_a_batch_that_cannot_be_computed_is_told(tiny_artifact: Path) -> None:
+def test_a_batch_that_cannot_be_computed_is_a_provider_error(tiny_artifact: Path) -> None:
     with MlasSession(tiny_artifact / "cpu-fp32.onnx", threads=1) as session:
         assert session.provider == "MLAS"
         with pytest.raises(ProviderError, match="cannot compute a batch of 1 texts and 2 tokens"):
             session.run(Encodings.from_lists([[1, 1_000_000]]))
-        assert session.run(Encodings.from_lists([[1, 2]])).shape == (1, 32)  # and goes on
+        assert session.run(Encodings.from_lists([[1, 2]])).shape == (1, 32)  # the session still works
     with pytest.raises(ProviderError, match="closed"):
         session.run(Encodings.from_lists([[1, 2]]))
 
@@ -45,7 +45,7 @@ def test_without_onnxruntime_the_extra_is_named(tiny_artifact: Path, monkeypatch
 
 
 def test_memory_does_not_grow_with_the_number_of_shapes(tiny_artifact: Path) -> None:
-    """Peers' arenas did (ORT 11118, fastembed 222): after the largest batch, other shapes must add nothing."""
+    """ONNX Runtime's arena can grow with each new shape. After the largest batch, other shapes must not add memory."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("needs /proc")
@@ -65,5 +65,5 @@ def test_memory_does_not_grow_with_the_number_of_shapes(tiny_artifact: Path) -> 
 
 
 def resident(statm: Path) -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""OpenVINO on the artifact's own graph: the same vectors, from any number of threads, and errors that say what happened."""
+"""Sessions of OpenVINO on the artifact's graph: vectors, threads, errors and telemetry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ragged(seed: int, texts: int) -> Encodings:
     return Encodings.from_lists([rng.integers(5, 30, size=rng.integers(1, 20), dtype=np.int32) for _ in range(texts)])
 
 
-#: Prints what OpenVINO's telemetry would send, instead of sending it.
+#: Program that prints the events that OpenVINO's telemetry would send.
 TELLTALE = """
 import sys
 from pathlib import Path
@@ -58,25 +58,25 @@ def test_bf16_stays_near_huggingfaces_vectors(minilm_artifact: Path) -> None:
     canary = read_canary(minilm_artifact / "canary.safetensors")
     with OpenVinoSession(graph_of(minilm_artifact), precision="bf16", threads=1, workers=1) as session:
         assert session.provider == "OpenVINO CPU bf16"
-        found = session.run(canary.encodings)
-    cosines = (found * canary.vectors).sum(axis=1) / np.linalg.norm(found, axis=1)
+        vectors = session.run(canary.encodings)
+    cosines = (vectors * canary.vectors).sum(axis=1) / np.linalg.norm(vectors, axis=1)
     assert cosines.min() > 0.9995
-    assert np.abs(found - canary.vectors).max() > 1e-5  # it is bf16
+    assert np.abs(vectors - canary.vectors).max() > 1e-5  # so bf16 was used
 
 
-def test_threads_share_a_session_and_results_are_their_own(tiny_artifact: Path) -> None:
+def test_threads_share_a_session_and_get_separate_results(tiny_artifact: Path) -> None:
     batches = [ragged(seed, 1 + seed % 7) for seed in range(40)]
     with OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=3) as session:
         alone = [session.run(batch) for batch in batches]
         copies = [vectors.copy() for vectors in alone]
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(session.run, batches))
-    for kept, copy, found in zip(alone, copies, together, strict=True):
-        np.testing.assert_array_equal(kept, copy)  # no later run wrote into an earlier result
-        np.testing.assert_allclose(found, copy, rtol=0, atol=1e-6)
+    for single, copy, shared in zip(alone, copies, together, strict=True):
+        np.testing.assert_array_equal(single, copy)  # no later run changed an earlier result
+        np.testing.assert_allclose(shared, copy, rtol=0, atol=1e-6)
 
 
-def test_a_failed_batch_does_not_use_up_a_request(tiny_artifact: Path) -> None:
+def test_a_failed_batch_releases_its_request(tiny_artifact: Path) -> None:
     with OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1) as session:
         broken = Encodings(np.zeros((1, 2, 3), np.int32), np.array([0, 2]), np.zeros(1, np.int32))
         for _ in range(3):
@@ -89,7 +89,7 @@ def test_a_failed_batch_does_not_use_up_a_request(tiny_artifact: Path) -> None:
         session.run(ragged(0, 2))
 
 
-def test_a_file_that_is_no_graph_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"no protobuf")
     with pytest.raises(ProviderError, match=r"cannot read .*graph\.onnx"):
         OpenVinoSession(tmp_path / "graph.onnx", precision="fp32", threads=1, workers=1)
@@ -101,18 +101,18 @@ def test_without_openvino_the_extra_is_named(tiny_artifact: Path, monkeypatch: p
         OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1)
 
 
-def test_nothing_is_reported_to_anybody(tiny_artifact: Path, tmp_path: Path) -> None:
-    """`import openvino` alone sends an event and writes an identity into the home: the test would see it."""
-    silencing = {"CI", "TF_BUILD", "JENKINS_URL"}  # telemetry is silent where it sees one of these
+def test_telemetry_of_openvino_is_off(tiny_artifact: Path, tmp_path: Path) -> None:
+    """`import openvino` without Fletcher sends an event and writes an identity into the home folder."""
+    silencing = {"CI", "TF_BUILD", "JENKINS_URL"}  # telemetry is off if one of these is set
 
-    def said(home: str, *arguments: str) -> str:
+    def printed(home: str, *arguments: str) -> str:
         (tmp_path / home).mkdir()
         environment = {name: value for name, value in os.environ.items() if name not in silencing}
         environment["HOME"] = str(tmp_path / home)
         command = [sys.executable, "-c", TELLTALE, *arguments]
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
-    assert "would send general_import" in said("plain")
+    assert "would send general_import" in printed("plain")
     assert (tmp_path / "plain" / "intel").is_dir()
-    assert said("ours", str(graph_of(tiny_artifact))) == ""
+    assert printed("ours", str(graph_of(tiny_artifact))) == ""
     assert list((tmp_path / "ours").iterdir()) == []

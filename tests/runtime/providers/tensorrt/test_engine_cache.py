@@ -1,4 +1,4 @@
-"""Engines are found for the very key that they were built for, whole, or not at all."""
+"""Cache of engines: it returns only complete engines of exactly the requested key."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write(profile: int, folder: Path, timing: Path) -> None:
     (timing / "kernels.timing").write_text("timings")
 
 
-def test_what_was_built_is_found(tmp_path: Path) -> None:
+def test_built_engines_are_found(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
     assert cache.find() is None
     folder = build(cache)
@@ -62,15 +62,15 @@ def test_what_was_built_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", sorted(OTHERS))
-def test_no_part_of_the_key_may_differ(tmp_path: Path, field: str) -> None:
+def test_every_part_of_the_key_must_match(tmp_path: Path, field: str) -> None:
     assert set(OTHERS) == set(KEY.__struct_fields__)
     build(EngineCache(tmp_path, KEY))
     other = EngineCache(tmp_path, msgspec.structs.replace(KEY, **{field: OTHERS[field]}))
     assert other.find() is None
-    assert EngineCache(tmp_path, KEY).find() is not None  # and is left as it is
+    assert EngineCache(tmp_path, KEY).find() is not None  # the engines of the first key are not removed
 
 
-def test_engines_under_another_keys_name_are_not_used(tmp_path: Path) -> None:
+def test_engines_under_the_name_of_another_key_are_not_used(tmp_path: Path) -> None:
     folder = build(EngineCache(tmp_path, KEY))
     other = EngineCache(tmp_path, msgspec.structs.replace(KEY, driver="590.1"))
     folder.rename(other.folder)
@@ -79,7 +79,7 @@ def test_engines_under_another_keys_name_are_not_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no record", "record", "not UTF-8"])
-def test_a_damaged_cache_is_told_once_and_removed(
+def test_a_damaged_cache_is_logged_once_and_removed(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = EngineCache(tmp_path, KEY)
@@ -105,7 +105,7 @@ def test_a_damaged_cache_is_told_once_and_removed(
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b'[{"key": "\xff"}]'])
-def test_a_damaged_history_leaves_a_guess(tmp_path: Path, content: bytes) -> None:
+def test_with_a_damaged_history_the_estimate_is_the_default(tmp_path: Path, content: bytes) -> None:
     cache = EngineCache(tmp_path, KEY)
     guess = cache.estimate(1000)
     build(cache)
@@ -114,7 +114,7 @@ def test_a_damaged_history_leaves_a_guess(tmp_path: Path, content: bytes) -> Non
     assert cache.estimate(1000) == guess
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_build_that_fails_leaves_no_files(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
 
     def fail(profile: int, folder: Path, timing: Path) -> None:
@@ -128,23 +128,26 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not [folder for folder in tmp_path.iterdir() if ".new." in folder.name]
 
 
-def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_a_killed_build_are_removed(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
-    left = tmp_path / f".{KEY.name}.new.abcd1234"
-    left.mkdir(parents=True)
-    (left / "half.engine").write_text("half")
+    partial = tmp_path / f".{KEY.name}.new.abcd1234"
+    partial.mkdir(parents=True)
+    (partial / "half.engine").write_text("half")
     build(cache)
-    assert not left.exists()
+    assert not partial.exists()
 
 
-def test_a_graph_that_is_not_taken_as_a_whole_is_refused(tmp_path: Path) -> None:
+def test_a_build_without_a_context_for_the_graph_is_rejected(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
-    with cache.alone(), pytest.raises(ProviderError, match="not taken as a whole: use the variant of the target cuda"):
+    with (
+        cache.alone(),
+        pytest.raises(ProviderError, match="TensorRT did not take the whole graph: use the variant of the target cuda"),
+    ):
         build_engines(cache, [0], lambda profile, folder, timing: None, variant="v", weights=1)
     assert cache.find() is None
 
 
-def test_timings_are_shared_and_given_up_where_a_build_fails(tmp_path: Path) -> None:
+def test_timings_are_shared_and_dropped_if_a_build_fails(tmp_path: Path) -> None:
     build(EngineCache(tmp_path, KEY))
     cache = EngineCache(tmp_path, msgspec.structs.replace(KEY, artifact="4" * 64, onnxruntime="1.32.0"))
     assert (cache.timing / "kernels.timing").exists()
@@ -164,7 +167,7 @@ def test_timings_are_shared_and_given_up_where_a_build_fails(tmp_path: Path) -> 
     assert (profile_folder(folder, 0) / CONTEXT).exists()
 
 
-def test_too_little_memory_is_not_blamed_on_timings(tmp_path: Path) -> None:
+def test_a_lack_of_memory_does_not_drop_timings(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
     build(cache)
     tries = []
@@ -179,7 +182,7 @@ def test_too_little_memory_is_not_blamed_on_timings(tmp_path: Path) -> None:
     assert (cache.timing / "kernels.timing").exists()
 
 
-def test_estimates_come_from_builds_where_there_are_any(tmp_path: Path) -> None:
+def test_estimates_come_from_earlier_builds_if_there_are_any(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
     assert cache.estimate(0).basis.startswith("a guess")
     assert cache.estimate(10**9).seconds > cache.estimate(0).seconds
@@ -188,32 +191,32 @@ def test_estimates_come_from_builds_where_there_are_any(tmp_path: Path) -> None:
     newer = EngineCache(tmp_path, msgspec.structs.replace(KEY, driver="590.1"))
     assert newer.estimate(1000) == Estimate(8.0, "the last build of this variant, on NVIDIA H200")
     other = EngineCache(tmp_path, msgspec.structs.replace(KEY, artifact="5" * 64))
-    assert other.estimate(500) == Estimate(4.0, "another build on this GPU, by weights")
+    assert other.estimate(500) == Estimate(4.0, "another build on this GPU, by size of weights")
     (tmp_path / "history.json").write_text("[")
     assert cache.estimate(0).basis.startswith("a guess")
 
 
-def test_the_log_tells_how_far_a_build_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_shows_the_progress_of_a_build(caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.INFO, "fletcher.runtime.providers.tensorrt.engines"),
         reporting("tensorrt-fp16", "1 of 2", time.monotonic() - 3, Estimate(8.0, "the last build"), interval=0.01),
     ):
         time.sleep(0.2)
-    told = [entry.fields for entry in caplog.records]  # type: ignore[attr-defined]
-    assert len(told) >= 3
-    assert told[0]["elapsed_s"] >= 3
-    assert told[-1]["elapsed_s"] >= told[0]["elapsed_s"]
-    assert {key: told[0][key] for key in ("variant", "engine", "estimate_s", "estimate_from")} == {
+    entries = [entry.fields for entry in caplog.records]  # type: ignore[attr-defined]
+    assert len(entries) >= 3
+    assert entries[0]["elapsed_s"] >= 3
+    assert entries[-1]["elapsed_s"] >= entries[0]["elapsed_s"]
+    assert {key: entries[0][key] for key in ("variant", "engine", "estimate_s", "estimate_from")} == {
         "variant": "tensorrt-fp16",
         "engine": "1 of 2",
         "estimate_s": 8.0,
         "estimate_from": "the last build",
     }
     time.sleep(0.05)
-    assert len(caplog.records) == len(told)  # the teller has ended
+    assert len(caplog.records) == len(entries)  # the thread that logs has ended
 
 
-def test_two_builders_do_not_build_the_same(tmp_path: Path) -> None:
+def test_simultaneous_builders_build_once(tmp_path: Path) -> None:
     built = []
 
     def slow(profile: int, folder: Path, timing: Path) -> None:
@@ -244,7 +247,7 @@ def test_a_watch_counts_files_that_are_new_or_changed(tmp_path: Path) -> None:
     assert watch.written == 2
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
     (tmp_path / KEY.kernels).write_text("a file where the folder of timings belongs")
     with pytest.raises(ProviderError, match=r"cannot be written .*set FLETCHER_CACHE to another folder"):

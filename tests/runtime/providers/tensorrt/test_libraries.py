@@ -1,4 +1,4 @@
-"""Whether TensorRT is here is known before ONNX Runtime is asked, and the answer says what to do."""
+"""Check for TensorRT's libraries without ONNX Runtime, and messages that say what to install."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fletcher.runtime.providers.tensorrt.provider import TENSORRT, TENSORRT_RTX
 
 from ...gpus import H200, RTX_4090
 
-#: What the provider's library of onnxruntime-gpu 1.31.1 names (`readelf -d`).
+#: Libraries that the provider's library of onnxruntime-gpu 1.31.1 names (`readelf -d`).
 NEEDED = b"\0libcublas.so.13\0libnvinfer.so.10\0libnvonnxparser.so.10\0libcudart.so.13\0"
 
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Makes packages, and lets nothing else be installed."""
+    """Return a function that creates packages. No other packages appear installed."""
 
     def make(package: str, **files: bytes) -> Path:
         folder = tmp_path / package
@@ -49,7 +49,7 @@ def onnxruntime_gpu(packages: Callable[..., Path]) -> Path:
 
 
 def install_libraries(folder: Path, *names: str) -> None:
-    """Real libraries under TensorRT's names: the loader looks into them."""
+    """Create real libraries under TensorRT's names, because the loader reads them."""
     folder.mkdir()
     for name in names:
         shutil.copy(msgspec._core.__file__, folder / name)
@@ -75,14 +75,14 @@ def test_missing_libraries_are_named_with_the_extra(onnxruntime_gpu: Path) -> No
         load_tensorrt()
 
 
-def test_libraries_of_another_version_are_told(onnxruntime_gpu: Path, tmp_path: Path) -> None:
+def test_libraries_of_another_version_are_named(onnxruntime_gpu: Path, tmp_path: Path) -> None:
     install_libraries(tmp_path / "tensorrt_libs", "libnvinfer.so.11", "libnvonnxparser.so.11")
     problem = tensorrt_problem()
     assert problem is not None
-    assert "(the package tensorrt-cu13 brings libnvinfer.so.11)" in problem
+    assert "(the package tensorrt-cu13 contains libnvinfer.so.11)" in problem
 
 
-def test_a_library_that_is_no_library_is_missing(onnxruntime_gpu: Path, packages: Callable[..., Path]) -> None:
+def test_a_file_that_is_not_a_library_counts_as_missing(onnxruntime_gpu: Path, packages: Callable[..., Path]) -> None:
     packages("tensorrt_libs", libnvinfer_dot_so_dot_10=b"text", libnvonnxparser_dot_so_dot_10=b"text")
     assert "cannot be loaded" in (tensorrt_problem() or "")
 
@@ -98,14 +98,14 @@ def test_libraries_of_the_package_are_found(
 
 
 @pytest.mark.parametrize("name", ["ORT_TENSORRT_UNAVAILABLE", "ORT_TENSORRT_FP16_ENABLE"])
-def test_variables_that_override_the_artifact_are_refused(
+def test_variables_that_override_the_artifact_are_rejected(
     onnxruntime_gpu: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    assert tensorrt_problem() == f"{name} would change TensorRT's options: unset it"
+    assert tensorrt_problem() == f"{name} would change the options of TensorRT: unset these variables"
 
 
-def test_the_provider_says_what_it_lacks(onnxruntime_gpu: Path) -> None:
+def test_the_provider_names_its_missing_libraries(onnxruntime_gpu: Path) -> None:
     assert "libnvinfer.so.10" in (missing(TENSORRT, this_machine()) or "")
     with pytest.raises(ProviderError, match=r"the provider tensorrt cannot be used here: .*libnvinfer\.so\.10"):
         require(TENSORRT, this_machine())
@@ -116,14 +116,14 @@ def test_the_plug_in_names_its_extra() -> None:
         require(TENSORRT_RTX, this_machine())
 
 
-def test_a_plug_in_that_is_not_whole_is_told(packages: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_of_the_plug_in_are_named(packages: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     name = "onnxruntime_ep_nv_tensorrt_rtx"
     packages(name, README=b"")
-    assert "not whole" in (rtx_problem() or "")
+    assert "is incomplete" in (rtx_problem() or "")
     packages(name, libonnxruntime_providers_nv_tensorrt_rtx_dot_so=b"")
     assert rtx_problem() is None
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.23.2")
-    assert "needs onnxruntime 1.24, 1.23.2 is here" in (rtx_problem() or "")
+    assert "needs onnxruntime 1.24, and 1.23.2 is installed" in (rtx_problem() or "")
     monkeypatch.setattr(tensorrt_libraries, "this_gpus", lambda: GpuSystem((H200,)))
     assert "NVIDIA H200 has 9.0" in (rtx_problem() or "")
     monkeypatch.setattr(tensorrt_libraries, "this_gpus", lambda: GpuSystem((H200, RTX_4090)))

@@ -1,4 +1,4 @@
-"""Batches are cut into rectangles that TensorRT's engines take."""
+"""Division of batches into rectangles that TensorRT's engines accept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INPUTS = (
 
 
 def profile(texts: int, longest: int) -> Profile:
-    """From one short text up to a rectangle."""
+    """Return a profile from one short text up to a rectangle."""
     sides = [(1, 1), (max(1, texts // 2), max(1, longest // 2)), (texts, longest)]
     return Profile(*({"input_ids": side, "steps": side[1:]} for side in sides))
 
@@ -35,8 +35,8 @@ def batch_of(lengths: list[int]) -> Encodings:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.sampled_from([1, 8]))
-def test_every_text_is_in_one_rectangle_that_an_engine_takes(lengths: list[int], multiple: int) -> None:
-    limits = [Limit(3, 40), Limit(5, 8)]  # the wide one first: their order is the manifest's
+def test_every_text_is_in_one_rectangle_that_an_engine_accepts(lengths: list[int], multiple: int) -> None:
+    limits = [Limit(3, 40), Limit(5, 8)]  # the wide one first: the order of the manifest
     seen = []
     for part in split(batch_of(lengths), limits, multiple):
         widest = max(lengths[row] for row in part.rows)
@@ -46,17 +46,17 @@ def test_every_text_is_in_one_rectangle_that_an_engine_takes(lengths: list[int],
     assert sorted(seen) == list(range(len(lengths)))
 
 
-def test_what_fits_as_it_is_stays_in_its_order() -> None:
+def test_a_batch_that_fits_keeps_its_order() -> None:
     (part,) = split(batch_of([7, 2, 5]), [Limit(4, 8), Limit(4, 20)])
     assert (part.profile, part.rows.tolist()) == (0, [0, 1, 2])
 
 
-def test_texts_of_like_length_come_together() -> None:
+def test_texts_of_similar_length_share_a_rectangle() -> None:
     parts = split(batch_of([3, 20, 1, 2, 18, 4]), [Limit(2, 8), Limit(4, 20)])
     assert [(part.profile, part.rows.tolist()) for part in parts] == [(0, [2, 3]), (0, [0, 5]), (1, [4, 1])]
 
 
-def test_a_text_longer_than_every_engine_is_refused() -> None:
+def test_a_text_longer_than_every_engine_is_rejected() -> None:
     with pytest.raises(InputError, match="a text of 21 tokens was given to an engine for at most 20"):
         split(batch_of([3, 21]), [Limit(2, 8), Limit(4, 20)])
 
@@ -65,24 +65,24 @@ def test_limits_are_those_of_the_manifest() -> None:
     assert limits_of(variant_with(INPUTS, (profile(256, 128), profile(64, 512)))) == (Limit(256, 128), Limit(64, 512))
 
 
-def test_a_variant_without_profiles_is_refused() -> None:
+def test_a_variant_without_profiles_is_rejected() -> None:
     with pytest.raises(ArtifactError, match="no profiles, and TensorRT would build an engine for every shape"):
         limits_of(variant_with(INPUTS, ()))
 
 
-def test_a_profile_must_say_every_free_size() -> None:
-    whole = profile(4, 8)
-    lacking = Profile(whole.min, whole.opt, {"input_ids": (4, 8)})
+def test_a_profile_must_state_every_free_size() -> None:
+    complete = profile(4, 8)
+    lacking = Profile(complete.min, complete.opt, {"input_ids": (4, 8)})
     variant = variant_with(INPUTS, (lacking,))
     with pytest.raises(ArtifactError, match="lacks the inputs steps"):
         sides_of(variant, lacking)
-    torn = Profile(whole.min, whole.opt, {"input_ids": (4, 8), "steps": (9,)})
-    with pytest.raises(ArtifactError, match="does not say one size of texts and one of tokens"):
+    torn = Profile(complete.min, complete.opt, {"input_ids": (4, 8), "steps": (9,)})
+    with pytest.raises(ArtifactError, match="does not define one number of texts and one number of tokens"):
         limits_of(variant_with(INPUTS, (torn,)))
 
 
 def test_options_have_the_providers_syntax() -> None:
-    """`input_id:32x1,attention_mask:32x1` is ONNX Runtime's own example, in `ParseProfileShapes`."""
+    """`input_id:32x1,attention_mask:32x1` is the example in ONNX Runtime's `ParseProfileShapes`."""
     assert shapes_text({"input_id": (32, 1), "attention_mask": (32, 1)}) == "input_id:32x1,attention_mask:32x1"
     variant: Variant = variant_with(INPUTS, (profile(4, 8),))
     options = tensorrt_build_options(1, sides_of(variant, variant.profiles[0]), Path("/c/p"), Path("/c/t"))

@@ -1,4 +1,4 @@
-"""TensorRT RTX: which GPUs it takes, how its plug-in is registered, and that it runs the same sessions."""
+"""TensorRT RTX: supported GPUs, registration of its plug-in, and sessions."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def artifact(tensorrt_artifact: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def expected(artifact: Artifact) -> NDArray[np.float32]:
-    """The batch's vectors by the cpu graph."""
+    """Return the vectors of the batch from the cpu graph."""
     with MlasSession(artifact.path / "cpu-fp32.onnx", threads=1) as session:
         return session.run(BATCH)
 
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
-    """ONNX Runtime and the plug-in, on a machine with a GPU that it takes."""
+    """Simulate ONNX Runtime and the plug-in, on a machine with a GPU that it supports."""
     fake = FakeRuntime()
     plugin = types.ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
     plugin.__version__ = "0.5.0"  # type: ignore[attr-defined]
@@ -58,17 +58,17 @@ def gpu_of(*capability: int) -> Gpu:
 
 
 @pytest.mark.parametrize("capability", [(8, 6), (8, 9), (12, 0), (12, 1), (13, 0)])
-def test_capabilities_that_it_takes(capability: tuple[int, int]) -> None:
+def test_supported_capabilities(capability: tuple[int, int]) -> None:
     check_capability(gpu_of(*capability))
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 7), (9, 0), (10, 0), (11, 0)])
-def test_capabilities_that_it_does_not(capability: tuple[int, int]) -> None:
-    with pytest.raises(ProviderError, match=r"takes GPUs of compute capability 8\.6, 8\.9 and 12\.0 upward"):
+def test_unsupported_capabilities(capability: tuple[int, int]) -> None:
+    with pytest.raises(ProviderError, match=r"supports GPUs of compute capability 8\.6, 8\.9 and 12\.0 upward"):
         check_capability(gpu_of(*capability))
 
 
-def test_a_gpu_for_servers_is_refused_before_anything_is_loaded(artifact: Artifact, runtime: FakeRuntime) -> None:
+def test_a_gpu_for_servers_is_rejected_before_the_plug_in_is_loaded(artifact: Artifact, runtime: FakeRuntime) -> None:
     with pytest.raises(ProviderError, match=r"NVIDIA H200 has 9\.0: use the provider tensorrt or cuda"):
         open_tensorrt_rtx(artifact, artifact.variant("tensorrt-fp32"), H200)
     assert not runtime.registered
@@ -81,7 +81,7 @@ def test_it_computes_and_keeps_its_engines(
     variant = artifact.variant("tensorrt-fp32")
     with open_tensorrt_rtx(artifact, variant, RTX_4090) as session:
         assert session.provider == "TensorRT RTX"
-        found = session.run(BATCH)
+        vectors = session.run(BATCH)
         assert session.engines_built_in_service == 0
     assert runtime.registered == [(RTX, "/packages/plugin.so")]
     (graph, provider, options, entries), (context, *_, loaded) = runtime.opened
@@ -93,20 +93,20 @@ def test_it_computes_and_keeps_its_engines(
     runtime.opened.clear()
     open_tensorrt_rtx(artifact, variant, RTX_4090).close()
     assert [model.name for model, *_ in runtime.opened] == ["context.onnx"]
-    assert len(runtime.registered) == 1  # a second time would raise
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert len(runtime.registered) == 1  # a second registration would raise
+    np.testing.assert_allclose(vectors, expected, atol=2e-5)
 
 
-def test_the_device_is_the_gpus(artifact: Artifact, runtime: FakeRuntime) -> None:
+def test_the_device_is_that_of_the_gpu(artifact: Artifact, runtime: FakeRuntime) -> None:
     variant = artifact.variant("tensorrt-fp32")
     runtime.devices = [device(RTX, "0000:0a:00.0"), device(RTX, "0000:1B:00.0"), device("CPU", "")]
     open_tensorrt_rtx(artifact, variant, RTX_4090).close()
     runtime.devices = [device(RTX, ""), device(RTX, "")]
-    with pytest.raises(ProviderError, match=r"finds 2 GPUs and does not tell which is 0000:1b:00\.0"):
+    with pytest.raises(ProviderError, match=r"finds 2 GPUs and does not report which one is 0000:1b:00\.0"):
         open_tensorrt_rtx(artifact, variant, RTX_4090)
 
 
-def test_a_plug_in_that_finds_no_gpu_is_told(
+def test_a_plug_in_that_finds_no_gpu_is_an_error(
     artifact: Artifact, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "register_execution_provider_library", lambda name, path: None)

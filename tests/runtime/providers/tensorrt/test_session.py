@@ -1,4 +1,4 @@
-"""TensorRT sessions over an ONNX Runtime that has the provider: what they are told, what they compute, what they refuse."""
+"""Sessions of TensorRT on a fake ONNX Runtime: their options, results and errors."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def artifact(tensorrt_artifact: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def variant(artifact: Artifact) -> Variant:
-    """With two profiles: at most 4 texts of 8 tokens, and 2 of 20."""
+    """Return a variant with two profiles: at most 4 texts of 8 tokens, and 2 of 20."""
     variant = artifact.variant("tensorrt-fp32")
     return msgspec.structs.replace(variant, profiles=tuple(profile(variant, *most) for most in ((4, 8), (2, 20))))
 
 
 @pytest.fixture(scope="module")
 def expected(artifact: Artifact) -> NDArray[np.float32]:
-    """Vectors of the batch of `LENGTHS` by the cpu graph, which other tests hold against transformers."""
+    """Return the vectors of the batch of `LENGTHS` from the cpu graph, which other tests compare with transformers."""
     with MlasSession(artifact.path / "cpu-fp32.onnx", threads=1) as session:
         return session.run(batch_of(LENGTHS))
 
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
-    """ONNX Runtime with TensorRT's libraries, on a machine with a GPU."""
+    """Simulate ONNX Runtime with TensorRT's libraries, on a machine with a GPU."""
     fake = FakeRuntime()
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr("fletcher.runtime.providers.tensorrt.session.require_provider", lambda: None)
@@ -85,7 +85,7 @@ def engines(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache").rglob("*.engine"))
 
 
-def test_vectors_are_the_cpu_graphs_in_the_batchs_order(
+def test_vectors_are_those_of_the_cpu_graph_in_the_order_of_the_batch(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime, expected: NDArray[np.float32]
 ) -> None:
     batch = batch_of(LENGTHS)
@@ -97,7 +97,7 @@ def test_vectors_are_the_cpu_graphs_in_the_batchs_order(
         np.testing.assert_allclose(session.run(batch.select(np.array([2]))), expected[2:3], atol=2e-5)
 
 
-def test_each_profile_is_built_with_its_own_shapes_and_no_precision_flag(
+def test_each_profile_is_built_with_its_shapes_and_without_a_precision_flag(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime
 ) -> None:
     open_tensorrt(artifact, variant, gpu_with(index=1)).close()
@@ -138,7 +138,7 @@ def test_engines_are_built_once(artifact: Artifact, variant: Variant, runtime: F
         assert session.engines_built_in_service == 0
 
 
-def test_an_engine_that_is_built_in_service_is_counted(
+def test_an_engine_that_is_built_after_the_load_is_counted(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime, tmp_path: Path
 ) -> None:
     with open_tensorrt(artifact, variant, H200) as session:
@@ -176,7 +176,7 @@ def test_engines_of_another_machine_or_version_are_not_used(
 
 
 @pytest.mark.parametrize("hash_is_right", [False, True])
-def test_a_damaged_engine_is_told_once_and_built_again(
+def test_a_damaged_engine_is_logged_once_and_built_again(
     artifact: Artifact,
     variant: Variant,
     runtime: FakeRuntime,
@@ -187,7 +187,7 @@ def test_a_damaged_engine_is_told_once_and_built_again(
 ) -> None:
     open_tensorrt(artifact, variant, H200).close()
     engines(tmp_path)[1].write_text("nonsense")
-    if hash_is_right:  # TensorRT itself refuses it
+    if hash_is_right:  # TensorRT itself rejects it
         monkeypatch.setattr("fletcher.runtime.providers.tensorrt.engine_cache.EngineCache._problem", lambda self: None)
     with caplog.at_level(logging.WARNING, "fletcher"), open_tensorrt(artifact, variant, H200) as session:
         assert [entry.message for entry in caplog.records] == ["engines discarded"]
@@ -195,7 +195,7 @@ def test_a_damaged_engine_is_told_once_and_built_again(
         assert session.engines_built_in_service == 0
 
 
-def test_too_little_memory_is_no_damage(
+def test_a_lack_of_memory_is_not_treated_as_damage(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_tensorrt(artifact, variant, H200).close()
@@ -205,7 +205,7 @@ def test_too_little_memory_is_no_damage(
     assert len(engines(tmp_path)) == 2
 
 
-def test_a_failed_session_is_not_opened_anew_on_the_processor(
+def test_a_failed_session_is_not_reopened_on_the_processor(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "fail", raising("the builder failed"))
@@ -213,29 +213,33 @@ def test_a_failed_session_is_not_opened_anew_on_the_processor(
         open_tensorrt(artifact, variant, H200)
 
 
-def test_a_provider_that_vanishes_is_told(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
+def test_a_provider_that_onnxruntime_drops_is_an_error(
+    artifact: Artifact, variant: Variant, runtime: FakeRuntime
+) -> None:
     runtime.vanishes = True
-    with pytest.raises(ProviderError, match=r"was to run on TensorrtExecutionProvider, and runs on \['CPUExecution"):
+    with pytest.raises(ProviderError, match=r"should run on TensorrtExecutionProvider, and runs on \['CPUExecution"):
         open_tensorrt(artifact, variant, H200)
 
 
-def test_a_node_elsewhere_is_told(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
+def test_a_node_on_another_provider_is_an_error(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
     runtime.lost_nodes = True
-    with pytest.raises(ProviderError, match=r"1 nodes of .* first layer0/norm \(LayerNormalization\) on CPUExecution"):
+    with pytest.raises(
+        ProviderError, match=r"1 nodes of .* the first is layer0/norm \(LayerNormalization\) on CPUExecution"
+    ):
         open_tensorrt(artifact, variant, H200)
 
 
-def test_a_graph_that_is_taken_in_parts_is_refused(
+def test_a_graph_that_tensorrt_divides_is_rejected(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime, tmp_path: Path
 ) -> None:
     runtime.whole = False
-    with pytest.raises(ProviderError, match="not taken as a whole"):
+    with pytest.raises(ProviderError, match="TensorRT did not take the whole graph"):
         open_tensorrt(artifact, variant, H200)
     assert not engines(tmp_path)
 
 
 @pytest.mark.parametrize("problem", ["libraries", "package"])
-def test_where_it_is_allowed_cuda_runs_with_a_reason(
+def test_an_allowed_fallback_to_cuda_has_a_reason(
     artifact: Artifact,
     variant: Variant,
     runtime: FakeRuntime,
@@ -260,7 +264,7 @@ def test_where_it_is_allowed_cuda_runs_with_a_reason(
     ):
         assert session.provider == "CUDA"
         assert session.fallback is not None
-        assert session.fallback.startswith("tensorrt was wanted, cuda runs: ")
+        assert session.fallback.startswith("tensorrt was requested, cuda runs: ")
         assert session.engines_built_in_service == 0
         np.testing.assert_allclose(session.run(batch), expected, atol=2e-5)
     assert [entry.message for entry in caplog.records] == ["fallback"]
@@ -268,8 +272,8 @@ def test_where_it_is_allowed_cuda_runs_with_a_reason(
     assert runtime.opened[0][2]["use_tf32"] == "0"
 
 
-def test_outputs_by_token_come_in_the_batchs_order(tmp_path: Path) -> None:
-    """A graph that gives each token's id back, on two engines: what it gives is the batch's own ids."""
+def test_outputs_by_token_have_the_order_of_the_batch(tmp_path: Path) -> None:
+    """The graph returns the id of each token, on two engines. So the result has the ids of the batch in their order."""
     ids = TensorInfo("input_ids", "int32", ("texts", "longest"))
     vectors = TensorInfo("token_vectors", "float32", ("texts", "longest", 1))
     graph = helper.make_graph(
@@ -294,7 +298,7 @@ def test_outputs_by_token_come_in_the_batchs_order(tmp_path: Path) -> None:
             np.testing.assert_array_equal(session.run(batch, "token_vectors")[:, 0], batch.ids)
 
 
-def test_refusals_of_a_session(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
+def test_errors_of_a_session(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
     session = open_tensorrt(artifact, variant, H200)
     with pytest.raises(InputError, match="a text of 21 tokens"):
         session.run(batch_of([3, 21]))
@@ -305,7 +309,7 @@ def test_refusals_of_a_session(artifact: Artifact, variant: Variant, runtime: Fa
         session.run(batch_of([3]))
 
 
-def test_a_batch_that_tensorrt_refuses_is_told(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
+def test_a_batch_that_tensorrt_rejects_is_an_error(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
     wider = msgspec.structs.replace(variant, profiles=(variant.profiles[1],))
     with open_tensorrt(artifact, variant, H200) as session:
         narrow = session._sessions[0]  # type: ignore[index]
@@ -318,7 +322,7 @@ def test_a_batch_that_tensorrt_refuses_is_told(artifact: Artifact, variant: Vari
             wrong.run(batch_of([20]))
 
 
-def test_several_threads_may_run_it(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
+def test_several_threads_can_run_a_session(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
     batch = batch_of(LENGTHS)
     with open_tensorrt(artifact, variant, H200) as session:
         alone = session.run(batch)
@@ -329,11 +333,11 @@ def test_several_threads_may_run_it(artifact: Artifact, variant: Variant, runtim
         for thread in threads:
             thread.join()
     assert len(results) == 4
-    for found in results:
-        np.testing.assert_array_equal(found, alone)
+    for vectors in results:
+        np.testing.assert_array_equal(vectors, alone)
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_an_error(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -342,7 +346,7 @@ def test_a_folder_that_cannot_be_written_is_told(
         open_tensorrt(artifact, variant, H200)
 
 
-def test_without_a_gpu_the_reason_is_told(
+def test_without_a_gpu_the_error_names_the_reason(
     artifact: Artifact, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fletcher.runtime.providers.tensorrt.provider.tensorrt_problem", lambda: None)

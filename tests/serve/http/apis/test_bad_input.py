@@ -1,4 +1,4 @@
-"""Each bad input, with its status and an error in the shape of the API that was asked."""
+"""Invalid input: its status, and its error in the shape of the API."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 def openai(body: Any) -> str:
-    """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+    """Return the message of an OpenAI error: `{"error": {"message", "type", "param", "code"}}`."""
     assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
     return str(body["error"]["message"])
 
 
 def tei(body: Any) -> str:
-    """TEI's: `{"error", "error_type"}` (router/src/http/types.rs)."""
+    """Return the message of a TEI error: `{"error", "error_type"}` (router/src/http/types.rs)."""
     assert body.keys() == {"error", "error_type"}
     assert body["error_type"] in {"Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"}
     return str(body["error"])
 
 
 def cohere(body: Any) -> str:
-    """Cohere's: `{"message", "id"}`."""
+    """Return the message of a Cohere error: `{"message", "id"}`."""
     assert body.keys() == {"message", "id"}
     return str(body["message"])
 
 
-#: By route: the shape of its errors, a good body, the field of its texts, and the status of what TEI calls invalid.
+#: For each route: the shape of its errors, a valid body, the field of its texts, and the status of an invalid field.
 ROUTES: dict[str, tuple[Callable[[Any], str], dict[str, Any], str, int]] = {
     "/v1/embeddings": (openai, {"model": "fake-model", "input": ["ab"]}, "input", 400),
     "/embed": (tei, {"inputs": ["ab"]}, "inputs", 422),
@@ -71,7 +71,7 @@ routes = pytest.mark.parametrize("route", ROUTES)
 
 
 def refused(route: str, answer: httpx.Response, status: int, words: str) -> None:
-    """The answer is that status, in the route's own shape, and says why."""
+    """Check the status of an answer, the shape of its error, and its message."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-request-id"]
@@ -79,7 +79,7 @@ def refused(route: str, answer: httpx.Response, status: int, words: str) -> None
 
 
 @routes
-def test_good_bodies_are_good(http: httpx.Client, route: str) -> None:
+def test_valid_bodies_are_accepted(http: httpx.Client, route: str) -> None:
     assert http.post(route, json=ROUTES[route][1]).status_code == 200
 
 
@@ -87,13 +87,13 @@ def test_good_bodies_are_good(http: httpx.Client, route: str) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"nan"])
 def test_not_json(http: httpx.Client, route: str, body: bytes) -> None:
     answer = http.post(route, content=body)
-    # What is no JSON names no field: TEI itself answers so with 400.
+    # An error for invalid JSON does not name a field. TEI itself returns 400 for it.
     refused(route, answer, 400, "not valid JSON")
 
 
 @routes
 @pytest.mark.parametrize("body", [b"[]", b'"ab"', b"[" * 5000, b"null"])
-def test_json_that_is_no_object(http: httpx.Client, route: str, body: bytes) -> None:
+def test_json_that_is_not_an_object(http: httpx.Client, route: str, body: bytes) -> None:
     refused(route, http.post(route, content=body), 400, "the body: Expected `object`")
 
 
@@ -117,7 +117,7 @@ def test_no_items(http: httpx.Client, route: str) -> None:
     refused(route, http.post(route, json=body | {field: []}), 400, field)
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route != "/tokenize"])  # which never cuts
+@pytest.mark.parametrize("route", [route for route in ROUTES if route != "/tokenize"])  # /tokenize never truncates
 def test_too_long(http: httpx.Client, route: str) -> None:
     shape, body, field, _ = ROUTES[route]
     refuse: dict[Any, dict[str, Any]] = {
@@ -126,7 +126,7 @@ def test_too_long(http: httpx.Client, route: str) -> None:
         cohere: {"truncate": "NONE"},
     }
     answer = http.post(route, json=body | {field: ["ab", "a" * 100]} | refuse[shape])
-    refused(route, answer, 413 if shape is tei else 400, "takes 16")
+    refused(route, answer, 413 if shape is tei else 400, "takes at most 16")
 
 
 @routes
@@ -140,8 +140,39 @@ def test_unknown_field(http: httpx.Client, route: str) -> None:
     refused(route, http.post(route, json=body | {"color": "blue"}), status, "color")
 
 
+@pytest.mark.parametrize(
+    ("route", "changes", "words"),
+    [
+        ("/v1/embeddings", {"dimensions": 5}, "dimensions is 5; "),
+        ("/v1/embeddings", {"input_type": "poem"}, "input_type is 'poem'; "),
+        ("/v2/embed", {"output_dimension": 5}, "output_dimension is 5; "),
+        ("/v2/embed", {"input_type": "poem"}, "input_type is 'poem'; "),
+        ("/v2/embed", {"texts": None, "inputs": []}, "inputs has 0 items; "),
+        ("/embed", {"dimensions": 5}, "dimensions is 5; "),
+        ("/embed", {"prompt_name": "poem"}, "prompt_name is 'poem'; "),
+        ("/embed", {"prompt_name": "input_type"}, "prompt_name is 'input_type'; "),
+        ("/embed", {"prompt_name": "query", "input_type": "poem"}, "input_type is 'poem'; "),
+        ("/tokenize", {"prompt_name": "poem"}, "prompt_name is 'poem'; "),
+        ("/tokenize", {"input_type": "poem"}, "input_type is 'poem'; "),
+        ("/similarity", {"parameters": {"prompt_name": "poem"}}, "parameters.prompt_name is 'poem'; "),
+        ("/similarity", {"parameters": {"input_type": "poem"}}, "parameters.input_type is 'poem'; "),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_an_error_names_the_field_of_the_request(
+    http: httpx.Client, route: str, changes: dict[str, Any], words: str, accept: str
+) -> None:
+    sentences = {"inputs": {"source_sentence": "ab", "sentences": ["cd"]}}
+    shape, body, _, status = (tei, sentences, "", 422) if route == "/similarity" else ROUTES[route]
+    answer = http.post(route, json=body | changes, headers={"accept": accept})
+    assert answer.status_code == status, answer.text
+    assert shape(answer.json()).startswith(words)
+    if shape is openai:
+        assert answer.json()["error"]["param"] == next(iter(changes))
+
+
 @routes
-def test_gzip_that_is_none_and_bombs(http: httpx.Client, route: str) -> None:
+def test_invalid_gzip_and_gzip_bombs(http: httpx.Client, route: str) -> None:
     coded = {"content-encoding": "gzip"}
     refused(
         route,
@@ -176,7 +207,7 @@ def test_slow_bodies(server: Server, route: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["base65", "hex", 1, None])
-def test_encodings_that_there_are_not(http: httpx.Client, value: Any) -> None:
+def test_unknown_encodings(http: httpx.Client, value: Any) -> None:
     body = ROUTES["/v1/embeddings"][1] | {"encoding_format": value}
     refused("/v1/embeddings", http.post("/v1/embeddings", json=body), 400, "encoding_format")
 
@@ -192,7 +223,7 @@ def test_encodings_that_there_are_not(http: httpx.Client, value: Any) -> None:
         ("/encode/arrow", pa.schema({"page": pa.int64()}).serialize().to_pybytes()),
     ],
 )
-def test_the_earlier_fletchers_bodies(http: httpx.Client, route: str, body: bytes) -> None:
+def test_invalid_binary_bodies(http: httpx.Client, route: str, body: bytes) -> None:
     answer = http.post(route, content=body)
     assert answer.status_code == 400, answer.text
     assert openai(answer.json())

@@ -1,4 +1,4 @@
-"""The earlier Fletcher's routes: CBOR by cbor2, Arrow by pyarrow; and NDJSON."""
+"""Binary routes and streams: CBOR with cbor2, Arrow with pyarrow, and NDJSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...fake_encoder import POISON, FakeEncoder, expected
 
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
-    """One server for all of this file's requests."""
+    """Return the URL of one server for all tests of this file."""
     with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
@@ -40,14 +40,14 @@ def test_cbor_in_cbor_out(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "ubinary"])
 def test_cbor_in_other_types(http: httpx.Client, dtype: str) -> None:
-    (found,) = cbor2.loads(http.post(f"/encode?dtype={dtype}&input_type=query", content=cbor2.dumps(["ab"])).content)
+    (row,) = cbor2.loads(http.post(f"/encode?dtype={dtype}&input_type=query", content=cbor2.dumps(["ab"])).content)
     vector = expected("ab", "query: ")
-    wanted = {
+    reference = {
         "float16": vector.astype(np.float16).tolist(),
         "int8": np.rint(vector / (np.abs(vector).max() / 127)).astype(int).tolist(),
         "ubinary": np.packbits(vector > 0).tobytes(),
     }
-    assert found == wanted[dtype]
+    assert row == reference[dtype]
 
 
 @pytest.mark.parametrize(
@@ -80,27 +80,27 @@ def arrow_bytes(table: pa.Table, **options: int) -> bytes:
     return bytes(sink.getvalue())
 
 
-def test_arrow_in_arrow_out_and_other_columns_pass(http: httpx.Client) -> None:
+def test_arrow_returns_vectors_and_all_other_columns(http: httpx.Client) -> None:
     table = pa.table({"text": ["ab", "cd", "ef"], "row": [1, 2, 3]})
     response = http.post("/encode/arrow", content=arrow_bytes(table, max_chunksize=2))
-    found = pa.ipc.open_stream(response.content).read_all()
-    assert found["row"].to_pylist() == [1, 2, 3]
-    assert found["vector"].to_pylist() == [expected(text).tolist() for text in ("ab", "cd", "ef")]
-    assert found.schema.metadata[b"fletcher.digest"] == b"c0ffee"
+    answer_table = pa.ipc.open_stream(response.content).read_all()
+    assert answer_table["row"].to_pylist() == [1, 2, 3]
+    assert answer_table["vector"].to_pylist() == [expected(text).tolist() for text in ("ab", "cd", "ef")]
+    assert answer_table.schema.metadata[b"fletcher.digest"] == b"c0ffee"
 
 
-def test_arrow_tells_the_tokens_of_each_text(http: httpx.Client) -> None:
+def test_arrow_has_the_token_counts_of_each_text(http: httpx.Client) -> None:
     table = pa.table({"text": ["ab", "x" * 20]})
     answer = http.post("/encode/arrow", content=arrow_bytes(table))
-    _, said = pa.ipc.open_stream(answer.content).read_next_batch_with_custom_metadata()
-    assert said.to_dict() == {b"fletcher.tokens_seen": b"4,16", b"fletcher.tokens_dropped": b"0,6"}
+    _, metadata = pa.ipc.open_stream(answer.content).read_next_batch_with_custom_metadata()
+    assert metadata.to_dict() == {b"fletcher.tokens_seen": b"4,16", b"fletcher.tokens_dropped": b"0,6"}
 
 
 def test_an_empty_stream_has_a_schema(http: httpx.Client) -> None:
     table = pa.table({"text": pa.array([], pa.string())})
-    found = pa.ipc.open_stream(http.post("/encode/arrow?dimensions=4", content=arrow_bytes(table)).content).read_all()
-    assert found.num_rows == 0
-    assert found.schema.field("vector").type.list_size == 4
+    answer = pa.ipc.open_stream(http.post("/encode/arrow?dimensions=4", content=arrow_bytes(table)).content).read_all()
+    assert answer.num_rows == 0
+    assert answer.schema.field("vector").type.list_size == 4
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_bad_arrow_is_a_json_error(http: httpx.Client, body: bytes) -> None:
 STREAMED = {"accept": "application/x-ndjson"}
 
 
-def test_ndjson_is_a_line_a_text_in_order(http: httpx.Client) -> None:
+def test_ndjson_has_one_line_for_each_text_in_order(http: httpx.Client) -> None:
     texts = [f"text {index}" for index in range(3000)]
     body = {"model": "fake", "input": texts}
     with http.stream("POST", "/v1/embeddings", json=body, headers=STREAMED) as response:
@@ -142,7 +142,7 @@ def test_ndjson_of_tei(http: httpx.Client) -> None:
     assert [line["embedding"] for line in lines] == [expected("ab").tolist(), expected("cd").tolist()]
 
 
-def test_ndjson_refuses_with_a_status_and_fails_with_a_line(http: httpx.Client) -> None:
+def test_errors_of_ndjson_are_a_status_or_a_line(http: httpx.Client) -> None:
     first = http.post("/v1/embeddings", json={"model": "fake", "input": [POISON]}, headers=STREAMED)
     assert first.status_code == 500
     body = {"model": "fake", "input": ["a"] * 100 + [POISON]}

@@ -1,4 +1,4 @@
-"""Cohere's route, asked by Cohere's own client."""
+"""Cohere's route, with Cohere's client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ...fake_encoder import DIMENSION, FakeEncoder, expected
 
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
-    """One server for all of this file's requests."""
+    """Return the URL of one server for all tests of this file."""
     with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
@@ -36,23 +36,23 @@ def test_every_type_of_vector(client: cohere.ClientV2) -> None:
     kinds = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
     answer = client.embed(model="fake-model", input_type="search_query", texts=["ab"], embedding_types=kinds)
     vector = expected("ab", "query: ")
-    found = answer.embeddings
-    assert found.float_ == [vector.tolist()]
+    embeddings = answer.embeddings
+    assert embeddings.float_ == [vector.tolist()]
     codes = np.rint(vector / (np.abs(vector).max() / 127)).astype(int)
     bits = np.packbits(vector > 0).astype(int)
-    assert found.int8 == [codes.tolist()]
-    assert found.uint8 == [(codes + 128).tolist()]
-    assert found.ubinary == [bits.tolist()]
-    assert found.binary == [(bits - 128).tolist()]
-    assert found.base64 is not None
-    assert np.frombuffer(base64.b64decode(found.base64[0]), "<f4").tolist() == vector.tolist()
+    assert embeddings.int8 == [codes.tolist()]
+    assert embeddings.uint8 == [(codes + 128).tolist()]
+    assert embeddings.ubinary == [bits.tolist()]
+    assert embeddings.binary == [(bits - 128).tolist()]
+    assert embeddings.base64 is not None
+    assert np.frombuffer(base64.b64decode(embeddings.base64[0]), "<f4").tolist() == vector.tolist()
     assert answer.texts == ["ab"]
     assert answer.meta is not None
     assert answer.meta.billed_units is not None
     assert answer.meta.billed_units.input_tokens == 11
 
 
-def test_what_was_cut_and_shorter_vectors(client: cohere.ClientV2) -> None:
+def test_truncated_texts_and_shorter_vectors(client: cohere.ClientV2) -> None:
     answer = client.embed(
         model="fake", input_type="search_document", texts=["x" * 20], output_dimension=4, embedding_types=["float"]
     )
@@ -82,7 +82,7 @@ def test_inputs_in_parts(client: cohere.ClientV2) -> None:
         ({"model": "fake", "input_type": "search_query", "texts": ["x" * 20], "output_dimension": 5}, 400),
     ],
 )
-def test_errors_have_coheres_shape(http_url: str, body: object, status: int) -> None:
+def test_errors_have_the_shape_of_cohere(http_url: str, body: object, status: int) -> None:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     response = httpx.post(f"{http_url}/v2/embed", content=content)
     assert response.status_code == status
@@ -91,7 +91,7 @@ def test_errors_have_coheres_shape(http_url: str, body: object, status: int) -> 
     assert error.id == response.headers["x-request-id"]
 
 
-def test_the_client_raises_its_own_classes(client: cohere.ClientV2) -> None:
+def test_the_client_raises_its_error_classes(client: cohere.ClientV2) -> None:
     with pytest.raises(cohere.NotFoundError):
         client.embed(model="other", input_type="search_query", texts=["a"])
     with pytest.raises(ApiError) as caught:

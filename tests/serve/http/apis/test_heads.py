@@ -69,42 +69,42 @@ def test_weights_of_tokens(folder: Path) -> None:
     with serving(artifact) as http:
         response = http.post("/embed_sparse", json={"inputs": DOCUMENTS})
         assert http.post("/embed_all", json={"inputs": "a"}).status_code == 404
-    found = np.zeros((len(DOCUMENTS), VOCABULARY))
-    for row, values in zip(found, response.json(), strict=True):
+    weights = np.zeros((len(DOCUMENTS), VOCABULARY))
+    for row, values in zip(weights, response.json(), strict=True):
         for value in values:
             row[value["index"]] = value["value"]
-    np.testing.assert_allclose(found, reference, atol=1e-5)
+    np.testing.assert_allclose(weights, reference, atol=1e-5)
     assert int(response.headers["x-tokens-dropped"].split(",")[4]) > 0
 
 
-def test_colbert_beside_a_reranker(folder: Path) -> None:
-    """Two models that give different things: each route finds its own without a name."""
+def test_colbert_and_a_reranker_in_one_server(folder: Path) -> None:
+    """Two models with different outputs: each route finds its model without a name."""
     colbert = test_colbert.make(folder / "colbert")
     reranker = test_classification.make(folder / "second")
     model = MultiVectorEncoder(str(colbert), device="cpu")
     texts = list(DOCUMENTS)
-    wanted = [model.encode_document([text])[0].numpy() for text in texts]
+    reference = [model.encode_document([text])[0].numpy() for text in texts]
     queries = [model.encode_query([QUERY])[0].numpy()]
     with serving(convert(reranker).path, convert(colbert).path) as http:
         documents = http.post("/embed_all", json={"inputs": texts, "input_type": "document"}).json()
         (query,) = http.post("/embed_all", json={"inputs": QUERY, "prompt_name": "query", "detail": True}).json()
         ranked = http.post("/rerank", json={"query": QUERY, "texts": texts})
-    for found, rows in zip(documents, wanted, strict=True):
-        np.testing.assert_allclose(np.array(found), rows, atol=1e-5)
+    for vectors, rows in zip(documents, reference, strict=True):
+        np.testing.assert_allclose(np.array(vectors), rows, atol=1e-5)
     np.testing.assert_allclose(np.array(query["embeddings"]), queries[0], atol=1e-5)
     assert query["tokens_dropped"] == 0
     assert ranked.status_code == 200
 
 
-def test_states_of_tokens_are_huggingfaces(minilm_artifact: Path, minilm_checkpoint: Path) -> None:
+def test_states_of_tokens_are_those_of_huggingface(minilm_artifact: Path, minilm_checkpoint: Path) -> None:
     texts = ["A man is eating food.", "The girl is carrying a baby, and the sun shines."]
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(minilm_checkpoint))
     model = transformers.AutoModel.from_pretrained(str(minilm_checkpoint)).eval()
     with serving(minilm_artifact) as http:
-        found = http.post("/embed_all", json={"inputs": texts}).json()
+        answers = http.post("/embed_all", json={"inputs": texts}).json()
         tokens = http.post("/tokenize", json={"inputs": texts}).json()
         bare = http.post("/tokenize", json={"inputs": texts, "add_special_tokens": False}).json()
-    for text, states, row, plain in zip(texts, found, tokens, bare, strict=True):
+    for text, states, row, plain in zip(texts, answers, tokens, bare, strict=True):
         encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
         offsets = encoded.pop("offset_mapping")[0].tolist()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The official client of OpenAI's, over a real socket."""
+"""OpenAI's route, with OpenAI's client over a real socket."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...fake_encoder import POISON, FakeEncoder, asked, expected, vector_of
+from ...fake_encoder import POISON, FakeEncoder, expected, request_for, vector_of
 
 
 @pytest.fixture
 def client(http_url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{http_url}/v1", api_key="unused", max_retries=0, timeout=10) as made:
-        yield made
+    with openai.OpenAI(base_url=f"{http_url}/v1", api_key="unused", max_retries=0, timeout=10) as connected:
+        yield connected
 
 
-def test_its_default_is_base64_and_decodes_to_the_same_vectors(client: openai.OpenAI) -> None:
+def test_the_default_is_base64_and_decodes_to_the_same_vectors(client: openai.OpenAI) -> None:
     answer = client.embeddings.create(model="fake-model", input=["ab", "cd"])
     for item, text in zip(answer.data, ["ab", "cd"], strict=True):
         np.testing.assert_array_equal(np.array(item.embedding, np.float32), expected(text))
@@ -45,7 +45,7 @@ def test_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve("fake-model").owned_by == "fletcher"
 
 
-def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
+def test_errors_raise_the_classes_of_the_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.embeddings.create(model="fake-model", input=[])
     assert bad.value.param == "input"
@@ -64,10 +64,10 @@ def test_overload_is_a_rate_limit_error() -> None:
         Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=4)) as server,
         openai.OpenAI(base_url=f"{server.addresses.http}/v1", api_key="unused", max_retries=0, timeout=10) as client,
     ):
-        blocker = server.engine.submit(asked(["ab"]))
+        blocker = server.engine.submit(request_for(["ab"]))
         while server.engine.admission.tokens:
             pass
-        waiting = server.engine.submit(asked(["cd"]))
+        waiting = server.engine.submit(request_for(["cd"]))
         with pytest.raises(openai.RateLimitError) as caught:
             client.embeddings.create(model="fake-model", input="ef")
         assert int(caught.value.response.headers["retry-after"]) >= 1

@@ -1,4 +1,4 @@
-"""text-embeddings-inference's routes over a real socket, and with the hub's own client."""
+"""Routes of text-embeddings-inference over a real socket, and with the client of HuggingFace Hub."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fletcher.serve.http.apis.tei.handlers import tei_scores
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...fake_encoder import POISON, FakeEncoder, asked, expected, vector_of
+from ...fake_encoder import POISON, FakeEncoder, expected, request_for, vector_of
 
 
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
-    """One server for all of this file's requests."""
+    """Return the URL of one server for all tests of this file."""
     with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
@@ -33,25 +33,27 @@ def http(http_url: str) -> Iterator[httpx.Client]:
 
 
 def unit(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    made: np.ndarray[Any, Any] = vector / np.linalg.norm(vector)
-    return made
+    normalized: np.ndarray[Any, Any] = vector / np.linalg.norm(vector)
+    return normalized
 
 
-def test_the_hubs_client_gets_normalized_vectors(http_url: str) -> None:
+def test_the_client_of_the_hub_gets_normalized_vectors(http_url: str) -> None:
     client = InferenceClient(http_url)
-    found = client.feature_extraction("ab", truncate=True, truncation_direction="right")
-    np.testing.assert_allclose(found, [unit(expected("ab"))], rtol=1e-6)
+    vectors = client.feature_extraction("ab", truncate=True, truncation_direction="right")
+    np.testing.assert_allclose(vectors, [unit(expected("ab"))], rtol=1e-6)
     plain = client.feature_extraction("ab", normalize=False, prompt_name="query")
     np.testing.assert_array_equal(plain, [expected("ab", "query: ")])
 
 
-def test_the_hubs_client_gets_similarities(http_url: str) -> None:
-    found = InferenceClient().sentence_similarity("ab", other_sentences=["ab", "cd"], model=f"{http_url}/similarity")
-    wanted = [1.0, float(unit(expected("ab")) @ unit(expected("cd")))]
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+def test_the_client_of_the_hub_gets_similarities(http_url: str) -> None:
+    similarities = InferenceClient().sentence_similarity(
+        "ab", other_sentences=["ab", "cd"], model=f"{http_url}/similarity"
+    )
+    cosines = [1.0, float(unit(expected("ab")) @ unit(expected("cd")))]
+    np.testing.assert_allclose(similarities, cosines, rtol=1e-6)
 
 
-def test_tokens_seen_and_dropped_stand_in_headers(http: httpx.Client) -> None:
+def test_headers_have_the_seen_and_dropped_tokens(http: httpx.Client) -> None:
     response = http.post("/embed", json={"inputs": ["ab", "x" * 20]})
     assert len(response.json()) == 2
     assert response.headers["x-tokens-seen"] == "4,16"
@@ -59,7 +61,7 @@ def test_tokens_seen_and_dropped_stand_in_headers(http: httpx.Client) -> None:
     assert response.headers["x-compute-tokens"] == "20"
 
 
-def test_detail_says_it_in_the_body(http: httpx.Client) -> None:
+def test_with_detail_the_body_has_the_token_counts(http: httpx.Client) -> None:
     body = {"inputs": "x" * 20, "detail": True, "dtype": "int8", "normalize": False}
     (item,) = http.post("/embed", json=body).json()
     assert (item["tokens_seen"], item["tokens_dropped"]) == (16, 6)
@@ -104,7 +106,7 @@ BAD: list[tuple[str, Any, int, str]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "status", "kind"), BAD)
-def test_errors_have_teis_shape(http: httpx.Client, path: str, body: Any, status: int, kind: str) -> None:
+def test_errors_have_the_shape_of_tei(http: httpx.Client, path: str, body: Any, status: int, kind: str) -> None:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     response = http.post(path, content=content)
     assert response.status_code == status
@@ -113,7 +115,7 @@ def test_errors_have_teis_shape(http: httpx.Client, path: str, body: Any, status
     assert error.error
 
 
-def test_a_limit_of_the_servers_own(fake_encoder: FakeEncoder) -> None:
+def test_the_limit_of_items_can_be_configured(fake_encoder: FakeEncoder) -> None:
     with (
         Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="off", max_items=2)) as server,
         httpx.Client(base_url=str(server.addresses.http)) as http,
@@ -132,7 +134,7 @@ def test_a_limit_of_tokens(fake_encoder: FakeEncoder) -> None:
             refused = http.post("/embed", json={"inputs": inputs})
             assert refused.status_code == 413
             assert "9 tokens" in refused.json()["error"]
-        # A refused request holds nothing of the queue.
+        # A rejected request does not use the queue.
         assert http.post("/embed", json={"inputs": ["ab", "cd"]}).status_code == 200
         assert server.models.open_requests == 0
 
@@ -145,17 +147,17 @@ def test_a_limit_of_tokens(fake_encoder: FakeEncoder) -> None:
         ("/encode", b"\x81bef", "error"),
     ],
 )
-def test_overload_is_429_with_retry_after_in_each_apis_shape(path: str, body: Any, field: str) -> None:
+def test_overload_is_429_with_retry_after_in_the_shape_of_each_api(path: str, body: Any, field: str) -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with (
         Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=4)) as server,
         httpx.Client(base_url=str(server.addresses.http)) as http,
     ):
-        under_way = server.engine.submit(asked(["ab"]))
+        under_way = server.engine.submit(request_for(["ab"]))
         while server.engine.admission.tokens:
             pass
-        waiting = server.engine.submit(asked(["cd"]))
+        waiting = server.engine.submit(request_for(["cd"]))
         answer = http.post(path, content=body if isinstance(body, bytes) else msgspec.json.encode(body))
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1

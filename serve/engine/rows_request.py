@@ -1,0 +1,30 @@
+"""`RowsRequest`: a request whose texts another process has tokenized. Its answer is the graph's values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fletcher.runtime import Encodings
+
+from .terms import USUAL, Terms
+
+__all__ = ["RowsRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRequest:
+    """Token ids for a model.
+
+    Attributes:
+        encodings: the rows, at least one.
+        output: name of the graph's output; None is the first.
+        by_token: whether the output has a row of values per token.
+        requests: number of clients' requests that the rows come from.
+        terms: priority, client and deadline.
+    """
+
+    encodings: Encodings
+    output: str | None = None
+    by_token: bool = False
+    requests: int = 1
+    terms: Terms = USUAL

@@ -1,0 +1,117 @@
+"""`PassedConnections`: an HTTP server without a listening socket. The supervisor accepts its connections and passes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable
+
+from ..http.call import AsgiApp
+from ..http.server import UvicornThread
+
+__all__ = ["PassedConnections"]
+
+logger = logging.getLogger("fletcher.serve.fronts")
+
+
+class PassedConnections:
+    """HTTP server of a front process, on an event loop of its own thread. It is open from `start` to `stop`."""
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        *,
+        drain_seconds: float,
+        on_closed: Callable[[int], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Prepare the server.
+
+        Args:
+            app: the application.
+            drain_seconds: seconds that open requests may take after `stop`.
+            on_closed: called on the event loop, at most ten times a second, with the number of connections that have ended
+                since the start, when it has grown.
+            on_end: called on the event loop when everything is answered, for example `Forward.close`.
+        """
+        self._uvicorn = UvicornThread(app, [], drain_seconds=drain_seconds, on_tick=self._report, on_end=on_end)
+        self._on_closed = on_closed
+        self._lock = threading.Lock()
+        self._added = self._reported = 0
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop, after `start`."""
+        return self._uvicorn.loop
+
+    @property
+    def open(self) -> int:
+        """Number of connections that were added and have not ended."""
+        return self._waiting + self._uvicorn.open
+
+    def start(self) -> None:
+        """Start the thread. Return when connections can be added.
+
+        Raises:
+            ServiceError: uvicorn did not start; its log has the reason.
+        """
+        self._uvicorn.start()
+
+    def add(self, connection: socket.socket) -> None:
+        """Serve a connection, from any thread. After the end of the server the connection is closed."""
+        with self._lock:
+            self._added += 1
+            self._waiting += 1
+        try:
+            self.loop.call_soon_threadsafe(self._begin, connection)
+        except RuntimeError:  # the loop is closed
+            with self._lock:
+                self._waiting -= 1
+            connection.close()
+
+    def stop(self) -> None:
+        """Close idle connections, and return at once. Open requests continue; connections that come later are closed."""
+        self._uvicorn.stop()
+
+    def join(self) -> bool:
+        """Wait until all open requests are answered, or until the time limit passes.
+
+        Returns:
+            Whether all were answered.
+        """
+        self._uvicorn.join()
+        return self.open == 0
+
+    def _begin(self, connection: socket.socket) -> None:
+        task = self.loop.create_task(self._connect(connection))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            # As for connections that uvloop accepts itself: a small answer does not wait for an acknowledgement.
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setblocking(False)
+            await self._uvicorn.connect(connection)
+        except OSError:
+            logger.debug("a connection broke before it was served")
+            connection.close()
+        except asyncio.CancelledError:  # the loop ends
+            connection.close()
+            raise
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _report(self) -> None:
+        """Report the number of connections that have ended."""
+        with self._lock:
+            closed = self._added - self.open
+        if self._on_closed is not None and closed > self._reported:
+            self._reported = closed
+            self._on_closed(closed)

@@ -1,0 +1,123 @@
+"""`run_engine`: the engine process from its start to its end: models, their queue, and the routes that fronts forward."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fletcher.runtime.errors import FletcherError
+
+from ..http.app import HttpApp
+from ..http.server import HttpServer
+from ..models.registry import Models
+from ..models.served import served_models
+from ..models.spec import ModelSpec
+from ..surroundings import Surroundings, fingerprint, flight_server_class, make_loader
+from .channel.rows_server import RowsServer
+from .config import ProcessConfig
+from .control import Control
+from .forward import trusting_peer
+from .messages import Changed, Ready, Reload, Reloaded, Stop, Stopped
+from .switching import SWITCH_SECONDS
+
+if TYPE_CHECKING:
+    from ..flight.server import FlightServer
+
+__all__ = ["run_engine"]
+
+logger = logging.getLogger("fletcher.serve.fronts")
+
+#: Connections that may wait on the Unix socket.
+BACKLOG: Final = 1024
+
+
+class _Engine:
+    """The parts of the engine process."""
+
+    def __init__(self, config: ProcessConfig, control: Control) -> None:
+        options = config.options
+        self._control = control
+        self._drain_seconds = options.drain_seconds
+        self._surroundings = surroundings = Surroundings.open(options)
+        self.models = Models(
+            make_loader(options),
+            surroundings.make_engine,
+            drain_seconds=options.drain_seconds,
+            fingerprint=fingerprint,
+        )
+        self._flight: FlightServer | None = None
+        self.models.apply(config.specs)
+        self._rows = RowsServer(self.models, Path(config.engine_rows), drain_seconds=options.drain_seconds)
+        app = HttpApp(
+            self.models,
+            gate=surroundings.gate,
+            limits=surroundings.limits,
+            longbow=surroundings.longbow,
+            tracing=surroundings.tracing,
+        )
+        listener = _listen(config.engine_http)
+        self._http = HttpServer(trusting_peer(app), listener, drain_seconds=options.drain_seconds)
+        self._http.start()
+        if config.flight is not None:
+            self._flight = flight_server_class()(
+                self.models, surroundings.gate, config.engine_flight, surroundings.longbow, surroundings.tracing
+            )
+        self.models.metrics.pages = self._rows.pages
+        self._rows.start(on_change=self._changed)
+
+    def _changed(self) -> None:
+        self._control.send(Changed(tuple(self.models.specs)))
+
+    def reload(self, specs: tuple[ModelSpec, ...] | None) -> Reloaded:
+        """Read the keys again, and serve these models; what fails leaves everything as it was."""
+        try:
+            self._surroundings.reload_keys()
+            if specs is not None:
+                self.models.apply(specs)
+        except FletcherError as error:
+            return Reloaded(str(error))
+        return Reloaded(models=tuple(f"{spec.name}@{spec.version}" for spec in self.models.specs))
+
+    def stop(self, drain_seconds: float) -> bool:
+        """Answer what was admitted, and close; return whether everything was answered in time."""
+        self.models.stop_admitting()
+        self._http.stop()
+        drained = self.models.stop(drain_seconds)
+        self._rows.stop()
+        if self._flight is not None:
+            self._flight.stop(1.0)
+        self._http.join()
+        self._surroundings.close()
+        return drained
+
+
+def run_engine(config: ProcessConfig, control: Control) -> None:
+    """Compute for the fronts until the supervisor says stop.
+
+    Args:
+        config: configuration of the process.
+        control: socket to the supervisor.
+
+    Raises:
+        FletcherError: a model cannot be loaded, or a socket cannot be opened.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    engine = _Engine(config, control)
+    control.send(Ready(served_models(engine.models)))
+    for command in control.commands():
+        if isinstance(command, Reload):
+            control.send(engine.reload(command.specs))
+        elif isinstance(command, Stop):
+            control.send(Stopped(engine.stop(command.drain_seconds)))
+            return
+
+
+def _listen(path: str) -> socket.socket:
+    """Return a listening Unix socket at a path."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen(BACKLOG)
+    return listener

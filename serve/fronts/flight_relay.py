@@ -1,0 +1,189 @@
+"""`FlightRelay`: passes the bytes of Flight connections to the fronts' Flight servers, in turn.
+
+gRPC neither takes an accepted socket nor, in Arrow's build, shares a port among processes, so the supervisor accepts the
+connections and copies their bytes. It looks at none of them. Each connection to a front comes from a Unix socket whose name
+holds the client's address; `peer_of` in serve/flight/middleware.py reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from ..flight.peers import peer_name
+
+__all__ = ["FlightRelay"]
+
+logger = logging.getLogger("fletcher.serve.fronts")
+
+
+class _End(asyncio.Protocol):
+    """One end of a relayed connection: what it reads is written to the other end."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._other: _End | None = None
+        self._early: list[bytes] = []
+        self._ended = False
+
+    def join(self, other: _End) -> None:
+        """Connect two open ends, and pass on what each has read already."""
+        self._other, other._other = other, self
+        for end in (self, other):
+            for data in end._early:
+                end.data_received(data)
+            end._early.clear()
+            if end._ended:
+                end.eof_received()
+            if end.transport is None:
+                end.connection_lost(None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]  # a stream socket has a `Transport`
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes on."""
+        if self._other is None:
+            self._early.append(data)
+        elif self._other.transport is not None:
+            self._other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        """Pass the end on; the other direction stays open until it ends, too."""
+        self._ended = True
+        if self._other is not None and self._other._ended:
+            for end in (self, self._other):
+                if end.transport is not None:
+                    end.transport.close()
+        elif self._other is not None and self._other.transport is not None and self._other.transport.can_write_eof():
+            self._other.transport.write_eof()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Close the other end after what was written to it."""
+        self.transport = None
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.close()
+
+    def pause_writing(self) -> None:
+        """Stop reading at the other end: this end's peer is slow."""
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read at the other end again."""
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.resume_reading()
+
+
+class FlightRelay:
+    """Relays connections on a thread of its own. It is open from `start` to `stop`."""
+
+    def __init__(self, listener: socket.socket, folder: Path, choose: Callable[[], str | None]) -> None:
+        """Prepare the relay.
+
+        Args:
+            listener: the listening socket; the relay closes it.
+            folder: private folder for the names of its sockets.
+            choose: returns the Unix socket of the front that gets the next connection; None if no front is ready. It runs
+                on the relay's thread.
+        """
+        self._listener = listener
+        self._folder = folder
+        self._choose = choose
+        self._numbers = itertools.count()
+        self._loop = uvloop.new_event_loop()
+        self._open: set[_End] = set()
+        self._thread = threading.Thread(target=self._run, name="fletcher-flight-relay", daemon=True)
+
+    def start(self) -> None:
+        """Accept connections."""
+        self._listener.setblocking(False)
+        self._accepting = self._loop.create_task(self._accept())
+        self._thread.start()
+
+    def close_listener(self) -> None:
+        """Accept nothing more; open connections stay."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._accepting.cancel)
+
+    def stop(self) -> None:
+        """Close every connection, and end the thread."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        else:
+            self._loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._accepting.cancel()
+        for end in [*self._open]:
+            if end.transport is not None:
+                end.transport.abort()
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._accepting)
+        self._loop.close()
+
+    async def _accept(self) -> None:
+        relays: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                try:
+                    connection, address = await self._loop.sock_accept(self._listener)
+                except OSError as error:  # for example too many open files: the next one may succeed
+                    logger.warning("a Flight connection was not accepted", extra={"fields": {"reason": str(error)}})
+                    await asyncio.sleep(0.1)
+                    continue
+                task = self._loop.create_task(self._relay(connection, str(address[0])))
+                relays.add(task)
+                task.add_done_callback(relays.discard)
+        finally:
+            self._listener.close()
+
+    async def _relay(self, connection: socket.socket, host: str) -> None:
+        """Connect one client to a front; close the connection if that fails, and gRPC's client tries again."""
+        path = self._choose()
+        inner = None
+        try:
+            if path is None:
+                raise ConnectionRefusedError("no front is ready")
+            inner = self._connect(path, host)
+            front = _End()
+            await self._loop.create_unix_connection(lambda: front, sock=inner)
+            client = _End()
+            await self._loop.connect_accepted_socket(lambda: client, connection)
+        except OSError as error:
+            logger.info("a Flight connection was closed", extra={"fields": {"reason": str(error)}})
+            connection.close()
+            if inner is not None:
+                inner.close()
+            return
+        client.join(front)
+        self._open |= {client, front}
+        self._open = {end for end in self._open if end.transport is not None}
+
+    def _connect(self, path: str, host: str) -> socket.socket:
+        """Return a socket that is connected to a front, and whose own name holds the client's address."""
+        name = self._folder / peer_name(host, next(self._numbers))
+        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            inner.bind(str(name))
+            inner.connect(path)
+        except OSError:
+            inner.close()
+            raise
+        finally:
+            name.unlink(missing_ok=True)
+        inner.setblocking(False)
+        return inner

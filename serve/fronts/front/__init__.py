@@ -1,0 +1,1 @@
+"""One front process: HTTP and Flight over tokenizers, without a session."""

@@ -1,0 +1,171 @@
+"""Messages of the control sockets. `control.py` describes their transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from fletcher.model_zoo.errors import FletcherError
+from fletcher.runtime.errors import ServiceError
+
+from ..models.served import ServedModel
+from ..models.spec import ModelSpec
+from .config import ProcessConfig
+
+__all__ = [
+    "Changed",
+    "Connection",
+    "Connections",
+    "Failed",
+    "Ping",
+    "Pong",
+    "Ready",
+    "Received",
+    "Reload",
+    "Reloaded",
+    "Report",
+    "Stop",
+    "Stopped",
+    "ToChild",
+]
+
+
+class Connection(msgspec.Struct, frozen=True, tag="connection", tag_field="type"):
+    """To a front: an accepted connection, which travels as a descriptor."""
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping", tag_field="type"):
+    """To a child: a question whether it still works."""
+
+
+class Reload(msgspec.Struct, frozen=True, tag="reload", tag_field="type"):
+    """To a child: read the API keys again.
+
+    Attributes:
+        specs: models to serve from now on; None to keep the present ones. Fronts get None.
+    """
+
+    specs: tuple[ModelSpec, ...] | None = None
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop", tag_field="type"):
+    """To a child: answer what is open, and end.
+
+    Attributes:
+        drain_seconds: seconds that this may take.
+    """
+
+    drain_seconds: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="type"):
+    """From a child: it has started.
+
+    Attributes:
+        models: models that are served; only from the engine.
+    """
+
+    models: tuple[ServedModel, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", tag_field="type"):
+    """From a child: it cannot start.
+
+    Attributes:
+        error: name of the error's class.
+        message: message of the error.
+        ancestors: names of the classes from which the error's class derives, the nearest first.
+        attributes: attributes of the error that JSON can hold.
+    """
+
+    error: str
+    message: str
+    ancestors: tuple[str, ...] = ()
+    attributes: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failed:
+        """Return the message about an error."""
+        kinds = tuple(kind.__name__ for kind in type(error).__mro__)
+        plain = {key: value for key, value in vars(error).items() if isinstance(value, str | int | float | None)}
+        return cls(kinds[0], str(error), kinds[1:], plain)
+
+    def rebuild(self, role: str) -> FletcherError:
+        """Return an error of the same class, or of the nearest ancestor in Fletcher's tree.
+
+        Args:
+            role: name of the child, for an error that is not Fletcher's.
+        """
+        classes = {kind.__name__: kind for kind in _tree(FletcherError)}
+        kind = next((classes[name] for name in (self.error, *self.ancestors) if name in classes), None)
+        if kind is None:
+            return ServiceError(
+                f"{role} failed at its start with {self.error}: {self.message}; the log has the details"
+            )
+        error = kind.__new__(kind, self.message)
+        error.args = (self.message,)
+        vars(error).update(self.attributes)
+        return error
+
+
+class Received(msgspec.Struct, frozen=True, tag="received", tag_field="type"):
+    """From a front: number of connections that it has received since its start. `Control` sends it."""
+
+    count: int
+
+
+class Connections(msgspec.Struct, frozen=True, tag="connections", tag_field="type"):
+    """From a front: number of received connections that have ended since its start."""
+
+    closed: int
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong", tag_field="type"):
+    """From a child: the answer to a ping. `Control` sends it."""
+
+
+class Reloaded(msgspec.Struct, frozen=True, tag="reloaded", tag_field="type"):
+    """From a child: it has read the keys, and the engine the models, again.
+
+    Attributes:
+        error: reason why everything stayed as it was, or None.
+        models: models that are served now, as NAME@VERSION; only from the engine.
+    """
+
+    error: str | None = None
+    models: tuple[str, ...] = ()
+
+
+class Changed(msgspec.Struct, frozen=True, tag="changed", tag_field="type"):
+    """From the engine: the admin API or Flight changed the models. A restarted engine gets these.
+
+    Attributes:
+        specs: models that are served now.
+    """
+
+    specs: tuple[ModelSpec, ...]
+
+
+class Stopped(msgspec.Struct, frozen=True, tag="stopped", tag_field="type"):
+    """From a child: it has stopped and ends now.
+
+    Attributes:
+        drained: whether everything that was open was answered in time.
+    """
+
+    drained: bool
+
+
+#: Messages to a child.
+ToChild = ProcessConfig | Connection | Ping | Reload | Stop
+
+#: Messages from a child.
+Report = Ready | Failed | Received | Connections | Pong | Reloaded | Changed | Stopped
+
+
+def _tree(kind: type[FletcherError]) -> Iterator[type[FletcherError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)

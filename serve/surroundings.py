@@ -1,0 +1,189 @@
+"""`Surroundings`: the parts of a server besides its models: keys, limits, Longbow, traces.
+
+Every process of a server opens its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fletcher.runtime import Artifact, Encoder, LoadOptions
+from fletcher.runtime.artifact.manifest import Proof
+from fletcher.runtime.errors import InputError, MissingPackageError
+
+from .access.gate import Gate
+from .access.keys import Keys
+from .engine.backend import Backend
+from .engine.engine import Engine
+from .http.call import Limits
+from .models.spec import ModelSpec
+from .models.version import Loader
+from .observe.metrics import Metrics
+from .server_options import ServerOptions
+
+if TYPE_CHECKING:
+    from .flight.server import FlightServer
+    from .longbow.door import LongbowDoor
+    from .observe.tracing import Tracing
+
+__all__ = ["Surroundings", "fingerprint", "flight_server_class", "load_encoder", "make_loader", "require_proof"]
+
+
+def load_encoder(spec: ModelSpec) -> Backend:
+    """Load a model, and check its files and its canary."""
+    return Encoder.load(spec.path, LoadOptions.of(spec))
+
+
+def make_loader(options: ServerOptions, load: Loader = load_encoder) -> Loader:
+    """Return the function that loads the models of a server with these options.
+
+    Args:
+        options: options of the server; `require_verified` refuses models.
+        load: opens a model.
+    """
+    return partial(_load_verified, load) if options.require_verified else load
+
+
+def _load_verified(load: Loader, spec: ModelSpec) -> Backend:
+    """Load a model whose vectors were compared with a reference.
+
+    Raises:
+        InputError: its canary is self-made.
+        As `load`.
+    """
+    if spec.path:
+        require_proof(Artifact.open(Path(spec.path)).manifest.status, spec.path)
+    return load(spec)
+
+
+def require_proof(canary: Proof, name: str) -> None:
+    """Refuse a self-made canary.
+
+    Args:
+        canary: origin of the canary.
+        name: folder of the artifact, or the model's name, for the message.
+
+    Raises:
+        InputError: the canary is self-made.
+    """
+    if canary == "self-made":
+        raise InputError(
+            f"--require-verified refuses {name}: its canary is self-made, so its vectors were compared with no reference. "
+            f"Run `fletcher-convert model verify {name}` (extra verify)"
+        )
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """Return the digest of everything in the artifact that decides the vectors; empty for a model without a folder."""
+    return Artifact.open(Path(spec.path)).digest if spec.path else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Parts of a server that its options describe.
+
+    Attributes:
+        options: the options.
+        limits: limits of a request.
+        gate: decides who may call; it has the keys.
+        longbow: destination of ingested texts, or None.
+        tracing: destination of spans, or None.
+    """
+
+    options: ServerOptions
+    limits: Limits
+    gate: Gate
+    longbow: LongbowDoor | None
+    tracing: Tracing | None
+
+    @classmethod
+    def open(cls, options: ServerOptions, tracing: Tracing | None = None) -> Surroundings:
+        """Open what the options name.
+
+        Args:
+            options: options of the server.
+            tracing: destination of spans, instead of `options.otlp`.
+
+        Raises:
+            InputError: the keys' file cannot be used.
+            MissingPackageError: Longbow or traces need a package that is not installed.
+        """
+        keys = None if options.keys is None else Keys(Path(options.keys))
+        longbow = None if options.longbow is None else _open_longbow(options)
+        if tracing is None and options.otlp is not None:
+            tracing = _open_tracing(options.otlp)
+        limits = Limits(options.max_body_bytes, options.body_seconds, options.max_items, options.max_tokens)
+        return cls(options, limits, Gate(keys), longbow, tracing)
+
+    def make_engine(self, encoder: Backend, metrics: Metrics) -> Engine:
+        """Begin the engine of a loaded model."""
+        return Engine(
+            encoder,
+            max_queue_tokens=self.options.queue_tokens,
+            max_wait_seconds=self.options.queue_seconds,
+            max_request_tokens=self.limits.tokens,
+            metrics=metrics,
+        )
+
+    def reload_keys(self) -> None:
+        """Read the keys' file again, if there is one.
+
+        Raises:
+            InputError: the file cannot be used; the keys stay as they are.
+        """
+        if self.gate.keys is not None:
+            self.gate.keys.reload()
+
+    def close(self) -> None:
+        """Close the connections to Longbow and to the collector of traces."""
+        if self.longbow is not None:
+            self.longbow.close()
+        if self.tracing is not None:
+            self.tracing.close()
+
+
+def flight_server_class() -> type[FlightServer]:
+    """Return the class of the Flight server.
+
+    Raises:
+        MissingPackageError: pyarrow is not installed.
+    """
+    with _arrow_packages("--flight"):
+        from .flight.server import FlightServer
+
+    return FlightServer
+
+
+def _open_longbow(options: ServerOptions) -> LongbowDoor:
+    with _arrow_packages("--longbow"):
+        from .longbow.door import LongbowDoor
+        from .longbow.wire.target import Target
+
+    ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
+    return LongbowDoor(Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout))
+
+
+@contextmanager
+def _arrow_packages(purpose: str) -> Iterator[None]:
+    """Translate the absence of pyarrow into the error that names the extra.
+
+    Raises:
+        MissingPackageError: pyarrow is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pyarrow":
+            raise
+        raise MissingPackageError("pyarrow", "flight", purpose) from error
+
+
+def _open_tracing(url: str) -> Tracing:
+    from .observe.tracing import Tracing
+
+    return Tracing.to(url)
