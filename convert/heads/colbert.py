@@ -23,6 +23,7 @@ from ..architecture import Architecture, Dense, Module, Normalize
 from ..checkpoint import sentence_transformers
 from ..checkpoint.checkpoint import SINGLE, Checkpoint
 from ..checkpoint.tensors import TensorReader
+from ..checkpoint.tokenizer.file import check_mask
 from .pooled import read_dense
 
 __all__ = ["PROJECTION", "add_token_vectors", "register_markers"]
@@ -37,6 +38,7 @@ def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
     Raises:
         CheckpointError: a module is not authored, the projection does not fit, or the tokenizer lacks the expansion token.
     """
+    check_mask(checkpoint)
     modules: list[Module] = []
     width = architecture.hidden_size
     entries = sentence_transformers.read_modules(checkpoint.folder)

@@ -21,6 +21,7 @@ from ..architecture import Architecture, Decoder, Dense, Pooling, Saturation
 from ..checkpoint import sentence_transformers
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader, Weight
+from ..checkpoint.tokenizer.file import check_mask
 from ..graph.activations import check_activation
 
 __all__ = ["add_splade", "read_saturation"]
@@ -85,6 +86,7 @@ def add_splade(checkpoint: Checkpoint, card: ModelCard, architecture: Architectu
         CheckpointError: the head is not authored, a tensor is missing or of another shape, or the checkpoint asks for
             another pooling.
     """
+    check_mask(checkpoint)
     names = FAMILIES.get(architecture.family)
     if names is None:
         raise CheckpointError(

@@ -67,6 +67,8 @@ def read_card(
             raise CardError(f"--pooling is for vectors, and {folder} is for {head}: omit it")
         if dimensions:
             raise CardError(f"--dimensions is for vectors, and {folder} is for {head}: omit it")
+        if head == "splade" and not config.vocab_size:
+            raise CardError(f"{folder / 'config.json'}: has no vocab_size, the number of weights of a sparse vector")
         card = ModelCard(
             name=name,
             family=family,

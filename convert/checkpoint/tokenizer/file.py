@@ -25,7 +25,7 @@ from .loaded_by_transformers import load_with_transformers
 from .pipeline import adjust, build, check_ids, finish, read_vocabulary, rebuild, unknown_token
 from .tokens import add_tokens
 
-__all__ = ["WrittenTokenizer", "gives_token_types", "write_tokenizer"]
+__all__ = ["WrittenTokenizer", "check_mask", "gives_token_types", "write_tokenizer"]
 
 #: Command that makes a tokenizer.json of other files.
 SAVE_FAST = (
@@ -127,6 +127,23 @@ def gives_token_types(checkpoint: Checkpoint) -> bool | None:
     like = _like(checkpoint)
     kind = find_class(class_name(checkpoint.config, settings, like))
     return None if kind is None else _has_types(settings, kind, like)
+
+
+def check_mask(checkpoint: Checkpoint) -> None:
+    """Refuse a tokenizer without an attention mask, which the reference of sparse vectors and of ColBERT needs.
+
+    Source: sentence-transformers' `SpladePooling.forward` and `MultiVectorMask.forward`.
+
+    Raises:
+        CheckpointError: `model_input_names` leaves the mask out.
+    """
+    file = checkpoint.folder / "tokenizer_config.json"
+    inputs = find_json(file).get("model_input_names")
+    if isinstance(inputs, list) and "attention_mask" not in inputs:
+        raise CheckpointError(
+            f"{file}: model_input_names is {inputs}, without attention_mask, which sentence-transformers needs for this kind "
+            "of model: add it in a copy"
+        )
 
 
 def _like(checkpoint: Checkpoint) -> TokenizerLike:

@@ -23,7 +23,6 @@ HARMLESS = frozenset(
         "bad_words_ids",
         "begin_suppress_tokens",
         "bos_token_id",
-        "chunk_size_feed_forward",
         "classifier_dropout",
         "cls_token_id",
         "decoder_start_token_id",

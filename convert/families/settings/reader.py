@@ -32,6 +32,8 @@ class Config:
         check_types(self._file, self._values)
         for key, neutral in NEUTRAL.items():
             self.must_be(key, neutral)
+        # transformers fails where a larger number does not divide the tokens of a text.
+        self.must_be("chunk_size_feed_forward", 0, 1)
         if _has_content(self.value("adapters")):
             raise self.refusal("adapters are added to its layers (adapter-transformers), which Fletcher does not do")
 
