@@ -60,10 +60,10 @@ class Encoder(Closing):
         self.tolerance = loaded.tolerance
         self._workers = loaded.workers
         self._canary = read_canary(artifact.canary_file)
-        self.info = _describe(artifact, loaded, caches=cache_bytes > 0)
-        identity = f"{artifact.digest} {variant.name} {self.info.provider}"
+        info = _describe(artifact, loaded, caches=cache_bytes > 0)
+        identity = f"{artifact.digest} {variant.name} {info.provider}"
         self.cache = VectorCache(identity, cache_bytes)
-        self._preparer = Preparer(self.tokenizer, self.info, self.cache)
+        self._preparer = Preparer(self.tokenizer, info, self.cache)
 
     @classmethod
     def load(
@@ -133,6 +133,11 @@ class Encoder(Closing):
         options = (options or LoadOptions(provider="mlas")).replace(**fields)
         variant = choose_variant(artifact, options.variant, options.provider, options.precision)
         return cls(artifact, load_parts(artifact, variant, options), cache_bytes=options.cache_bytes)
+
+    @property
+    def info(self) -> ModelInfo:
+        """Return the model's description: dimension, provider, workers and the rest."""
+        return self._preparer.info
 
     @property
     def card(self) -> ModelCard:

@@ -108,8 +108,8 @@ def export_model(
         bool | None,
         typer.Option(
             "--verify/--no-verify",
-            help="Compare the artifact with sentence-transformers (extra verify), and do not write one that differs. "
-            "Default: do so if the extra is installed.",
+            help="Compare the artifact with the reference, and do not write one that differs. Default: do so if the extra "
+            "verify is installed.",
         ),
     ] = None,
     dimensions: Annotated[
@@ -131,9 +131,8 @@ def export_model(
     tokenizer_like: Annotated[
         Literal["4", "5"] | None,
         typer.Option(
-            help="Version of transformers whose token ids to give, where 4 and 5 differ; 4 also stands for "
-            "sentence-transformers 5 and older, which remove the blanks around a text. "
-            "Default: the version that the checkpoint's files name, or 4."
+            help="Version of transformers whose token ids to give: 4 or 5. With 4, blanks around a text are removed if "
+            "the library that wrote the files removes them. Default: the version that the files name, or 4.",
         ),
     ] = None,
 ) -> None:

@@ -169,7 +169,7 @@ def test_every_window_gets_the_prompt_and_late_chunking_one(
     encoder: Encoder, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = msgspec.structs.replace(encoder.card, prompts={"query": "represent this: "})
-    monkeypatch.setattr(encoder, "info", msgspec.structs.replace(encoder.info, card=card))
+    monkeypatch.setattr(encoder._preparer, "info", msgspec.structs.replace(encoder.info, card=card))
     ids, prompt = reference.own_ids(LONG), reference.own_ids("represent this:")
     windows = encoder.prepare(
         Texts((LONG,)), EmbedOptions(input_type="query", overflow="windows", window_tokens=64, overlap_tokens=0)
@@ -201,7 +201,7 @@ def test_truncate_left_cuts_the_left_end(encoder: Encoder, reference: Reference)
 
 
 def test_a_model_without_mean_pooling_has_no_late_chunking(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "info", msgspec.structs.replace(encoder.info, outputs=("vectors",)))
+    monkeypatch.setattr(encoder._preparer, "info", msgspec.structs.replace(encoder.info, outputs=("vectors",)))
     with pytest.raises(InputError, match=r"late chunking averages token states.*use windows"):
         encoder.embed(["a"], overflow="late")
 

@@ -159,7 +159,7 @@ def test_a_load_opens_both_sessions_if_that_was_measured_to_be_faster(prefers_tw
         Encoder.load(prefers_two, workers=2) as fixed,
     ):
         assert encoder.info.workers == 2
-        assert encoder.info.reason.endswith("; a batch that runs alone, on 2 threads, is done 2.00 times sooner")
+        assert encoder.info.reason.endswith("; a batch that runs alone, on 2 threads, is computed 2.00 times faster")
         alone = encoder._workers.alone
         assert alone is not None and alone is not encoder._workers.session
         assert limited._workers.alone is fixed._workers.alone is None  # these options exclude a second session

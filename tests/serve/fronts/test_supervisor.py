@@ -77,11 +77,11 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    folder = tmp_path / "t"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))  # other tests make folders, too
-    return Stage(tmp_path)
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    # Other tests make folders, too; and the path of a Unix socket must be short.
+    with tempfile.TemporaryDirectory(prefix="stage-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Stage(tmp_path)
 
 
 def _state(stat: Path) -> str:

@@ -87,7 +87,7 @@ def test_rows_arrive_compressed_and_over_several_streams(run: RunJob, longbow: L
 
 def test_each_stream_has_a_separate_connection(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.faults.ack_seconds = 0.05
-    assert run(numbered(60), streams=3).sent == 60
+    assert run(numbered(600), streams=3).sent == 600  # enough that no stream is idle, however busy the machine is
     assert longbow.store.calls.count("DoExchange") == len(longbow.store.peers) == 3
 
 
