@@ -26,7 +26,9 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..tiny import HIDDEN, save_bert, save_modules
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 TEXTS = ["", "a", "bread", *SENTENCES[:6]]
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 

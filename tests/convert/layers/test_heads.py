@@ -20,7 +20,9 @@ from ..heads import test_colbert, test_splade
 from ..heads.tiny import SIZES, convert
 from .sabotage import Patient
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 SPLADE_STEPS = ["modules.0/dense", "modules.0", "modules.1", "modules.2", "modules.3", "modules.4"]
 

@@ -36,7 +36,9 @@ from ..verify.parity import randomize
 from .models import MODELS, save_artifact
 from .sabotage import Patient
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 POOLERS = ("Bert", "DistilBert", "Albert", "ModernBert", "NomicBert")
 MAIN = "from fletcher.convert.commands.cli import main; main()"

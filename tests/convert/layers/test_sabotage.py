@@ -16,7 +16,9 @@ from fletcher.runtime.errors import VerificationError
 from .models import MODELS, save_artifact
 from .sabotage import Patient
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 LAYER = "encoder.layer.0"
 

@@ -22,7 +22,9 @@ from fletcher.runtime.errors import CheckpointError, InputError
 
 from ..tiny import HIDDEN, MAX_TOKENS, save_bert, save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(autouse=True)

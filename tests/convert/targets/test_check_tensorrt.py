@@ -18,7 +18,9 @@ from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 Break = Callable[[onnx.ModelProto], None]
 

@@ -22,7 +22,9 @@ from ..heads import test_classification
 from ..heads.tiny import convert
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(scope="module")

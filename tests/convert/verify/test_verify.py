@@ -30,7 +30,9 @@ from fletcher.runtime.errors import ChecksumError, VerificationError
 
 from ..tiny import MAX_TOKENS, save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,9 @@ from fletcher.runtime.artifact.manifest import Manifest
 
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(scope="module")

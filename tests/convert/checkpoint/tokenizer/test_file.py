@@ -1,4 +1,4 @@
-"""The artifact's tokenizer file gives transformers' ids, whether the checkpoint has one or a vocabulary only."""
+"""Token ids of the artifact's tokenizer file equal transformers', also if the checkpoint has only a vocabulary."""
 
 from __future__ import annotations
 
@@ -65,10 +65,15 @@ def test_a_vocabulary_is_read_as_transformers_reads_it(tmp_path: Path, settings:
         assert ids(tmp_path / "tokenizer.json", text) == reference(text)["input_ids"], text
 
 
-def test_doubled_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
+def test_repeated_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "", "a", "b"]
     write_tokenizer(checkpoint(tmp_path / "bert", None, vocabulary), tmp_path / "t.json", 8)
-    assert ids(tmp_path / "t.json", "a b") == [2, 6, 7, 3]  # the later line wins, as in transformers' load_vocab
+    assert ids(tmp_path / "t.json", "a b") == [
+        2,
+        6,
+        7,
+        3,
+    ]  # the last of equal lines counts, as in transformers' load_vocab
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_doubled_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
         (
             {"sep_token": "</s>"},
             r"ids up to \d+, the embedding table \d+ rows: there is none for '</s>'",
-        ),  # transformers adds the token, too
+        ),  # transformers also adds the token
         ({"unk_token": "<unk>"}, "lacks the unk_token '<unk>'"),
     ],
 )
@@ -89,7 +94,7 @@ def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path: Path, settings: 
     assert not (tmp_path / "t.json").exists()
 
 
-def test_damaged_and_missing_tokenizers_are_told(tmp_path: Path) -> None:
+def test_damaged_and_missing_tokenizers_are_refused(tmp_path: Path) -> None:
     found = checkpoint(tmp_path / "bert", None)
     (tmp_path / "bert" / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(CheckpointError, match=r"vocab\.txt cannot be read"):
