@@ -1,4 +1,4 @@
-"""ColBERT against sentence-transformers' MultiVectorEncoder: its own checkpoints, PyLate's and Stanford's."""
+"""ColBERT compared with sentence-transformers' MultiVectorEncoder: checkpoints of that class, of PyLate and of Stanford."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def backbone(folder: Path, family: str = "Bert") -> Path:
 def make(
     folder: Path, *, family: str = "Bert", expansion: Any = None, skipped: list[str] | None = None, **lengths: int
 ) -> Path:
-    """A checkpoint as MultiVectorEncoder saves it."""
+    """Write a checkpoint as MultiVectorEncoder saves it."""
     source = backbone(folder.with_name(f"{folder.name}.backbone"), family)
     torch.manual_seed(5)
     modules: list[torch.nn.Module] = [
@@ -53,7 +53,7 @@ def make(
 
 
 def check(folder: Path) -> Encoder:
-    """Queries and documents agree with MultiVectorEncoder's, one text at a time; the loaded encoder, closed."""
+    """Compare queries and documents with MultiVectorEncoder's, one text at a time, and return the encoder, closed."""
     torch.set_num_threads(1)
     model = MultiVectorEncoder(str(folder), device="cpu")
     with Encoder.load(convert(folder).path, workers=1) as encoder:
@@ -94,7 +94,7 @@ def test_lengths_without_expansion_are_read(tmp_path: Path) -> None:
     assert late is not None and (late.query_tokens, late.document_tokens) == (7, 24)
 
 
-def test_expansion_tokens_are_not_attended_to_unless_the_model_says_so(tmp_path: Path) -> None:
+def test_attention_includes_expansion_tokens_only_if_the_model_requires_it(tmp_path: Path) -> None:
     folders = [
         make(tmp_path / name, expansion={"strategy": "fixed", "length": 9, "attend": attend})
         for name, attend in (("seen", True), ("unseen", False))
@@ -108,7 +108,7 @@ def test_expansion_tokens_are_not_attended_to_unless_the_model_says_so(tmp_path:
 
 
 def pylate(folder: Path, **settings: object) -> Path:
-    """A checkpoint as PyLate up to version 3 saves it."""
+    """Write a checkpoint as PyLate up to version 3 saves it."""
     backbone(folder)
     torch.manual_seed(5)
     dense = folder / "1_Dense"
@@ -145,7 +145,7 @@ def test_checkpoints_of_pylate(tmp_path: Path, settings: dict[str, Any]) -> None
 
 
 def stanford(folder: Path, **settings: object) -> Path:
-    """A checkpoint of Stanford's ColBERT: the projection lies among the encoder's tensors."""
+    """Write a checkpoint of Stanford's ColBERT, which stores the projection with the encoder's tensors."""
     backbone(folder)
     tensors = {f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     torch.manual_seed(5)
@@ -163,7 +163,7 @@ def test_checkpoints_of_stanford(tmp_path: Path, settings: dict[str, Any]) -> No
     check(stanford(tmp_path / "model", **settings))
 
 
-def test_what_is_not_reproduced_is_refused(tmp_path: Path) -> None:
+def test_settings_that_are_not_reproduced_are_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     file = folder / "2_MultiVectorMask" / "config.json"
     said = json.loads(file.read_text())
@@ -201,7 +201,7 @@ def test_other_methods_name_the_right_one(tmp_path: Path) -> None:
         encoder.embed_sparse(["w1"])
 
 
-def test_verification_passes_and_sees_attention_to_expansion_tokens(tmp_path: Path) -> None:
+def test_verification_passes_and_detects_attention_to_expansion_tokens(tmp_path: Path) -> None:
     artifact = convert(folder := make(tmp_path / "model", expansion={"strategy": "fixed", "length": 9})).path
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card

@@ -1,4 +1,4 @@
-"""The static check of `tensorrt` variants passes what is exported, and finds what would go wrong on the device."""
+"""Static check of `tensorrt` variants: exported graphs pass, and graphs that would fail on the device are found."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture
 def broken(whole: Artifact, tmp_path: Path) -> Callable[[Break], Artifact]:
-    """A copy whose fp16 graph was changed."""
+    """Return a function that copies the artifact and changes its fp16 graph."""
 
     def make(change: Break) -> Artifact:
         path = Path(shutil.copytree(whole.path, tmp_path / "broken"))
@@ -50,7 +50,7 @@ def broken(whole: Artifact, tmp_path: Path) -> Callable[[Break], Artifact]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_what_is_exported_passes(whole: Artifact, precision: str) -> None:
+def test_an_exported_graph_passes(whole: Artifact, precision: str) -> None:
     assert check_tensorrt(whole, whole.variant(f"tensorrt-{precision}")) == []
 
 
@@ -86,13 +86,13 @@ def renamed(model: onnx.ModelProto) -> None:
         (renamed, "the graph's inputs are ids int32"),
     ],
 )
-def test_a_broken_graph_is_found(broken: Callable[[Break], Artifact], change: Break, problem: str) -> None:
+def test_a_damaged_graph_is_found(broken: Callable[[Break], Artifact], change: Break, problem: str) -> None:
     artifact = broken(change)
     found = check_tensorrt(artifact, artifact.variant("tensorrt-fp16"))
     assert any(problem in text for text in found), found
 
 
-def test_a_double_is_no_type_of_tensorrts(broken: Callable[[Break], Artifact]) -> None:
+def test_a_type_that_tensorrt_lacks_is_found(broken: Callable[[Break], Artifact]) -> None:
     def doubled(model: onnx.ModelProto) -> None:
         model.graph.node.append(helper.make_node("Cast", ["vectors"], ["wide"], name="wide", to=TensorProto.DOUBLE))
 
@@ -122,16 +122,14 @@ def with_max(**shapes: tuple[int, ...]) -> Callable[[Profile], Profile]:
         (with_max(ids=(256, 20)), "profile 0: ids is not an input"),
     ],
 )
-def test_a_profile_that_leaves_something_open_is_found(
-    whole: Artifact, change: Callable[[Profile], Profile], problem: str
-) -> None:
+def test_an_incomplete_profile_is_found(whole: Artifact, change: Callable[[Profile], Profile], problem: str) -> None:
     variant = whole.variant("tensorrt-fp16")
     changed = msgspec.structs.replace(variant, profiles=tuple(map(change, variant.profiles)))
     found = check_tensorrt(whole, changed)
     assert any(text.startswith(problem) for text in found), found
 
 
-def test_no_profile_at_all_is_found(whole: Artifact) -> None:
+def test_a_missing_profile_is_found(whole: Artifact) -> None:
     variant = msgspec.structs.replace(whole.variant("tensorrt-fp16"), profiles=())
     assert check_tensorrt(whole, variant) == ["there are no profiles: an engine would be built for every shape"]
 

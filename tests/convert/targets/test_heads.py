@@ -50,7 +50,7 @@ COMBINATIONS = [
     *(("scores", family, target) for family in FAMILIES for target in ("cuda", "tensorrt", "coreml")),
     *(("sparse", family, target) for family in FAMILIES for target in ("cuda", "tensorrt")),
     *(("token_vectors", "Bert", target) for target in ("cuda", "tensorrt", "coreml")),
-    # MPNet adds a bias of its own to the scores, into which those that none attends to are written on cuda.
+    # MPNet adds a bias to the scores; on cuda, this bias also masks the tokens that no token attends to.
     *(("filled_queries", family, target) for family in ("Bert", "MPNet") for target in ("cuda", "tensorrt", "coreml")),
 ]
 
@@ -66,8 +66,8 @@ def test_results_are_those_of_transformers(load: Load, tmp_path: Path, head: str
 
 @pytest.mark.parametrize("family", ["Bert", "Albert", "Electra"])
 @pytest.mark.parametrize("target", ["cuda", "tensorrt", "coreml"])
-def test_token_types_of_pairs_count(load: Load, tmp_path: Path, family: str, target: str) -> None:
-    """Without them the scores are others: the comparison above has power."""
+def test_token_types_of_pairs_change_the_scores(load: Load, tmp_path: Path, family: str, target: str) -> None:
+    """Without token types the scores differ, so that the comparison above detects missing types."""
     model = load("scores", family)
     encodings = encode(model.rows)
     session = load_target(model.architecture, model.card, tmp_path, target, "fp32")
@@ -77,8 +77,8 @@ def test_token_types_of_pairs_count(load: Load, tmp_path: Path, family: str, tar
 
 @pytest.mark.parametrize("family", ["Bert", "MPNet"])
 @pytest.mark.parametrize("target", ["cuda", "tensorrt", "coreml"])
-def test_what_none_attends_to_counts(load: Load, tmp_path: Path, family: str, target: str) -> None:
-    """If the filling were seen, queries that have any would have other vectors, and only those."""
+def test_masking_of_expansion_tokens_changes_the_vectors(load: Load, tmp_path: Path, family: str, target: str) -> None:
+    """Attention to expansion tokens would change the vectors of expanded queries, and only those."""
     model = load("filled_queries", family)
     encodings = encode(model.rows)
     (tmp_path / "seen").mkdir()
@@ -144,7 +144,9 @@ def test_three_token_types_are_refused_by_coreml_with_the_reason(tmp_path: Path)
     _refuse(describe_model(Checkpoint.open(source), card), card, "not the 3 of this model")
 
 
-@pytest.mark.filterwarnings("ignore:the graph was compared, and the served session")  # no session of a device here
+@pytest.mark.filterwarnings(
+    "ignore:the graph was compared, and the served session"
+)  # this machine has no session of a device
 @pytest.mark.parametrize(
     ("head", "option"), [("scores", "classification"), ("sparse", "splade"), ("token_vectors", "colbert")]
 )
@@ -175,4 +177,4 @@ def test_an_artifact_of_several_targets_is_compared_layer_by_layer(tmp_path: Pat
             assert report.first is None, f"{name}: {report.summary}"
             assert last in {point.key for point in report.points}
             if head == "token_vectors":
-                assert report.batches[-1] in ((6, 11), (11,))  # queries that are filled up, or the second of them
+                assert report.batches[-1] in ((6, 11), (11,))  # all expanded queries, or the second one

@@ -1,4 +1,4 @@
-"""Texts that are made from a checkpoint: tokens, prompts, limits; and the settings that they exercise."""
+"""Texts that are made from a checkpoint: tokens, prompts, limits, and the settings that these texts test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def witness(tmp_path_factory: pytest.TempPathFactory) -> Witness:
-    """A checkpoint with an added token and prompts, and files that nobody reads."""
+    """Witness of a checkpoint with an added token, prompts, and files that no library reads."""
     folder = save_embedder(tmp_path_factory.mktemp("texts") / "tiny")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([AddedToken("<doc>", normalized=False)])
@@ -60,7 +60,7 @@ def test_every_token_is_alone_and_inside_words(witness: Witness) -> None:
         assert any(token in case.text and not case.ids_only for case in cases)
 
 
-def test_prompts_limits_and_the_users_texts_are_there_and_the_number_is_bounded(witness: Witness) -> None:
+def test_cases_cover_prompts_limits_and_the_users_texts_and_their_number_is_limited(witness: Witness) -> None:
     own = [f"text {index}" for index in range(1000)]
     cases, _ = make_cases(witness, own)
     computed = [case for case in cases if not case.ids_only]

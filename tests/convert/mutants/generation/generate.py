@@ -17,7 +17,7 @@ from .weights import weight_mutants
 
 __all__ = ["generate", "select"]
 
-#: Other checkpoints whose files a mutant gets.
+#: Other checkpoints from which mutants take files.
 _DONORS = ("bert", "roberta", "xlm-roberta", "albert", "bert-saved", "bert-dense", "distilbert")
 
 #: Ways to damage a file.
@@ -40,7 +40,7 @@ _NO_CLASS = (
 
 
 def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
-    """Return all mutants of a base, each of them once.
+    """Return all mutants of a base without duplicates.
 
     Args:
         base: key of `BASES`.
@@ -58,10 +58,10 @@ def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
         *exchanged_files(base, own, donors),
     ]
     distinct = {mutant.name: mutant for mutant in mutants}
-    # A restated model has its own configuration and weights, and does not read those of a mutant.
+    # A restated model has a fixed configuration and fixed weights, and does not read those of a mutant.
     if BASES[base].restated is not None:
         fixed = ("config.json", "model.safetensors", "model.safetensors.index.json")
-        # Without a class in the files, the class of the tokenizer depends on the model type, and the reference has a BERT's.
+        # If the files name no class, the model type decides the tokenizer's class, and the reference has the model type BERT.
         return [
             mutant
             for mutant in distinct.values()
@@ -127,7 +127,7 @@ def _short(value: object) -> str:
 
 
 def select(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
-    """Return a seeded sample of mutants: in turn one of each kind of each base, until there are enough."""
+    """Return a seeded sample of mutants: one of each kind of each base in turn, until the sample is complete."""
     groups: dict[tuple[str, Kind], list[Mutant]] = defaultdict(list)
     for mutant in mutants:
         groups[mutant.base, mutant.kind].append(mutant)

@@ -11,7 +11,7 @@ __all__ = ["DOMAINS", "other_values", "places"]
 
 Change = Literal["change value", "wrong type"]
 
-#: Values that mean something to a reader of the key.
+#: Values that have a meaning for the key.
 DOMAINS: Mapping[str, Sequence[Any]] = {
     "hidden_act": ("relu", "gelu_new", "silu"),
     "activation": ("relu",),
