@@ -122,7 +122,7 @@ def test_maxima_equal_those_of_transformers(tmp_path: Path) -> None:
     model = _loud_model()
     texts = _texts((9,) * 11)  # texts of one length need no padding
     _, maxima = _record(model, tmp_path, texts)
-    seen: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
     layer: Any = model.encoder.layer[1]
     for name, module in (
         ("up", layer.intermediate.dense),
@@ -130,17 +130,17 @@ def test_maxima_equal_those_of_transformers(tmp_path: Path) -> None:
         ("norm", layer.output.LayerNorm),
     ):
         module.register_forward_hook(
-            lambda _, taken, given, name=name: seen.update({name: given, f"{name}_in": taken[0]})
+            lambda _, inputs, output, name=name: recorded.update({name: output, f"{name}_in": inputs[0]})
         )
     with torch.no_grad():
         model(torch.from_numpy(texts.ids.reshape(11, 9).astype(np.int64)))
     prefix = "encoder.layer.1/feed_forward"
     expected = {
-        f"{prefix}/up": seen["up"].abs().max(),
-        f"{prefix}/down": seen["down"].abs().max(),
-        f"{prefix}/residual": seen["norm_in"].abs().max(),
-        f"{prefix}/norm": seen["norm"].abs().max(),
-        f"{prefix}/norm#squares": seen["norm_in"].square().sum(-1).max(),
+        f"{prefix}/up": recorded["up"].abs().max(),
+        f"{prefix}/down": recorded["down"].abs().max(),
+        f"{prefix}/residual": recorded["norm_in"].abs().max(),
+        f"{prefix}/norm": recorded["norm"].abs().max(),
+        f"{prefix}/norm#squares": recorded["norm_in"].square().sum(-1).max(),
     }
     for name, value in expected.items():
         assert maxima[name] == pytest.approx(float(value), rel=1e-3), name

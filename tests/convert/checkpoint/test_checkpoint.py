@@ -153,9 +153,9 @@ def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
 
 def test_a_truncated_file_is_refused_at_every_length(folder: Path) -> None:
     save_file({"w": torch.ones(100), "v": torch.ones(7)}, folder / SINGLE)
-    whole = (folder / SINGLE).read_bytes()
-    for size in (0, 5, 8, 30, len(whole) // 2, len(whole) - 1):
-        (folder / SINGLE).write_bytes(whole[:size])
+    content = (folder / SINGLE).read_bytes()
+    for size in (0, 5, 8, 30, len(content) // 2, len(content) - 1):
+        (folder / SINGLE).write_bytes(content[:size])
         with pytest.raises(CheckpointError, match=r"model\.safetensors.*[Ff]etch it again"):
             Checkpoint.open(folder)
 

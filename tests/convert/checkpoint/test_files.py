@@ -256,9 +256,9 @@ def test_ignored_keys_are_recorded_and_must_have_an_effect(folder: Path, tmp_pat
     exported = export(str(folder), tmp_path / "artifact", ignored_keys=("mystery", "notes.dat"))
     assert exported.ignored_keys == ("mystery", "notes.dat")
     assert Artifact.open(tmp_path / "artifact").manifest.ignored_keys == ("mystery", "notes.dat")
-    for known in ("hidden_size", "language", "absent"):
-        with pytest.raises(InputError, match=rf"--ignore-key {known}: .*is not refused for a key or a file"):
-            export(str(folder), tmp_path / "other", ignored_keys=("mystery", "notes.dat", known))
+    for key in ("hidden_size", "language", "absent"):
+        with pytest.raises(InputError, match=rf"--ignore-key {key}: .*is not refused for a key or a file"):
+            export(str(folder), tmp_path / "other", ignored_keys=("mystery", "notes.dat", key))
         assert not (tmp_path / "other").exists()
 
 
@@ -340,8 +340,8 @@ def test_the_layout_before_2_0_is_read_as_sentence_transformers_reads_it(folder:
     )
     with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
         np.testing.assert_allclose(encoder.embed(texts).vectors, model.encode_document(texts), atol=1e-5)
-        found = encoder.embed(texts, input_type="query").vectors
-        np.testing.assert_allclose(found, model.encode_query(texts), atol=1e-5)
+        vectors = encoder.embed(texts, input_type="query").vectors
+        np.testing.assert_allclose(vectors, model.encode_query(texts), atol=1e-5)
     report = verify(tmp_path / "artifact")
     report.raise_if_failed()
     verdicts = {result.setting: result.verdict for result in report.settings}

@@ -30,8 +30,8 @@ MAIN = "from fletcher.convert.commands.cli import main; main()"
 
 def environment() -> dict[str, str]:
     """Return this process's environment without the variables that set options, and with the hub offline."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FLETCHER_", "COV_"))}
-    return kept | {"HF_HUB_OFFLINE": "1"}
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("FLETCHER_", "COV_"))}
+    return variables | {"HF_HUB_OFFLINE": "1"}
 
 
 def convert(*args: str | Path, before: Callable[[], None] | None = None, **variables: str) -> Any:

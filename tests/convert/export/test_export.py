@@ -112,16 +112,16 @@ def test_a_task_head_and_old_names_change_nothing(tiny: Path, tmp_path: Path) ->
 
 
 def test_the_manifest_records_the_sources(tiny: Path, tmp_path: Path) -> None:
-    found = export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=9)
+    exported = export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=9)
     artifact = Artifact.open(tmp_path / "a")
     artifact.check_files()
     manifest = artifact.manifest
     assert manifest.origin.source == str(tiny.resolve()) and "model.safetensors" in manifest.origin.sha256
-    assert manifest.status == found.status == "self-made"
-    assert manifest.card.dimension == found.dimension == HIDDEN and manifest.card.max_tokens == 9
+    assert manifest.status == exported.status == "self-made"
+    assert manifest.card.dimension == exported.dimension == HIDDEN and manifest.card.max_tokens == 9
     assert [v.name for v in manifest.variants] == ["cpu-fp32"]
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == sorted([*manifest.files, "fletcher.json"])
-    assert found.size == sum((tmp_path / "a" / name).stat().st_size for name in manifest.files)
+    assert exported.size == sum((tmp_path / "a" / name).stat().st_size for name in manifest.files)
     assert read_canary(artifact.canary_file).encodings.lengths.max() <= 9
 
 
@@ -133,9 +133,9 @@ def test_the_zoos_minilm_has_the_published_canary(minilm_artifact: Path) -> None
 
 def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoint: Path, tmp_path: Path) -> None:
     """`minilm_checkpoint` is the first parameter, so that the zoo's files are in the cache."""
-    found = export("all-MiniLM-L6-v2", tmp_path / "a", max_tokens=40)
+    exported = export("all-MiniLM-L6-v2", tmp_path / "a", max_tokens=40)
     canary = read_canary(tmp_path / "a" / "canary.safetensors")
-    assert found.status == "published" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
+    assert exported.status == "published" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
     with pytest.raises(InputError, match="--max-tokens 257 exceeds the 256"):
         export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=257)
     with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which has mean"):
@@ -163,8 +163,8 @@ def test_every_source_gives_a_valid_card_name(source: str, name: str, monkeypatc
 def test_a_folder_of_any_name_can_be_converted(tiny: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny, tmp_path / "ein Modell: ü"))
     path = tmp_path / "das Ergebnis ü 日本"
-    found = export(str(folder), path, pooling="mean", max_tokens=8)
-    assert found.model == "ein-Modell"
+    exported = export(str(folder), path, pooling="mean", max_tokens=8)
+    assert exported.model == "ein-Modell"
     assert embed(path).shape == (len(TEXTS), HIDDEN)
 
 

@@ -165,8 +165,8 @@ def test_heads_agree_with_those_that_fletcher_authors(tmp_path: Path, family: st
         export(str(folder), output, head=head, exporter=exporter)
         with Encoder.load(output, workers=1) as encoder:
             assert encoder.variant.exporter == exporter
-            found = encoder.score(QUERY, DOCUMENTS) if head is None else encoder.embed_sparse(DOCUMENTS)
-            results.append(found.scores if head is None else found.values)  # type: ignore[union-attr]
+            encoded = encoder.score(QUERY, DOCUMENTS) if head is None else encoder.embed_sparse(DOCUMENTS)
+            results.append(encoded.scores if head is None else encoded.values)  # type: ignore[union-attr]
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
 

@@ -64,8 +64,10 @@ def test_optimums_graph_agrees(tmp_path: Path, family: str, sizes: dict[str, Any
     for index, row in enumerate(rows):
         ids[index, : len(row)], mask[index, : len(row)] = row, 1
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-    wanted = {info.name for info in session.get_inputs()}
-    (hidden,) = session.run(["last_hidden_state"], {name: value for name, value in feeds.items() if name in wanted})
+    input_names = {info.name for info in session.get_inputs()}
+    (hidden,) = session.run(
+        ["last_hidden_state"], {name: value for name, value in feeds.items() if name in input_names}
+    )
     states = [hidden[index, : len(row)] for index, row in enumerate(rows)]
     pooled = [np.concatenate([s[0], s.mean(axis=0), s.max(axis=0), s[-1]]) for s in states]  # in the order of `POOLING`
     np.testing.assert_allclose(parity.fletcher(rows), np.stack(pooled), atol=1e-5)

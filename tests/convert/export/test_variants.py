@@ -97,8 +97,8 @@ def test_the_default_variant_and_half_storage_load_on_the_cpu(artifact: Artifact
 
 def test_a_variant_without_its_device_is_refused_with_the_alternative(artifact: Artifact) -> None:
     for variant in artifact.manifest.variants[2:]:
-        told = {"cuda": r"longbow-fletcher\[nvidia\]", "tensorrt": r"longbow-fletcher\[tensorrt\]"}
-        with pytest.raises(FletcherError, match=told.get(variant.target, "load a cpu variant")):
+        advice = {"cuda": r"longbow-fletcher\[nvidia\]", "tensorrt": r"longbow-fletcher\[tensorrt\]"}
+        with pytest.raises(FletcherError, match=advice.get(variant.target, "load a cpu variant")):
             Encoder.load(artifact.path, variant=variant.name)
 
 
@@ -183,12 +183,12 @@ def _vectors(artifact: Artifact, variant: Variant, rows: list[list[int]], kind: 
     with safe_open(artifact.path / variant.weights, framework="numpy") as file:
         tables = {name: file.get_tensor(tensor) for name, tensor in variant.feeds.tables.items()}
     graph = kind(model, artifact.path) if kind is RoundingGraph else kind(model.SerializeToString(), artifact.path)
-    found = []
+    vectors = []
     for row in rows:
         feeds = make_feeds(variant.inputs, variant.feeds, Encodings.from_lists([row]), tables)
         assert list(feeds) == [info.name for info in variant.inputs]
-        found += list(graph.run(feeds, ["vectors"])[0].astype(np.float64))
-    return np.stack(found)
+        vectors += list(graph.run(feeds, ["vectors"])[0].astype(np.float64))
+    return np.stack(vectors)
 
 
 @pytest.mark.parametrize("kind", [RoundingGraph, CpuGraph])

@@ -101,13 +101,13 @@ def _angles(positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
 def half_turned(value: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     """Rotate the points (element i, element i + n) of each head by position times frequency; keep the other elements."""
     angles, count = _angles(positions, pairs), len(pairs)
-    x, y, rest = value[..., :count], value[..., count : 2 * count], value[..., 2 * count :]
-    return torch.cat((x * angles.cos() - y * angles.sin(), x * angles.sin() + y * angles.cos(), rest), -1)
+    x, y, unchanged = value[..., :count], value[..., count : 2 * count], value[..., 2 * count :]
+    return torch.cat((x * angles.cos() - y * angles.sin(), x * angles.sin() + y * angles.cos(), unchanged), -1)
 
 
 def neighbors_turned(value: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     """Rotate the points (element 2i, element 2i + 1), as products of complex numbers (Su et al., arxiv 2104.09864)."""
     angles, count = _angles(positions, pairs), len(pairs)
     points = torch.view_as_complex(value[..., : 2 * count].reshape(*value.shape[:-1], count, 2))
-    turned = torch.view_as_real(points * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
-    return torch.cat((turned, value[..., 2 * count :]), -1)
+    rotated = torch.view_as_real(points * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    return torch.cat((rotated, value[..., 2 * count :]), -1)

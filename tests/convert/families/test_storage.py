@@ -38,10 +38,10 @@ def _reload(parity: Parity, folder: Path) -> Parity:
 
 def test_shards(tmp_path: Path) -> None:
     model = randomize(BertModel(BertConfig(**SIZES)))
-    whole = Parity.of(model, tmp_path / "whole", POSITIONS)
+    reference = Parity.of(model, tmp_path / "whole", POSITIONS)
     folder = save_checkpoint(model, tmp_path / "shards", max_shard_size="40KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    _reload(whole, folder).check_batches()
+    _reload(reference, folder).check_batches()
 
 
 def test_a_missing_shard(tmp_path: Path) -> None:
@@ -66,14 +66,16 @@ def test_a_shard_outside_the_folder(tmp_path: Path) -> None:
 def test_tied_weights_stored_under_their_other_name(tmp_path: Path) -> None:
     """safetensors keeps one name of a shared tensor, here the head's, and records the embedding's name in the metadata."""
     model = randomize(RobertaForMaskedLM(RobertaConfig(**SIZES)))
-    whole = Parity.of(model, tmp_path / "whole", POSITIONS - 2, ROBERTA_TOKENS, absolute=False, encoder=model.roberta)
+    reference = Parity.of(
+        model, tmp_path / "whole", POSITIONS - 2, ROBERTA_TOKENS, absolute=False, encoder=model.roberta
+    )
     folder = save_checkpoint(model, tmp_path / "tied", ROBERTA_TOKENS)
     save_model(model, str(folder / "model.safetensors"))
     assert (
         b'"roberta.embeddings.word_embeddings.weight":"lm_head.decoder.weight"'
         in ((folder / "model.safetensors").read_bytes()[:10_000])
     )
-    _reload(whole, folder).check_batches()
+    _reload(reference, folder).check_batches()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

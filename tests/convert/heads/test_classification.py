@@ -74,11 +74,11 @@ def test_scores_are_those_of_cross_encoder(
     folder = make(tmp_path / "model", family, sizes, labels=labels, types=types)
     with Encoder.load(convert(folder).path, workers=1) as encoder:
         assert (encoder.card.output, encoder.dimension) == ("scores", labels)
-        found = encoder.score(QUERY, DOCUMENTS)
+        output = encoder.score(QUERY, DOCUMENTS)
     reference = expected(folder)
-    np.testing.assert_allclose(found.scores, reference, atol=1e-5)
+    np.testing.assert_allclose(output.scores, reference, atol=1e-5)
     assert np.ptp(reference, axis=0).min() > 1e-3  # documents have different scores
-    assert found.dropped.tolist()[4] > 0 and found.tokens.max() == 24
+    assert output.dropped.tolist()[4] > 0 and output.tokens.max() == 24
 
 
 def test_token_types_are_an_input_and_change_the_scores(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_the_configured_activation_is_used(tmp_path: Path, key: str, value: obje
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with Encoder.load(convert(folder).path, workers=1) as encoder:
         assert encoder.card.activation == "identity"
-        found = encoder.score(QUERY, DOCUMENTS).scores
-    np.testing.assert_allclose(found, expected(folder), atol=1e-5)
+        scores = encoder.score(QUERY, DOCUMENTS).scores
+    np.testing.assert_allclose(scores, expected(folder), atol=1e-5)
 
 
 def test_a_model_saved_by_cross_encoder_is_converted(tmp_path: Path) -> None:

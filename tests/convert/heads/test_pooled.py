@@ -85,9 +85,9 @@ def dense(num_in: int, num_out: int, **settings: Any) -> Any:
     [*((mode,) for mode in MODES), ("mean", "cls"), ("cls", "mean"), ("lasttoken", "max", "weightedmean"), MODES],
 )
 def test_pooling_modes_and_their_order_agree_with_sentence_transformers(both: Any, modes: tuple[str, ...]) -> None:
-    expected, found = both([pooling(*modes)])
-    assert found.shape == (len(TEXTS), HIDDEN * len(modes))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected, vectors = both([pooling(*modes)])
+    assert vectors.shape == (len(TEXTS), HIDDEN * len(modes))
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -104,16 +104,16 @@ def test_pooling_modes_and_their_order_agree_with_sentence_transformers(both: An
     ],
 )
 def test_dense_modules_agree_with_sentence_transformers(both: Any, settings: dict[str, Any], width: int) -> None:
-    expected, found = both([pooling("mean"), dense(HIDDEN, width, **settings)])
-    assert found.shape[1] == width
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected, vectors = both([pooling("mean"), dense(HIDDEN, width, **settings)])
+    assert vectors.shape[1] == width
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 def test_a_chain_of_modules_agrees_with_sentence_transformers(both: Any) -> None:
     chain = [pooling("cls", "mean"), dense(2 * HIDDEN, 40), dense(40, 10, bias=False), models().Normalize()]
-    expected, found = both(chain)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    expected, vectors = both(chain)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 # The older configuration, and settings that are refused ------------------------------------------------------------
@@ -159,8 +159,8 @@ def test_layer_norm_modules_agree_with_sentence_transformers(both: Any) -> None:
     norm = models().LayerNorm(HIDDEN)
     torch.nn.init.normal_(norm.norm.weight)
     torch.nn.init.normal_(norm.norm.bias)
-    expected, found = both([pooling("mean"), norm, dense(HIDDEN, 8)])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected, vectors = both([pooling("mean"), norm, dense(HIDDEN, 8)])
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 DENSE = {
@@ -239,8 +239,8 @@ def test_every_activation_of_torch_agrees_with_sentence_transformers(both: Any, 
     layer = dense(HIDDEN, 12, activation_function=getattr(torch.nn, name)())
     with torch.no_grad():
         layer.linear.weight.mul_(8)  # values on both sides of each bend
-    expected, found = both([pooling("mean"), layer])
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    expected, vectors = both([pooling("mean"), layer])
+    np.testing.assert_allclose(vectors, expected, atol=2e-5)
 
 
 def token_dense(num_in: int, num_out: int, **settings: Any) -> Any:
@@ -263,8 +263,8 @@ def test_modules_in_any_order_agree_with_sentence_transformers(both: Any, case: 
             dense(20, 6),
         ],
     }[case]
-    expected, found = both(chain)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected, vectors = both(chain)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalized", [True, False])

@@ -44,11 +44,11 @@ def make(folder: Path, family: str = "Bert", sizes: dict[str, Any] = SIZES) -> P
     return save(randomize(getattr(transformers, f"{family}ForMaskedLM")(config)), folder)
 
 
-def dense(found: SparseEmbeddings) -> NDArray[np.float32]:
-    rows = np.zeros((len(found), VOCABULARY), np.float32)
-    for index, (start, end) in enumerate(zip(found.offsets[:-1], found.offsets[1:], strict=True)):
-        assert (np.diff(found.indices[start:end]) > 0).all()
-        rows[index, found.indices[start:end]] = found.values[start:end]
+def dense(embeddings: SparseEmbeddings) -> NDArray[np.float32]:
+    rows = np.zeros((len(embeddings), VOCABULARY), np.float32)
+    for index, (start, end) in enumerate(zip(embeddings.offsets[:-1], embeddings.offsets[1:], strict=True)):
+        assert (np.diff(embeddings.indices[start:end]) > 0).all()
+        rows[index, embeddings.indices[start:end]] = embeddings.values[start:end]
     return rows
 
 
@@ -64,12 +64,12 @@ def test_weights_are_those_of_sparse_encoder(tmp_path: Path, family: str, sizes:
     folder = make(tmp_path / "model", family, sizes)
     with Encoder.load(convert(folder, "splade").path, workers=1) as encoder:
         assert (encoder.card.output, encoder.dimension) == ("sparse", VOCABULARY)
-        found = encoder.embed_sparse(DOCUMENTS)
+        embeddings = encoder.embed_sparse(DOCUMENTS)
         assert len(encoder.embed_sparse([])) == 0
     reference = expected(folder)
-    np.testing.assert_allclose(dense(found), reference, atol=1e-5)
+    np.testing.assert_allclose(dense(embeddings), reference, atol=1e-5)
     assert (reference == 0).any() and (reference > 0.1).any()
-    assert (found.values > 0).all() and found.dropped[4] > 0
+    assert (embeddings.values > 0).all() and embeddings.dropped[4] > 0
 
 
 @pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
@@ -83,8 +83,8 @@ def test_a_model_saved_by_sparse_encoder_is_converted(tmp_path: Path, activation
     model.save_pretrained(str(tmp_path / "saved"))
     with Encoder.load(convert(tmp_path / "saved").path, workers=1) as encoder:
         np.testing.assert_allclose(dense(encoder.embed_sparse(DOCUMENTS)), expected(tmp_path / "saved"), atol=1e-5)
-        asked = model.encode_query(["w1 w2"], convert_to_sparse_tensor=False).numpy()
-        np.testing.assert_allclose(dense(encoder.embed_sparse(["w1 w2"], input_type="query")), asked, atol=1e-5)
+        query = model.encode_query(["w1 w2"], convert_to_sparse_tensor=False).numpy()
+        np.testing.assert_allclose(dense(encoder.embed_sparse(["w1 w2"], input_type="query")), query, atol=1e-5)
 
 
 def test_a_separate_decoder_is_used_if_the_configuration_requires_it(tmp_path: Path) -> None:

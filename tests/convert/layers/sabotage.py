@@ -75,9 +75,9 @@ class Patient:
         def change(model: onnx.ModelProto) -> None:
             for node in model.graph.node:
                 if node.op_type == operator and node.name.startswith(within):
-                    kept = [attribute for attribute in node.attribute if attribute.name != key]
+                    others = [attribute for attribute in node.attribute if attribute.name != key]
                     del node.attribute[:]
-                    node.attribute.extend([*kept, helper.make_attribute(key, value)])
+                    node.attribute.extend([*others, helper.make_attribute(key, value)])
 
         self.edit(change)
 
@@ -103,8 +103,8 @@ class Patient:
     def constant(self, name: str, place: int) -> Array:
         """Return the constant that is an input of a node."""
         model = onnx.load(self.path / self.file, load_external_data=False)
-        wanted = node_of(model, name).input[place]
-        return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == wanted))
+        input_name = node_of(model, name).input[place]
+        return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == input_name))
 
     # The weights ------------------------------------------------------------------------------------------------------
 

@@ -70,10 +70,10 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that gives a family's artifact for cpu, cuda and tensorrt in every precision, written once."""
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def make(family: str) -> Path:
-        if family not in made:
+        if family not in folders:
             folder = tmp_path_factory.mktemp(family)
             if family == "jina_bert":
                 checkpoint = Jina(8, max_position_embeddings=100).save(folder / "checkpoint")
@@ -81,16 +81,16 @@ def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
                 export_mean(checkpoint, HIDDEN)
             else:
                 save_artifact(family, folder)
-            made[family] = folder / "every"
+            folders[family] = folder / "every"
             targets, precisions = ("cpu", "cuda", "tensorrt"), ("fp32", "fp16", "bf16")
             export(
                 str(folder / "checkpoint"),
-                made[family],
+                folders[family],
                 targets=targets,
                 precisions=precisions,
                 max_tokens=96,
             )
-        return made[family]
+        return folders[family]
 
     return make
 

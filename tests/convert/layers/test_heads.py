@@ -136,10 +136,12 @@ def test_damaged_token_vectors_are_reported_at_their_step(colbert: Path, tmp_pat
 def test_a_token_that_only_one_side_skips_is_reported_as_the_first_point(colbert: Path, tmp_path: Path) -> None:
     patient = Patient.copy_of(colbert, tmp_path / "broken")
     manifest = Artifact.open(patient.path).manifest
-    late = manifest.card.late_interaction
-    assert late is not None
-    late = msgspec.structs.replace(late, skipped=tuple(name for name in late.skipped if name != "!"))
-    card = msgspec.structs.replace(manifest.card, late_interaction=late)
+    late_interaction = manifest.card.late_interaction
+    assert late_interaction is not None
+    late_interaction = msgspec.structs.replace(
+        late_interaction, skipped=tuple(name for name in late_interaction.skipped if name != "!")
+    )
+    card = msgspec.structs.replace(manifest.card, late_interaction=late_interaction)
     write_manifest(patient.path, msgspec.structs.replace(manifest, card=card))
     first = verify_layers(patient.path).first
     assert first is not None and first.key == "tokens/skipped_tokens"

@@ -40,14 +40,14 @@ def restate(kind: str) -> Jina:
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+    artifacts: dict[str, Path] = {}
 
     def make(kind: str) -> Path:
-        if kind not in made:
+        if kind not in artifacts:
             checkpoint = restate(kind).save(tmp_path_factory.mktemp(kind) / "checkpoint")
             save_tokenizer(checkpoint, VOCABULARY)
-            made[kind] = export_mean(checkpoint, HIDDEN)
-        return made[kind]
+            artifacts[kind] = export_mean(checkpoint, HIDDEN)
+        return artifacts[kind]
 
     return make
 
@@ -61,11 +61,11 @@ def test_the_reference_agrees_with_the_restated_model(tmp_path: Path, kind: str)
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
     with torch.no_grad():
-        found = loaded(input_ids=ids, attention_mask=mask).last_hidden_state
+        output = loaded(input_ids=ids, attention_mask=mask).last_hidden_state
         expected = model(ids, mask).last_hidden_state
         typed = loaded(input_ids=ids, attention_mask=mask, token_type_ids=torch.ones_like(ids)).last_hidden_state
-    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-5)
-    assert (typed - found).abs().max() > 1e-2
+    torch.testing.assert_close(output[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-5)
+    assert (typed - output).abs().max() > 1e-2
 
 
 def test_a_sharded_checkpoint_with_the_prefix_of_a_head_is_read(tmp_path: Path) -> None:

@@ -55,35 +55,35 @@ def test_scores_of_the_copies_agree_with_numpy_and_with_the_context_of_the_node(
     node = helper.make_node("Attention", inputs, ["context"], name="attend", scale=SCALE, **heads)
     shown, copies = shown_by(node), copies_of(node)
     assert shown is not None
-    found = _run([node, *copies], feeds, [*shown.values, "context", *(copy.output[0] for copy in copies[1:])])
+    values = _run([node, *copies], feeds, [*shown.values, "context", *(copy.output[0] for copy in copies[1:])])
 
     query, key, value = (_heads(feeds[name]) for name in ("q", "k", "v"))
     raw = query @ key.transpose(0, 1, 3, 2)
     added = biases["window"] if bias == "boolean" else biases.get(bias or "", np.zeros((1, 1, 1, 1), np.float32))
-    seen = np.broadcast_to((steps < LENGTHS[:, None])[:, None, None], raw.shape) & (added > -1e3)
-    scores = np.where(seen, raw * SCALE + added, -np.inf)
+    visible = np.broadcast_to((steps < LENGTHS[:, None])[:, None, None], raw.shape) & (added > -1e3)
+    scores = np.where(visible, raw * SCALE + added, -np.inf)
     # Rows of padding attend to no token in a window; their results are not used.
     with np.errstate(invalid="ignore"):
         powers = np.exp(scores - scores.max(-1, keepdims=True))
         softmax = powers / powers.sum(-1, keepdims=True)
     assert shown.raw is not None
-    np.testing.assert_allclose(found[shown.raw], raw, rtol=0, atol=2e-6)
-    np.testing.assert_allclose(found[shown.scaled], raw * SCALE, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(values[shown.raw], raw, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(values[shown.scaled], raw * SCALE, rtol=0, atol=1e-6)
     batch = Encodings.from_lists([[0] * length for length in LENGTHS])
-    split = split_scores(shown, found, batch)
+    split = split_scores(shown, values, batch)
     context = (softmax @ value).transpose(0, 2, 1, 3).reshape(3, LONGEST, -1)
     for row, size in enumerate(LENGTHS.tolist()):
-        own = np.s_[row, :, :size, :size]
-        np.testing.assert_array_equal(split["attention/mask"][row], seen[row, :, :size])
+        inside = np.s_[row, :, :size, :size]
+        np.testing.assert_array_equal(split["attention/mask"][row], visible[row, :, :size])
         np.testing.assert_allclose(
-            split["attention/biased_scores"][row], np.where(seen, scores, 0)[own], rtol=0, atol=1e-6
+            split["attention/biased_scores"][row], np.where(visible, scores, 0)[inside], rtol=0, atol=1e-6
         )
         np.testing.assert_allclose(split["attention/softmax"][row], softmax[row, :, :size], rtol=0, atol=1e-6)
         np.testing.assert_allclose(split["attention/softmax_sums"][row], 1.0, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(found["context"][row, :size], context[row, :size], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(values["context"][row, :size], context[row, :size], rtol=0, atol=1e-6)
         for copy in copies[1:]:  # the first node has another scale
-            again = found[copy.output[0]][row, :size]
-            np.testing.assert_allclose(again, found["context"][row, :size], rtol=0, atol=1e-6)
+            again = values[copy.output[0]][row, :size]
+            np.testing.assert_allclose(again, values["context"][row, :size], rtol=0, atol=1e-6)
 
 
 def _run(nodes: list[onnx.NodeProto], feeds: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
@@ -142,19 +142,19 @@ def test_attention_in_standard_operators_gives_all_points_but_raw_scores() -> No
 def test_relative_error_is_that_of_the_worst_row_relative_to_its_length_or_the_usual_one() -> None:
     theirs = np.array([[3.0, 4.0], [30.0, 40.0]], np.float32)
     ours = theirs + np.array([[0.0, 0.0], [3.0, 4.0]], np.float32)
-    found = compare_values(ours, theirs)
-    assert found.max_abs == 4.0
-    assert found.relative == pytest.approx(5.0 / 50.0)
+    error = compare_values(ours, theirs)
+    assert error.max_abs == 4.0
+    assert error.relative == pytest.approx(5.0 / 50.0)
     # The error of the short row is relative to the usual length, the root of (25 + 2500) / 2.
-    found = compare_values(theirs + np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), theirs)
-    assert found.relative == pytest.approx(5.0 / np.sqrt(1262.5))
-    assert found.cosine == pytest.approx((6 * 3 + 8 * 4 + 2500) / np.sqrt((36 + 64 + 2500) * 2525))
+    error = compare_values(theirs + np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), theirs)
+    assert error.relative == pytest.approx(5.0 / np.sqrt(1262.5))
+    assert error.cosine == pytest.approx((6 * 3 + 8 * 4 + 2500) / np.sqrt((36 + 64 + 2500) * 2525))
 
 
 @pytest.mark.parametrize("ours", [np.full((2, 2), np.nan), np.full((2, 2), np.inf), np.zeros((2, 1)), np.zeros((3, 2))])
 def test_values_that_are_not_finite_or_of_another_shape_have_an_infinite_error(ours: Array) -> None:
-    found = compare_values(ours.astype(np.float32), np.zeros((2, 2), np.float32))
-    assert (found.relative, found.cosine) == (np.inf, -1.0)
+    error = compare_values(ours.astype(np.float32), np.zeros((2, 2), np.float32))
+    assert (error.relative, error.cosine) == (np.inf, -1.0)
 
 
 def test_attention_weights_on_padding_count_as_errors() -> None:
@@ -178,8 +178,8 @@ def test_a_point_that_one_side_lacks_is_reported_as_missing_in_order() -> None:
     tally = Tally(points)
     expected = {"embeddings/word": one, "embeddings/position": one}
     tally.add({"embeddings/word": one, "embeddings/norm": one}, expected, [2])
-    found = [(result.key, result.verdict, result.note) for result in tally.results(lambda key: 1e-6)]
-    assert found == [
+    results = [(result.key, result.verdict, result.note) for result in tally.results(lambda key: 1e-6)]
+    assert results == [
         ("embeddings/word", "passed", ""),
         ("embeddings/position", "missing", "the graph does not compute it"),
         ("embeddings/norm", "missing", "the reference does not compute it"),

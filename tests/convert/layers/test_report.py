@@ -98,10 +98,10 @@ def test_json_and_page_have_every_point_and_need_no_network(broken: Path, tmp_pa
     report = verify_layers(broken)
     for name in ("report.json", "report.html"):
         write_report(report, tmp_path / name)
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert found["verdict"] == "failed" and found["first"]["node"] == "encoder.layer.0/feed_forward/activation"
-    assert len(found["points"]) == len(report.points)
-    assert {"point", "node", "shape", "max_abs", "relative", "cosine", "verdict"} <= found["points"][20].keys()
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["verdict"] == "failed" and content["first"]["node"] == "encoder.layer.0/feed_forward/activation"
+    assert len(content["points"]) == len(report.points)
+    assert {"point", "node", "shape", "max_abs", "relative", "cosine", "verdict"} <= content["points"][20].keys()
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 1 and "http" not in page and "<script" not in page
     assert page.count("<tr") == len(report.points) + page.count("<thead")

@@ -26,12 +26,12 @@ LAYER = "encoder.layer.0"
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that gives the intact artifact of a family, written once."""
-    made: dict[str, Path] = {}
+    artifacts: dict[str, Path] = {}
 
     def make(family: str) -> Path:
-        if family not in made:
-            made[family] = save_artifact(family, tmp_path_factory.mktemp(family))
-        return made[family]
+        if family not in artifacts:
+            artifacts[family] = save_artifact(family, tmp_path_factory.mktemp(family))
+        return artifacts[family]
 
     return make
 
@@ -70,7 +70,7 @@ def _wrong_base(patient: Patient) -> None:
     """Replace the tables of the configured base, 1,000, by those of 10,000; a head has 12 elements."""
     angles = np.outer(np.arange(100), 10_000.0 ** (-np.arange(0, 12, 2) / 12))
     for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles))):
-        patient.edit_weight(f"rotary.{name}", lambda found, table=table: table[: len(found)])  # type: ignore[misc]
+        patient.edit_weight(f"rotary.{name}", lambda weight, table=table: table[: len(weight)])  # type: ignore[misc]
 
 
 def _wrong_pooling(patient: Patient) -> None:

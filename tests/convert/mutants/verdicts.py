@@ -76,7 +76,7 @@ def judge(mutant: Mutant, files: Mapping[str, bytes], scratch: Path, *, ask_refe
             return Outcome(mutant, "refused", message)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
+        except BaseException as error:  # noqa: BLE001 - a panic in tokenizers is not an Exception
             return Outcome(mutant, "CRASH", f"{type(error).__name__}: {error}")
         expected = _reference(mutant, folder)
         if isinstance(expected, str):

@@ -121,11 +121,11 @@ def test_the_table_has_every_figure_on_a_narrow_terminal(report: VerificationRep
 
 def test_json_has_the_whole_report(report: VerificationReport, tmp_path: Path) -> None:
     write_report(report, tmp_path / "report.json")
-    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert found["verdict"] == "failed"
-    assert found["variants"][0]["cosine_min"] == 0.9999991
-    assert found["variants"][1]["worst"]["tokens"] == 77
-    assert len(found["variants"][1]["texts"]) == 59
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["verdict"] == "failed"
+    assert content["variants"][0]["cosine_min"] == 0.9999991
+    assert content["variants"][1]["worst"]["tokens"] == 77
+    assert len(content["variants"][1]["texts"]) == 59
 
 
 class Page(HTMLParser):
@@ -207,11 +207,11 @@ def test_infinite_values_are_accepted_by_the_page_and_the_json(report: Verificat
     pytest.importorskip("matplotlib")
     broken = text_result("broken", 9, -1.0, math.inf)
     variant = msgspec.structs.replace(report.variants[1], worst=broken, texts=(broken,), pairs=(), max_abs=math.inf)
-    found = msgspec.structs.replace(report, variants=(variant,))
-    write_report(found, tmp_path / "report.html")
-    write_report(found, tmp_path / "report.json")
+    changed = msgspec.structs.replace(report, variants=(variant,))
+    write_report(changed, tmp_path / "report.html")
+    write_report(changed, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["variants"][0]["max_abs"] is None
-    assert "inf" in shown(found, 80)
+    assert "inf" in shown(changed, 80)
 
 
 def test_lengths_are_grouped_by_powers_of_two() -> None:

@@ -84,9 +84,9 @@ def test_padding_out_of_every_window_stays_finite(tmp_path: Path) -> None:
     assert all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in constants), "no -inf in a mask"
     contexts = [node.output[0] for node in model.graph.node if node.op_type == "Attention"]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in contexts)
-    seen = tmp_path / "graph" / "seen.onnx"
-    seen.write_bytes(model.SerializeToString())
-    session = onnxruntime.InferenceSession(seen, providers=["CPUExecutionProvider"])
+    path = tmp_path / "graph" / "seen.onnx"
+    path.write_bytes(model.SerializeToString())
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     feeds = {"input_ids": np.full(21, 7, np.int32), "offsets": np.array([0, 20, 21])}
     for value in session.run(None, feeds):
         assert np.isfinite(value).all()

@@ -58,10 +58,10 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("head", "family", "target"), COMBINATIONS)
 def test_results_are_those_of_transformers(load: Load, tmp_path: Path, head: str, family: str, target: str) -> None:
     model = load(head, family)
-    found = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encode(model.rows))
+    output = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encode(model.rows))
     expected = model.expected()
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["Bert", "Albert", "Electra"])
@@ -82,11 +82,11 @@ def test_masking_of_expansion_tokens_changes_the_vectors(load: Load, tmp_path: P
     model = load("filled_queries", family)
     encodings = encode(model.rows)
     (tmp_path / "seen").mkdir()
-    found = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encodings)
-    seeing = dataclasses.replace(model.architecture, unseen_tail=None)
-    other = load_target(seeing, model.card, tmp_path / "seen", target, "fp32").run(encodings)
-    apart = [np.abs(part).max() for part in np.split(found - other, encodings.offsets[1:-1])]
-    for row, difference in zip(model.rows, apart, strict=True):
+    output = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encodings)
+    unmasked = dataclasses.replace(model.architecture, unseen_tail=None)
+    other = load_target(unmasked, model.card, tmp_path / "seen", target, "fp32").run(encodings)
+    differences = [np.abs(part).max() for part in np.split(output - other, encodings.offsets[1:-1])]
+    for row, difference in zip(model.rows, differences, strict=True):
         assert difference > 1e-3 if row.attended < len(row.ids) else difference < 1e-6
 
 
@@ -97,8 +97,8 @@ def test_operators_are_those_of_the_targets_list(
 ) -> None:
     if precision not in PRECISIONS[target]:  # type: ignore[index]
         pytest.skip("CoreML has no bfloat16")
-    made = load(head, family)
-    for model in models_of(made.architecture, made.card, tmp_path, target, precision)[1]:
+    head_model = load(head, family)
+    for model in models_of(head_model.architecture, head_model.card, tmp_path, target, precision)[1]:
         assert {(node.domain, node.op_type) for node in model.graph.node} <= _listed(target)
         if target == "cuda":
             assert_kernels(model)
@@ -119,8 +119,8 @@ def _listed(target: str) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(("head", "family", "target"), [case for case in COMBINATIONS if case[1] == "Bert"])
 def test_half_precision_ranks_alike(load: Load, tmp_path: Path, head: str, family: str, target: str) -> None:
     model = load(head, family)
-    found = load_target(model.architecture, model.card, tmp_path, target, "fp16").run(encode(model.rows))
-    for ours, theirs in zip(found, model.expected(), strict=True):
+    output = load_target(model.architecture, model.card, tmp_path, target, "fp16").run(encode(model.rows))
+    for ours, theirs in zip(output, model.expected(), strict=True):
         cosine = float(ours @ theirs / (np.linalg.norm(ours) * np.linalg.norm(theirs)))
         assert cosine >= 0.9999
 
@@ -152,14 +152,14 @@ def test_three_token_types_are_refused_by_coreml_with_the_reason(tmp_path: Path)
 )
 def test_an_artifact_of_several_targets_is_compared_layer_by_layer(tmp_path: Path, head: str, option: Any) -> None:
     folder = tmp_path / "model"
-    made = {
+    artifact_path = {
         "scores": lambda: classifier(folder, "Bert"),
         "sparse": lambda: test_splade.make(folder),
         "token_vectors": lambda: test_colbert.make(folder, expansion=FILLED),
     }[head]()
     targets = ("cpu", "tensorrt", *["coreml"] * (head != "sparse"))
     exported = export(
-        str(made),
+        str(artifact_path),
         tmp_path / "artifact",
         targets=targets,
         precisions=("fp32", "fp16"),

@@ -44,8 +44,8 @@ def test_parity(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_pass_their_canaries(tmp_path: Path, head: str) -> None:
     """The values of a canary come from the reference library."""
-    make, asked = HEADS[head]
-    with Encoder.load(convert(make(tmp_path / "model"), asked).path, provider="openvino", workers=1) as encoder:
+    make, head_option = HEADS[head]
+    with Encoder.load(convert(make(tmp_path / "model"), head_option).path, provider="openvino", workers=1) as encoder:
         assert encoder.info.provider == "OpenVINO CPU f32"
         assert encoder.card.output == head
 

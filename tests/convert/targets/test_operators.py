@@ -96,12 +96,12 @@ def test_coreml_accepts_every_node_of_each_graph(tmp_path: Path, name: str, prec
 def test_no_constant_is_infinite_and_types_are_as_requested(tmp_path: Path, target: str, precision: Float) -> None:
     if precision not in PRECISIONS[target]:  # type: ignore[index]
         pytest.skip("CoreML has no bfloat16")
-    wanted = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
+    element_type = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
     for model in _graphs(
         "modernbert", tmp_path, target, precision
     ):  # ModernBERT has windows, so that the graph has masks
         stored = [tensor.data_type for tensor in model.graph.initializer if tensor.external_data]
-        assert stored.count(wanted) > len(stored) / 2
+        assert stored.count(element_type) > len(stored) / 2
         for tensor in model.graph.initializer:
             if not tensor.external_data:
                 assert np.isfinite(numpy_helper.to_array(tensor).astype(np.float32)).all()

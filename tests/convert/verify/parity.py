@@ -309,14 +309,14 @@ class Parity:
                 adds the same number to every score of a query, which softmax cancels.
         """
         rows = self.rows([7, 5])
-        whole = np.stack([_pool(self._hidden(row)) for row in rows])
+        expected = np.stack([_pool(self._hidden(row)) for row in rows])
         for name, parameter in self.model.named_parameters():
             if name.endswith(without_effect):
                 continue
-            kept = parameter.data.clone()
+            original = parameter.data.clone()
             parameter.data.zero_()
-            moved = float(np.abs(np.stack([_pool(self._hidden(row)) for row in rows]) - whole).max())
-            parameter.data.copy_(kept)
+            moved = float(np.abs(np.stack([_pool(self._hidden(row)) for row in rows]) - expected).max())
+            parameter.data.copy_(original)
             assert moved > 100 * TOLERANCE, f"without {name} the vectors move by {moved:.3g} only"
 
     def check_company(self) -> None:

@@ -121,5 +121,5 @@ def test_dependence_on_the_batch_fails(parity: Parity) -> None:
 def test_ignoring_the_mask_fails(parity: Parity) -> None:
     """Attention to padding changes the reference, so that the comparison of padded batches detects it."""
     rows = parity.rows([3, 9])
-    seen = [(*row, *[parity.tokens.pad] * (LONGEST - len(row))) for row in rows]
-    assert np.abs(parity.huggingface(seen) - parity.fletcher(rows)).max() > 0.01
+    padded = [(*row, *[parity.tokens.pad] * (LONGEST - len(row))) for row in rows]
+    assert np.abs(parity.huggingface(padded) - parity.fletcher(rows)).max() > 0.01

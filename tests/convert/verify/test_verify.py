@@ -320,12 +320,12 @@ def test_a_vector_that_depends_on_its_batch_fails(expected: NDArray[np.float32])
 
 
 def test_the_tolerance_is_the_cards_then_the_default_then_the_variants(expected: NDArray[np.float32]) -> None:
-    turned = expected + np.float32(1e-3)
-    assert verdict_of(turned, expected).verdict == "failed"
-    assert verdict_of(turned, expected, precision="int8").verdict == "passed"
+    changed = expected + np.float32(1e-3)
+    assert verdict_of(changed, expected).verdict == "failed"
+    assert verdict_of(changed, expected, precision="int8").verdict == "passed"
     loose, strict = card_of(fp32=Accuracy(min_cosine=0.99)), card_of(int8=Accuracy(min_cosine=0.9999999))
-    assert verdict_of(turned, expected, card=loose).verdict == "passed"
-    assert verdict_of(turned, expected, precision="int8", card=strict).verdict == "failed"
+    assert verdict_of(changed, expected, card=loose).verdict == "passed"
+    assert verdict_of(changed, expected, precision="int8", card=strict).verdict == "failed"
 
 
 def tokens(*ids: int, types: tuple[int, ...] | None = None) -> Tokens:
@@ -337,17 +337,19 @@ def test_the_first_different_id_is_named() -> None:
     rows = (TokenRow((2, 5, 3)), TokenRow((2, 3)))
     cases = (Case("one", "raw"), Case("two", "query"))
     assert compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3)], cases).summary.verdict == "passed"
-    found = compare_ids(rows, [tokens(2, 6, 3), tokens(2, 3)], cases)
-    assert (found.summary.verdict, found.summary.equal, found.differ) == ("failed", 1, (True, False))
-    assert found.summary.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
+    comparison = compare_ids(rows, [tokens(2, 6, 3), tokens(2, 3)], cases)
+    assert (comparison.summary.verdict, comparison.summary.equal, comparison.differ) == ("failed", 1, (True, False))
+    assert comparison.summary.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
     longer = compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3, 3)], cases).summary.reason
     assert "2 ids instead of 3 for the text 'two' (query)" in longer
 
 
 def test_other_token_types_and_a_refusal_count_as_a_difference() -> None:
     rows = (TokenRow((2, 5), types=(0, 0)), TokenRow(refused="it has no token"))
-    found = compare_ids(rows, [tokens(2, 5, types=(0, 1)), tokens(2)], (Case("one", "pair", "q"), Case("two", "raw")))
-    assert found.differ == (True, True) and "token type 0 instead of 1 at place 1" in found.summary.reason
+    comparison = compare_ids(
+        rows, [tokens(2, 5, types=(0, 1)), tokens(2)], (Case("one", "pair", "q"), Case("two", "raw"))
+    )
+    assert comparison.differ == (True, True) and "token type 0 instead of 1 at place 1" in comparison.summary.reason
 
 
 def test_the_report_is_unchanged_by_json(artifact: Path, checkpoint: Path) -> None:

@@ -32,8 +32,8 @@ def checkpoint(folder: Path, settings: dict[str, Any] | None, vocabulary: list[s
 
 
 def ids(file: Path, text: str) -> list[int]:
-    found: list[int] = Tokenizer.from_file(str(file)).encode(text).ids
-    return found
+    token_ids: list[int] = Tokenizer.from_file(str(file)).encode(text).ids
+    return token_ids
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path: Path, settings: 
 
 
 def test_damaged_and_missing_tokenizers_are_refused(tmp_path: Path) -> None:
-    found = checkpoint(tmp_path / "bert", None)
+    checkpoint_folder = checkpoint(tmp_path / "bert", None)
     (tmp_path / "bert" / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(CheckpointError, match=r"vocab\.txt cannot be read"):
-        write_tokenizer(found, tmp_path / "t.json", 10_000)
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", 10_000)
     (tmp_path / "bert" / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
-        write_tokenizer(found, tmp_path / "t.json", 10_000)
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", 10_000)
     (tmp_path / "bert" / "tokenizer.json").unlink()
     (tmp_path / "bert" / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor a vocabulary"):
-        write_tokenizer(found, tmp_path / "t.json", 10_000)
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", 10_000)
 
 
 def test_more_ids_than_embeddings_are_refused(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def drop_a_special_token(content: dict[str, Any]) -> None:
 def test_a_tokenizer_that_fails_on_texts_or_gives_an_id_twice_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    found = checkpoint(tmp_path / "bert", None)
-    write_tokenizer(found, tmp_path / "t.json", len(VOCABULARY))
+    checkpoint_folder = checkpoint(tmp_path / "bert", None)
+    write_tokenizer(checkpoint_folder, tmp_path / "t.json", len(VOCABULARY))
     content = json.loads((tmp_path / "t.json").read_text())
     change(content)
     (tmp_path / "bert" / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
-        write_tokenizer(found, tmp_path / "t.json", len(VOCABULARY))
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", len(VOCABULARY))

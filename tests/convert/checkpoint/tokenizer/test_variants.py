@@ -64,12 +64,12 @@ def rows(encodings: Encodings) -> list[list[list[int]]]:
 
 def results(file: Path) -> list[list[list[int]]]:
     """Return the results of the runtime with the artifact's file."""
-    whole = Tokenizer.from_file(str(file))
-    whole.no_truncation()
-    found = [result(encoding.ids, encoding.type_ids) for encoding in map(whole.encode, TEXTS)]
-    found += rows(TextTokenizer(file, LIMIT, fast=False).encode(TEXTS))
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    computed = [result(encoding.ids, encoding.type_ids) for encoding in map(tokenizer.encode, TEXTS)]
+    computed += rows(TextTokenizer(file, LIMIT, fast=False).encode(TEXTS))
     first, second = zip(*PAIRS, strict=True)
-    return found + rows(TextTokenizer(file, PAIR_LIMIT, fast=False).encode_pairs(first, second))
+    return computed + rows(TextTokenizer(file, PAIR_LIMIT, fast=False).encode_pairs(first, second))
 
 
 def check(names: Sequence[str], like: TokenizerLike, place: Path) -> None:
@@ -82,11 +82,11 @@ def check(names: Sequence[str], like: TokenizerLike, place: Path) -> None:
             expected = RECORDED[name] if like == "4" else reference(folder)
             assert expected is None or name.endswith(REFUSED), name
             continue
-        found = results(place / "tokenizer.json")
+        computed = results(place / "tokenizer.json")
         if like == "4":
-            assert digest(found) == RECORDED[name], name
+            assert digest(computed) == RECORDED[name], name
         else:
-            assert found == reference(folder), name
+            assert computed == reference(folder), name
 
 
 def test_a_sample_gives_the_ids_of_transformers_4(tmp_path: Path) -> None:

@@ -124,15 +124,15 @@ def test_heads_that_do_not_divide_the_width(family: str, checkpoint: Path) -> No
 
 @pytest.mark.parametrize("part", ["word_embeddings.weight", "embeddings.LayerNorm.bias", "layer"])
 def test_a_missing_tensor(checkpoint: Path, part: str) -> None:
-    gone = ""
+    dropped = ""
 
     def drop(tensors: Tensors) -> Tensors:
-        nonlocal gone
-        gone = next(name for name in sorted(tensors, reverse=True) if part in name)
-        return {name: tensor for name, tensor in tensors.items() if name != gone}
+        nonlocal dropped
+        dropped = next(name for name in sorted(tensors, reverse=True) if part in name)
+        return {name: tensor for name, tensor in tensors.items() if name != dropped}
 
     edit_tensors(checkpoint, drop)
-    _refused(checkpoint, "lacks the tensor", gone)
+    _refused(checkpoint, "lacks the tensor", dropped)
 
 
 def test_a_surplus_tensor(checkpoint: Path) -> None:

@@ -46,16 +46,16 @@ def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
         base: key of `BASES`.
         files: files of all bases by name.
     """
-    own = files[base]
+    base_files = files[base]
     donors = {name: files[name] for name in _DONORS if name in files}
     mutants = [
-        *_of_keys(base, own),
-        *_of_files(base, own),
-        *token_mutants(base, own),
-        *module_mutants(base, own),
-        *weight_mutants(base, own, donors),
-        *contradictions(base, own),
-        *exchanged_files(base, own, donors),
+        *_of_keys(base, base_files),
+        *_of_files(base, base_files),
+        *token_mutants(base, base_files),
+        *module_mutants(base, base_files),
+        *weight_mutants(base, base_files, donors),
+        *contradictions(base, base_files),
+        *exchanged_files(base, base_files, donors),
     ]
     distinct = {mutant.name: mutant for mutant in mutants}
     # A restated model has a fixed configuration and fixed weights, and does not read those of a mutant.
@@ -82,8 +82,8 @@ def _of_keys(base: str, files: Files) -> Iterator[Mutant]:
             for kind, other in other_values(str(place[-1]), value):
                 yield Mutant(base, kind, f"{path} = {_short(other)}", (WriteKey(file, place, other),))
     for name, keys in ADDED_KEYS.items():
-        folder, _, rest = name.rpartition("/")
-        for file in [name] if not folder else [entry for entry in files if entry.endswith(f"_{folder}/{rest}")]:
+        folder, _, file_name = name.rpartition("/")
+        for file in [name] if not folder else [entry for entry in files if entry.endswith(f"_{folder}/{file_name}")]:
             if not folder and file not in files and file not in ("added_tokens.json", "special_tokens_map.json"):
                 continue
             if folder and file not in files:

@@ -100,7 +100,7 @@ def other_values(key: str, value: Json) -> Iterator[tuple[Change, Json]]:
     distinct: list[Json] = [value]
     for change, others in (("change value", same), ("wrong type", wrong)):
         for other in others:
-            if not any(other == seen and type(other) is type(seen) for seen in distinct):
+            if not any(other == earlier and type(other) is type(earlier) for earlier in distinct):
                 distinct.append(other)
                 yield change, other  # type: ignore[misc]
 

@@ -37,7 +37,7 @@ def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    query, key, value, bias, token_offset, cumulative, *rest = node.input
+    query, key, value, bias, token_offset, cumulative, *optional = node.input
     prefix, (result,) = f"{node.name}/spelled", node.output
 
     def constant(values: object, dtype: type[np.generic] = np.int64) -> str:
@@ -66,8 +66,8 @@ def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
         yield make("Reshape", [at("packed"), split], "packed/heads")
         thirds = [at(f"{part}/third") for part in ("query", "key", "value")]
         yield helper.make_node("Split", [at("packed/heads")], thirds, name=at("thirds"), axis=2, num_outputs=3)
-        own = [at(f"{part}/bias") for part in ("query", "key", "value")]
-        yield helper.make_node("Split", [at("biases")], own, name=at("bias_thirds"), axis=0, num_outputs=3)
+        biases = [at(f"{part}/bias") for part in ("query", "key", "value")]
+        yield helper.make_node("Split", [at("biases")], biases, name=at("bias_thirds"), axis=0, num_outputs=3)
         for part in ("query", "key", "value"):
             yield make("Reshape", [at(f"{part}/third"), constant([0, -1])], f"{part}/rows")
             yield make("Add", [at(f"{part}/rows"), at(f"{part}/bias")], f"{part}/float")
@@ -95,8 +95,8 @@ def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
     yield make("MatMul", [at("query/heads"), at("key/heads")], "raw")
     yield make("Mul", [at("raw"), constant(attributes["scale"], np.float32)], "scores")
     last = "scores"
-    if rest and rest[0]:
-        yield make("Cast", [rest[0]], "bias", to=TensorProto.FLOAT)
+    if optional and optional[0]:
+        yield make("Cast", [optional[0]], "bias", to=TensorProto.FLOAT)
         yield make("Add", [at("scores"), at("bias")], "biased")
         last = "biased"
     yield make("Slice", [cumulative, constant([0]), constant([-1])], "starts")
