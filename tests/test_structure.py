@@ -202,9 +202,6 @@ def test_docstrings_begin_with_the_documented_noun_or_verb() -> None:
 #: Folders and files whose docstrings, comments and documents `test_no_riddles` checks.
 WORDED = (*FOLDERS, "docs", "benchmarks", "demo", "examples", "tests", "README.md", "CONTRIBUTING.md")
 
-#: Folders that `test_no_riddles` skips. Remove an entry once its texts are plain.
-NOT_WORDED = ("tests/convert",)
-
 #: Folders of generated files.
 GENERATED = frozenset({"__pycache__", "_build", "generated"})
 
@@ -267,8 +264,7 @@ def worded_files() -> Iterator[Path]:
     for name in WORDED:
         for path in sorted((ROOT / name).rglob("*")) if (ROOT / name).is_dir() else [ROOT / name]:
             file = path.relative_to(ROOT)
-            skipped = GENERATED & set(file.parts) or any(file.is_relative_to(folder) for folder in NOT_WORDED)
-            if path.suffix in {".py", ".md", ".toml"} and not skipped:
+            if path.suffix in {".py", ".md", ".toml"} and not GENERATED & set(file.parts):
                 yield path
 
 

@@ -1,4 +1,4 @@
-"""Types of nodes, weights and constants, and the islands that recorded maxima demand."""
+"""Types of nodes, weights and constants, and the islands that recorded maxima require."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FP16 = Precision("fp16", "fp16")
 
 
 def _graph(precision: Precision) -> GraphBuilder:
-    """y = norm(x · w + 0.5), x in float32."""
+    """Return a graph of y = norm(x · w + 0.5), x in float32."""
     graph = GraphBuilder("test", precision)
     x = graph.input(TensorInfo("x", "float32", (2, 4)))
     product = graph.node("MatMul", [x, graph.weight(constant("w", np.eye(4)))], "product")
@@ -65,7 +65,7 @@ def test_fp32_graphs_have_no_cast(tmp_path: Path) -> None:
     assert set(_types(_graph(FP32), tmp_path).values()) == {TensorProto.FLOAT}
 
 
-def test_on_the_processor_half_types_are_storage(tmp_path: Path) -> None:
+def test_on_the_cpu_half_types_are_storage_only(tmp_path: Path) -> None:
     graph = _graph(choose("cpu", "fp16"))
     assert all(kind == "fp32" for kind in graph.float_values.values())
     assert {weight.precision for weight in graph.weights.values()} == {"fp16"}
@@ -97,7 +97,7 @@ def test_a_weight_that_the_type_cannot_hold_is_refused_by_name(
 
 
 def _loud_model() -> BertModel:
-    """The second layer's feed-forward part gives hundreds of thousands, which its norm takes back."""
+    """Return a model whose second feed-forward part gives values of several hundred thousand, which the norm then reduces."""
     model = randomize(BertModel(BertConfig(**SIZES, hidden_act="relu")))
     with torch.no_grad():
         for parameter in model.encoder.layer[1].intermediate.dense.parameters():
@@ -118,11 +118,11 @@ def _texts(lengths: tuple[int, ...]) -> Encodings:
     return Encodings.from_lists([generator.integers(5, 120, length).tolist() for length in lengths])
 
 
-def test_maxima_are_those_of_transformers(tmp_path: Path) -> None:
+def test_maxima_equal_those_of_transformers(tmp_path: Path) -> None:
     model = _loud_model()
-    texts = _texts((9,) * 11)  # of one length, so that there is no padding
+    texts = _texts((9,) * 11)  # texts of one length need no padding
     _, maxima = _record(model, tmp_path, texts)
-    seen: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
     layer: Any = model.encoder.layer[1]
     for name, module in (
         ("up", layer.intermediate.dense),
@@ -130,23 +130,23 @@ def test_maxima_are_those_of_transformers(tmp_path: Path) -> None:
         ("norm", layer.output.LayerNorm),
     ):
         module.register_forward_hook(
-            lambda _, taken, given, name=name: seen.update({name: given, f"{name}_in": taken[0]})
+            lambda _, inputs, output, name=name: recorded.update({name: output, f"{name}_in": inputs[0]})
         )
     with torch.no_grad():
         model(torch.from_numpy(texts.ids.reshape(11, 9).astype(np.int64)))
     prefix = "encoder.layer.1/feed_forward"
     expected = {
-        f"{prefix}/up": seen["up"].abs().max(),
-        f"{prefix}/down": seen["down"].abs().max(),
-        f"{prefix}/residual": seen["norm_in"].abs().max(),
-        f"{prefix}/norm": seen["norm"].abs().max(),
-        f"{prefix}/norm#squares": seen["norm_in"].square().sum(-1).max(),
+        f"{prefix}/up": recorded["up"].abs().max(),
+        f"{prefix}/down": recorded["down"].abs().max(),
+        f"{prefix}/residual": recorded["norm_in"].abs().max(),
+        f"{prefix}/norm": recorded["norm"].abs().max(),
+        f"{prefix}/norm#squares": recorded["norm_in"].square().sum(-1).max(),
     }
     for name, value in expected.items():
         assert maxima[name] == pytest.approx(float(value), rel=1e-3), name
 
 
-def test_islands_are_what_overflows_and_its_neighbors(tmp_path: Path) -> None:
+def test_islands_are_overflowing_nodes_and_their_neighbors(tmp_path: Path) -> None:
     graph, maxima = _record(_loud_model(), tmp_path, _texts((9, 4, 1)))
     islands = find_islands(graph, maxima, "fp16")
     prefix = "encoder.layer.1/feed_forward"
@@ -175,7 +175,7 @@ def test_attention_that_overflows_is_an_island_on_every_target(tmp_path: Path, t
 
 
 @pytest.mark.parametrize("target", ["cuda", "tensorrt"])
-def test_islands_keep_the_accuracy_that_overflow_would_destroy(tmp_path: Path, target: str) -> None:
+def test_islands_keep_the_accuracy_despite_overflow(tmp_path: Path, target: str) -> None:
     model = _loud_model()
     texts = _texts((9, 4, 1, 17))
     graph, maxima = _record(model, tmp_path, texts)
@@ -192,7 +192,7 @@ def test_islands_keep_the_accuracy_that_overflow_would_destroy(tmp_path: Path, t
             ours = session.run(texts).astype(np.float64)
             cosines = np.sum(ours * theirs, 1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
         worst[bool(islands)] = float(np.min(cosines))
-    assert not worst[False] >= 0.9999  # NaN counts as not
+    assert not worst[False] >= 0.9999  # NaN fails this comparison
     assert worst[True] >= 0.9999
 
 

@@ -1,4 +1,4 @@
-"""The built-in texts: every length, the same on every run, and files of texts."""
+"""Built-in texts of every length, identical on every run, and files of texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fletcher.runtime.errors import InputError
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """A small WordPiece tokenizer with two special tokens around a text."""
+    """Small WordPiece tokenizer with two special tokens around a text."""
     built = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     built.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     alphabet = sorted({char for text in SENTENCES for char in text if char.isascii() and char.isprintable()})
@@ -30,14 +30,14 @@ def tokenizer() -> Tokenizer:
     return built
 
 
-def test_text_of_length_is_exact_and_starts_where_it_is_told(tokenizer: Tokenizer) -> None:
+def test_text_of_length_has_the_exact_length_and_start(tokenizer: Tokenizer) -> None:
     for length in (2, 3, 17, 500):
         assert len(tokenizer.encode(text_of_length(length, lambda text: len(tokenizer.encode(text).ids))).ids) == length
     text = text_of_length(40, lambda text: len(tokenizer.encode(text).ids), start=3)
     assert text.startswith(SENTENCES[3][:20])
 
 
-def test_the_texts_can_be_encoded_and_cover_what_breaks_tokenizers() -> None:
+def test_the_texts_can_be_encoded_and_cover_difficult_characters() -> None:
     joined = "".join((*EDGES, *SENTENCES))
     joined.encode()
     assert {"", " "} <= set(EDGES)
@@ -55,13 +55,13 @@ def test_lengths_are_dense_at_first_then_around_powers_of_two_and_end_at_the_lim
     assert len(lengths) < 60
 
 
-def test_read_texts_takes_a_text_a_line(tmp_path: Path) -> None:
+def test_read_texts_reads_one_text_per_line(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_bytes("\ufeffone\r\n\ntwo\u2028still two\n".encode())
     assert read_texts(file) == ["one", "", "two\u2028still two"]
 
 
-def test_read_texts_takes_jsonl(tmp_path: Path) -> None:
+def test_read_texts_reads_jsonl(tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "a\\nb", "id": 7}\n\n{"text": ""}\n', encoding="utf-8")
     assert read_texts(file) == ["a\nb", ""]
@@ -77,7 +77,7 @@ def test_read_texts_takes_jsonl(tmp_path: Path) -> None:
         ("a.txt", b"good\n\xff", "not UTF-8"),
     ],
 )
-def test_read_texts_says_what_is_wrong(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_read_texts_reports_the_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_texts(tmp_path / name)

@@ -1,4 +1,4 @@
-"""A BERT so small that tests can run it a thousand times, with random weights, over the built-in sentences' letters."""
+"""BERT small enough for a thousand runs in a test, with random weights and the built-in sentences' letters as vocabulary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HIDDEN = 32
 
 
 def save_bert(folder: Path) -> None:
-    """Write config, weights and tokenizer: two layers, hidden size 32, a token a letter."""
+    """Write config, weights and tokenizer: two layers, hidden size 32, one token per letter."""
     letters = sorted({char for text in SENTENCES for char in text.lower() if not char.isspace()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     ids = {token: index for index, token in enumerate(vocabulary)}
@@ -34,19 +34,19 @@ def save_bert(folder: Path) -> None:
 
 
 def save_embedder(folder: Path) -> Path:
-    """Both of them; gives the folder."""
+    """Write the BERT and sentence-transformers' files, and return the folder."""
     save_bert(folder)
     save_modules(folder)
     return folder
 
 
 def save_modules(folder: Path, *, normalize: bool = True, **settings: object) -> None:
-    """Write sentence-transformers' files beside a checkpoint: mean pooling, and L2 normalization if asked for.
+    """Write sentence-transformers' files into a checkpoint: mean pooling, and optional L2 normalization.
 
     Args:
         folder: the checkpoint.
         normalize: whether a Normalize module follows.
-        settings: more keys of `sentence_bert_config.json`.
+        settings: additional keys of `sentence_bert_config.json`.
     """
     paths = {"Transformer": "", "Pooling": "1_Pooling"} | ({"Normalize": "2_Normalize"} if normalize else {})
     modules = [

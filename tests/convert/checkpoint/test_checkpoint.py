@@ -1,4 +1,4 @@
-"""Checkpoint folders: safetensors of every kind as torch reads them, and errors of damaged files."""
+"""Weights of checkpoint folders, compared with the weights that torch reads, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from fletcher.convert.checkpoint.json_files import read_json
 from fletcher.convert.checkpoint.tensors import TensorReader
 from fletcher.runtime.errors import CheckpointError
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def raw(file: Path, header: Any, data: bytes = b"") -> Path:
-    """A safetensors file with that header."""
+    """Return the content of a safetensors file with the header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return file
@@ -38,7 +40,7 @@ def entry(shape: list[Any], offsets: list[Any], dtype: str = "F32") -> dict[str,
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_weights_of_every_float_are_torchs_in_float32(folder: Path, dtype: torch.dtype) -> None:
+def test_weights_of_every_float_type_equal_torchs_in_float32(folder: Path, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(2)
     exact = torch.randn(37, 5, generator=generator, dtype=torch.float64) * 10.0 ** torch.randint(-7, 4, (37, 1))
     tensors = {"odd": torch.zeros(3, dtype=torch.uint8), "w": exact.to(dtype), "b": exact[0].clone().to(dtype)}
@@ -51,7 +53,7 @@ def test_weights_of_every_float_are_torchs_in_float32(folder: Path, dtype: torch
     assert np.array_equal(reader.row("w", (37, 5), 3).load(), exact[3].to(dtype).to(torch.float32).numpy())
 
 
-def test_a_linear_is_transposed_and_several_in_one_tensor_are_taken_apart(folder: Path) -> None:
+def test_a_linear_is_transposed_and_a_packed_tensor_is_split(folder: Path) -> None:
     weight, bias = torch.arange(24.0).reshape(6, 4), torch.arange(6.0)
     save_file({"l.weight": weight, "l.bias": bias}, folder / SINGLE)
     reader = TensorReader(Checkpoint.open(folder), prefixes=())
@@ -67,7 +69,7 @@ def test_a_linear_is_transposed_and_several_in_one_tensor_are_taken_apart(folder
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float, dtype: torch.dtype) -> None:
+def test_weights_that_are_not_numbers_are_refused(folder: Path, value: float, dtype: torch.dtype) -> None:
     tensor = torch.ones(40, dtype=dtype)
     tensor[17] = value
     save_file({"w": tensor}, folder / SINGLE)
@@ -76,7 +78,7 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float, dty
         weight.load()
 
 
-def test_weights_whose_sum_overflows_are_numbers(folder: Path) -> None:
+def test_finite_weights_whose_sum_overflows_are_accepted(folder: Path) -> None:
     save_file({"w": torch.full((40,), 3e38)}, folder / SINGLE)
     assert TensorReader(Checkpoint.open(folder), prefixes=()).take("w", (40,)).load()[7] == np.float32(3e38)
 
@@ -87,7 +89,7 @@ def test_weights_beyond_float32_are_refused(folder: Path) -> None:
         TensorReader(Checkpoint.open(folder), prefixes=()).take("w", (2,)).load()
 
 
-def test_missing_surplus_misshapen_and_whole_number_tensors_are_named(folder: Path) -> None:
+def test_missing_surplus_misshapen_and_integer_tensors_are_named(folder: Path) -> None:
     save_file({"a": torch.ones(2), "b": torch.ones(3, dtype=torch.int64), "c": torch.ones(1)}, folder / SINGLE)
     reader = TensorReader(Checkpoint.open(folder), prefixes=())
     with pytest.raises(CheckpointError, match=r"tensor a has shape \(2,\), config.json implies \(3,\)"):
@@ -127,7 +129,7 @@ def test_shards_are_read_together(folder: Path) -> None:
         (None, "has no weight_map"),
     ],
 )
-def test_an_odd_index_is_told(folder: Path, weight_map: Any, message: str) -> None:
+def test_a_malformed_index_is_refused(folder: Path, weight_map: Any, message: str) -> None:
     shard(folder, weight_map)
     with pytest.raises(CheckpointError, match=message):
         Checkpoint.open(folder)
@@ -149,11 +151,11 @@ def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
 # Damage -------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_truncated_file_is_told_wherever_it_ends(folder: Path) -> None:
+def test_a_truncated_file_is_refused_at_every_length(folder: Path) -> None:
     save_file({"w": torch.ones(100), "v": torch.ones(7)}, folder / SINGLE)
-    whole = (folder / SINGLE).read_bytes()
-    for size in (0, 5, 8, 30, len(whole) // 2, len(whole) - 1):
-        (folder / SINGLE).write_bytes(whole[:size])
+    content = (folder / SINGLE).read_bytes()
+    for size in (0, 5, 8, 30, len(content) // 2, len(content) - 1):
+        (folder / SINGLE).write_bytes(content[:size])
         with pytest.raises(CheckpointError, match=r"model\.safetensors.*[Ff]etch it again"):
             Checkpoint.open(folder)
 
@@ -180,7 +182,7 @@ def test_a_truncated_file_is_told_wherever_it_ends(folder: Path) -> None:
         entry([2], [0, 8], "nonsense"),
     ],
 )
-def test_a_malformed_header_is_told(tmp_path: Path, header: Any) -> None:
+def test_a_malformed_header_is_refused(tmp_path: Path, header: Any) -> None:
     file = raw(tmp_path / "x.safetensors", header, bytes(8))
     with pytest.raises(CheckpointError, match=r"x\.safetensors"):
         list(read_header(file))
@@ -200,7 +202,7 @@ def test_empty_and_scalar_tensors_are_read(tmp_path: Path) -> None:
     assert tensors["one"].shape == () and float(tensors["one"]) == 2.5
 
 
-def test_no_weights_and_no_config_are_told(tmp_path: Path) -> None:
+def test_missing_weights_and_a_missing_config_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config\.json: is it a HuggingFace checkpoint"):
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("{}")
@@ -210,7 +212,7 @@ def test_no_weights_and_no_config_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"a": "\xff"}', b"[" * 100_000, b"5"])
-def test_json_that_is_no_object_is_told(tmp_path: Path, content: bytes) -> None:
+def test_json_that_is_not_an_object_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         read_json(tmp_path / "config.json")

@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder: read, harmless, or refused by name; and the user's word about them."""
+"""Files of a checkpoint folder: read, harmless, or refused by name; and the option that ignores keys."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def edit(file: Path, change: Callable[[Any], object]) -> None:
 
 
 def check(folder: Path, *ignored: str) -> tuple[str, ...]:
-    """Check files and settings as an export does, and return the ignored names that decided something."""
+    """Check files and settings as an export does, and return the ignored names that made a difference."""
     names = IgnoredKeys(ignored)
     check_files(folder, names)
     check_settings(folder, names)
@@ -54,7 +54,7 @@ def check(folder: Path, *ignored: str) -> tuple[str, ...]:
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
-#: File, content, and the message.
+#: File, content, and expected message.
 REFUSED_FILES: dict[str, tuple[str, bytes, str]] = {
     "adapter": ("adapter_config.json", b"{}", r"adapter_config\.json: the weights of an adapter .*merge_and_unload"),
     "weights of an adapter": ("adapter_model.safetensors", b"", "merge_and_unload"),
@@ -68,7 +68,7 @@ REFUSED_FILES: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED_FILES)
-def test_files_that_may_decide_a_vector_are_refused_by_name(folder: Path, case: str) -> None:
+def test_files_that_may_change_a_vector_are_refused_by_name(folder: Path, case: str) -> None:
     name, content, message = REFUSED_FILES[case]
     (folder / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -117,7 +117,7 @@ def test_classes_of_the_repository_are_refused_unless_a_family_reproduces_them(f
     assert check(folder) == ()
 
 
-#: File, change, and the message.
+#: File, change, and expected message.
 REFUSED_SETTINGS: dict[str, tuple[str, Callable[[Any], object], str]] = {
     "foreign transformer": (
         "modules.json",
@@ -217,7 +217,7 @@ def test_unknown_keys_are_refused_unless_the_user_ignores_them(folder: Path, fil
     assert check(folder, "mystery") == ("mystery",)
 
 
-def test_what_sentence_transformers_writes_today_is_accepted(folder: Path, tmp_path: Path) -> None:
+def test_settings_of_the_installed_sentence_transformers_are_accepted(folder: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu", truncate_dim=8, prompts={"query": "q: "})
@@ -234,9 +234,7 @@ def test_what_sentence_transformers_writes_today_is_accepted(folder: Path, tmp_p
         ("chat_template.jinja", {}),
     ],
 )
-def test_files_that_are_read_with_modules_json_alone_are_refused_without_it(
-    folder: Path, file: str, settings: dict[str, Any]
-) -> None:
+def test_files_that_need_modules_json_are_refused_without_it(folder: Path, file: str, settings: dict[str, Any]) -> None:
     for name in ("modules.json", "sentence_bert_config.json"):
         (folder / name).unlink()
     assert check(folder) == ()
@@ -248,7 +246,7 @@ def test_files_that_are_read_with_modules_json_alone_are_refused_without_it(
     assert check(folder, file) == (file,)
 
 
-def test_ignored_keys_are_recorded_and_must_matter(folder: Path, tmp_path: Path) -> None:
+def test_ignored_keys_are_recorded_and_must_have_an_effect(folder: Path, tmp_path: Path) -> None:
     edit(folder / "config.json", lambda c: c.update(mystery=1))
     (folder / "notes.dat").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"--ignore-key notes\.dat"):
@@ -258,22 +256,22 @@ def test_ignored_keys_are_recorded_and_must_matter(folder: Path, tmp_path: Path)
     exported = export(str(folder), tmp_path / "artifact", ignored_keys=("mystery", "notes.dat"))
     assert exported.ignored_keys == ("mystery", "notes.dat")
     assert Artifact.open(tmp_path / "artifact").manifest.ignored_keys == ("mystery", "notes.dat")
-    for known in ("hidden_size", "language", "absent"):
-        with pytest.raises(InputError, match=rf"--ignore-key {known}: .*is not refused for a key or a file"):
-            export(str(folder), tmp_path / "other", ignored_keys=("mystery", "notes.dat", known))
+    for key in ("hidden_size", "language", "absent"):
+        with pytest.raises(InputError, match=rf"--ignore-key {key}: .*is not refused for a key or a file"):
+            export(str(folder), tmp_path / "other", ignored_keys=("mystery", "notes.dat", key))
         assert not (tmp_path / "other").exists()
 
 
-def test_without_ignored_keys_the_manifest_is_as_before(folder: Path, tmp_path: Path) -> None:
+def test_the_manifest_has_no_ignored_keys_without_the_option(folder: Path, tmp_path: Path) -> None:
     export(str(folder), tmp_path / "artifact")
     assert "ignored_keys" not in json.loads((tmp_path / "artifact" / "fletcher.json").read_text())
 
 
-# Folders that hold something else, and the layout of versions before 2.0 -----------------------------------------------
+# Folders that are not checkpoints, and the layout of versions before 2.0 -----------------------------------------------
 
 
 def other(folder: Path, **files: Any) -> str:
-    """Write files into an empty folder, and return the message of an export."""
+    """Write files into an empty folder, and return the error message of its export."""
     folder.mkdir()
     names = {"adapter": "adapter_config.json", "modules": "modules.json", "config": "config.json"}
     for key, value in files.items():
@@ -287,7 +285,7 @@ def listed(kind: str) -> list[dict[str, Any]]:
     return [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{kind}"}]
 
 
-def test_folders_that_hold_something_else_are_named(tmp_path: Path) -> None:
+def test_folders_that_are_not_checkpoints_are_named(tmp_path: Path) -> None:
     assert "an adapter of org/base" in other(tmp_path / "a", adapter={"base_model_name_or_path": "org/base"})
     assert "first module, StaticEmbedding, adds up rows" in other(tmp_path / "b", modules=listed("StaticEmbedding"))
     for kind in ("Router", "Asym"):
@@ -342,8 +340,8 @@ def test_the_layout_before_2_0_is_read_as_sentence_transformers_reads_it(folder:
     )
     with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
         np.testing.assert_allclose(encoder.embed(texts).vectors, model.encode_document(texts), atol=1e-5)
-        found = encoder.embed(texts, input_type="query").vectors
-        np.testing.assert_allclose(found, model.encode_query(texts), atol=1e-5)
+        vectors = encoder.embed(texts, input_type="query").vectors
+        np.testing.assert_allclose(vectors, model.encode_query(texts), atol=1e-5)
     report = verify(tmp_path / "artifact")
     report.raise_if_failed()
     verdicts = {result.setting: result.verdict for result in report.settings}
@@ -354,7 +352,7 @@ def test_the_layout_before_2_0_is_read_as_sentence_transformers_reads_it(folder:
         export(str(folder), tmp_path / "artifact")
 
 
-def test_keys_that_people_leave_in_config_json_are_accepted(folder: Path, tmp_path: Path) -> None:
+def test_harmless_extra_keys_of_config_json_are_accepted(folder: Path, tmp_path: Path) -> None:
     left: dict[str, Any] = {
         "language": "german",
         "name": "Bert",

@@ -1,4 +1,4 @@
-"""Weights: lazily joined, and found behind a prefix."""
+"""Weights that are joined when they are read, and names of tensors with a prefix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def reader(*names: str, prefixes: tuple[str, ...] = ("bert.",)) -> TensorReader:
     return TensorReader(Checkpoint(Path("folder"), {"model_type": "bert"}, tensors), prefixes)
 
 
-def test_the_prefix_of_a_task_is_taken_off() -> None:
+def test_the_prefix_of_a_task_model_is_removed() -> None:
     tensors = reader("bert.w", "cls.predictions.bias", "classifier.weight")
     assert tensors.has("w") and not tensors.has("v")
     assert tensors.take("w", (2,)).name == "w"
@@ -25,7 +25,7 @@ def test_the_prefix_of_a_task_is_taken_off() -> None:
     tensors.finish()
 
 
-def test_old_names_of_a_norm_are_found_and_doubles_are_surplus() -> None:
+def test_old_names_of_a_norm_are_accepted_and_duplicates_are_surplus() -> None:
     reader("n.gamma", "n.beta").norm("n", 2, 1e-5)
     both = reader("n.weight", "n.bias", "n.gamma")
     both.norm("n", 2, 1e-5)
@@ -38,7 +38,7 @@ def test_many_surplus_tensors_are_counted() -> None:
         reader(*(f"t{index}" for index in range(8))).finish()
 
 
-def test_nothing_is_read_before_it_is_asked_for() -> None:
+def test_tensors_are_read_on_access_only() -> None:
     def load() -> np.ndarray:
         raise AssertionError("read too early")
 
@@ -46,7 +46,7 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
     assert joined.shape == (3, 7) and joined.renamed("p").name == "p.j"
 
 
-def test_joined_weights_are_numpys() -> None:
+def test_joined_weights_equal_those_of_numpy() -> None:
     a, b = np.arange(6.0).reshape(2, 3), np.arange(9.0).reshape(3, 3)
     joined = concatenate("j", [constant("a", a), constant("b", b)], axis=0)
     assert np.array_equal(joined.load(), np.concatenate([a, b])) and joined.load().dtype == np.float32

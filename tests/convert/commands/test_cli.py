@@ -1,4 +1,4 @@
-"""`fletcher-convert` as users start it: exit codes, one message, JSON, and nothing half-written."""
+"""`fletcher-convert` as users start it: exit codes, one message, JSON, and no incomplete output."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from fletcher.runtime.artifact.folder import Artifact
 
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 MAIN = "from fletcher.convert.commands.cli import main; main()"
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would speak for the options; the hub is not to be asked."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FLETCHER_", "COV_"))}
-    return kept | {"HF_HUB_OFFLINE": "1"}
+    """Return this process's environment without the variables that set options, and with the hub offline."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("FLETCHER_", "COV_"))}
+    return variables | {"HF_HUB_OFFLINE": "1"}
 
 
 def convert(*args: str | Path, before: Callable[[], None] | None = None, **variables: str) -> Any:
-    """Run the command in a process of its own."""
+    """Run the command in a separate process."""
     command = [sys.executable, "-c", MAIN, *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env=environment() | variables, preexec_fn=before
@@ -90,7 +92,7 @@ def test_export_verify_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and "cpu-fp32" in done.stdout and exported["digest"] in done.stdout
 
 
-def test_bad_input_gets_one_message_and_no_trace_unless_asked(tmp_path: Path) -> None:
+def test_bad_input_gets_one_message_and_a_traceback_only_on_request(tmp_path: Path) -> None:
     missing = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a")
     check_failed(missing, "'/no/such/folder' is not a folder; a source is")
     debugged = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a", "--debug")
@@ -100,7 +102,7 @@ def test_bad_input_gets_one_message_and_no_trace_unless_asked(tmp_path: Path) ->
     assert convert("model", "export", "x", "-o", tmp_path / "a", "--max-tokens", "0").returncode == 2
 
 
-def test_a_damaged_artifact_is_told(artifact: Path, tmp_path: Path) -> None:
+def test_a_damaged_artifact_is_reported(artifact: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(artifact, tmp_path / "damaged"))
     weights = path / "weights.fp32.safetensors"
     data = bytearray(weights.read_bytes())
@@ -110,8 +112,8 @@ def test_a_damaged_artifact_is_told(artifact: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [2_000, 60_000])
-def test_a_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, limit: int) -> None:
-    """A limit on file sizes stands in for the disk: each of them hits another file of the artifact."""
+def test_a_full_disk_leaves_no_artifact(checkpoint: Path, tmp_path: Path, limit: int) -> None:
+    """Limits on the file size simulate the full disk: each limit stops at a different file of the artifact."""
 
     def confine() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -123,7 +125,7 @@ def test_a_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, limit: int
 
 
 @pytest.mark.parametrize("size", ["4k", "160k"])
-def test_a_really_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, size: str) -> None:
+def test_a_full_file_system_leaves_no_artifact(checkpoint: Path, tmp_path: Path, size: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
@@ -173,7 +175,7 @@ export._write = stop
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_export_leaves_what_was_there(
+def test_an_interrupted_export_keeps_the_previous_artifact(
     checkpoint: Path, artifact: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     path = Path(shutil.copytree(artifact, tmp_path / "artifact"))

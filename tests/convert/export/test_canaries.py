@@ -1,4 +1,4 @@
-"""The committed canaries: readable, small, and about what they claim to be about."""
+"""Committed canaries: readable, small, and consistent with their cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fletcher.runtime.canary import read_canary
 CARDS = [card for card in list_cards() if canary_path(card.name) is not None]
 
 
-def test_minilm_has_one() -> None:
+def test_minilm_has_a_canary() -> None:
     assert "all-MiniLM-L6-v2" in {card.name for card in CARDS}
 
 
@@ -33,4 +33,4 @@ def test_a_committed_canary_is_small_finite_and_diverse(card: ModelCard) -> None
     assert lengths.min() <= 3
     assert lengths.max() == min(card.max_tokens, 512)
     assert "" in canary.texts
-    assert len(np.unique(canary.vectors.round(4), axis=0)) >= len(canary.texts) - 2  # blank texts are alike
+    assert len(np.unique(canary.vectors.round(4), axis=0)) >= len(canary.texts) - 2  # blank texts have equal vectors

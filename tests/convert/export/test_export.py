@@ -33,7 +33,9 @@ from fletcher.runtime.errors import CanaryError, CardError, CheckpointError, Fle
 
 from ..tiny import HIDDEN, MAX_TOKENS, save_bert, save_modules
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 TEXTS = ["", "bread", *SENTENCES[:5]]
 
 
@@ -63,7 +65,7 @@ def embed(path: Path) -> NDArray[np.float32]:
 
 
 def mean_of_huggingface(folder: Path) -> NDArray[np.float32]:
-    """HuggingFace's model in float32, mean over all tokens, by hand."""
+    """Return the mean over all tokens of HuggingFace's model in float32, computed step by step."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     rows = []
@@ -109,17 +111,17 @@ def test_a_task_head_and_old_names_change_nothing(tiny: Path, tmp_path: Path) ->
     assert np.array_equal(embed(tmp_path / "one"), embed(tmp_path / "other"))
 
 
-def test_the_manifest_says_where_it_all_came_from(tiny: Path, tmp_path: Path) -> None:
-    found = export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=9)
+def test_the_manifest_records_the_sources(tiny: Path, tmp_path: Path) -> None:
+    exported = export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=9)
     artifact = Artifact.open(tmp_path / "a")
     artifact.check_files()
     manifest = artifact.manifest
     assert manifest.origin.source == str(tiny.resolve()) and "model.safetensors" in manifest.origin.sha256
-    assert manifest.status == found.status == "self-made"
-    assert manifest.card.dimension == found.dimension == HIDDEN and manifest.card.max_tokens == 9
+    assert manifest.status == exported.status == "self-made"
+    assert manifest.card.dimension == exported.dimension == HIDDEN and manifest.card.max_tokens == 9
     assert [v.name for v in manifest.variants] == ["cpu-fp32"]
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == sorted([*manifest.files, "fletcher.json"])
-    assert found.size == sum((tmp_path / "a" / name).stat().st_size for name in manifest.files)
+    assert exported.size == sum((tmp_path / "a" / name).stat().st_size for name in manifest.files)
     assert read_canary(artifact.canary_file).encodings.lengths.max() <= 9
 
 
@@ -130,10 +132,10 @@ def test_the_zoos_minilm_has_the_published_canary(minilm_artifact: Path) -> None
 
 
 def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoint: Path, tmp_path: Path) -> None:
-    """`minilm_checkpoint` comes first, so that the zoo's files are in the cache."""
-    found = export("all-MiniLM-L6-v2", tmp_path / "a", max_tokens=40)
+    """`minilm_checkpoint` is the first parameter, so that the zoo's files are in the cache."""
+    exported = export("all-MiniLM-L6-v2", tmp_path / "a", max_tokens=40)
     canary = read_canary(tmp_path / "a" / "canary.safetensors")
-    assert found.status == "published" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
+    assert exported.status == "published" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
     with pytest.raises(InputError, match="--max-tokens 257 exceeds the 256"):
         export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=257)
     with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which has mean"):
@@ -153,16 +155,16 @@ def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoi
         ("/models/.hidden_", "hidden"),
     ],
 )
-def test_every_source_has_a_name_that_a_card_may_have(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "is_dir", lambda self: True)  # a folder source is one that exists
+def test_every_source_gives_a_valid_card_name(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda self: True)  # a source is a folder if the folder exists
     assert model_name(source) == name
 
 
 def test_a_folder_of_any_name_can_be_converted(tiny: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny, tmp_path / "ein Modell: ü"))
     path = tmp_path / "das Ergebnis ü 日本"
-    found = export(str(folder), path, pooling="mean", max_tokens=8)
-    assert found.model == "ein-Modell"
+    exported = export(str(folder), path, pooling="mean", max_tokens=8)
+    assert exported.model == "ein-Modell"
     assert embed(path).shape == (len(TEXTS), HIDDEN)
 
 
@@ -179,7 +181,7 @@ def test_without_special_tokens_an_empty_text_is_refused_and_the_others_are_embe
             encoder.embed(["a", " ", "b"])
 
 
-def test_a_result_that_fails_its_canary_is_not_left(
+def test_an_artifact_that_fails_its_canary_is_removed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other(*args: object) -> object:
@@ -206,7 +208,7 @@ def test_a_tokenizer_that_gives_other_ids_than_the_published_canary_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_are_a_struct_or_keywords_and_are_checked_when_they_are_made(tiny: Path, tmp_path: Path) -> None:
+def test_options_are_a_struct_or_keywords_and_are_checked_on_creation(tiny: Path, tmp_path: Path) -> None:
     options = ExportOptions(pooling="mean", max_tokens=8)
     assert export(str(tiny), tmp_path / "struct", options).max_tokens == 8
     assert export(str(tiny), tmp_path / "both", options, max_tokens=7).max_tokens == 7
@@ -251,7 +253,7 @@ def test_configurations_that_are_not_understood_are_refused(
     assert [file.name for file in checkpoint.parent.iterdir()] == ["checkpoint"]
 
 
-def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -> None:
+def test_pooling_must_be_given_without_contradiction(checkpoint: Path) -> None:
     path = checkpoint.parent / "a"
     with pytest.raises(CardError, match="choose it with --pooling"):
         export(str(checkpoint), path, max_tokens=8)
@@ -279,7 +281,7 @@ print(imported, peak())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_export_needs_little_more_memory_than_the_checkpoint(tiny: Path, tmp_path: Path) -> None:
-    """Peak over what the imports take: at most 1.3 times the checkpoint, which a load of the result maps once more."""
+    """The peak beyond the memory of the imports is at most 1.3 times the checkpoint; loading the result maps it once more."""
     big = Path(shutil.copytree(tiny, tmp_path / "big"))
     config = transformers.BertConfig.from_pretrained(tiny)
     config.update({"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "num_hidden_layers": 6})

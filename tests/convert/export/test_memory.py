@@ -1,4 +1,4 @@
-"""Memory of a batch by the manifest, compared with the memory that ONNX Runtime allocates."""
+"""Memory of a batch that the manifest predicts, compared with the memory that ONNX Runtime allocates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomiz
 
 MIB = 1 << 20
 
-#: Wide enough for a batch to outweigh what a process allocates beside it.
+#: Sizes for which a batch takes much more memory than the rest of the process allocates.
 WIDE: dict[str, Any] = {
     "vocab_size": 60,
     "hidden_size": 256,
@@ -34,7 +34,7 @@ WIDE: dict[str, Any] = {
     "max_position_embeddings": 520,
 }
 
-#: No bias; a bias a head that all texts share; a window, gates and norms that come first; gates and rotary positions.
+#: No bias; a bias per head, shared by all texts; a window, gates and pre-norms; gates and rotary positions.
 FAMILIES: dict[str, tuple[str, dict[str, Any], SpecialTokens]] = {
     "Bert": ("Model", {}, BERT_TOKENS),
     "MPNet": ("Model", {}, ROBERTA_TOKENS),
@@ -42,7 +42,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], SpecialTokens]] = {
     "NomicBert": ("Model", {}, BERT_TOKENS),
 }
 
-#: Squares weigh most; tokens do; one long text stretches the rectangle of short ones.
+#: Batches in which attention scores dominate, in which tokens dominate, and in which one long text pads short ones.
 SHAPES: tuple[list[int], ...] = ([512] * 4, [16] * 256, [512, *[4] * 15])
 
 
@@ -68,21 +68,21 @@ def predicted(artifact: Path, lengths: list[int]) -> int:
 
 @needs_proc
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_takes_at_most_what_is_predicted_and_not_much_less(tmp_path: Path, family: str) -> None:
+def test_a_batch_takes_at_most_the_predicted_memory_and_not_much_less(tmp_path: Path, family: str) -> None:
     artifact = exported(tmp_path, family, *FAMILIES[family], pooling="mean")
     for lengths in SHAPES:
-        taken = grown(artifact / "cpu-fp32.onnx", lengths)
-        assert taken <= predicted(artifact, lengths) * 1.05 + 4 * MIB, lengths
-        assert predicted(artifact, lengths) <= 1.6 * taken, lengths
+        allocated = grown(artifact / "cpu-fp32.onnx", lengths)
+        assert allocated <= predicted(artifact, lengths) * 1.05 + 4 * MIB, lengths
+        assert predicted(artifact, lengths) <= 1.6 * allocated, lengths
 
 
 @needs_proc
 def test_a_vocabularys_logits_are_counted_packed_and_in_the_rectangle(tmp_path: Path) -> None:
     artifact = exported(tmp_path, "Bert", "ForMaskedLM", {"vocab_size": 8000}, BERT_TOKENS, head="splade")
     for lengths in ([64] * 32, [256, *[4] * 15]):
-        taken = grown(artifact / "cpu-fp32.onnx", lengths)
-        assert taken <= predicted(artifact, lengths) * 1.05 + 4 * MIB, lengths
-        assert predicted(artifact, lengths) <= 2 * taken, lengths
+        allocated = grown(artifact / "cpu-fp32.onnx", lengths)
+        assert allocated <= predicted(artifact, lengths) * 1.05 + 4 * MIB, lengths
+        assert predicted(artifact, lengths) <= 2 * allocated, lengths
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_vocabularys_logits_are_counted_packed_and_in_the_rectangle(tmp_path: 
     [
         ("bert", 0),
         ("nomic_bert", 0),
-        # Two int32 of distances, and float32 for each head, or for all where nothing but a window tells them apart.
+        # Two int32 of distances, and float32 for each head, or one for all heads if the bias is only a window.
         ("mpnet", 8 + 4 * 4),
         ("jina_bert", 8 + 4 * 8),
         ("modernbert", 8 + 4),
@@ -112,8 +112,8 @@ def test_a_padded_graph_computes_everything_on_the_rectangle(tmp_path: Path) -> 
     assert packed.predict(equal) == padded.predict(equal)
 
 
-def test_what_is_not_described_is_not_predicted() -> None:
-    """A traced encoder: its layers are not known."""
+def test_a_graph_without_a_description_has_no_prediction() -> None:
+    """The layers of a traced encoder are unknown."""
     word = Weight("", (60, 32), lambda: np.zeros((60, 32), np.float32))
     embedding = Embedding(word=word, positions=None, token_type=None, norm=None)
     traced = Architecture("deberta-v2", hidden_size=32, embedding=embedding, layers=(), max_positions=24)

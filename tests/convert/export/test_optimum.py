@@ -1,7 +1,7 @@
-"""`--exporter optimum`: a family that Fletcher does not author, and heads, against transformers.
+"""`--exporter optimum`: a family that Fletcher does not author, and heads, compared with transformers.
 
-The slow tests need the extra `export`, whose transformers 4 excludes that of the extra `verify`: run them in an environment
-of their own.
+The slow tests need the extra `export`, whose transformers 4 conflicts with the extra `verify`: run them in a separate
+environment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..heads.tiny import DOCUMENTS, QUERY, SIZES, save
 from ..verify.parity import randomize
 
 INSTALLED = importlib.util.find_spec("optimum") is not None
-# transformers before 5.23 uses it in the module of DeBERTa.
+# The DeBERTa module of transformers before 5.23 uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 needs_optimum = pytest.mark.skipif(not INSTALLED, reason="needs the extra `export`")
 
@@ -70,7 +70,7 @@ def test_without_optimum_the_extra_is_named(tmp_path: Path) -> None:
         ("surprise", "--exporter optimum was not tried with it"),
     ],
 )
-def test_the_next_step_for_another_family_is_true(tmp_path: Path, model_type: str, advice: str) -> None:
+def test_the_advice_for_another_family_is_correct(tmp_path: Path, model_type: str, advice: str) -> None:
     folder = deberta(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text()) | {"model_type": model_type}
     (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "hidden_size"}))
@@ -87,7 +87,7 @@ def test_other_targets_and_precisions_are_refused(tmp_path: Path, targets: list[
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of torch's tracer, and of transformers 4 under a newer torch
+@pytest.mark.filterwarnings("ignore")  # from torch's tracer, and from transformers 4 with a newer torch
 @needs_optimum
 def test_a_family_that_is_not_authored_passes_the_same_verification(tmp_path: Path) -> None:
     folder = deberta(tmp_path / "model")
@@ -104,13 +104,13 @@ def test_a_family_that_is_not_authored_passes_the_same_verification(tmp_path: Pa
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-#: Sizes of decoders, and of GPT-2 in its own names.
+#: Sizes of decoders, and of GPT-2 under its names.
 DECODER: dict[str, Any] = SIZES | {"num_key_value_heads": 2, "initializer_range": 0.25}
 GPT2: dict[str, Any] = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "pad_token_id": 1}
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of torch's tracer, and of transformers 4 under a newer torch
+@pytest.mark.filterwarnings("ignore")  # from torch's tracer, and from transformers 4 with a newer torch
 @needs_optimum
 @pytest.mark.parametrize(
     ("family", "sizes"),
@@ -140,7 +140,7 @@ def test_traced_families_give_transformers_vectors(tmp_path: Path, family: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of torch's tracer, and of transformers 4 under a newer torch
+@pytest.mark.filterwarnings("ignore")  # from torch's tracer, and from transformers 4 with a newer torch
 @needs_optimum
 @pytest.mark.parametrize("family", ["Nystromformer", "T5"])
 def test_graphs_that_would_give_wrong_vectors_are_refused(tmp_path: Path, family: str) -> None:
@@ -153,7 +153,7 @@ def test_graphs_that_would_give_wrong_vectors_are_refused(tmp_path: Path, family
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of torch's tracer, and of transformers 4 under a newer torch
+@pytest.mark.filterwarnings("ignore")  # from torch's tracer, and from transformers 4 with a newer torch
 @needs_optimum
 @pytest.mark.parametrize(("family", "head"), [("SequenceClassification", None), ("MaskedLM", "splade")])
 def test_heads_agree_with_those_that_fletcher_authors(tmp_path: Path, family: str, head: Any) -> None:
@@ -165,15 +165,15 @@ def test_heads_agree_with_those_that_fletcher_authors(tmp_path: Path, family: st
         export(str(folder), output, head=head, exporter=exporter)
         with Encoder.load(output, workers=1) as encoder:
             assert encoder.variant.exporter == exporter
-            found = encoder.score(QUERY, DOCUMENTS) if head is None else encoder.embed_sparse(DOCUMENTS)
-            results.append(found.scores if head is None else found.values)  # type: ignore[union-attr]
+            encoded = encoder.score(QUERY, DOCUMENTS) if head is None else encoder.embed_sparse(DOCUMENTS)
+            results.append(encoded.scores if head is None else encoded.values)  # type: ignore[union-attr]
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of torch's tracer, and of transformers 4 under a newer torch
+@pytest.mark.filterwarnings("ignore")  # from torch's tracer, and from transformers 4 with a newer torch
 @needs_optimum
-def test_what_optimum_does_not_know_is_refused_in_its_words(tmp_path: Path) -> None:
+def test_models_that_optimum_does_not_support_are_refused_with_its_message(tmp_path: Path) -> None:
     config = transformers.ErnieConfig(**SIZES)
     folder = save(transformers.ErnieModel(config), tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"Optimum cannot export .*ernie"):

@@ -1,6 +1,6 @@
-"""Optimum's export as a third witness: the same tiny models, traced, against the graphs that Fletcher writes.
+"""Graphs that Optimum traces from tiny models, compared with the graphs that Fletcher writes for the same models.
 
-Slow, and in an environment with the extra `export` (see test_optimum.py).
+The tests are slow and need an environment with the extra `export` (see test_optimum.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, 
 
 optimum: Any = pytest.importorskip("optimum.exporters.onnx", reason="needs the extra `export`")
 
-# The warnings are those of torch's tracer and of transformers 4 under a newer torch.
+# The warnings come from torch's tracer and from transformers 4 with a newer torch.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 LENGTHS = (3, 1, 9, 2, 17, 5, 12)
@@ -64,8 +64,10 @@ def test_optimums_graph_agrees(tmp_path: Path, family: str, sizes: dict[str, Any
     for index, row in enumerate(rows):
         ids[index, : len(row)], mask[index, : len(row)] = row, 1
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-    wanted = {info.name for info in session.get_inputs()}
-    (hidden,) = session.run(["last_hidden_state"], {name: value for name, value in feeds.items() if name in wanted})
+    input_names = {info.name for info in session.get_inputs()}
+    (hidden,) = session.run(
+        ["last_hidden_state"], {name: value for name, value in feeds.items() if name in input_names}
+    )
     states = [hidden[index, : len(row)] for index, row in enumerate(rows)]
-    pooled = [np.concatenate([s[0], s.mean(axis=0), s.max(axis=0), s[-1]]) for s in states]  # as `POOLING`
+    pooled = [np.concatenate([s[0], s.mean(axis=0), s.max(axis=0), s[-1]]) for s in states]  # in the order of `POOLING`
     np.testing.assert_allclose(parity.fletcher(rows), np.stack(pooled), atol=1e-5)

@@ -28,7 +28,9 @@ from fletcher.runtime.session.feeds import make_feeds
 from ..targets.support.rounding import RoundingGraph
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 TARGETS = ("coreml", "cuda", "cpu", "tensorrt")
 NAMES = ["cpu-fp32", "cpu-fp16", "cuda-fp32", "cuda-fp16", "tensorrt-fp32", "tensorrt-fp16"]
@@ -59,7 +61,7 @@ def artifact(exported: Exported) -> Artifact:
     return Artifact.open(exported.path)
 
 
-def test_every_target_in_every_precision_the_processors_first(exported: Exported, artifact: Artifact) -> None:
+def test_every_target_is_exported_in_every_precision_cpu_first(exported: Exported, artifact: Artifact) -> None:
     assert list(exported.variants) == NAMES
     assert list(exported.canary_unchecked) == NAMES[2:]
     for variant in artifact.manifest.variants:
@@ -84,7 +86,7 @@ def test_graphs_of_one_precision_share_their_weights(artifact: Artifact) -> None
     assert not [path for path in artifact.path.iterdir() if path.name.startswith(".") or path.is_dir()]
 
 
-def test_it_loads_on_the_processor_by_default_and_half_storage_loads_too(artifact: Artifact) -> None:
+def test_the_default_variant_and_half_storage_load_on_the_cpu(artifact: Artifact) -> None:
     vectors = {}
     for name in (None, "cpu-fp16"):
         with Encoder.load(artifact.path, variant=name, workers=1) as encoder:
@@ -93,15 +95,15 @@ def test_it_loads_on_the_processor_by_default_and_half_storage_loads_too(artifac
     assert 0.9999 <= np.min(np.sum(vectors[None] * vectors["cpu-fp16"], 1)) < 1
 
 
-def test_what_does_not_run_here_is_refused_with_the_way_out(artifact: Artifact) -> None:
+def test_a_variant_without_its_device_is_refused_with_the_alternative(artifact: Artifact) -> None:
     for variant in artifact.manifest.variants[2:]:
-        told = {"cuda": r"longbow-fletcher\[nvidia\]", "tensorrt": r"longbow-fletcher\[tensorrt\]"}
-        with pytest.raises(FletcherError, match=told.get(variant.target, "load a cpu variant")):
+        advice = {"cuda": r"longbow-fletcher\[nvidia\]", "tensorrt": r"longbow-fletcher\[tensorrt\]"}
+        with pytest.raises(FletcherError, match=advice.get(variant.target, "load a cpu variant")):
             Encoder.load(artifact.path, variant=variant.name)
 
 
 def test_an_artifact_for_a_device_alone(checkpoint: Path, tmp_path: Path) -> None:
-    """Its canary comes from the fp32 graph for the processor, which is not left there."""
+    """The canary comes from a temporary fp32 graph for the CPU."""
     exported = export(str(checkpoint), tmp_path / "gpu", targets=("cuda",), precisions=("fp16",))
     assert exported.min_cosine is None
     assert {path.name for path in exported.path.iterdir()} == {
@@ -117,7 +119,7 @@ def test_an_artifact_for_a_device_alone(checkpoint: Path, tmp_path: Path) -> Non
         verify(exported.path)
 
 
-def test_verification_stamps_what_runs_here(checkpoint: Path, tmp_path: Path) -> None:
+def test_verification_stamps_the_variants_that_run_on_this_machine(checkpoint: Path, tmp_path: Path) -> None:
     exported = export(str(checkpoint), tmp_path / "both", targets=("cpu", "cuda"), precisions=("fp32", "fp16"))
     verify(exported.path).raise_if_failed()
     manifest = Artifact.open(exported.path).manifest
@@ -125,7 +127,7 @@ def test_verification_stamps_what_runs_here(checkpoint: Path, tmp_path: Path) ->
     assert [variant.name for variant in manifest.variants if variant.measured] == ["cpu-fp32", "cpu-fp16"]
 
 
-def test_the_manifest_lists_maxima_where_a_half_type_computes(
+def test_the_manifest_lists_maxima_of_variants_that_compute_in_half_precision(
     artifact: Artifact, checkpoint: Path, tmp_path: Path
 ) -> None:
     maxima = artifact.manifest.maxima
@@ -136,7 +138,7 @@ def test_the_manifest_lists_maxima_where_a_half_type_computes(
     assert not Artifact.open(storage.path).manifest.maxima
 
 
-def test_islands_reach_the_manifest_and_the_graph(
+def test_islands_are_in_the_manifest_and_the_graph(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "encoder.layer.1/feed_forward/norm"
@@ -150,7 +152,7 @@ def test_islands_reach_the_manifest_and_the_graph(
     assert types["encoder.layer.0.output.LayerNorm.weight"] == onnx.TensorProto.FLOAT16
 
 
-def test_a_half_variant_that_fails_its_canary_is_not_left(
+def test_a_half_precision_variant_that_fails_its_canary_is_removed(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = {**TOLERANCES, "fp16": msgspec.structs.replace(TOLERANCES["fp16"], min_cosine=1.0)}
@@ -168,28 +170,30 @@ def test_a_half_variant_that_fails_its_canary_is_not_left(
         (("cuda", "coreml"), ("bf16",), "coreml has no bf16: it has fp32, fp16"),
     ],
 )
-def test_what_cannot_be_had_names_what_can(targets: tuple[str, ...], precisions: tuple[str, ...], message: str) -> None:
+def test_unavailable_variants_are_refused_by_name(
+    targets: tuple[str, ...], precisions: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         check_variants(targets, precisions)
 
 
 def _vectors(artifact: Artifact, variant: Variant, rows: list[list[int]], kind: type) -> NDArray[np.float64]:
-    """Compute a variant's vectors by the manifest's feed rules, one text at a time."""
+    """Compute a variant's vectors with the manifest's feeds, one text at a time."""
     model = onnx.load(artifact.path / variant.file, load_external_data=False)
     with safe_open(artifact.path / variant.weights, framework="numpy") as file:
         tables = {name: file.get_tensor(tensor) for name, tensor in variant.feeds.tables.items()}
     graph = kind(model, artifact.path) if kind is RoundingGraph else kind(model.SerializeToString(), artifact.path)
-    found = []
+    vectors = []
     for row in rows:
         feeds = make_feeds(variant.inputs, variant.feeds, Encodings.from_lists([row]), tables)
         assert list(feeds) == [info.name for info in variant.inputs]
-        found += list(graph.run(feeds, ["vectors"])[0].astype(np.float64))
-    return np.stack(found)
+        vectors += list(graph.run(feeds, ["vectors"])[0].astype(np.float64))
+    return np.stack(vectors)
 
 
 @pytest.mark.parametrize("kind", [RoundingGraph, CpuGraph])
 def test_minilm_in_fp16_against_huggingface(minilm_checkpoint: Path, tmp_path: Path, kind: type) -> None:
-    """Real weights: rounded after every node, and as ONNX Runtime runs the graph on the processor."""
+    """Compare real weights: rounded after every node, and as ONNX Runtime runs the graph on the CPU."""
     path = tmp_path / "minilm"
     export("all-MiniLM-L6-v2", path, targets=("tensorrt", "coreml"), precisions=("fp16",))
     artifact = Artifact.open(path)

@@ -1,7 +1,7 @@
-"""Reference models for families that transformers has no class for, or not with every option of the original.
+"""Reference models for families that transformers does not implement, or not with every option of the original.
 
-Each is an independent re-statement, in torch, of the formulas that the family's paper and original repository publish.
-Nothing of Fletcher's converter is used in it, and padded batches go through a mask, which Fletcher does not have.
+Each is an independent implementation, in torch, of the formulas that the family's paper and original repository publish.
+It uses no code of Fletcher's converter, and it runs padded batches with a mask, which Fletcher does not have.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Restated:
-    """Named tensors with random values, and what a forward pass needs; a family adds `forward`.
+    """Named tensors with random values, and functions for a forward pass; a family adds `forward`.
 
     Args:
         config: the checkpoint's `config.json`.
-        shapes: of its tensors.
-        longest: most tokens of a text.
+        shapes: shapes of the tensors by name.
+        longest: largest number of tokens of a text.
     """
 
     def __init__(self, config: dict[str, Any], shapes: Shapes, longest: int) -> None:
@@ -59,7 +59,7 @@ class Restated:
         return SimpleNamespace(last_hidden_state=self.forward(input_ids, bias, positions))
 
     def forward(self, ids: torch.Tensor, bias: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Token vectors, (texts, tokens, hidden).
+        """Return token vectors, (texts, tokens, hidden).
 
         Args:
             ids: (texts, tokens).
@@ -76,20 +76,20 @@ class Restated:
         return functional.layer_norm(value, weight.shape, weight, self.tensors[f"{name}.bias"], epsilon)
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """softmax(q · kᵀ / sqrt(size) + bias) · v of (texts, tokens, heads, size), as (texts, tokens, hidden)."""
+        """Return softmax(q · kᵀ / sqrt(size) + bias) · v of (texts, tokens, heads, size), as (texts, tokens, hidden)."""
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
         return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
     def save(self, folder: Path, **changes: Any) -> Path:
-        """Write the checkpoint, with other settings if any."""
+        """Write the checkpoint, with changed settings if any."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.settings | changes))
         save_file({name: tensor.data.clone() for name, tensor in self.tensors.items()}, folder / "model.safetensors")
         return folder
 
     def parity(self, folder: Path, hidden: int, vocabulary: int) -> Parity:
-        """This model beside what Fletcher makes of its checkpoint."""
+        """Return this model together with Fletcher's session of its checkpoint."""
         session = load(self.save(folder), make_card(folder, hidden, self.longest))
         return Parity(self, session, BERT_TOKENS, vocabulary, self.longest)
 
@@ -99,15 +99,15 @@ def _angles(positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
 
 
 def half_turned(value: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """Element i of a head as x of a point, element i + n as its y, turned by position times frequency; the rest stays."""
+    """Rotate the points (element i, element i + n) of each head by position times frequency; keep the other elements."""
     angles, count = _angles(positions, pairs), len(pairs)
-    x, y, rest = value[..., :count], value[..., count : 2 * count], value[..., 2 * count :]
-    return torch.cat((x * angles.cos() - y * angles.sin(), x * angles.sin() + y * angles.cos(), rest), -1)
+    x, y, unchanged = value[..., :count], value[..., count : 2 * count], value[..., 2 * count :]
+    return torch.cat((x * angles.cos() - y * angles.sin(), x * angles.sin() + y * angles.cos(), unchanged), -1)
 
 
 def neighbors_turned(value: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """The same with elements 2i and 2i + 1 as a point, by multiplication of complex numbers (Su et al., arxiv 2104.09864)."""
+    """Rotate the points (element 2i, element 2i + 1), as products of complex numbers (Su et al., arxiv 2104.09864)."""
     angles, count = _angles(positions, pairs), len(pairs)
     points = torch.view_as_complex(value[..., : 2 * count].reshape(*value.shape[:-1], count, 2))
-    turned = torch.view_as_real(points * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
-    return torch.cat((turned, value[..., 2 * count :]), -1)
+    rotated = torch.view_as_real(points * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    return torch.cat((rotated, value[..., 2 * count :]), -1)

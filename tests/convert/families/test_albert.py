@@ -1,4 +1,4 @@
-"""ALBERT against transformers: narrow tables, groups of layers that share weights, written once."""
+"""ALBERT compared with transformers: narrow tables, and groups of layers whose shared weights are written once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_head_is_left_out(tmp_path: Path, kind: Any) -> None:
 
 
 def test_shared_weights_are_written_once(tmp_path: Path) -> None:
-    """Twelve layers of one group have the encoder's parameters once, less the pooler, and one row of the token types."""
+    """Twelve layers of one group store the encoder's parameters once, without the pooler and one row of the token types."""
     model = AlbertModel(AlbertConfig(**(NARROW | {"num_hidden_layers": 12})), add_pooling_layer=False)
     Parity.of(randomize(model), tmp_path, POSITIONS)
     written = load_file(tmp_path / "graph" / "weights.safetensors")
@@ -52,8 +52,8 @@ def test_shared_weights_are_written_once(tmp_path: Path) -> None:
     assert sum(tensor.size for tensor in written.values()) == sum(p.numel() for p in model.parameters()) - unused
 
 
-def test_keys_of_googles_own_code(tmp_path: Path) -> None:
-    """albert-base-v2's file has them, with the values that transformers' class implies; any other value is refused."""
+def test_keys_of_googles_code(tmp_path: Path) -> None:
+    """The file of albert-base-v2 has them, with the values that transformers' class implies; any other value is refused."""
     parity = Parity.of(randomize(AlbertModel(AlbertConfig(**NARROW))), tmp_path, POSITIONS)
     card = make_card(tmp_path, NARROW["hidden_size"], POSITIONS)
     edit_config(tmp_path, down_scale_factor=1, gap_size=0, net_structure_type=0, num_memory_blocks=0)

@@ -1,4 +1,4 @@
-"""Any sizes and switches that a family's configuration may have: the graph that is written agrees with transformers."""
+"""Random sizes and switches of each family's configuration: the written graph agrees with transformers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .test_gte import New
 from .test_jina_bert import Jina
 from .test_nomic_bert import Nomic
 
-#: Examples of each family; BERT has its own in test_bert.py.
+#: Number of examples of each family; those of BERT are in test_bert.py.
 EXAMPLES = 4
 
 _IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 
 
 def _of(name: str, renamed: Mapping[str, str] = {}, **more: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """Make transformers' model of a family from sizes in BERT's names."""
+    """Return a function that makes transformers' model of a family from sizes under BERT's names."""
 
     def make(sizes: Mapping[str, Any]) -> Any:
         settings = {renamed.get(key, key): value for key, value in sizes.items()}
@@ -46,7 +46,7 @@ _DISTILBERT = {
 }
 _MODERNBERT = {"hidden_act": "hidden_activation"}
 
-#: By family: how to make one, its special tokens, and what of its configuration varies besides the sizes.
+#: By family: function that makes the model, special tokens, and settings that vary besides the sizes.
 MODELS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], SpecialTokens, Mapping[str, Any]]] = {
     "albert": (_of("Albert"), BERT_TOKENS, {"embedding_size": [8, 24], "num_hidden_groups": [1]}),
     "camembert": (_of("Camembert", pad_token_id=1), ROBERTA_TOKENS, {"type_vocab_size": [1, 2]}),
@@ -70,7 +70,7 @@ MODELS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], SpecialTokens, Ma
     "xlm-roberta": (_of("XLMRoberta", pad_token_id=1), ROBERTA_TOKENS, {"type_vocab_size": [1, 2]}),
 }
 
-#: Originals that transformers has no class for, or not with every option: their sizes are fixed, their switches vary.
+#: Originals that transformers does not implement, or not with every option: sizes are fixed, switches vary.
 RESTATED: Mapping[str, tuple[Callable[..., Restated], int, int, Mapping[str, Any]]] = {
     "jina_bert": (
         Jina,

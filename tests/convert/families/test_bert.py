@@ -1,4 +1,4 @@
-"""BERT against transformers, and what is shared with its descendants: activations, heads, old names, any size."""
+"""BERT compared with transformers, and properties of all BERT-like families: activations, heads, old names, any size."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_sizes(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("head", [BertForMaskedLM, BertForSequenceClassification])
 def test_a_head_is_left_out(tmp_path: Path, head: Any) -> None:
-    """Its tensors lie beside those of the encoder, which have the prefix `bert.` then."""
+    """The file also has the head's tensors, and those of the encoder have the prefix `bert.`."""
     model = randomize(head(BertConfig(**SIZES)))
     Parity.of(model, tmp_path, POSITIONS, encoder=model.bert).check_batches()
 

@@ -1,4 +1,4 @@
-"""DistilBERT against transformers."""
+"""DistilBERT compared with transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_parity(tmp_path: Path, activation: str) -> None:
 
 
 def test_sinusoidal_positions(tmp_path: Path) -> None:
-    """The table is stored, so that the sines survive; the other weights are random."""
+    """The test stores the table of sines; the other weights are random."""
     model = DistilBertModel(DistilBertConfig(**DISTILBERT_SIZES, sinusoidal_pos_embds=True))
     sines = model.embeddings.position_embeddings.weight.detach().clone()
     assert sines[0, :2].tolist() == [0, 1]  # sin(0), cos(0)

@@ -1,4 +1,4 @@
-"""ELECTRA against transformers: a projection behind the tables, or none."""
+"""ELECTRA compared with transformers, with and without a projection after the tables."""
 
 from __future__ import annotations
 

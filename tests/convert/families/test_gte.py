@@ -1,4 +1,4 @@
-"""GTE v1.5 against transformers' class, and the original's positions against a re-statement of their formulas."""
+"""GTE v1.5 compared with transformers' class, and the original's positions compared with a restatement of their formulas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOCABULARY, HIDDEN, HEADS, INNER, LAYERS = 60, 32, 2, 40, 2
 
 
 class New(Restated):
-    """The original `NewModel`: norm(x + f(x)), up · g(gate) with `up` above `gate` in one tensor, NTK-aware positions.
+    """Original `NewModel`: norm(x + f(x)), up · g(gate) with `up` above `gate` in one tensor, NTK-aware positions.
 
     Formulas: "mGTE", arxiv 2407.19669; kexue.fm/archives/9706 for the positions; modeling.py of Alibaba-NLP/new-impl.
     """
@@ -70,7 +70,7 @@ class New(Restated):
         super().__init__(config, shapes, LONGEST)
 
     def pairs(self) -> torch.Tensor:
-        """θ^(-2i/d), as kexue.fm/archives/9706 stretches them by k: (6) or, mixed, (10) to (13)."""
+        """Return θ^(-2i/d), stretched by k as in kexue.fm/archives/9706: equation (6) or, mixed, equations (10) to (13)."""
         width = HIDDEN // HEADS
         theta = torch.tensor(float(self.settings["rope_theta"]))
         powers = torch.arange(0, width, 2).float() / width
@@ -157,8 +157,8 @@ def test_both_sets_of_tensor_names(tmp_path: Path, original: bool, name: str) ->
     Parity(model, session, BERT_TOKENS, VOCABULARY, LONGEST).check_batches()
 
 
-def test_the_restatement_is_what_transformers_computes(tmp_path: Path) -> None:
-    """transformers loads the original's tensors: two references, one vector."""
+def test_the_restatement_agrees_with_transformers(tmp_path: Path) -> None:
+    """transformers loads the original's tensors: both references give the same vector."""
     new = New()
     config = {**_config(rope_parameters={"rope_type": "default", "rope_theta": 500.0}).to_dict(), "type_vocab_size": 2}
     new.save(tmp_path)
@@ -201,7 +201,7 @@ def test_scaling_stretches_the_positions(tmp_path: Path) -> None:
         ({"window": 4}, "window"),
     ],
 )
-def test_what_is_not_authored_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+def test_unsupported_settings_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     folder = New().save(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=named):
         describe(Checkpoint.open(folder))

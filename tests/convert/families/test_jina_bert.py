@@ -1,4 +1,4 @@
-"""JinaBERT v2, of which transformers has no class, against a re-statement of both of its implementations."""
+"""JinaBERT v2, which transformers does not implement, compared with a restatement of both of its implementations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"geglu": functional.
 
 
 def _slopes(heads: int) -> list[float]:
-    """By hand for the numbers of heads of these tests: 1/2, 1/4, … for 8; for 6, those of 4 and two of 8's between them."""
+    """Return the slopes for the tested numbers of heads: 1/2, 1/4, … for 8; for 6, those of 4 and two of those of 8."""
     return {
         8: [2.0**-power for power in range(1, 9)],
         6: [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-1, 2.0**-3],
@@ -119,12 +119,12 @@ class Jina(Restated):
 def test_parity(tmp_path: Path, heads: int, normed: bool, changes: dict[str, Any]) -> None:
     parity = Jina(heads, normed=normed, **changes).parity(tmp_path, HIDDEN, VOCABULARY)
     parity.check()
-    without_effect = () if normed else ("key.bias",)  # a norm after it makes a key's bias count
+    without_effect = () if normed else ("key.bias",)  # with a norm after it, a key's bias changes the scores
     parity.check_sensitivity(*without_effect, *(("layer_norm_k.bias",) if normed else ()))
 
 
 def test_slopes_of_the_papers_and_of_twelve_heads() -> None:
-    """12 heads: those of 8, and four of 16's."""
+    """12 heads have the slopes of 8 heads, and four of those of 16 heads."""
     assert alibi_slopes(8) == tuple(_slopes(8))
     assert alibi_slopes(6) == tuple(_slopes(6))
     assert alibi_slopes(12) == tuple(
@@ -142,7 +142,7 @@ def test_slopes_of_the_papers_and_of_twelve_heads() -> None:
         ({"intermediate_size": 41}, "gated_layers"),
     ],
 )
-def test_what_is_not_authored_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+def test_unsupported_settings_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     folder = Jina().save(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=named):
         describe(Checkpoint.open(folder))

@@ -1,4 +1,4 @@
-"""ModernBERT against transformers."""
+"""ModernBERT compared with transformers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_model_saved_with_its_head(tmp_path: Path) -> None:
 
 
 def test_a_configuration_of_the_first_release(tmp_path: Path) -> None:
-    """Its keys were others: transformers itself loads it as the reference."""
+    """The first release has other keys; transformers loads the same file as the reference."""
     randomize(ModernBertModel(_config())).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["layer_types"], config["rope_parameters"]
@@ -104,7 +104,7 @@ def test_a_configuration_of_the_first_release(tmp_path: Path) -> None:
         ({"intermediate_size": 21}, "Wi"),
     ],
 )
-def test_what_is_not_authored_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+def test_unsupported_settings_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     ModernBertModel(_config()).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))

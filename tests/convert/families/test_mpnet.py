@@ -1,4 +1,4 @@
-"""MPNet against transformers: the learned bias by distance, near and far."""
+"""MPNet compared with transformers: the learned bias by distance, near and far."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_head_is_left_out(tmp_path: Path, kind: Any) -> None:
 
 
 def test_buckets_are_those_of_transformers() -> None:
-    """Every distance that 8,192 positions can have: at a boundary the rounding of a logarithm decides."""
+    """Compare every distance of 8,192 positions: at a boundary, the rounding of a logarithm decides."""
     distances = np.arange(-8191, 8192)
     theirs = MPNetEncoder.relative_position_bucket(torch.from_numpy(distances), num_buckets=32)  # type: ignore[no-untyped-call]
     np.testing.assert_array_equal(buckets(distances, 32, 128), theirs.numpy())

@@ -1,4 +1,4 @@
-"""NomicBERT against transformers' class, and against a re-statement for what that class does not have."""
+"""NomicBERT compared with transformers' class, and with a restatement for settings that the class does not have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Nomic(Restated):
-    """The original: norm(x + f(x)), y · g(gate) with y from fc11 and the gate from fc12, and a part of each head turned.
+    """Original model: norm(x + f(x)), y · g(gate) with y from fc11 and the gate from fc12, and a part of each head rotated.
 
     Formulas: "Nomic Embed", arxiv 2402.01613, section 4; modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors.
     """
@@ -175,8 +175,8 @@ def test_both_sets_of_tensor_names(tmp_path: Path, original: bool, name: str) ->
     Parity(model, session, BERT_TOKENS, VOCABULARY, LONGEST).check_batches()
 
 
-def test_the_restatement_is_what_transformers_computes(tmp_path: Path) -> None:
-    """transformers loads the original's tensors: two references, one vector."""
+def test_the_restatement_agrees_with_transformers(tmp_path: Path) -> None:
+    """transformers loads the original's tensors: both references give the same vector."""
     nomic = Nomic()
     keys = {
         "hidden_size": HIDDEN,
@@ -194,7 +194,7 @@ def test_the_restatement_is_what_transformers_computes(tmp_path: Path) -> None:
     ids = torch.tensor([[2, 9, 31, 12, 3]])
     with torch.no_grad():
         assert torch.allclose(model(ids).last_hidden_state, nomic(ids).last_hidden_state, atol=1e-5)
-    # The published v1.5 has both sets of keys, too.
+    # The published v1.5 also has both sets of keys.
     session = load(tmp_path, make_card(tmp_path, HIDDEN, LONGEST))
     Parity(model, session, BERT_TOKENS, VOCABULARY, LONGEST).check()
 
@@ -205,7 +205,7 @@ def test_a_model_saved_with_its_head(tmp_path: Path) -> None:
 
 
 def test_positions_end_where_dynamic_scaling_would_begin(tmp_path: Path) -> None:
-    """v1: beyond its training length a vector would depend on the batch's longest text."""
+    """Beyond the training length of v1, a vector would depend on the longest text of the batch."""
     changes = {"rotary_scaling_factor": 2, "n_positions": 8192, "max_trained_positions": 2048}
     assert describe(Checkpoint.open(Nomic(**changes).save(tmp_path / "v1"))).max_positions == 2048
     del changes["rotary_scaling_factor"]
@@ -236,7 +236,7 @@ def test_positions_end_where_dynamic_scaling_would_begin(tmp_path: Path) -> None
         ({"n_inner": 200, "activation_function": "gelu"}, "fc1.weight"),
     ],
 )
-def test_what_is_not_authored_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+def test_unsupported_settings_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     folder = Nomic().save(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=named):
         describe(Checkpoint.open(folder))
@@ -249,8 +249,8 @@ def test_a_surplus_tensor_is_refused(tmp_path: Path) -> None:
         describe(Checkpoint.open(nomic.save(tmp_path)))
 
 
-def test_gated_units_are_as_wide_as_the_original_makes_them(tmp_path: Path) -> None:
-    """It rounds n_inner up to a multiple of 256."""
+def test_the_width_of_gated_units_is_that_of_the_original(tmp_path: Path) -> None:
+    """The original rounds n_inner up to a multiple of 256."""
     folder = Nomic().save(tmp_path, n_inner=200)
     assert json.loads((folder / "config.json").read_text())["n_inner"] == 200
     assert describe(Checkpoint.open(folder)).feed_forwards[0].up.weight.shape == (HIDDEN, 256)

@@ -1,4 +1,4 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT against transformers: positions after the padding id, and padding inside a text."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT compared with transformers: positions after the padding id, padding inside a text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fletcher.convert.families import describe
 from ..verify.parity import ROBERTA_TOKENS, Parity, SpecialTokens, randomize
 from .tiny import POSITIONS, SIZES, UNSEEN
 
-LONGEST = POSITIONS - 2  # the rows of the padding id, 1, and of the one before it are no token's
+LONGEST = POSITIONS - 2  # no token has the rows of the padding id, 1, and of the id before it
 
 KIN = [(RobertaModel, RobertaConfig), (XLMRobertaModel, XLMRobertaConfig), (CamembertModel, CamembertConfig)]
 
@@ -56,7 +56,7 @@ def test_a_head_is_left_out(tmp_path: Path, kind: Any, config: Any) -> None:
 
 @pytest.mark.parametrize("pad", [0, 1, 5])
 def test_a_padding_token_inside_a_text(tmp_path: Path, pad: int) -> None:
-    """It is seen by attention, and the positions after it are counted as if it were not there."""
+    """Attention includes the padding token, and the positions after it are counted as if it were absent."""
     names = (*("<pad>" if index == pad else f"<{index}>" for index in range(6)), "<unk>")
     tokens = SpecialTokens(names, start=2, end=3, pad=pad)
     model = randomize(RobertaModel(RobertaConfig(**SIZES, pad_token_id=pad)))
@@ -70,7 +70,7 @@ def test_a_padding_token_inside_a_text(tmp_path: Path, pad: int) -> None:
 
 
 def test_padding_inside_a_text_moves_its_vector(tmp_path: Path) -> None:
-    """The last test would not see positions that ignore padding ids, if they made no difference."""
+    """Without this difference, the previous test would not detect positions that ignore padding ids."""
     model = randomize(RobertaModel(RobertaConfig(**SIZES)))
     parity = Parity.of(model, tmp_path, LONGEST, ROBERTA_TOKENS, absolute=False)
     row = (0, 9, 1, 9, 2)

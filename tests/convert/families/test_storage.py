@@ -38,10 +38,10 @@ def _reload(parity: Parity, folder: Path) -> Parity:
 
 def test_shards(tmp_path: Path) -> None:
     model = randomize(BertModel(BertConfig(**SIZES)))
-    whole = Parity.of(model, tmp_path / "whole", POSITIONS)
+    reference = Parity.of(model, tmp_path / "whole", POSITIONS)
     folder = save_checkpoint(model, tmp_path / "shards", max_shard_size="40KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    _reload(whole, folder).check_batches()
+    _reload(reference, folder).check_batches()
 
 
 def test_a_missing_shard(tmp_path: Path) -> None:
@@ -63,22 +63,24 @@ def test_a_shard_outside_the_folder(tmp_path: Path) -> None:
         load(folder, make_card(folder, HIDDEN, POSITIONS))
 
 
-def test_tied_weights_that_lie_under_their_other_name(tmp_path: Path) -> None:
-    """safetensors keeps one of a shared tensor's names: here the head's, and notes the embedding's in the metadata."""
+def test_tied_weights_stored_under_their_other_name(tmp_path: Path) -> None:
+    """safetensors keeps one name of a shared tensor, here the head's, and records the embedding's name in the metadata."""
     model = randomize(RobertaForMaskedLM(RobertaConfig(**SIZES)))
-    whole = Parity.of(model, tmp_path / "whole", POSITIONS - 2, ROBERTA_TOKENS, absolute=False, encoder=model.roberta)
+    reference = Parity.of(
+        model, tmp_path / "whole", POSITIONS - 2, ROBERTA_TOKENS, absolute=False, encoder=model.roberta
+    )
     folder = save_checkpoint(model, tmp_path / "tied", ROBERTA_TOKENS)
     save_model(model, str(folder / "model.safetensors"))
     assert (
         b'"roberta.embeddings.word_embeddings.weight":"lm_head.decoder.weight"'
         in ((folder / "model.safetensors").read_bytes()[:10_000])
     )
-    _reload(whole, folder).check_batches()
+    _reload(reference, folder).check_batches()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights(tmp_path: Path, dtype: torch.dtype) -> None:
-    """They are widened before anything is computed, as transformers does when it is asked for float32."""
+    """Weights are widened before any computation, as transformers does with `dtype=float32`."""
     save_checkpoint(randomize(BertModel(BertConfig(**SIZES))).to(dtype), tmp_path)
     widened = AutoModel.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
     session = load(tmp_path, make_card(tmp_path, HIDDEN, POSITIONS))
@@ -91,7 +93,7 @@ def test_half_precision_weights(tmp_path: Path, dtype: torch.dtype) -> None:
     ids=["bert", "roberta"],
 )
 def test_from_a_folder_to_vectors(tmp_path: Path, kind: Any, config: Any, tokens: SpecialTokens) -> None:
-    """`export` and `Encoder.embed`, tokenizer included, against transformers with ids made by hand."""
+    """Compare `export` and `Encoder.embed`, with the tokenizer, with transformers and ids that the test computes."""
     model = randomize(kind(config(**SIZES)))
     folder = save_checkpoint(model, tmp_path / "checkpoint", tokens)
     export(str(folder), tmp_path / "artifact", pooling="mean", max_tokens=9)
@@ -106,6 +108,6 @@ def test_from_a_folder_to_vectors(tmp_path: Path, kind: Any, config: Any, tokens
     with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
         result = encoder.embed([" ".join(f"w{number}" for number in numbers) for numbers in words])
     normalized = np.linalg.norm(result.vectors, axis=1)
-    assert not np.allclose(normalized, 1, atol=1e-3)  # nothing asked for it
+    assert not np.allclose(normalized, 1, atol=1e-3)  # no setting requests it
     np.testing.assert_allclose(result.vectors, np.stack(expected), rtol=0, atol=1e-5)
     assert result.dropped.tolist() == [0, 0, 0, 13]

@@ -1,4 +1,4 @@
-"""Sizes of the tiny models: three layers, so that there is a first, a middle and a last one."""
+"""Sizes of the tiny models: three layers, that is, a first, a middle and a last one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Tensors = dict[str, NDArray[Any]]
 
 POSITIONS = 40
 
-#: Arguments of the configurations that follow BERT's names.
+#: Sizes under BERT's names of arguments.
 SIZES: dict[str, Any] = {
     "vocab_size": 120,
     "hidden_size": 48,
@@ -35,7 +35,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": POSITIONS,
 }
 
-#: The same in DistilBERT's names.
+#: The same sizes under DistilBERT's names.
 DISTILBERT_SIZES: dict[str, Any] = {
     "vocab_size": 120,
     "dim": 48,
@@ -45,12 +45,12 @@ DISTILBERT_SIZES: dict[str, Any] = {
     "max_position_embeddings": POSITIONS,
 }
 
-#: Ends of parameters' names that move no vector: softmax does not see a key's bias, and nobody asks for the pooler.
+#: Ends of names of parameters that change no vector: softmax cancels a key's bias, and the pooler is not used.
 UNSEEN = ("key.bias", "pooler.dense.weight", "pooler.dense.bias")
 
 
 def edit_config(folder: Path, *without: str, **changes: Any) -> None:
-    """Changes keys of `config.json`, and takes some out."""
+    """Change keys of `config.json`, and remove some."""
     file = folder / "config.json"
     config = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({key: value for key, value in config.items() if key not in without}))
@@ -62,6 +62,6 @@ def rename_tensors(folder: Path, rename: Callable[[str], str]) -> None:
 
 
 def edit_tensors(folder: Path, edit: Callable[[Tensors], Tensors]) -> None:
-    """Write `model.safetensors` again with other tensors."""
+    """Rewrite `model.safetensors` with changed tensors."""
     file = folder / "model.safetensors"
     save_file(edit(load_file(file)), file)

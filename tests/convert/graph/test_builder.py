@@ -1,4 +1,4 @@
-"""The graph builder and its weights file: other libraries read both."""
+"""Graph builder and its weights file: other libraries read both."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_first_weight_is_aligned_and_writing_is_repeatable(tmp_path: Path) -
     assert (8 + int.from_bytes(data[:8], "little")) % ALIGNMENT == 0
 
 
-def test_equal_constants_are_one_and_kinds_are_not_mixed() -> None:
+def test_equal_constants_of_one_type_are_stored_once() -> None:
     graph = builder()
     assert graph.constant([1]) == graph.constant(np.array([1], np.int64))
     assert (
@@ -68,7 +68,7 @@ def test_equal_constants_are_one_and_kinds_are_not_mixed() -> None:
     )
 
 
-def test_a_name_means_one_thing() -> None:
+def test_names_are_unique() -> None:
     graph = builder()
     graph.node("Relu", ["x"], "y")
     with pytest.raises(ValueError, match="has a value 'y' already"):
@@ -80,13 +80,13 @@ def test_a_name_means_one_thing() -> None:
         graph.constant(np.ones(1000))
 
 
-def test_a_weight_of_another_shape_than_promised_is_a_defect(tmp_path: Path) -> None:
+def test_a_weight_with_a_shape_other_than_declared_is_a_defect(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="should have shape"):
         write_weights(tmp_path / "w", [Weight("w", (2,), lambda: np.ones(3, np.float32))])
 
 
 @pytest.mark.parametrize("name", sorted(AUTHORED - {"identity"}))
-def test_activations_are_transformers(tmp_path: Path, name: str) -> None:
+def test_activations_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
     graph = builder()
     out = emit_activation(graph, name, "x", "activated")
     graph.node("Identity", [out], "y")
@@ -95,7 +95,7 @@ def test_activations_are_transformers(tmp_path: Path, name: str) -> None:
     expected = ACT2FN[name](torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(
         run(graph, tmp_path, x), expected, atol=2e-6, rtol=1e-6
-    )  # MLAS has no sigmoid below 1e-7
+    )  # MLAS computes no sigmoid below 1e-7
 
 
 @pytest.mark.parametrize("name", ["gelu_10", "mish", "", None, ["gelu"]])

@@ -1,4 +1,4 @@
-"""Rerankers against sentence-transformers' CrossEncoder, over every family whose classifier is authored."""
+"""Rerankers compared with sentence-transformers' CrossEncoder, for every family with a supported classifier."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_scores_are_those_of_cross_encoder(
     folder = make(tmp_path / "model", family, sizes, labels=labels, types=types)
     with Encoder.load(convert(folder).path, workers=1) as encoder:
         assert (encoder.card.output, encoder.dimension) == ("scores", labels)
-        found = encoder.score(QUERY, DOCUMENTS)
+        output = encoder.score(QUERY, DOCUMENTS)
     reference = expected(folder)
-    np.testing.assert_allclose(found.scores, reference, atol=1e-5)
-    assert np.ptp(reference, axis=0).min() > 1e-3  # the documents are told apart
-    assert found.dropped.tolist()[4] > 0 and found.tokens.max() == 24
+    np.testing.assert_allclose(output.scores, reference, atol=1e-5)
+    assert np.ptp(reference, axis=0).min() > 1e-3  # documents have different scores
+    assert output.dropped.tolist()[4] > 0 and output.tokens.max() == 24
 
 
-def test_token_types_are_an_input_and_move_the_scores(tmp_path: Path) -> None:
+def test_token_types_are_an_input_and_change_the_scores(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     with Encoder.load(convert(folder).path, workers=1) as encoder:
         assert "token_type_ids" in [info.name for info in encoder.variant.inputs]
@@ -106,7 +106,7 @@ def test_a_tokenizer_with_more_token_types_than_the_model_is_refused(tmp_path: P
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "BertTokenizer"}))
     with pytest.raises(CheckpointError, match=r"tokenizer_config.json: .* the token type 1, and .* has one row"):
         export(str(folder), tmp_path / "artifact")
-    with pytest.raises(IndexError):  # the reference's own way to refuse it
+    with pytest.raises(IndexError):  # the reference fails in this way
         CrossEncoder(str(folder), device="cpu").model(
             input_ids=torch.tensor([[0, 5, 2]]), token_type_ids=torch.tensor([[0, 1, 1]])
         )
@@ -114,7 +114,7 @@ def test_a_tokenizer_with_more_token_types_than_the_model_is_refused(tmp_path: P
 
 @pytest.mark.parametrize(("like", "typed"), [("4", True), ("5", False)])
 def test_token_types_follow_the_version_of_transformers(tmp_path: Path, like: TokenizerLike, typed: bool) -> None:
-    """PreTrainedTokenizerFast gives token types in transformers 4, and none in 5."""
+    """PreTrainedTokenizerFast gives token types in transformers 4, but not in 5."""
     folder = make(tmp_path / "model")
     set_input_names(folder, None)
     file = folder / "tokenizer_config.json"  # transformers 5 writes TokenizersBackend, which 4 does not have
@@ -133,17 +133,17 @@ def test_token_types_follow_the_version_of_transformers(tmp_path: Path, like: To
         ("sentence_transformers", {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.0.1"}),
     ],
 )
-def test_the_activation_is_the_one_configured(tmp_path: Path, key: str, value: object) -> None:
+def test_the_configured_activation_is_used(tmp_path: Path, key: str, value: object) -> None:
     folder = make(tmp_path / "model")
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with Encoder.load(convert(folder).path, workers=1) as encoder:
         assert encoder.card.activation == "identity"
-        found = encoder.score(QUERY, DOCUMENTS).scores
-    np.testing.assert_allclose(found, expected(folder), atol=1e-5)
+        scores = encoder.score(QUERY, DOCUMENTS).scores
+    np.testing.assert_allclose(scores, expected(folder), atol=1e-5)
 
 
-def test_what_cross_encoder_saves_is_read(tmp_path: Path) -> None:
+def test_a_model_saved_by_cross_encoder_is_converted(tmp_path: Path) -> None:
     folder = make(tmp_path / "model", labels=3)
     model = CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Sigmoid())
     model.save_pretrained(str(tmp_path / "saved"))
@@ -166,7 +166,7 @@ def test_an_unknown_activation_a_wrong_shape_and_other_targets_are_refused(tmp_p
 
 
 @pytest.mark.parametrize("name", ["classifier.again.weight", "bert.pooler.scale"])
-def test_a_tensor_of_the_head_that_is_not_understood_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_unknown_tensor_of_the_head_is_refused(tmp_path: Path, name: str) -> None:
     folder = make(tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {name: np.ones((2, 2), np.float32)}, folder / "model.safetensors")
@@ -174,7 +174,7 @@ def test_a_tensor_of_the_head_that_is_not_understood_is_refused(tmp_path: Path, 
         convert(folder)
 
 
-def test_an_embedding_is_made_of_a_classifier_on_demand_only(tmp_path: Path) -> None:
+def test_a_classifier_is_converted_to_an_embedding_model_on_request_only(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     with Encoder.load(convert(folder).path, workers=1) as encoder:
         with pytest.raises(InputError, match="use `score` instead of `embed`"):
@@ -185,7 +185,7 @@ def test_an_embedding_is_made_of_a_classifier_on_demand_only(tmp_path: Path) -> 
         convert(folder, "embedding")
 
 
-def test_verification_passes_and_sees_a_wrong_activation(tmp_path: Path) -> None:
+def test_verification_passes_and_detects_a_wrong_activation(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     artifact = convert(folder).path
     with Encoder.load(artifact, workers=1) as encoder:

@@ -1,4 +1,4 @@
-"""ColBERT against sentence-transformers' MultiVectorEncoder: its own checkpoints, PyLate's and Stanford's."""
+"""ColBERT compared with sentence-transformers' MultiVectorEncoder: checkpoints of that class, of PyLate and of Stanford."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def backbone(folder: Path, family: str = "Bert") -> Path:
 def make(
     folder: Path, *, family: str = "Bert", expansion: Any = None, skipped: list[str] | None = None, **lengths: int
 ) -> Path:
-    """A checkpoint as MultiVectorEncoder saves it."""
+    """Write a checkpoint as MultiVectorEncoder saves it."""
     source = backbone(folder.with_name(f"{folder.name}.backbone"), family)
     torch.manual_seed(5)
     modules: list[torch.nn.Module] = [
@@ -53,7 +53,7 @@ def make(
 
 
 def check(folder: Path) -> Encoder:
-    """Queries and documents agree with MultiVectorEncoder's, one text at a time; the loaded encoder, closed."""
+    """Compare queries and documents with MultiVectorEncoder's, one text at a time, and return the encoder, closed."""
     torch.set_num_threads(1)
     model = MultiVectorEncoder(str(folder), device="cpu")
     with Encoder.load(convert(folder).path, workers=1) as encoder:
@@ -63,10 +63,10 @@ def check(folder: Path) -> Encoder:
             (DOCUMENTS, model.encode_document, "document"),
             (DOCUMENTS, model.encode_document, None),
         ):
-            found = encoder.embed_tokens(texts, input_type=kind)
+            output = encoder.embed_tokens(texts, input_type=kind)
             expected = [encode([text])[0].numpy() for text in texts]
-            assert np.diff(found.offsets).tolist() == [len(rows) for rows in expected]
-            np.testing.assert_allclose(found.vectors, np.concatenate(expected), atol=1e-5)
+            assert np.diff(output.offsets).tolist() == [len(rows) for rows in expected]
+            np.testing.assert_allclose(output.vectors, np.concatenate(expected), atol=1e-5)
         assert len(encoder.embed_tokens([])) == 0
     return encoder
 
@@ -84,17 +84,17 @@ def check(folder: Path) -> Encoder:
 def test_vectors_are_those_of_multi_vector_encoder(tmp_path: Path, expansion: Any) -> None:
     encoder = check(make(tmp_path / "model", expansion=expansion, skipped=list(".,!?-"), document_length=15))
     assert encoder.dimension == DIMENSION
-    late = encoder.card.late_interaction
-    assert late is not None and late.document_tokens == 15
+    late_interaction = encoder.card.late_interaction
+    assert late_interaction is not None and late_interaction.document_tokens == 15
 
 
 def test_lengths_without_expansion_are_read(tmp_path: Path) -> None:
     encoder = check(make(tmp_path / "model", query_length=7))
-    late = encoder.card.late_interaction
-    assert late is not None and (late.query_tokens, late.document_tokens) == (7, 24)
+    late_interaction = encoder.card.late_interaction
+    assert late_interaction is not None and (late_interaction.query_tokens, late_interaction.document_tokens) == (7, 24)
 
 
-def test_expansion_tokens_are_not_attended_to_unless_the_model_says_so(tmp_path: Path) -> None:
+def test_attention_includes_expansion_tokens_only_if_the_model_requires_it(tmp_path: Path) -> None:
     folders = [
         make(tmp_path / name, expansion={"strategy": "fixed", "length": 9, "attend": attend})
         for name, attend in (("seen", True), ("unseen", False))
@@ -108,7 +108,7 @@ def test_expansion_tokens_are_not_attended_to_unless_the_model_says_so(tmp_path:
 
 
 def pylate(folder: Path, **settings: object) -> Path:
-    """A checkpoint as PyLate up to version 3 saves it."""
+    """Write a checkpoint as PyLate up to version 3 saves it."""
     backbone(folder)
     torch.manual_seed(5)
     dense = folder / "1_Dense"
@@ -123,9 +123,9 @@ def pylate(folder: Path, **settings: object) -> Path:
     ]
     (folder / "modules.json").write_text(json.dumps(listing))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 23, "do_lower_case": False}))
-    said = {"model_type": "ColBERT", "query_prefix": "[unused0]", "document_prefix": "[unused1]", "query_length": 10}
-    said |= {"document_length": 20, "similarity_fn_name": "MaxSim", "prompts": {}} | settings
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
+    content = {"model_type": "ColBERT", "query_prefix": "[unused0]", "document_prefix": "[unused1]", "query_length": 10}
+    content |= {"document_length": 20, "similarity_fn_name": "MaxSim", "prompts": {}} | settings
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(content))
     return folder
 
 
@@ -140,12 +140,14 @@ def pylate(folder: Path, **settings: object) -> Path:
 )
 def test_checkpoints_of_pylate(tmp_path: Path, settings: dict[str, Any]) -> None:
     encoder = check(pylate(tmp_path / "model", **settings))
-    late = encoder.card.late_interaction
-    assert late is not None and late.skipped == tuple(settings.get("skiplist_words", string.punctuation))
+    late_interaction = encoder.card.late_interaction
+    assert late_interaction is not None and late_interaction.skipped == tuple(
+        settings.get("skiplist_words", string.punctuation)
+    )
 
 
 def stanford(folder: Path, **settings: object) -> Path:
-    """A checkpoint of Stanford's ColBERT: the projection lies among the encoder's tensors."""
+    """Write a checkpoint of Stanford's ColBERT, which stores the projection with the encoder's tensors."""
     backbone(folder)
     tensors = {f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     torch.manual_seed(5)
@@ -153,8 +155,8 @@ def stanford(folder: Path, **settings: object) -> Path:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["HF_ColBERT"]}))
-    said = {"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_maxlen": 10, "doc_maxlen": 20}
-    (folder / "artifact.metadata").write_text(json.dumps(said | {"dim": DIMENSION} | settings))
+    metadata = {"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_maxlen": 10, "doc_maxlen": 20}
+    (folder / "artifact.metadata").write_text(json.dumps(metadata | {"dim": DIMENSION} | settings))
     return folder
 
 
@@ -163,14 +165,14 @@ def test_checkpoints_of_stanford(tmp_path: Path, settings: dict[str, Any]) -> No
     check(stanford(tmp_path / "model", **settings))
 
 
-def test_what_is_not_reproduced_is_refused(tmp_path: Path) -> None:
+def test_settings_that_are_not_reproduced_are_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     file = folder / "2_MultiVectorMask" / "config.json"
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps(said | {"keep_only_token_ids": [7]}))
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"keep_only_token_ids": [7]}))
     with pytest.raises(CardError, match="keep_only_token_ids"):
         convert(folder)
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(content))
     listing = json.loads((folder / "modules.json").read_text())
     pooling = {"idx": 9, "name": "9", "path": "9_Pooling", "type": "x.HierarchicalTokenPooling"}
     (folder / "modules.json").write_text(json.dumps([*listing, pooling]))
@@ -201,7 +203,7 @@ def test_other_methods_name_the_right_one(tmp_path: Path) -> None:
         encoder.embed_sparse(["w1"])
 
 
-def test_verification_passes_and_sees_attention_to_expansion_tokens(tmp_path: Path) -> None:
+def test_verification_passes_and_detects_attention_to_expansion_tokens(tmp_path: Path) -> None:
     artifact = convert(folder := make(tmp_path / "model", expansion={"strategy": "fixed", "length": 9})).path
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card

@@ -26,7 +26,9 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..tiny import HIDDEN, save_bert, save_modules
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 TEXTS = ["", "a", "bread", *SENTENCES[:6]]
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
@@ -48,7 +50,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def both(bert: Path, tmp_path: Path) -> Callable[[Sequence[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """sentence-transformers' vectors and Fletcher's, of the tiny BERT followed by modules."""
+    """Return a function that gives sentence-transformers' and Fletcher's vectors of the tiny BERT with modules after it."""
 
     def run(modules: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         from sentence_transformers import SentenceTransformer
@@ -65,7 +67,7 @@ def both(bert: Path, tmp_path: Path) -> Callable[[Sequence[Any]], tuple[NDArray[
 
 
 def models() -> Any:
-    """sentence-transformers' modules, under the name that their files have in `modules.json` for years."""
+    """Return sentence-transformers' modules, under their usual name in `modules.json`."""
     return importlib.import_module("sentence_transformers.models")
 
 
@@ -82,10 +84,10 @@ def dense(num_in: int, num_out: int, **settings: Any) -> Any:
     "modes",
     [*((mode,) for mode in MODES), ("mean", "cls"), ("cls", "mean"), ("lasttoken", "max", "weightedmean"), MODES],
 )
-def test_pooling_modes_and_their_order_are_sentence_transformers(both: Any, modes: tuple[str, ...]) -> None:
-    expected, found = both([pooling(*modes)])
-    assert found.shape == (len(TEXTS), HIDDEN * len(modes))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+def test_pooling_modes_and_their_order_agree_with_sentence_transformers(both: Any, modes: tuple[str, ...]) -> None:
+    expected, vectors = both([pooling(*modes)])
+    assert vectors.shape == (len(TEXTS), HIDDEN * len(modes))
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -101,20 +103,20 @@ def test_pooling_modes_and_their_order_are_sentence_transformers(both: Any, mode
         ({"use_residual": True, "activation_function": torch.nn.ReLU()}, 24),
     ],
 )
-def test_dense_modules_are_sentence_transformers(both: Any, settings: dict[str, Any], width: int) -> None:
-    expected, found = both([pooling("mean"), dense(HIDDEN, width, **settings)])
-    assert found.shape[1] == width
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+def test_dense_modules_agree_with_sentence_transformers(both: Any, settings: dict[str, Any], width: int) -> None:
+    expected, vectors = both([pooling("mean"), dense(HIDDEN, width, **settings)])
+    assert vectors.shape[1] == width
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-def test_a_chain_of_modules_is_sentence_transformers(both: Any) -> None:
+def test_a_chain_of_modules_agrees_with_sentence_transformers(both: Any) -> None:
     chain = [pooling("cls", "mean"), dense(2 * HIDDEN, 40), dense(40, 10, bias=False), models().Normalize()]
-    expected, found = both(chain)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    expected, vectors = both(chain)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-# The older spelling, and what is refused ------------------------------------------------------------
+# The older configuration, and settings that are refused ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -153,12 +155,12 @@ def test_the_booleans_of_old_pooling_configs_concatenate_in_sentence_transformer
         np.testing.assert_allclose(loaded.embed(TEXTS).vectors, expected, atol=1e-5)
 
 
-def test_layer_norm_modules_are_sentence_transformers(both: Any) -> None:
+def test_layer_norm_modules_agree_with_sentence_transformers(both: Any) -> None:
     norm = models().LayerNorm(HIDDEN)
     torch.nn.init.normal_(norm.norm.weight)
     torch.nn.init.normal_(norm.norm.bias)
-    expected, found = both([pooling("mean"), norm, dense(HIDDEN, 8)])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected, vectors = both([pooling("mean"), norm, dense(HIDDEN, 8)])
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 DENSE = {
@@ -193,7 +195,7 @@ def start(folder: Path) -> None:
         ({"module_input_name": "token_embeddings"}, "module_input_name is 'token_embeddings'"),
     ],
 )
-def test_dense_modules_that_are_not_understood_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+def test_unsupported_dense_modules_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     start(folder)
     add_module(folder, "Dense", "2_Dense", {**DENSE, **changes}, **{"linear.weight": torch.ones(8, HIDDEN)})
     with pytest.raises(CheckpointError, match=message):
@@ -233,12 +235,12 @@ def activations() -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in activations() if name not in ("Module", "Parameter")])
-def test_every_activation_of_torch_is_sentence_transformers(both: Any, name: str) -> None:
+def test_every_activation_of_torch_agrees_with_sentence_transformers(both: Any, name: str) -> None:
     layer = dense(HIDDEN, 12, activation_function=getattr(torch.nn, name)())
     with torch.no_grad():
         layer.linear.weight.mul_(8)  # values on both sides of each bend
-    expected, found = both([pooling("mean"), layer])
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    expected, vectors = both([pooling("mean"), layer])
+    np.testing.assert_allclose(vectors, expected, atol=2e-5)
 
 
 def token_dense(num_in: int, num_out: int, **settings: Any) -> Any:
@@ -248,7 +250,7 @@ def token_dense(num_in: int, num_out: int, **settings: Any) -> Any:
 @pytest.mark.parametrize(
     "case", ["normalize twice", "normalize between", "normalize tokens", "dense before", "dense before two modes"]
 )
-def test_modules_in_any_order_are_sentence_transformers(both: Any, case: str) -> None:
+def test_modules_in_any_order_agree_with_sentence_transformers(both: Any, case: str) -> None:
     normalize = models().Normalize
     chain = {
         "normalize twice": [pooling("mean"), normalize(), normalize()],
@@ -261,12 +263,12 @@ def test_modules_in_any_order_are_sentence_transformers(both: Any, case: str) ->
             dense(20, 6),
         ],
     }[case]
-    expected, found = both(chain)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected, vectors = both(chain)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalized", [True, False])
-def test_truncate_dim_is_sentence_transformers(bert: Path, tmp_path: Path, normalized: bool) -> None:
+def test_truncate_dim_agrees_with_sentence_transformers(bert: Path, tmp_path: Path, normalized: bool) -> None:
     from sentence_transformers import SentenceTransformer
 
     encoder = models().Transformer(str(bert), max_seq_length=20)
@@ -282,7 +284,7 @@ def test_truncate_dim_is_sentence_transformers(bert: Path, tmp_path: Path, norma
         np.testing.assert_allclose(loaded.embed(TEXTS, dimensions=4).vectors, shorter, atol=1e-5)
 
 
-def test_lowercasing_is_sentence_transformers(folder: Path) -> None:
+def test_lowercasing_agrees_with_sentence_transformers(folder: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     save_modules(folder, normalize=False, do_lower_case=True)

@@ -1,4 +1,4 @@
-"""sentence-transformers' modules on several families: every pooling mode and what may follow, against its own vectors."""
+"""Modules after several families: every pooling mode and possible next module, compared with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoke
 
 FAMILIES: list[Any] = [
     ("Bert", SIZES),
-    # A family's states are what test_parity holds; what is made of them is the same code.
+    # test_parity compares the hidden states of every family; the code after them is the same for all families.
     pytest.param("XLMRoberta", SIZES | {"type_vocab_size": 1}, marks=pytest.mark.slow),
     pytest.param("DistilBert", DISTILBERT, marks=pytest.mark.slow),
     pytest.param("MPNet", SIZES, marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""SPLADE against sentence-transformers' SparseEncoder, over every family whose masked-LM head is authored."""
+"""SPLADE compared with sentence-transformers' SparseEncoder, for every family with a supported masked-LM head."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def make(folder: Path, family: str = "Bert", sizes: dict[str, Any] = SIZES) -> P
     return save(randomize(getattr(transformers, f"{family}ForMaskedLM")(config)), folder)
 
 
-def dense(found: SparseEmbeddings) -> NDArray[np.float32]:
-    rows = np.zeros((len(found), VOCABULARY), np.float32)
-    for index, (start, end) in enumerate(zip(found.offsets[:-1], found.offsets[1:], strict=True)):
-        assert (np.diff(found.indices[start:end]) > 0).all()
-        rows[index, found.indices[start:end]] = found.values[start:end]
+def dense(embeddings: SparseEmbeddings) -> NDArray[np.float32]:
+    rows = np.zeros((len(embeddings), VOCABULARY), np.float32)
+    for index, (start, end) in enumerate(zip(embeddings.offsets[:-1], embeddings.offsets[1:], strict=True)):
+        assert (np.diff(embeddings.indices[start:end]) > 0).all()
+        rows[index, embeddings.indices[start:end]] = embeddings.values[start:end]
     return rows
 
 
@@ -64,16 +64,16 @@ def test_weights_are_those_of_sparse_encoder(tmp_path: Path, family: str, sizes:
     folder = make(tmp_path / "model", family, sizes)
     with Encoder.load(convert(folder, "splade").path, workers=1) as encoder:
         assert (encoder.card.output, encoder.dimension) == ("sparse", VOCABULARY)
-        found = encoder.embed_sparse(DOCUMENTS)
+        embeddings = encoder.embed_sparse(DOCUMENTS)
         assert len(encoder.embed_sparse([])) == 0
     reference = expected(folder)
-    np.testing.assert_allclose(dense(found), reference, atol=1e-5)
+    np.testing.assert_allclose(dense(embeddings), reference, atol=1e-5)
     assert (reference == 0).any() and (reference > 0.1).any()
-    assert (found.values > 0).all() and found.dropped[4] > 0
+    assert (embeddings.values > 0).all() and embeddings.dropped[4] > 0
 
 
 @pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
-def test_what_sparse_encoder_saves_is_read(tmp_path: Path, activation: Any) -> None:
+def test_a_model_saved_by_sparse_encoder_is_converted(tmp_path: Path, activation: Any) -> None:
     folder = make(tmp_path / "model")
     model = SparseEncoder(str(folder), device="cpu")
     pooling = model[1]
@@ -83,15 +83,17 @@ def test_what_sparse_encoder_saves_is_read(tmp_path: Path, activation: Any) -> N
     model.save_pretrained(str(tmp_path / "saved"))
     with Encoder.load(convert(tmp_path / "saved").path, workers=1) as encoder:
         np.testing.assert_allclose(dense(encoder.embed_sparse(DOCUMENTS)), expected(tmp_path / "saved"), atol=1e-5)
-        asked = model.encode_query(["w1 w2"], convert_to_sparse_tensor=False).numpy()
-        np.testing.assert_allclose(dense(encoder.embed_sparse(["w1 w2"], input_type="query")), asked, atol=1e-5)
+        query = model.encode_query(["w1 w2"], convert_to_sparse_tensor=False).numpy()
+        np.testing.assert_allclose(dense(encoder.embed_sparse(["w1 w2"], input_type="query")), query, atol=1e-5)
 
 
-def test_a_decoder_of_its_own_is_used_where_the_configuration_says_so(tmp_path: Path) -> None:
+def test_a_separate_decoder_is_used_if_the_configuration_requires_it(tmp_path: Path) -> None:
     config = transformers.BertConfig(**SIZES | {"tie_word_embeddings": False})
     model = randomize(transformers.BertForMaskedLM(config))
     folder = save(model, tmp_path / "model")
-    with pytest.raises(CheckpointError, match="should be one tensor, and differ"):  # versions take one or the other
+    with pytest.raises(
+        CheckpointError, match="should be one tensor, and differ"
+    ):  # each version reads one of the two keys
         convert(folder, "splade")
     model.cls.predictions.bias.data.copy_(model.cls.predictions.decoder.bias.data)
     save(model, folder)
@@ -109,11 +111,11 @@ def test_a_tied_decoder_is_stored_once(tmp_path: Path) -> None:
     plain = sum(tensor.size for tensor in load_file(folder / "model.safetensors").values())
     artifact = convert(folder, "splade").path
     tensors = load_file(artifact / "weights.fp32.safetensors")
-    # All but one row of the token types, and the pooler, which this model does not have.
+    # All parameters but one row of the token types; this model has no pooler.
     assert sum(tensor.size for tensor in tensors.values()) == plain - 32
 
 
-def test_a_masked_lm_checkpoint_says_nothing_of_its_use(tmp_path: Path) -> None:
+def test_a_masked_lm_checkpoint_needs_an_explicit_task(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     with pytest.raises(CardError, match="--head splade, or --head embedding"):
         convert(folder)
@@ -144,7 +146,7 @@ def test_heads_that_are_not_authored_are_refused(tmp_path: Path) -> None:
         convert(folder, "splade")
 
 
-def test_verification_passes_and_sees_a_lost_bias(tmp_path: Path) -> None:
+def test_verification_passes_and_detects_a_missing_bias(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     artifact = convert(folder, "splade").path
     with Encoder.load(artifact, workers=1) as encoder:

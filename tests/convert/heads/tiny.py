@@ -1,4 +1,4 @@
-"""Tiny checkpoints with heads: random weights that can all be seen, and a tokenizer that knows pairs of texts."""
+"""Tiny checkpoints with heads: random weights that all affect the result, and a tokenizer for pairs of texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "[unused0]", "[unused1]", 
 VOCABULARY = 64
 WORDS = [f"w{index}" for index in range(VOCABULARY - len(SPECIAL))]
 
-#: Sizes in BERT's names.
+#: Sizes under BERT's names.
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -49,8 +49,8 @@ def save(model: Any, folder: Path, *, types: bool = True) -> Path:
 
     Args:
         model: transformers' model.
-        folder: where to.
-        types: whether the second text of a pair has token type 1, as BERT's has; otherwise it is RoBERTa's template.
+        folder: folder of the checkpoint.
+        types: whether the second text of a pair has token type 1, as in BERT; otherwise pairs follow RoBERTa's template.
 
     Returns:
         The folder.
@@ -80,12 +80,12 @@ def save(model: Any, folder: Path, *, types: bool = True) -> Path:
 
 
 def set_input_names(folder: Path, names: list[str] | None) -> None:
-    """Says in tokenizer_config.json what the tokenizer gives the model, or nothing."""
+    """Write the inputs that the tokenizer gives the model into tokenizer_config.json, or remove the key."""
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text()) | {"model_input_names": names}
     file.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
 
 
 def convert(folder: Path, head: Head | None = None) -> Exported:
-    """Export beside the checkpoint, into `FOLDER.artifact`."""
+    """Export the checkpoint into `FOLDER.artifact`."""
     return export(str(folder), folder.with_name(f"{folder.name}.artifact"), head=head)

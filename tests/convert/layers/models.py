@@ -1,4 +1,4 @@
-"""Tiny random models of each family, as checkpoints with a tokenizer that transformers reads as it is, and as artifacts."""
+"""Tiny random models of each family, as checkpoints with a tokenizer that transformers reads unchanged, and as artifacts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MAX_TOKENS", "MODELS", "export_mean", "save_artifact"]
 
 MAX_TOKENS = 96
 
-#: Three layers, so that there is one behind and one before another; vocabulary for the spread-out ids.
+#: Three layers: a first, a middle and a last one. The vocabulary is large enough for widely spread ids.
 SIZES: dict[str, Any] = {
     "vocab_size": 120,
     "hidden_size": 48,
@@ -30,7 +30,7 @@ _DISTILBERT: dict[str, Any] = {"vocab_size": 120, "dim": 48, "n_layers": 3, "n_h
 _IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 _COUNTED: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
-#: By family; ModernBERT sees 8 tokens to each side in two layers of three.
+#: By family; in two of three layers of ModernBERT, attention reaches 8 tokens to each side.
 MODELS: Mapping[str, Callable[[], Any]] = {
     "bert": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
     "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SIZES, **_COUNTED)),
@@ -51,11 +51,11 @@ MODELS: Mapping[str, Callable[[], Any]] = {
 
 
 def save_artifact(family: str, folder: Path) -> Path:
-    """Write a checkpoint and the artifact made of it.
+    """Write a checkpoint and its artifact.
 
     Args:
-        family: one of `MODELS`.
-        folder: gets the subfolders `checkpoint` and `artifact`.
+        family: key of `MODELS`.
+        folder: parent of the new folders `checkpoint` and `artifact`.
 
     Returns:
         The artifact.
@@ -67,16 +67,16 @@ def save_artifact(family: str, folder: Path) -> Path:
 
 
 def export_mean(checkpoint: Path, hidden: int) -> Path:
-    """Export a checkpoint beside it, to be pooled by the mean and normalized.
+    """Export a checkpoint into a sibling folder, with mean pooling and normalization.
 
     Args:
-        checkpoint: model and tokenizer; gets the other files.
+        checkpoint: folder with model and tokenizer; the function adds the other files.
         hidden: width of a token vector.
 
     Returns:
         The artifact.
     """
-    # Without this, transformers would replace the tokenizer by the family's own class.
+    # Without this, transformers would load the tokenizer with the family's class.
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKENS}
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
     modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}

@@ -1,4 +1,4 @@
-"""Breaks an artifact on purpose: edits its graph or its weights, and stamps the manifest again so that it loads."""
+"""Intentional damage to an artifact: edits of its graph or weights, and a matching manifest, so that it still loads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A copy of an artifact, to be broken.
+    """`Patient`: a copy of an artifact that a test damages.
 
     Attributes:
         path: its folder.
@@ -40,7 +40,7 @@ class Patient:
         return cls(path)
 
     def edit(self, change: Callable[[onnx.ModelProto], None]) -> None:
-        """Rewrites the graph."""
+        """Rewrite the graph."""
         file = self.path / self.file
         model = onnx.load(file, load_external_data=False)
         before = model.SerializeToString()
@@ -50,14 +50,14 @@ class Patient:
         self.stamp()
 
     def stamp(self) -> None:
-        """Write the sizes and digests of the files as they are now into the manifest."""
+        """Write the current sizes and digests of the files into the manifest."""
         manifest = Artifact.open(self.path).manifest
         write_manifest(self.path, msgspec.structs.replace(manifest, files=describe_files(self.path)))
 
     # The graph --------------------------------------------------------------------------------------------------------
 
     def replace(self, name: str, operator: str, inputs: list[str], **attributes: Any) -> None:
-        """Another operator in a node's place, with the same output."""
+        """Replace a node by another operator with the same output."""
 
         def change(model: onnx.ModelProto) -> None:
             node = node_of(model, name)
@@ -70,19 +70,19 @@ class Patient:
         self.edit(change)
 
     def set_attribute(self, operator: str, key: str, value: Any, within: str = "") -> None:
-        """Sets an attribute of every node of that operator whose name begins with `within`."""
+        """Set an attribute of every node of the operator whose name begins with `within`."""
 
         def change(model: onnx.ModelProto) -> None:
             for node in model.graph.node:
                 if node.op_type == operator and node.name.startswith(within):
-                    kept = [attribute for attribute in node.attribute if attribute.name != key]
+                    others = [attribute for attribute in node.attribute if attribute.name != key]
                     del node.attribute[:]
-                    node.attribute.extend([*kept, helper.make_attribute(key, value)])
+                    node.attribute.extend([*others, helper.make_attribute(key, value)])
 
         self.edit(change)
 
     def set_input(self, operator: str, place: int, value: str) -> None:
-        """Give every node of that operator another input; an empty name removes it."""
+        """Change an input of every node of the operator; an empty name removes it."""
 
         def change(model: onnx.ModelProto) -> None:
             for node in model.graph.node:
@@ -92,7 +92,7 @@ class Patient:
         self.edit(change)
 
     def set_constant(self, name: str, place: int, value: Array) -> None:
-        """Give one node a constant as input."""
+        """Replace an input of a node by a constant."""
 
         def change(model: onnx.ModelProto) -> None:
             model.graph.initializer.append(numpy_helper.from_array(value, "sabotage"))
@@ -101,15 +101,15 @@ class Patient:
         self.edit(change)
 
     def constant(self, name: str, place: int) -> Array:
-        """The constant that is an input of a node."""
+        """Return the constant that is an input of a node."""
         model = onnx.load(self.path / self.file, load_external_data=False)
-        wanted = node_of(model, name).input[place]
-        return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == wanted))
+        input_name = node_of(model, name).input[place]
+        return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == input_name))
 
     # The weights ------------------------------------------------------------------------------------------------------
 
     def edit_weight(self, name: str, change: Callable[[Array], Array]) -> None:
-        """Overwrite a weight in the weights file, at the place that the graph gives."""
+        """Overwrite a weight in the weights file, at the offset that the graph gives."""
         model = onnx.load(self.path / self.file, load_external_data=False)
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
         places = {entry.key: entry.value for entry in tensor.external_data}
@@ -123,7 +123,7 @@ class Patient:
         self.stamp()
 
     def swap_weights(self, first: str, second: str) -> None:
-        """Each of two weights of one shape lies where the other one should."""
+        """Exchange two weights of equal shape."""
 
         def change(model: onnx.ModelProto) -> None:
             one, other = (next(t for t in model.graph.initializer if t.name == name) for name in (first, second))
@@ -134,5 +134,5 @@ class Patient:
 
 
 def node_of(model: onnx.ModelProto, name: str) -> Any:
-    """The node of that name."""
+    """Return the node with the name."""
     return next(node for node in model.graph.node if node.name == name)

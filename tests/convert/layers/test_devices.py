@@ -1,7 +1,8 @@
-"""`model verify --layers`, `--against` and `--on` of graphs for devices, on a machine that has none.
+"""`model verify --layers`, `--against` and `--on` of graphs for devices, on a machine without a device.
 
-What the CPU provider lacks is replaced in the probed graph alone: packed attention follows the operator's contract,
-and half types are computed in float32 with each node's result rounded, which is what a device does at its best.
+Operators and types that the CPU provider lacks are replaced in the probed graph only: packed attention follows the
+operator's contract, and half types are computed in float32 with each node's result rounded, the most exact result that a
+device can give.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from ..verify.parity import save_tokenizer
 from .models import MODELS, export_mean, save_artifact
 from .sabotage import Patient
 
-#: Warnings of torch and its users; and of the verification, which cannot run a device's own session here.
+#: Warnings from torch and its users, and from the verification, which cannot run a device's session on this machine.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:the graph was compared, and the served session"
 )
 
-#: A learned bias, and rotation and windows, always; the others with `-m slow`.
+#: Families that always run: a learned bias, and rotation with windows. The others run with `-m slow`.
 QUICK = ("mpnet", "modernbert")
 FAMILIES = [
     family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in (*MODELS, "jina_bert")
 ]
 
-#: Of a graph for a device, the values that every family has, whatever one kernel keeps to itself.
+#: Values that the graphs for devices of every family have. Kernels do not show their inner values.
 POINTS = {
     "layers.0/attention/context",
     "layers.1/attention/context",
@@ -53,7 +54,7 @@ def _open(graph: bytes, weights_folder: Path, target: Any) -> InspectionSession:
     if target == "cpu":
         return InspectionSession(graph, weights_folder, target)
     model = onnx.load_from_string(graph)
-    for info in model.graph.output:  # whose type the probe leaves to ONNX Runtime, and shape inference wants
+    for info in model.graph.output:  # the probe leaves its type to ONNX Runtime, but shape inference needs the type
         if not info.type.tensor_type.elem_type:
             info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     spelled = spell_out(model)
@@ -62,17 +63,17 @@ def _open(graph: bytes, weights_folder: Path, target: Any) -> InspectionSession:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-in for a GPU."""
+    """Simulate a GPU."""
     monkeypatch.setattr(probe_module, "InspectionSession", _open)
 
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's artifact for cpu, cuda and tensorrt in every precision, made once."""
-    made: dict[str, Path] = {}
+    """Return a function that gives a family's artifact for cpu, cuda and tensorrt in every precision, written once."""
+    folders: dict[str, Path] = {}
 
     def make(family: str) -> Path:
-        if family not in made:
+        if family not in folders:
             folder = tmp_path_factory.mktemp(family)
             if family == "jina_bert":
                 checkpoint = Jina(8, max_position_embeddings=100).save(folder / "checkpoint")
@@ -80,16 +81,16 @@ def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
                 export_mean(checkpoint, HIDDEN)
             else:
                 save_artifact(family, folder)
-            made[family] = folder / "every"
+            folders[family] = folder / "every"
             targets, precisions = ("cpu", "cuda", "tensorrt"), ("fp32", "fp16", "bf16")
             export(
                 str(folder / "checkpoint"),
-                made[family],
+                folders[family],
                 targets=targets,
                 precisions=precisions,
                 max_tokens=96,
             )
-        return made[family]
+        return folders[family]
 
     return make
 
@@ -97,7 +98,7 @@ def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("variant", ["cuda-fp32", "cuda-fp16", "cuda-bf16", "tensorrt-bf16"])
-def test_a_devices_graph_agrees_with_the_processors(
+def test_a_graph_for_a_device_agrees_with_the_cpu_graph(
     artifact_of: Callable[[str], Path], family: str, variant: str
 ) -> None:
     report = compare_variants(artifact_of(family), against="cpu-fp32", on=variant)
@@ -130,10 +131,10 @@ def test_a_cuda_graph_agrees_with_transformers(artifact_of: Callable[[str], Path
         ),
     ],
 )
-def test_a_broken_cuda_graph_is_named_where_attention_ends(
+def test_a_damaged_cuda_graph_is_reported_at_the_end_of_attention(
     artifact_of: Callable[[str], Path], tmp_path: Path, family: str, harm: Callable[[Patient], None], key: str
 ) -> None:
-    """The kernel keeps its scores to itself: what is wrong with them is seen in the context."""
+    """The kernel does not show its scores: an error in the scores appears in the context."""
     patient = Patient(Patient.copy_of(artifact_of(family), tmp_path / "broken").path, "cuda-fp32.onnx")
     harm(patient)
     for report in (

@@ -1,4 +1,4 @@
-"""`model verify --layers` of SPLADE's and ColBERT's heads and of rerankers, step by step, intact and broken."""
+"""`model verify --layers` of the heads of SPLADE, ColBERT and rerankers, step by step, intact and damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from ..heads import test_colbert, test_splade
 from ..heads.tiny import SIZES, convert
 from .sabotage import Patient
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 SPLADE_STEPS = ["modules.0/dense", "modules.0", "modules.1", "modules.2", "modules.3", "modules.4"]
 
@@ -71,7 +73,7 @@ def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SPLADE_HARMS)
-def test_a_broken_masked_lm_head_is_named_at_its_step(splade: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_masked_lm_head_is_reported_at_its_step(splade: Path, tmp_path: Path, name: str) -> None:
     harm, key = SPLADE_HARMS[name]
     patient = Patient.copy_of(splade, tmp_path / "broken")
     harm(patient)
@@ -86,7 +88,7 @@ def _token_vectors(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["sentence-transformers", "pylate", "stanford"])
 def test_token_vectors_are_compared_step_by_step(tmp_path: Path, kind: str) -> None:
-    """Filled queries too: no token attends to the filling tokens, on either side."""
+    """Queries with expansion tokens are included: no token attends to the expansion tokens, on either side."""
     artifact = convert(_token_vectors(tmp_path / "model", kind)).path
     report = verify_layers(artifact)
     assert report.first is None, report.summary
@@ -94,11 +96,11 @@ def test_token_vectors_are_compared_step_by_step(tmp_path: Path, kind: str) -> N
     assert {point.key: point.shape for point in report.points}["modules.1"] == ("tokens", test_colbert.DIMENSION)
     assert "tokens/skipped_tokens" in {point.key for point in report.points if point.section == "tokens"}
     assert (report.points[-1].key, report.points[-1].shape[0]) == ("session/token_vectors", "tokens")
-    assert report.batches[-1] == (6, 11)  # filled up with three tokens
+    assert report.batches[-1] == (6, 11)  # with three expansion tokens
 
 
 def _see_the_filling(patient: Patient) -> None:
-    """Everyone attends to the tokens that a query is filled up with."""
+    """Let every token attend to the expansion tokens of a query."""
 
     def change(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
@@ -124,20 +126,22 @@ def colbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", COLBERT_HARMS)
-def test_broken_token_vectors_are_named_at_their_step(colbert: Path, tmp_path: Path, name: str) -> None:
+def test_damaged_token_vectors_are_reported_at_their_step(colbert: Path, tmp_path: Path, name: str) -> None:
     harm, key = COLBERT_HARMS[name]
     patient = Patient.copy_of(colbert, tmp_path / "broken")
     harm(patient)
     assert first_wrong(patient) == key
 
 
-def test_a_token_that_is_skipped_by_one_side_only_is_the_first_point(colbert: Path, tmp_path: Path) -> None:
+def test_a_token_that_only_one_side_skips_is_reported_as_the_first_point(colbert: Path, tmp_path: Path) -> None:
     patient = Patient.copy_of(colbert, tmp_path / "broken")
     manifest = Artifact.open(patient.path).manifest
-    late = manifest.card.late_interaction
-    assert late is not None
-    late = msgspec.structs.replace(late, skipped=tuple(name for name in late.skipped if name != "!"))
-    card = msgspec.structs.replace(manifest.card, late_interaction=late)
+    late_interaction = manifest.card.late_interaction
+    assert late_interaction is not None
+    late_interaction = msgspec.structs.replace(
+        late_interaction, skipped=tuple(name for name in late_interaction.skipped if name != "!")
+    )
+    card = msgspec.structs.replace(manifest.card, late_interaction=late_interaction)
     write_manifest(patient.path, msgspec.structs.replace(manifest, card=card))
     first = verify_layers(patient.path).first
     assert first is not None and first.key == "tokens/skipped_tokens"
@@ -148,7 +152,7 @@ def test_a_token_that_is_skipped_by_one_side_only_is_the_first_point(colbert: Pa
 def test_two_variants_with_a_head_are_compared(
     head: str, splade: Path, colbert: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Equal graphs are equal at every point of the head, to the bit."""
+    """Values of equal graphs are bitwise equal at every point of the head."""
     source = {"splade": splade, "colbert": colbert}[head]
     patient = Patient.copy_of(source, tmp_path / "twins")
     manifest = Artifact.open(patient.path).manifest

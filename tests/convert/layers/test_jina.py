@@ -1,4 +1,4 @@
-"""JinaBERT layer by layer: our torch model of it against the tests' own re-statement, and the verifier that uses it."""
+"""JinaBERT layer by layer: Fletcher's torch model compared with the tests' restatement, and the verifier that uses it."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ def restate(kind: str) -> Jina:
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+    artifacts: dict[str, Path] = {}
 
     def make(kind: str) -> Path:
-        if kind not in made:
+        if kind not in artifacts:
             checkpoint = restate(kind).save(tmp_path_factory.mktemp(kind) / "checkpoint")
             save_tokenizer(checkpoint, VOCABULARY)
-            made[kind] = export_mean(checkpoint, HIDDEN)
-        return made[kind]
+            artifacts[kind] = export_mean(checkpoint, HIDDEN)
+        return artifacts[kind]
 
     return make
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_reference_is_the_restated_model(tmp_path: Path, kind: str) -> None:
-    """Two texts of which one is padded: the same formulas, written twice."""
+def test_the_reference_agrees_with_the_restated_model(tmp_path: Path, kind: str) -> None:
+    """Compare two independent implementations with two texts, one of them padded."""
     model = restate(kind)
     loaded = load_jina(model.save(tmp_path))
     ids = torch.arange(5, 5 + 2 * 12).reshape(2, 12)
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
     with torch.no_grad():
-        found = loaded(input_ids=ids, attention_mask=mask).last_hidden_state
+        output = loaded(input_ids=ids, attention_mask=mask).last_hidden_state
         expected = model(ids, mask).last_hidden_state
         typed = loaded(input_ids=ids, attention_mask=mask, token_type_ids=torch.ones_like(ids)).last_hidden_state
-    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-5)
-    assert (typed - found).abs().max() > 1e-2
+    torch.testing.assert_close(output[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-5)
+    assert (typed - output).abs().max() > 1e-2
 
 
 def test_a_sharded_checkpoint_with_the_prefix_of_a_head_is_read(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_sharded_checkpoint_with_the_prefix_of_a_head_is_read(tmp_path: Path) 
         ({}, {"encoder.layer.1.mlp.layernorm.weight": torch.zeros(3)}, r"layernorm\.weight"),
     ],
 )
-def test_what_is_no_checkpoint_of_it_is_refused_by_name(
+def test_other_checkpoints_are_refused_by_name(
     tmp_path: Path, changes: dict[str, Any], tensors: dict[str, torch.Tensor | None], named: str
 ) -> None:
     folder = restate("v2").save(tmp_path, **changes)
@@ -105,7 +105,7 @@ def test_what_is_no_checkpoint_of_it_is_refused_by_name(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sound_artifact_agrees_at_every_point(artifact_of: Callable[[str], Path], kind: str) -> None:
+def test_an_intact_artifact_agrees_at_every_point(artifact_of: Callable[[str], Path], kind: str) -> None:
     report = verify_layers(artifact_of(kind))
     assert report.first is None and report.verdict == "passed", report.summary
     keys = {point.key for point in report.points}
@@ -114,19 +114,19 @@ def test_a_sound_artifact_agrees_at_every_point(artifact_of: Callable[[str], Pat
     assert {"layers.1/attention/biased_scores", "layers.1/feed_forward/gate", "layers.1/feed_forward/gated"} <= keys
 
 
-def test_whole_vectors_are_verified_and_stamped(artifact_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_vectors_are_verified_and_stamped(artifact_of: Callable[[str], Path], tmp_path: Path) -> None:
     patient = Patient.copy_of(artifact_of("v2"), tmp_path / "copy")
     assert verify(patient.path).verdict == "passed"
     assert Artifact.open(patient.path).manifest.verified is not None
 
 
 def _swap_halves(patient: Patient) -> None:
-    """The gate's activation is given the other half."""
+    """Apply the gate's activation to the other half."""
     patient.swap_weights("encoder.layer.0.mlp.gated_layers.gate.weight", "encoder.layer.0.mlp.gated_layers.up.weight")
 
 
 def _double_slopes(patient: Patient) -> None:
-    """Slopes of a model with half as many heads."""
+    """Use the slopes of a model with half as many heads."""
 
     def change(model: onnx.ModelProto) -> None:
         for tensor in model.graph.initializer:
@@ -170,7 +170,9 @@ HARMS: dict[str, tuple[str, Callable[[Patient], None], str]] = {
 
 
 @pytest.mark.parametrize("name", HARMS)
-def test_a_broken_graph_is_named_at_its_point(artifact_of: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+def test_a_damaged_graph_is_reported_at_its_point(
+    artifact_of: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     kind, harm, key = HARMS[name]
     patient = Patient.copy_of(artifact_of(kind), tmp_path / "broken")
     harm(patient)

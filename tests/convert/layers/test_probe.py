@@ -1,4 +1,4 @@
-"""Values that are read from a graph are those that it computes: scores recomputed with numpy, and points found by name."""
+"""Values that the probe reads from a graph: scores compared with numpy, and points found by name."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _heads(rows: Array) -> Array:
 
 
 @pytest.mark.parametrize("bias", [None, "learned", "window", "boolean"])
-def test_scores_of_the_copies_are_those_of_numpy_and_lead_to_the_nodes_own_context(bias: str | None) -> None:
-    """Softmax of mode 2 gives mode 3, and mode 3 times the values gives what the served node gives."""
+def test_scores_of_the_copies_agree_with_numpy_and_with_the_context_of_the_node(bias: str | None) -> None:
+    """The softmax of mode 2 equals mode 3, and mode 3 times the values equals the output of the served node."""
     feeds: dict[str, Array] = {
         **{name: _random(3, LONGEST, HEADS * SIZE, seed=seed) for seed, name in enumerate(("q", "k", "v"))},
         "lengths": LENGTHS,
@@ -55,35 +55,35 @@ def test_scores_of_the_copies_are_those_of_numpy_and_lead_to_the_nodes_own_conte
     node = helper.make_node("Attention", inputs, ["context"], name="attend", scale=SCALE, **heads)
     shown, copies = shown_by(node), copies_of(node)
     assert shown is not None
-    found = _run([node, *copies], feeds, [*shown.values, "context", *(copy.output[0] for copy in copies[1:])])
+    values = _run([node, *copies], feeds, [*shown.values, "context", *(copy.output[0] for copy in copies[1:])])
 
     query, key, value = (_heads(feeds[name]) for name in ("q", "k", "v"))
     raw = query @ key.transpose(0, 1, 3, 2)
     added = biases["window"] if bias == "boolean" else biases.get(bias or "", np.zeros((1, 1, 1, 1), np.float32))
-    seen = np.broadcast_to((steps < LENGTHS[:, None])[:, None, None], raw.shape) & (added > -1e3)
-    scores = np.where(seen, raw * SCALE + added, -np.inf)
-    # Rows of padding see nothing in a window: nobody reads them.
+    visible = np.broadcast_to((steps < LENGTHS[:, None])[:, None, None], raw.shape) & (added > -1e3)
+    scores = np.where(visible, raw * SCALE + added, -np.inf)
+    # Rows of padding attend to no token in a window; their results are not used.
     with np.errstate(invalid="ignore"):
         powers = np.exp(scores - scores.max(-1, keepdims=True))
         softmax = powers / powers.sum(-1, keepdims=True)
     assert shown.raw is not None
-    np.testing.assert_allclose(found[shown.raw], raw, rtol=0, atol=2e-6)
-    np.testing.assert_allclose(found[shown.scaled], raw * SCALE, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(values[shown.raw], raw, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(values[shown.scaled], raw * SCALE, rtol=0, atol=1e-6)
     batch = Encodings.from_lists([[0] * length for length in LENGTHS])
-    split = split_scores(shown, found, batch)
+    split = split_scores(shown, values, batch)
     context = (softmax @ value).transpose(0, 2, 1, 3).reshape(3, LONGEST, -1)
     for row, size in enumerate(LENGTHS.tolist()):
-        own = np.s_[row, :, :size, :size]
-        np.testing.assert_array_equal(split["attention/mask"][row], seen[row, :, :size])
+        inside = np.s_[row, :, :size, :size]
+        np.testing.assert_array_equal(split["attention/mask"][row], visible[row, :, :size])
         np.testing.assert_allclose(
-            split["attention/biased_scores"][row], np.where(seen, scores, 0)[own], rtol=0, atol=1e-6
+            split["attention/biased_scores"][row], np.where(visible, scores, 0)[inside], rtol=0, atol=1e-6
         )
         np.testing.assert_allclose(split["attention/softmax"][row], softmax[row, :, :size], rtol=0, atol=1e-6)
         np.testing.assert_allclose(split["attention/softmax_sums"][row], 1.0, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(found["context"][row, :size], context[row, :size], rtol=0, atol=1e-6)
-        for copy in copies[1:]:  # the first has another scale
-            again = found[copy.output[0]][row, :size]
-            np.testing.assert_allclose(again, found["context"][row, :size], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(values["context"][row, :size], context[row, :size], rtol=0, atol=1e-6)
+        for copy in copies[1:]:  # the first node has another scale
+            again = values[copy.output[0]][row, :size]
+            np.testing.assert_allclose(again, values["context"][row, :size], rtol=0, atol=1e-6)
 
 
 def _run(nodes: list[onnx.NodeProto], feeds: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
@@ -98,7 +98,7 @@ def _run(nodes: list[onnx.NodeProto], feeds: dict[str, Array], outputs: list[str
         return session.run(feeds, outputs)
 
 
-def test_points_have_one_key_on_every_family_and_the_order_of_the_graph() -> None:
+def test_points_have_the_same_keys_in_every_family_and_the_order_of_the_graph() -> None:
     names = (
         "layout/valid",
         "embeddings/word",
@@ -127,7 +127,7 @@ def test_points_have_one_key_on_every_family_and_the_order_of_the_graph() -> Non
     ]
 
 
-def test_attention_that_is_spelled_out_shows_all_but_raw_scores() -> None:
+def test_attention_in_standard_operators_gives_all_points_but_raw_scores() -> None:
     node = helper.make_node("Softmax", ["x"], ["l.0/attention/weights"], name="l.0/attention/weights")
     model = helper.make_model(helper.make_graph([node], "points", [], []))
     assert [point.key.removeprefix("layers.0/attention/") for point in find_points(model)] == [
@@ -139,25 +139,25 @@ def test_attention_that_is_spelled_out_shows_all_but_raw_scores() -> None:
     ]
 
 
-def test_relative_error_is_that_of_the_worst_row_by_its_own_length_or_the_usual_one() -> None:
+def test_relative_error_is_that_of_the_worst_row_relative_to_its_length_or_the_usual_one() -> None:
     theirs = np.array([[3.0, 4.0], [30.0, 40.0]], np.float32)
     ours = theirs + np.array([[0.0, 0.0], [3.0, 4.0]], np.float32)
-    found = compare_values(ours, theirs)
-    assert found.max_abs == 4.0
-    assert found.relative == pytest.approx(5.0 / 50.0)
-    # The short row's error counts by the usual length, the root of (25 + 2500) / 2.
-    found = compare_values(theirs + np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), theirs)
-    assert found.relative == pytest.approx(5.0 / np.sqrt(1262.5))
-    assert found.cosine == pytest.approx((6 * 3 + 8 * 4 + 2500) / np.sqrt((36 + 64 + 2500) * 2525))
+    error = compare_values(ours, theirs)
+    assert error.max_abs == 4.0
+    assert error.relative == pytest.approx(5.0 / 50.0)
+    # The error of the short row is relative to the usual length, the root of (25 + 2500) / 2.
+    error = compare_values(theirs + np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), theirs)
+    assert error.relative == pytest.approx(5.0 / np.sqrt(1262.5))
+    assert error.cosine == pytest.approx((6 * 3 + 8 * 4 + 2500) / np.sqrt((36 + 64 + 2500) * 2525))
 
 
 @pytest.mark.parametrize("ours", [np.full((2, 2), np.nan), np.full((2, 2), np.inf), np.zeros((2, 1)), np.zeros((3, 2))])
-def test_values_that_are_not_finite_or_of_another_shape_are_infinitely_wrong(ours: Array) -> None:
-    found = compare_values(ours.astype(np.float32), np.zeros((2, 2), np.float32))
-    assert (found.relative, found.cosine) == (np.inf, -1.0)
+def test_values_that_are_not_finite_or_of_another_shape_have_an_infinite_error(ours: Array) -> None:
+    error = compare_values(ours.astype(np.float32), np.zeros((2, 2), np.float32))
+    assert (error.relative, error.cosine) == (np.inf, -1.0)
 
 
-def test_weights_on_padding_count_as_they_are() -> None:
+def test_attention_weights_on_padding_count_as_errors() -> None:
     alone, in_a_batch = np.array([[0.5, 0.5]], np.float32), np.array([[0.5, 0.5, 0.0]], np.float32)
     assert compare_values(in_a_batch, alone).relative == 0
     leaking = compare_values(np.array([[0.5, 0.4, 0.1]], np.float32), alone)
@@ -172,14 +172,14 @@ def test_tolerances_grow_with_depth_and_with_the_roundoff_of_the_precision() -> 
         tolerance_of("int8", "layers.0/attention/query", 0)
 
 
-def test_a_point_that_one_side_lacks_is_missing_and_stands_in_its_place() -> None:
+def test_a_point_that_one_side_lacks_is_reported_as_missing_in_order() -> None:
     points = [GraphPoint(key, Kind.TOKENS, f"node {key}", key) for key in ("embeddings/word", "embeddings/norm")]
     one = [np.ones((2, 3), np.float32)]
     tally = Tally(points)
     expected = {"embeddings/word": one, "embeddings/position": one}
     tally.add({"embeddings/word": one, "embeddings/norm": one}, expected, [2])
-    found = [(result.key, result.verdict, result.note) for result in tally.results(lambda key: 1e-6)]
-    assert found == [
+    results = [(result.key, result.verdict, result.note) for result in tally.results(lambda key: 1e-6)]
+    assert results == [
         ("embeddings/word", "passed", ""),
         ("embeddings/position", "missing", "the graph does not compute it"),
         ("embeddings/norm", "missing", "the reference does not compute it"),
@@ -202,6 +202,6 @@ def test_batches_have_several_sizes_and_lengths_and_fit_a_fixed_shape() -> None:
     lengths = [[len(row) for row in batch] for batch in batches]
     assert [len(batch) for batch in lengths] == [1, 1, 2, 3, 7, 7, 2]
     assert lengths[0] == [1] and lengths[1] == [128] and len(set(lengths[4])) == 7
-    assert {max(row) for batch in batches for row in batch} >= {500}  # the vocabulary's last id is looked up, too
+    assert {max(row) for batch in batches for row in batch} >= {500}  # the ids include the last one of the vocabulary
     fixed = plan_batches(tokenizer, 128, [], (1, 32))
     assert all(len(batch) == 1 and len(batch[0]) <= 32 for batch in fixed)

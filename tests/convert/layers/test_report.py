@@ -1,4 +1,4 @@
-"""`model verify --layers` as its users see it: table, JSON, page, exit codes, two variants, and what is refused."""
+"""Output of `model verify --layers`: table, JSON, page, exit codes, two variants, and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ from ..verify.parity import randomize
 from .models import MODELS, save_artifact
 from .sabotage import Patient
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 POOLERS = ("Bert", "DistilBert", "Albert", "ModernBert", "NomicBert")
 MAIN = "from fletcher.convert.commands.cli import main; main()"
@@ -56,7 +58,7 @@ def broken(artifact: Path) -> Path:
 
 @pytest.fixture
 def twins(artifact: Path, tmp_path: Path) -> Path:
-    """An artifact with a second variant, whose second layer lacks the scale."""
+    """Artifact with a second variant, whose second layer lacks the scale."""
     patient = Patient.copy_of(artifact, tmp_path / "twins")
     (patient.path / "cpu-other.onnx").write_bytes((patient.path / "cpu-fp32.onnx").read_bytes())
     manifest = Artifact.open(patient.path).manifest
@@ -78,13 +80,13 @@ def shown(report: LayersReport) -> str:
     return stream.getvalue()
 
 
-def test_the_table_has_a_row_a_point_and_names_the_first_wrong_one(broken: Path) -> None:
+def test_the_table_has_a_row_per_point_and_names_the_first_wrong_one(broken: Path) -> None:
     report = verify_layers(broken)
     text = shown(report)
     row = next(line for line in text.splitlines() if "layer 0: query projection" in line)
     assert "tokens×48" in row and "passed" in row
     assert re.search(r"failed +layer 0: activation ", text)
-    assert "bit for bit" in text and "weight encoder" not in text  # equal weights share one row
+    assert "bit for bit" in text and "weight encoder" not in text  # equal weights have one row
     assert "first diverges from" in text and "node encoder.layer.0/feed_forward/activation" in text
     assert "batches, in tokens a text: 1, 96, 2+40, 7+7+7, " in text
     points = [point.key for point in report.points if point.section == "values"]
@@ -92,14 +94,14 @@ def test_the_table_has_a_row_a_point_and_names_the_first_wrong_one(broken: Path)
         assert f"layers.2/attention/{name}" in points
 
 
-def test_json_and_page_hold_every_point_and_need_no_network(broken: Path, tmp_path: Path) -> None:
+def test_json_and_page_have_every_point_and_need_no_network(broken: Path, tmp_path: Path) -> None:
     report = verify_layers(broken)
     for name in ("report.json", "report.html"):
         write_report(report, tmp_path / name)
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert found["verdict"] == "failed" and found["first"]["node"] == "encoder.layer.0/feed_forward/activation"
-    assert len(found["points"]) == len(report.points)
-    assert {"point", "node", "shape", "max_abs", "relative", "cosine", "verdict"} <= found["points"][20].keys()
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["verdict"] == "failed" and content["first"]["node"] == "encoder.layer.0/feed_forward/activation"
+    assert len(content["points"]) == len(report.points)
+    assert {"point", "node", "shape", "max_abs", "relative", "cosine", "verdict"} <= content["points"][20].keys()
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 1 and "http" not in page and "<script" not in page
     assert page.count("<tr") == len(report.points) + page.count("<thead")
@@ -113,7 +115,7 @@ def test_the_command_names_the_node_and_fails(broken: Path, tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_the_command_passes_a_sound_artifact_and_stamps_nothing(artifact: Path) -> None:
+def test_the_command_passes_an_intact_artifact_and_writes_no_stamp(artifact: Path) -> None:
     before = (artifact / "fletcher.json").read_bytes()
     done = run(artifact, "--layers", "--json")
     assert done.returncode == 0, done.stderr
@@ -128,7 +130,7 @@ def test_two_variants_are_compared_at_every_point(twins: Path) -> None:
     report = compare_variants(twins, against="cpu-fp32", on="cpu-other")
     assert report.first is not None and report.first.key == "layers.1/attention/scaled_scores"
     assert report.reference == "cpu-fp32" and report.variant == "cpu-other"
-    # Equal graphs give equal values, to the bit.
+    # Equal graphs give bitwise equal values.
     assert {point.relative for point in report.points[: report.points.index(report.first)]} == {0.0}
     done = run(twins, "--against", "cpu-fp32", "--on", "cpu-other")
     assert done.returncode == 1 and "encoder.layer.1/attention/context_rectangle" in done.stderr
@@ -150,7 +152,7 @@ def test_a_served_session_that_differs_from_its_graph_is_named(artifact: Path, m
     assert report.first is not None and report.first.key == "session/vectors"
 
 
-def test_a_graph_whose_device_is_not_here_is_looked_into_all_the_same(
+def test_a_graph_without_its_device_is_probed_on_the_cpu(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def absent(*args: Any, **options: Any) -> Any:
@@ -189,7 +191,7 @@ def test_a_tokenizer_with_another_vocabulary_is_the_first_point(artifact: Path, 
         (("--against", "cpu-fp32", "--on", "cpu", "--variant", "cpu-fp32"), "leave out"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(artifact: Path, options: tuple[str, ...], message: str) -> None:
+def test_options_that_contradict_each_other_are_refused(artifact: Path, options: tuple[str, ...], message: str) -> None:
     done = run(artifact, *options)
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
 
@@ -203,7 +205,7 @@ def test_a_damaged_artifact_is_refused_before_anything_is_compared(artifact: Pat
         verify_layers(patient.path)
 
 
-def test_a_graph_that_is_none_and_one_that_was_traced_are_refused(artifact: Path, tmp_path: Path) -> None:
+def test_an_invalid_graph_and_a_traced_graph_are_refused(artifact: Path, tmp_path: Path) -> None:
     patient = Patient.copy_of(artifact, tmp_path / "other")
     manifest = Artifact.open(patient.path).manifest
     traced = msgspec.structs.replace(manifest.variants[0], exporter="optimum")
@@ -219,7 +221,7 @@ def test_a_graph_that_is_none_and_one_that_was_traced_are_refused(artifact: Path
 
 @pytest.fixture(scope="module")
 def targets(artifact: Path) -> Path:
-    """The same model for every target whose operators the processor has, in two precisions."""
+    """Artifact for every target whose operators the CPU provider has, in two precisions."""
     path = artifact.parent / "targets"
     three, two = ("cpu", "tensorrt", "coreml"), ("fp32", "fp16")
     source = str(artifact.parent / "checkpoint")
@@ -241,7 +243,7 @@ def test_graphs_of_other_targets_and_precisions_agree(targets: Path, variant: st
     assert other.first is None and "layers.2/attention/softmax" in {point.key for point in other.points}
 
 
-def test_a_mask_that_is_left_out_is_named_where_attention_is_spelled_out(targets: Path, tmp_path: Path) -> None:
+def test_a_missing_mask_is_reported_in_attention_of_standard_operators(targets: Path, tmp_path: Path) -> None:
     patient = Patient(Patient.copy_of(targets, tmp_path / "broken").path, "tensorrt-fp32.onnx")
     name = "encoder.layer.1/attention"
     patient.replace(f"{name}/masked_scores", "Identity", [f"{name}/scores"])

@@ -1,4 +1,4 @@
-"""The verifier is verified: a graph broken in twelve ways, and each break named at the point where it happens."""
+"""Test of the verifier: a graph damaged in twelve ways, and each damage reported at its point."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ from fletcher.runtime.errors import VerificationError
 from .models import MODELS, save_artifact
 from .sabotage import Patient
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 LAYER = "encoder.layer.0"
 
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The sound artifact of a family, made once."""
-    made: dict[str, Path] = {}
+    """Return a function that gives the intact artifact of a family, written once."""
+    artifacts: dict[str, Path] = {}
 
     def make(family: str) -> Path:
-        if family not in made:
-            made[family] = save_artifact(family, tmp_path_factory.mktemp(family))
-        return made[family]
+        if family not in artifacts:
+            artifacts[family] = save_artifact(family, tmp_path_factory.mktemp(family))
+        return artifacts[family]
 
     return make
 
 
 @dataclass(frozen=True)
 class Case:
-    """A way to break a graph.
+    """`Case`: a way to damage a graph.
 
     Attributes:
-        family: of the model.
-        harm: does it.
-        key: of the first value that must be wrong.
-        node: of that value.
-        weight: the weight that must be named before it, if the break is in the weights file.
-        note: expected note of the weight.
+        family: family of the model.
+        harm: function that does the damage.
+        key: key of the first value that must be wrong.
+        node: node that gives that value.
+        weight: weight that must be named before the value, if the damage is in the weights file.
+        note: expected note on the weight.
     """
 
     family: str
@@ -65,10 +67,10 @@ def _shift_positions(patient: Patient) -> None:
 
 
 def _wrong_base(patient: Patient) -> None:
-    """The tables of the configuration's base, 1,000, become those of 10,000; a head has 12 elements."""
+    """Replace the tables of the configured base, 1,000, by those of 10,000; a head has 12 elements."""
     angles = np.outer(np.arange(100), 10_000.0 ** (-np.arange(0, 12, 2) / 12))
     for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles))):
-        patient.edit_weight(f"rotary.{name}", lambda found, table=table: table[: len(found)])  # type: ignore[misc]
+        patient.edit_weight(f"rotary.{name}", lambda weight, table=table: table[: len(weight)])  # type: ignore[misc]
 
 
 def _wrong_pooling(patient: Patient) -> None:
@@ -165,14 +167,14 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_a_sound_artifact_agrees_at_every_point(artifact_of: Callable[[str], Path], family: str) -> None:
+def test_an_intact_artifact_agrees_at_every_point(artifact_of: Callable[[str], Path], family: str) -> None:
     report = verify_layers(artifact_of(family))
     assert report.first is None and report.verdict == "passed", report.summary
     report.raise_if_failed()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_broken_graph_is_named_at_the_point_where_it_breaks(
+def test_a_damaged_graph_is_reported_at_the_damaged_point(
     artifact_of: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     case = CASES[name]
@@ -187,7 +189,7 @@ def test_a_broken_graph_is_named_at_the_point_where_it_breaks(
 
 
 def _check_first(report: LayersReport, case: Case) -> None:
-    """All values before the first wrong one are right; a wrong weight is named first among the weights."""
+    """Check that all values before the first wrong one are right and that a wrong weight is the first one named."""
     assert report.first is not None and report.verdict == "failed"
     if case.weight:
         assert (report.first.section, report.first.node) == ("weights", case.weight)

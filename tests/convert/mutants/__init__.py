@@ -1,1 +1,1 @@
-"""Mutants of small checkpoints: each must give the reference's vectors or be refused by name."""
+"""Mutants of small checkpoints: each must give the reference's vectors, or Fletcher must refuse it by name."""

@@ -1,4 +1,4 @@
-"""Vectors of the artifact that Fletcher makes of a folder, for the texts of the reference."""
+"""Vectors of the artifact of a folder, for the texts of the reference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export_folder(folder: Path, base: Base, output: Path) -> None:
     Raises:
         FletcherError: Fletcher refuses the folder.
     """
-    # The reference is the installed version; without this an artifact follows the version that a folder names.
+    # The reference is the installed version. Without this, an artifact follows the version that a folder names.
     version = metadata.version("transformers").partition(".")[0]
     like: dict[str, Any] = {"tokenizer_like": version} if "tokenizer_like" in ExportFields.__annotations__ else {}
     export(str(folder), output, **base.options, **like)
@@ -43,8 +43,8 @@ def compute_vectors(folder: Path, base: Base, artifact: Path) -> Vectors:
 
     Args:
         folder: the checkpoint, for the names of its prompts.
-        base: its head.
-        artifact: made by `export_folder`.
+        base: base of the checkpoint, for its head.
+        artifact: result of `export_folder`.
 
     Raises:
         FletcherError: the artifact cannot be loaded, or refuses a text.
@@ -71,7 +71,7 @@ def _embed_sparse(encoder: Encoder, folder: Path) -> Vectors:
 def _all_prompts(embed: Embed, encoder: Encoder, folder: Path) -> Vectors:
     settings, prompts = _settings(folder), encoder.card.prompts
     named, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
-    # `encode` without a prompt's name adds the default prompt, as an input type without a prompt of its own does.
+    # `encode` without a prompt's name adds the default prompt, as an input type without a separate prompt does.
     last = default if default in prompts else "raw"
     plain = next(kind for kind in ("clustering", "classification", last) if kind == last or kind not in named)
     kinds = {"encode": plain, "query": "query", "document": "document"}
@@ -80,7 +80,7 @@ def _all_prompts(embed: Embed, encoder: Encoder, folder: Path) -> Vectors:
 
 
 def _each(embed: Embed, texts: Sequence[str], kind: str | None) -> list[Row | None]:
-    """Return the vectors of texts; None for a text that the model refuses because it has no token."""
+    """Return the vectors of texts, or None for a text that the model refuses because it has no token."""
     try:
         return [*embed(texts, kind)]
     except InputError:
@@ -90,7 +90,7 @@ def _each(embed: Embed, texts: Sequence[str], kind: str | None) -> list[Row | No
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:
-    """Return the settings with the prompts of the checkpoint, as far as there are any."""
+    """Return the settings with the prompts of the checkpoint, if it has any."""
     file = folder / "config_sentence_transformers.json"
     settings = json.loads(file.read_bytes()) if file.is_file() else {}
     return settings if isinstance(settings, dict) else {}

@@ -1,4 +1,4 @@
-"""Causes of defects that are known and not mended yet. A test of each is expected to fail, and fails when it is mended."""
+"""Causes of known defects. The test of each cause is an expected failure, and fails if the defect is fixed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["KNOWN_DEFECTS", "KnownDefect", "known_defect"]
 
 @dataclass(frozen=True, slots=True)
 class KnownDefect:
-    """Cause of defects.
+    """`KnownDefect`: cause of defects.
 
     Attributes:
-        name: short name, the test's parameter.
+        name: short name, used as the parameter of the test.
         pattern: regular expression that the text of its mutants matches.
         example: text of a mutant with the defect.
         reason: description of the difference.
@@ -31,5 +31,5 @@ KNOWN_DEFECTS: tuple[KnownDefect, ...] = ()
 
 
 def known_defect(mutant: Mutant) -> KnownDefect | None:
-    """Return the known cause that a mutant belongs to."""
+    """Return the known defect that a mutant has."""
     return next((cause for cause in KNOWN_DEFECTS if re.search(cause.pattern, str(mutant))), None)

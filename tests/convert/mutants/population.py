@@ -1,4 +1,4 @@
-"""Mutants that the tests judge, the same in each process."""
+"""Mutants that the tests judge, identical in each process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .verdicts import Outcome, judge
 
 __all__ = ["all_mutants", "base_files", "judge_all", "population", "sample"]
 
-#: Numbers of mutants of the slow test and of the sample, and the seed of the choice.
+#: Number of mutants of the slow test, number in the sample, and seed of the selection.
 POPULATION = 4000
 SAMPLE = 200
 SEED = 17
@@ -41,7 +41,7 @@ def population() -> list[Mutant]:
 
 
 def sample() -> list[Mutant]:
-    """Return the mutants of the quick test: the first of the population."""
+    """Return the mutants of the quick test: the first ones of the population."""
     return population()[:SAMPLE]
 
 

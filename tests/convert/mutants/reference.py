@@ -1,7 +1,7 @@
 """Vectors of the reference: the installed sentence-transformers on the untouched folder, float32, one text at a time.
 
 Folders without `modules.json` go to transformers, or to the classes of sentence-transformers that load them. No code of a
-folder runs. A weight that the library would make up is filled with NaN, so that a model with such weights counts as refused.
+folder runs. A weight that the library would initialize at random is filled with NaN, so that the model counts as refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FLOAT32: dict[str, Any] = {"model_kwargs": {"dtype": torch.float32}, "device": 
 
 
 class ReferenceRefusesError(Exception):
-    """The reference cannot load the folder, or gives no finite vector."""
+    """Error of the reference: it cannot load the folder, or its vectors are not finite."""
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def compute_reference(folder: Path, base: Base) -> Vectors:
             vectors = _HEADS[base.head](folder, base)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # every failure is a refusal; a panic of tokenizers is no Exception
+    except BaseException as error:  # every failure is a refusal; a panic in tokenizers is not an Exception
         raise ReferenceRefusesError(f"{type(error).__name__}: {str(error)[:300]}") from error
     for kind, rows in vectors.items():
         for index, row in enumerate(rows):
@@ -87,7 +87,7 @@ def _embed(folder: Path, base: Base) -> Vectors:
 
 
 def _all_prompts(model: Any, **options: Any) -> Vectors:
-    if model.tokenizer.pad_token is None:  # a text alone needs no padding
+    if model.tokenizer.pad_token is None:  # a single text needs no padding
         options["processing_kwargs"] = {"text": {"padding": False}}
     vectors = {"encode": _rows(model.encode(list(TEXTS), **options))}
     for kind, method in (("query", model.encode_query), ("document", model.encode_document)):
@@ -149,7 +149,7 @@ _HEADS: dict[str, Callable[[Path, Base], Vectors]] = {
 
 
 class _Restated(torch.nn.Module):
-    """A restated model in the place of transformers' model inside sentence-transformers' Transformer."""
+    """Restated model that replaces transformers' model inside sentence-transformers' Transformer."""
 
     def __init__(self, model: Any, config: Any) -> None:
         super().__init__()
@@ -161,9 +161,9 @@ class _Restated(torch.nn.Module):
 
 
 def _load_restated(kind: type[Any], folder: Path, base: Base) -> Any:
-    """Load a family of which transformers has no class: all files as they are, and the restated model as the encoder.
+    """Load a family for which transformers has no class: all files unchanged, and the restated model as the encoder.
 
-    A copy of the folder has a BERT in the place of `config.json` and the weights, so that the library can load the rest.
+    A copy of the folder has `config.json` and weights of a BERT, so that the library can load the other files.
     """
     assert base.restated is not None
     model = base.restated()

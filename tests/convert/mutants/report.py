@@ -2,7 +2,7 @@
 
     python -m tests.convert.mutants.report --count 3000 --jobs 2
 
-Each group shows what a user with such a checkpoint meets.
+Each group shows the result for a user with such a checkpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHUNK = 50
 
 
 def place(mutant: Mutant) -> str:
-    """Return the file and key that a mutant changes, the same for all bases: without numbers of modules and elements."""
+    """Return the file and key that a mutant changes, without numbers of modules and elements, so that bases share them."""
     edit = mutant.edits[-1]
     file = re.sub(r"^\d+_", "", edit.file)
     keys = [str(key) for key in edit.place if not isinstance(key, int)] if isinstance(edit, WriteKey) else []
@@ -39,7 +39,7 @@ def place(mutant: Mutant) -> str:
 
 
 def reason(message: str) -> str:
-    """Return a message without what differs between mutants: numbers and values."""
+    """Return a message without numbers and values, which differ between mutants."""
     short = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "…", message)
     short = re.sub(r"\{.*\}|\[.*\]", "…", short)
     return re.sub(r"[-+]?\d[\d.e+-]*", "N", short)[:110]

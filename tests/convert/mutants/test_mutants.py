@@ -1,6 +1,6 @@
-"""Mutants of checkpoints: the reference's vectors within 1e-5, or refused by name.
+"""Mutants of checkpoints: each gives the reference's vectors within 1e-5, or is refused by name.
 
-`python -m tests.convert.mutants.report` prints what these tests find, with more mutants if asked for.
+`python -m tests.convert.mutants.report` prints the results of these tests, for any number of mutants.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_sample(chunk: int) -> None:
     check(sample()[chunk::SAMPLE_CHUNKS], ask_reference=False)
 
 
-def test_the_selections_have_each_kind_of_each_base() -> None:
+def test_the_selections_have_mutants_of_each_kind_and_base() -> None:
     groups = {(mutant.base, mutant.kind) for mutant in all_mutants()}
     assert {(mutant.base, mutant.kind) for mutant in population()} == groups
     assert {kind for _, kind in groups} == {mutant.kind for mutant in sample()}
@@ -43,7 +43,7 @@ def test_the_selections_have_each_kind_of_each_base() -> None:
     assert len(population()) > 0.75 * POPULATION
 
 
-def test_each_known_defect_has_a_mutant_that_it_leaves_out() -> None:
+def test_each_known_defect_excludes_a_mutant() -> None:
     mutants = {str(mutant): mutant for mutant in all_mutants()}
     for cause in KNOWN_DEFECTS:
         assert known_defect(mutants[cause.example]) is cause

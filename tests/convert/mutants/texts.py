@@ -1,4 +1,4 @@
-"""Texts that both sides compute: each shows a setting or a file that the others hide."""
+"""Texts for both sides: each depends on a setting or a file that does not affect the others."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TEXTS: tuple[str, ...] = (
     "e\u0301 I\u0130\xdf\u03a3 \U0001f44d",
 )
 
-#: Computed with each prompt of the checkpoint.
+#: Texts to embed with each prompt of the checkpoint.
 PROMPTED: tuple[str, ...] = (" Café <doc>", "", f"{_LONG} search")
 
-#: For rerankers.
+#: Pairs of texts for rerankers.
 PAIRS: tuple[tuple[str, str], ...] = (*(("the query: <doc>", text) for text in TEXTS), ("", "cat"), (_LONG, _LONG))

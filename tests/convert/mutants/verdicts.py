@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of a mutant.
+    """`Outcome`: result of a mutant.
 
     Attributes:
         mutant: the mutant.
@@ -55,10 +55,10 @@ def judge(mutant: Mutant, files: Mapping[str, bytes], scratch: Path, *, ask_refe
     """Convert a mutant and compare it with the reference.
 
     Args:
-        mutant: what to do.
+        mutant: the mutant.
         files: files of its base.
-        scratch: an empty folder, which is empty again afterwards.
-        ask_reference: whether the reference loads folders that Fletcher refuses, too. It decides between `refused` and
+        scratch: an empty folder; the function empties it at the end.
+        ask_reference: whether the reference also loads folders that Fletcher refuses. It decides between `refused` and
             `both refuse`.
     """
     base, folder, artifact = BASES[mutant.base], scratch / "model", scratch / "artifact"
@@ -76,7 +76,7 @@ def judge(mutant: Mutant, files: Mapping[str, bytes], scratch: Path, *, ask_refe
             return Outcome(mutant, "refused", message)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
+        except BaseException as error:  # noqa: BLE001 - a panic in tokenizers is not an Exception
             return Outcome(mutant, "CRASH", f"{type(error).__name__}: {error}")
         expected = _reference(mutant, folder)
         if isinstance(expected, str):
@@ -89,7 +89,7 @@ def judge(mutant: Mutant, files: Mapping[str, bytes], scratch: Path, *, ask_refe
 
 
 def _names_cause(message: str, mutant: Mutant) -> bool:
-    """Return whether a refusal names a file of a checkpoint, or something that the mutant changes.
+    """Return whether a refusal names a file of a checkpoint, or a name or value that the mutant changes.
 
     Of two files that contradict each other, a message may name the one that was not edited.
     """
@@ -113,7 +113,7 @@ def _difference(expected: Vectors, vectors: Vectors) -> str:
             return f"the artifact has no input type {kind}"
         for index, (theirs, ours) in enumerate(zip(rows, vectors[kind], strict=True)):
             if theirs is None or ours is None:
-                continue  # a text without a token, which Fletcher refuses by name
+                continue  # a text without a token: Fletcher refuses it by name
             if theirs.shape != ours.shape:
                 return f"{kind}, text {index}: shape {ours.shape}, not {theirs.shape}"
             scale = max(1.0, float(np.abs(theirs).max(initial=0)))

@@ -1,4 +1,4 @@
-"""The witness: sentence-transformers on the untouched folder, and what it is not asked to invent."""
+"""Witness: sentence-transformers on the unchanged folder, without random weights or code of the folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from fletcher.runtime.errors import CheckpointError, InputError
 
 from ..tiny import HIDDEN, MAX_TOKENS, save_bert, save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +60,7 @@ def copy(folder: Path, target: Path, **files: object) -> Path:
     return target
 
 
-def test_vectors_and_ids_are_those_of_its_public_methods(embedder: Path, tmp_path: Path) -> None:
+def test_vectors_and_ids_equal_those_of_the_public_methods(embedder: Path, tmp_path: Path) -> None:
     prompts = {"prompts": {"query": "the baker ", "web": "stone "}, "default_prompt_name": "web"}
     folder = copy(embedder, tmp_path / "prompted", config_sentence_transformers=prompts)
     witness, model = load_witness(folder, card()), SentenceTransformer(str(folder), device="cpu")
@@ -90,7 +92,7 @@ def test_a_shorter_limit_of_the_export_is_applied_and_noted_and_a_longer_one_is_
     assert len(load_witness(embedder, card(max_tokens=25), zoo=True).tokenize(text).ids) == 25
 
 
-def test_a_zoo_cards_prompts_are_used_where_the_checkpoint_has_none(embedder: Path) -> None:
+def test_prompts_of_a_zoo_card_are_used_for_a_checkpoint_without_prompts(embedder: Path) -> None:
     witness = load_witness(embedder, card(prompts={"query": "the baker "}), zoo=True)
     assert witness.tokenize("bread", "query").ids == witness.tokenize("the baker bread").ids
     assert load_witness(embedder, card(prompts={"query": "the baker "})).tokenize("bread", "query").ids == (
@@ -98,7 +100,7 @@ def test_a_zoo_cards_prompts_are_used_where_the_checkpoint_has_none(embedder: Pa
     )
 
 
-def test_without_modules_the_pooling_is_the_artifacts_and_the_method_says_so(tmp_path: Path) -> None:
+def test_without_modules_the_artifact_gives_the_pooling_and_the_method_names_it(tmp_path: Path) -> None:
     folder = tmp_path / "plain"
     save_bert(folder)
     pooled = card(pooling=("cls", "mean"), dimension=2 * HIDDEN, normalize=False)
@@ -111,7 +113,7 @@ def test_without_modules_the_pooling_is_the_artifacts_and_the_method_says_so(tmp
     np.testing.assert_allclose(witness.compute(tokens), torch.cat([state[0], state.mean(0)]).numpy(), atol=2e-6)
 
 
-def test_a_text_that_it_refuses_is_an_answer(embedder: Path, tmp_path: Path) -> None:
+def test_a_refusal_of_a_text_is_an_answer(embedder: Path, tmp_path: Path) -> None:
     folder = copy(embedder, tmp_path / "bare")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     content = json.loads(tokenizer.to_str()) | {"post_processor": None}
@@ -127,7 +129,7 @@ def test_a_text_that_it_refuses_is_an_answer(embedder: Path, tmp_path: Path) -> 
         witness.tokenize("")
 
 
-def test_a_checkpoint_without_all_weights_is_no_reference(embedder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_missing_weights_is_refused(embedder: Path, tmp_path: Path) -> None:
     folder = copy(embedder, tmp_path / "holes")
     tensors = load_file(folder / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.weight"]
@@ -136,12 +138,12 @@ def test_a_checkpoint_without_all_weights_is_no_reference(embedder: Path, tmp_pa
         load_witness(folder, card())
 
 
-def test_a_folder_that_it_cannot_load_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot load"):
         load_witness(tmp_path, card())
 
 
-def test_a_repositorys_own_module_is_not_run(embedder: Path, tmp_path: Path) -> None:
+def test_a_module_with_code_of_the_repository_is_not_run(embedder: Path, tmp_path: Path) -> None:
     folder = copy(embedder, tmp_path / "own")
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["type"] = "custom_st.Transformer"

@@ -1,4 +1,4 @@
-"""The report as a table, as JSON and as a page: the numbers are there, and nothing is fetched from anywhere."""
+"""Verification report as a table, as JSON and as a page: all numbers are present, and the page fetches nothing."""
 
 from __future__ import annotations
 
@@ -121,15 +121,15 @@ def test_the_table_has_every_figure_on_a_narrow_terminal(report: VerificationRep
 
 def test_json_has_the_whole_report(report: VerificationReport, tmp_path: Path) -> None:
     write_report(report, tmp_path / "report.json")
-    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert found["verdict"] == "failed"
-    assert found["variants"][0]["cosine_min"] == 0.9999991
-    assert found["variants"][1]["worst"]["tokens"] == 77
-    assert len(found["variants"][1]["texts"]) == 59
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["verdict"] == "failed"
+    assert content["variants"][0]["cosine_min"] == 0.9999991
+    assert content["variants"][1]["worst"]["tokens"] == 77
+    assert len(content["variants"][1]["texts"]) == 59
 
 
 class Page(HTMLParser):
-    """Collects what a page shows and what it would fetch."""
+    """`Page`: parser that collects the texts that a page shows and the addresses that it would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def test_the_page_has_the_numbers_and_the_plots(report: VerificationReport, tmp_
     assert "<script>alert('worst')</script>" in words
 
 
-def test_the_page_refers_to_nothing_outside(report: VerificationReport) -> None:
+def test_the_page_has_no_external_references(report: VerificationReport) -> None:
     pytest.importorskip("matplotlib")
     html = to_html(report)
     page = Page()
@@ -195,7 +195,7 @@ def test_the_page_refers_to_nothing_outside(report: VerificationReport) -> None:
     assert not re.search(r"https?:|//\w|@import|url\((?!#)", html)
 
 
-def test_ids_of_the_plots_are_unique_and_the_page_is_the_same_every_time(report: VerificationReport) -> None:
+def test_ids_of_the_plots_are_unique_and_the_page_is_deterministic(report: VerificationReport) -> None:
     pytest.importorskip("matplotlib")
     html = to_html(report)
     clips = re.findall(r'<clipPath id="([^"]+)"', html)
@@ -203,25 +203,25 @@ def test_ids_of_the_plots_are_unique_and_the_page_is_the_same_every_time(report:
     assert html == to_html(report)
 
 
-def test_infinities_do_not_stop_the_page_or_the_json(report: VerificationReport, tmp_path: Path) -> None:
+def test_infinite_values_are_accepted_by_the_page_and_the_json(report: VerificationReport, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     broken = text_result("broken", 9, -1.0, math.inf)
     variant = msgspec.structs.replace(report.variants[1], worst=broken, texts=(broken,), pairs=(), max_abs=math.inf)
-    found = msgspec.structs.replace(report, variants=(variant,))
-    write_report(found, tmp_path / "report.html")
-    write_report(found, tmp_path / "report.json")
+    changed = msgspec.structs.replace(report, variants=(variant,))
+    write_report(changed, tmp_path / "report.html")
+    write_report(changed, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["variants"][0]["max_abs"] is None
-    assert "inf" in shown(found, 80)
+    assert "inf" in shown(changed, 80)
 
 
-def test_lengths_are_grouped_by_doubling() -> None:
+def test_lengths_are_grouped_by_powers_of_two() -> None:
     texts = [text_result("x", tokens, 1 - tokens / 100, tokens / 10) for tokens in (2, 4, 5, 8, 9, 16, 17, 512)]
     rows = [(row.shortest, row.longest, row.texts, row.max_abs) for row in by_length(texts)]
     assert rows == [(2, 4, 2, 0.4), (5, 8, 2, 0.8), (9, 16, 2, 1.6), (17, 17, 1, 1.7), (512, 512, 1, 51.2)]
     assert by_length(texts)[0].cosine_min == 0.96
 
 
-def test_other_suffixes_and_folders_that_are_not_there_are_refused(report: VerificationReport, tmp_path: Path) -> None:
+def test_other_suffixes_and_missing_folders_are_refused(report: VerificationReport, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"name it \.html or \.json"):
         write_report(report, tmp_path / "report.pdf")
     with pytest.raises(InputError, match="cannot be written"):

@@ -37,19 +37,19 @@ FAMILIES: Mapping[str, dict[str, Any]] = {
     "ModernBert": MODERNBERT,
 }
 
-#: Queries are filled up to 9 tokens, and none attends to the filling.
+#: Query expansion up to 9 tokens; no token attends to the expansion tokens.
 FILLED: Mapping[str, Any] = {"strategy": "fixed", "length": 9}
 
 
 @dataclass(frozen=True, slots=True)
 class HeadModel:
-    """A model.
+    """`HeadModel`: a model with a head, and its texts.
 
     Attributes:
-        architecture: what Fletcher computes.
-        card: its settings.
-        reference: what sentence-transformers computes.
-        rows: documents, pairs of one query with each, or queries that are filled up and a document.
+        architecture: architecture that Fletcher computes.
+        card: settings of the model.
+        reference: model of sentence-transformers.
+        rows: documents, pairs of one query with each document, or expanded queries and a document.
     """
 
     architecture: Architecture
@@ -58,7 +58,7 @@ class HeadModel:
     rows: Sequence[Tokens]
 
     def expected(self) -> NDArray[np.float32]:
-        """sentence-transformers' results, a row a text or a row a token."""
+        """Return sentence-transformers' results, one row per text or one row per token."""
         results = [self.reference.compute(row) for row in self.rows]
         return np.concatenate(results) if self.card.output == "token_vectors" else np.stack(results)
 
@@ -71,12 +71,12 @@ def classifier(folder: Path, family: str) -> Path:
 
 
 def load_head(folder: Path, head: str, family: str) -> HeadModel:
-    """Write a model and load it on both sides.
+    """Write a model and load it in Fletcher and in sentence-transformers.
 
     Args:
-        folder: where the checkpoint is to lie.
+        folder: folder of the checkpoint.
         head: `scores`, `sparse`, `token_vectors`, or `filled_queries` for token vectors with query expansion.
-        family: one of `FAMILIES`.
+        family: key of `FAMILIES`.
     """
     if head == "scores":
         artifact = convert(classifier(folder, family)).path
@@ -102,7 +102,7 @@ def _rows(head: str, reference: Witness) -> list[Tokens]:
 
 
 def encode(rows: Sequence[Tokens]) -> Encodings:
-    """Texts as the runtime takes them."""
+    """Return the texts as the runtime encodes them."""
     plain = Encodings.from_lists([row.ids for row in rows])
     types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]
     return Encodings(plain.ids, plain.offsets, plain.dropped, np.concatenate(types).astype(np.int32))

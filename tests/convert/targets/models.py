@@ -1,4 +1,4 @@
-"""A tiny model of every family and of what families choose from, beside its checkpoint, for the tests of every target."""
+"""Tiny models of every family and every variation of an architecture, with checkpoints, for the tests of every target."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LONGEST = 24
 
 @dataclass(frozen=True, slots=True)
 class Tiny:
-    """A model.
+    """`Tiny`: a tiny model.
 
     Attributes:
-        family: as `describe` calls it.
-        model: transformers', or a re-statement.
-        longest: most tokens.
+        family: name of the family in `describe`.
+        model: model of transformers, or a restatement.
+        longest: largest number of tokens of a text.
         tokens: special tokens.
-        vocabulary: ids are below this.
+        vocabulary: size of the vocabulary; all ids are smaller.
         hidden: width of a token vector.
     """
 
@@ -42,7 +42,7 @@ class Tiny:
     hidden: int
 
     def save(self, folder: Path) -> Path:
-        """Write the checkpoint, with a tokenizer if it is transformers'."""
+        """Write the checkpoint, with a tokenizer if the model is transformers'."""
         if isinstance(self.model, Restated):
             return self.model.save(folder)
         return save_checkpoint(self.model, folder, self.tokens)
@@ -85,7 +85,7 @@ def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden
     return lambda: Tiny(family, make(), LONGEST, BERT_TOKENS, vocabulary, hidden)
 
 
-#: By name: all of `families.FAMILIES`, and once each what reaches an emitter in another way.
+#: By name: all of `families.FAMILIES`, and one model for each other path through an emitter.
 MODELS: Mapping[str, Callable[[], Tiny]] = {
     "albert": bert_like("albert", "Albert", embedding_size=16),
     "bert": bert_like("bert", "Bert"),

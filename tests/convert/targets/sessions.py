@@ -1,4 +1,4 @@
-"""Graphs of every target on the CPU provider: emitted, written, fed by the runtime's own feeds."""
+"""Graphs of every target on the CPU provider: emitted, written, and run with the runtime's feeds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["TargetSession", "architecture_of", "load_target", "models_of", "pari
 
 
 class TargetSession(Session):
-    """A target's graphs as a `Session`; the shortest one that fits runs, a text at a time where it takes only one."""
+    """`Session` of a target's graphs. It runs the shortest graph that fits, text by text if the graph takes only one."""
 
     provider = "CPU"
 
@@ -64,11 +64,11 @@ class TargetSession(Session):
         return pack(vectors, batch) if output.name == "token_vectors" else vectors
 
     def close(self) -> None:
-        """Nothing to give back that garbage collection does not."""
+        """Do nothing: garbage collection releases the graphs."""
 
 
 def architecture_of(folder: Path, card: ModelCard) -> Architecture:
-    """A checkpoint's architecture, with its modules."""
+    """Return a checkpoint's architecture, with its modules."""
     checkpoint = Checkpoint.open(folder)
     architecture = describe(checkpoint)
     return dataclasses.replace(architecture, modules=read_modules(checkpoint, card, architecture.hidden_size))
@@ -100,7 +100,7 @@ def load_target(
     precision: Float,
     islands: Iterable[str] = (),
 ) -> TargetSession:
-    """Emit a target's graphs and load them on the CPU provider; packed attention is spelled out there."""
+    """Emit a target's graphs and load them on the CPU provider, with packed attention in standard operators."""
     emissions, models = models_of(architecture, card, folder, target, precision, islands)
     graphs = [CpuGraph(spell_out(model).SerializeToString(), folder) for model in models]
     with safe_open(folder / f"{target}.{precision}.safetensors", framework="numpy") as file:
@@ -109,7 +109,7 @@ def load_target(
 
 
 def parity_of(tiny: Tiny, folder: Path, target: str, precision: Float = "fp32") -> Parity:
-    """A tiny model beside one of its targets."""
+    """Return a tiny model together with a session of one of its targets."""
     card = make_card(tiny.save(folder), tiny.hidden, tiny.longest)
     session = load_target(architecture_of(folder, card), card, folder, target, precision)
     return Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)

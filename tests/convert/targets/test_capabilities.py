@@ -1,4 +1,4 @@
-"""Architectures that a target cannot emit yet are refused by name; every arrangement of norms has its nodes."""
+"""Architectures that a target cannot emit are refused by name; every arrangement of norms has its nodes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ CASES: dict[str, tuple[Callable[[Architecture], Architecture], str]] = {
 
 @pytest.mark.parametrize("target", CAPABILITIES)
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_target_cannot_emit_is_refused_by_name(bert: Architecture, target: str, case: str) -> None:
+def test_architectures_that_a_target_cannot_emit_are_refused_by_name(
+    bert: Architecture, target: str, case: str
+) -> None:
     change, expected = CASES[case]
     with pytest.raises(InputError, match=f"the target {target} cannot emit .*{expected}.* the family bert needs"):
         emit(target, change(bert), WIDTH * 4, 40, choose(target, "fp32"))
@@ -82,8 +84,8 @@ def test_widths_that_contradict_the_heads_are_an_error(bert: Architecture) -> No
         replace(attention, head_size=16)
 
 
-def test_norms_before_and_after_a_body_stand_around_it(bert: Architecture) -> None:
-    """Gemma's sandwich norms: x + after(body(before(x)))."""
+def test_norms_before_and_after_a_body_are_emitted_around_it(bert: Architecture) -> None:
+    """Source: Gemma's norms, x + after(body(before(x)))."""
     body = bert.feed_forwards[0]
     block = Block(body, norm_before=norm("before"), norm_after=norm("after"))
     nodes = nodes_of(replace(bert, layers=(Layer("sandwich", (block,)),)))
@@ -95,7 +97,7 @@ def test_norms_before_and_after_a_body_stand_around_it(bert: Architecture) -> No
 
 
 def test_a_block_around_a_block_adds_its_input_a_second_time(bert: Architecture) -> None:
-    """JinaBERT's norm(x + norm(x + body(x)))."""
+    """Source: JinaBERT, norm(x + norm(x + body(x)))."""
     inner = Block(bert.feed_forwards[0], norm_sum=norm("inner"))
     nodes = nodes_of(replace(bert, layers=(Layer("twice", (Block(inner, norm_sum=norm("outer")),)),)))
     name, hidden = "twice/feed_forward", "embeddings/norm"
@@ -115,6 +117,6 @@ def test_norms_are_listed_once_each_in_the_order_of_computation(bert: Architectu
 
 
 def nodes_of(architecture: Architecture) -> dict[str, tuple[str, list[str]]]:
-    """Operator and inputs of each node of the `cpu` graph, by name."""
+    """Return operator and inputs of each node of the `cpu` graph, by name."""
     graph = emit_cpu(architecture, WIDTH * 4)
     return {node.name: (node.op_type, list(node.input)) for node in graph._nodes}

@@ -1,4 +1,4 @@
-"""The static check of `tensorrt` variants passes what is exported, and finds what would go wrong on the device."""
+"""Static check of `tensorrt` variants: exported graphs pass, and graphs that would fail on the device are found."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 Break = Callable[[onnx.ModelProto], None]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("check") / "checkpoint"
     save_embedder(folder)
     path = folder.parent / "artifact"
@@ -33,12 +35,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @pytest.fixture
-def broken(whole: Artifact, tmp_path: Path) -> Callable[[Break], Artifact]:
-    """A copy whose fp16 graph was changed."""
+def broken(intact: Artifact, tmp_path: Path) -> Callable[[Break], Artifact]:
+    """Return a function that copies the artifact and changes its fp16 graph."""
 
     def make(change: Break) -> Artifact:
-        path = Path(shutil.copytree(whole.path, tmp_path / "broken"))
-        file = path / whole.variant("tensorrt-fp16").file
+        path = Path(shutil.copytree(intact.path, tmp_path / "broken"))
+        file = path / intact.variant("tensorrt-fp16").file
         model = onnx.load(file, load_external_data=False)
         change(model)
         file.write_bytes(model.SerializeToString())
@@ -48,8 +50,8 @@ def broken(whole: Artifact, tmp_path: Path) -> Callable[[Break], Artifact]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_what_is_exported_passes(whole: Artifact, precision: str) -> None:
-    assert check_tensorrt(whole, whole.variant(f"tensorrt-{precision}")) == []
+def test_an_exported_graph_passes(intact: Artifact, precision: str) -> None:
+    assert check_tensorrt(intact, intact.variant(f"tensorrt-{precision}")) == []
 
 
 def contrib(model: onnx.ModelProto) -> None:
@@ -69,8 +71,8 @@ def mixed(model: onnx.ModelProto) -> None:
 
 
 def renamed(model: onnx.ModelProto) -> None:
-    (found,) = [value for value in model.graph.input if value.name == "input_ids"]
-    found.name = "ids"
+    (input_ids,) = [value for value in model.graph.input if value.name == "input_ids"]
+    input_ids.name = "ids"
     for node in model.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
 
@@ -84,13 +86,13 @@ def renamed(model: onnx.ModelProto) -> None:
         (renamed, "the graph's inputs are ids int32"),
     ],
 )
-def test_a_broken_graph_is_found(broken: Callable[[Break], Artifact], change: Break, problem: str) -> None:
+def test_a_damaged_graph_is_found(broken: Callable[[Break], Artifact], change: Break, problem: str) -> None:
     artifact = broken(change)
-    found = check_tensorrt(artifact, artifact.variant("tensorrt-fp16"))
-    assert any(problem in text for text in found), found
+    problems = check_tensorrt(artifact, artifact.variant("tensorrt-fp16"))
+    assert any(problem in text for text in problems), problems
 
 
-def test_a_double_is_no_type_of_tensorrts(broken: Callable[[Break], Artifact]) -> None:
+def test_a_type_that_tensorrt_lacks_is_found(broken: Callable[[Break], Artifact]) -> None:
     def doubled(model: onnx.ModelProto) -> None:
         model.graph.node.append(helper.make_node("Cast", ["vectors"], ["wide"], name="wide", to=TensorProto.DOUBLE))
 
@@ -120,22 +122,20 @@ def with_max(**shapes: tuple[int, ...]) -> Callable[[Profile], Profile]:
         (with_max(ids=(256, 20)), "profile 0: ids is not an input"),
     ],
 )
-def test_a_profile_that_leaves_something_open_is_found(
-    whole: Artifact, change: Callable[[Profile], Profile], problem: str
-) -> None:
-    variant = whole.variant("tensorrt-fp16")
+def test_an_incomplete_profile_is_found(intact: Artifact, change: Callable[[Profile], Profile], problem: str) -> None:
+    variant = intact.variant("tensorrt-fp16")
     changed = msgspec.structs.replace(variant, profiles=tuple(map(change, variant.profiles)))
-    found = check_tensorrt(whole, changed)
-    assert any(text.startswith(problem) for text in found), found
+    problems = check_tensorrt(intact, changed)
+    assert any(text.startswith(problem) for text in problems), problems
 
 
-def test_no_profile_at_all_is_found(whole: Artifact) -> None:
-    variant = msgspec.structs.replace(whole.variant("tensorrt-fp16"), profiles=())
-    assert check_tensorrt(whole, variant) == ["there are no profiles: an engine would be built for every shape"]
+def test_a_missing_profile_is_found(intact: Artifact) -> None:
+    variant = msgspec.structs.replace(intact.variant("tensorrt-fp16"), profiles=())
+    assert check_tensorrt(intact, variant) == ["there are no profiles: an engine would be built for every shape"]
 
 
-def test_fixed_sizes_must_agree(whole: Artifact) -> None:
-    variant: Variant = whole.variant("tensorrt-fp16")
+def test_fixed_sizes_must_agree(intact: Artifact) -> None:
+    variant: Variant = intact.variant("tensorrt-fp16")
     first, *others = variant.inputs
     fixed = msgspec.structs.replace(variant, inputs=(TensorInfo(first.name, first.dtype, ("texts", 7)), *others))
-    assert any("input_ids is 7 in the graph, and 1 to 20 here" in text for text in check_tensorrt(whole, fixed))
+    assert any("input_ids is 7 in the graph, and 1 to 20 here" in text for text in check_tensorrt(intact, fixed))

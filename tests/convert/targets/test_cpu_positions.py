@@ -1,4 +1,4 @@
-"""Positions inside attention: tables and buckets against torch and transformers, and the nodes that carry them."""
+"""Positions inside attention: tables and buckets compared with torch and transformers, and the nodes that use them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYERS = 4
 @pytest.mark.parametrize("theta", [1000.0, 10_000.0, 160_000.0, 500_000.0])
 @pytest.mark.parametrize("width", [16, 32, 64])
 def test_rotary_tables_are_torchs_up_to_the_8192nd_position(theta: float, width: int) -> None:
-    """The angles are thousands: a frequency that is wrong in its last bit would show as 1e-4."""
+    """Angles reach several thousands, so that an error in the last bit of a frequency changes the table by 1e-4."""
     pairs = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.float) / width))
     angles = torch.outer(torch.arange(8192).float(), pairs)
     cosines, sines = rotary_tables(Rotary("rotary", frequencies(theta, width)), 8192)
@@ -38,7 +38,7 @@ def test_rotary_tables_are_torchs_up_to_the_8192nd_position(theta: float, width:
 
 
 @pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (16, 64), (8, 20), (64, 256)])
-def test_every_distance_is_in_transformers_bucket(num_buckets: int, max_distance: int) -> None:
+def test_buckets_of_all_distances_equal_those_of_transformers(num_buckets: int, max_distance: int) -> None:
     distances = np.arange(-1100, 1101)
     bucket: Any = MPNetEncoder.relative_position_bucket
     expected = bucket(torch.from_numpy(distances), num_buckets, max_distance)
@@ -65,7 +65,7 @@ def _graph(folder: Path) -> onnx.ModelProto:
 
 
 def test_layers_share_tables_and_biases(tmp_path: Path) -> None:
-    """Two bases and one window: two pairs of tables and one bias, whatever the number of layers."""
+    """Two bases and one window give two pairs of tables and one bias, for any number of layers."""
     Parity.of(_modernbert(), tmp_path, LONGEST)
     model = _graph(tmp_path)
     assert {node.domain for node in model.graph.node} == {""}, "standard operators only"
@@ -77,16 +77,16 @@ def test_layers_share_tables_and_biases(tmp_path: Path) -> None:
 
 
 def test_padding_out_of_every_window_stays_finite(tmp_path: Path) -> None:
-    """A padded row far behind a short text sees nothing: no token is near it, and padding is hidden."""
+    """A padded row far after a short text attends to no token: all tokens are outside its window, and padding is masked."""
     Parity.of(_modernbert(), tmp_path, LONGEST)
     model = _graph(tmp_path)
     constants = [tensor for tensor in model.graph.initializer if not tensor.external_data]
     assert all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in constants), "no -inf in a mask"
     contexts = [node.output[0] for node in model.graph.node if node.op_type == "Attention"]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in contexts)
-    seen = tmp_path / "graph" / "seen.onnx"
-    seen.write_bytes(model.SerializeToString())
-    session = onnxruntime.InferenceSession(seen, providers=["CPUExecutionProvider"])
+    path = tmp_path / "graph" / "seen.onnx"
+    path.write_bytes(model.SerializeToString())
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     feeds = {"input_ids": np.full(21, 7, np.int32), "offsets": np.array([0, 20, 21])}
     for value in session.run(None, feeds):
         assert np.isfinite(value).all()

@@ -1,4 +1,4 @@
-"""fp16 and bf16 against transformers in float32, in every family: rounded after every node, and as ONNX Runtime runs it."""
+"""fp16 and bf16 compared with transformers in float32, in every family: rounded after every node, and in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sessions import TargetSession, architecture_of, load_target, models_of
 from .support.contrib_operators import spell_out
 from .support.rounding import RoundingGraph
 
-#: CoreML's graphs compute what TensorRT's do; the processor's compute in float32, with weights that were rounded once.
+#: Graphs of CoreML compute the same as TensorRT's; those of the CPU compute in float32, with weights that were rounded once.
 ROUNDED: tuple[tuple[str, Float], ...] = (
     ("cuda", "fp16"),
     ("tensorrt", "fp16"),
@@ -31,10 +31,10 @@ RUN: tuple[tuple[str, Float], ...] = (("cpu", "fp16"), ("cpu", "bf16"), ("tensor
 
 
 def _worst_cosine(tiny: Tiny, session: TargetSession) -> float:
-    """Over texts of many lengths, of the mean of token vectors."""
+    """Return the lowest cosine of mean token vectors over texts of many lengths."""
     parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)
     rows = parity.rows([min(length, tiny.longest) for length in (*MIXED, tiny.longest)])
-    theirs = parity.huggingface(rows)[:, tiny.hidden : 2 * tiny.hidden]  # of POOLING: cls, mean, …
+    theirs = parity.huggingface(rows)[:, tiny.hidden : 2 * tiny.hidden]  # parts of POOLING: cls, mean, …
     return float(np.min(_cosines(session.run(Encodings.from_lists(rows)), theirs)))
 
 
@@ -56,7 +56,7 @@ def test_rounded_after_every_node(tmp_path: Path, name: str, target: str, precis
         tables = {name: file.get_tensor(name) for part in emissions for name in part.feeds.tables.values()}
     graphs = [RoundingGraph(spell_out(model), tmp_path) for model in models]
     worst = _worst_cosine(tiny, TargetSession(emissions, graphs, tables))
-    assert TOLERANCES[precision].min_cosine <= worst < 1 - 1e-8  # something was rounded
+    assert TOLERANCES[precision].min_cosine <= worst < 1 - 1e-8  # at least one value was rounded
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -50,7 +50,7 @@ COMBINATIONS = [
     *(("scores", family, target) for family in FAMILIES for target in ("cuda", "tensorrt", "coreml")),
     *(("sparse", family, target) for family in FAMILIES for target in ("cuda", "tensorrt")),
     *(("token_vectors", "Bert", target) for target in ("cuda", "tensorrt", "coreml")),
-    # MPNet adds a bias of its own to the scores, into which those that none attends to are written on cuda.
+    # MPNet adds a bias to the scores; on cuda, this bias also masks the tokens that no token attends to.
     *(("filled_queries", family, target) for family in ("Bert", "MPNet") for target in ("cuda", "tensorrt", "coreml")),
 ]
 
@@ -58,16 +58,16 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("head", "family", "target"), COMBINATIONS)
 def test_results_are_those_of_transformers(load: Load, tmp_path: Path, head: str, family: str, target: str) -> None:
     model = load(head, family)
-    found = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encode(model.rows))
+    output = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encode(model.rows))
     expected = model.expected()
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["Bert", "Albert", "Electra"])
 @pytest.mark.parametrize("target", ["cuda", "tensorrt", "coreml"])
-def test_token_types_of_pairs_count(load: Load, tmp_path: Path, family: str, target: str) -> None:
-    """Without them the scores are others: the comparison above has power."""
+def test_token_types_of_pairs_change_the_scores(load: Load, tmp_path: Path, family: str, target: str) -> None:
+    """Without token types the scores differ, so that the comparison above detects missing types."""
     model = load("scores", family)
     encodings = encode(model.rows)
     session = load_target(model.architecture, model.card, tmp_path, target, "fp32")
@@ -77,16 +77,16 @@ def test_token_types_of_pairs_count(load: Load, tmp_path: Path, family: str, tar
 
 @pytest.mark.parametrize("family", ["Bert", "MPNet"])
 @pytest.mark.parametrize("target", ["cuda", "tensorrt", "coreml"])
-def test_what_none_attends_to_counts(load: Load, tmp_path: Path, family: str, target: str) -> None:
-    """If the filling were seen, queries that have any would have other vectors, and only those."""
+def test_masking_of_expansion_tokens_changes_the_vectors(load: Load, tmp_path: Path, family: str, target: str) -> None:
+    """Attention to expansion tokens would change the vectors of expanded queries, and only those."""
     model = load("filled_queries", family)
     encodings = encode(model.rows)
     (tmp_path / "seen").mkdir()
-    found = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encodings)
-    seeing = dataclasses.replace(model.architecture, unseen_tail=None)
-    other = load_target(seeing, model.card, tmp_path / "seen", target, "fp32").run(encodings)
-    apart = [np.abs(part).max() for part in np.split(found - other, encodings.offsets[1:-1])]
-    for row, difference in zip(model.rows, apart, strict=True):
+    output = load_target(model.architecture, model.card, tmp_path, target, "fp32").run(encodings)
+    unmasked = dataclasses.replace(model.architecture, unseen_tail=None)
+    other = load_target(unmasked, model.card, tmp_path / "seen", target, "fp32").run(encodings)
+    differences = [np.abs(part).max() for part in np.split(output - other, encodings.offsets[1:-1])]
+    for row, difference in zip(model.rows, differences, strict=True):
         assert difference > 1e-3 if row.attended < len(row.ids) else difference < 1e-6
 
 
@@ -97,8 +97,8 @@ def test_operators_are_those_of_the_targets_list(
 ) -> None:
     if precision not in PRECISIONS[target]:  # type: ignore[index]
         pytest.skip("CoreML has no bfloat16")
-    made = load(head, family)
-    for model in models_of(made.architecture, made.card, tmp_path, target, precision)[1]:
+    head_model = load(head, family)
+    for model in models_of(head_model.architecture, head_model.card, tmp_path, target, precision)[1]:
         assert {(node.domain, node.op_type) for node in model.graph.node} <= _listed(target)
         if target == "cuda":
             assert_kernels(model)
@@ -119,8 +119,8 @@ def _listed(target: str) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(("head", "family", "target"), [case for case in COMBINATIONS if case[1] == "Bert"])
 def test_half_precision_ranks_alike(load: Load, tmp_path: Path, head: str, family: str, target: str) -> None:
     model = load(head, family)
-    found = load_target(model.architecture, model.card, tmp_path, target, "fp16").run(encode(model.rows))
-    for ours, theirs in zip(found, model.expected(), strict=True):
+    output = load_target(model.architecture, model.card, tmp_path, target, "fp16").run(encode(model.rows))
+    for ours, theirs in zip(output, model.expected(), strict=True):
         cosine = float(ours @ theirs / (np.linalg.norm(ours) * np.linalg.norm(theirs)))
         assert cosine >= 0.9999
 
@@ -144,20 +144,22 @@ def test_three_token_types_are_refused_by_coreml_with_the_reason(tmp_path: Path)
     _refuse(describe_model(Checkpoint.open(source), card), card, "not the 3 of this model")
 
 
-@pytest.mark.filterwarnings("ignore:the graph was compared, and the served session")  # no session of a device here
+@pytest.mark.filterwarnings(
+    "ignore:the graph was compared, and the served session"
+)  # this machine has no session of a device
 @pytest.mark.parametrize(
     ("head", "option"), [("scores", "classification"), ("sparse", "splade"), ("token_vectors", "colbert")]
 )
 def test_an_artifact_of_several_targets_is_compared_layer_by_layer(tmp_path: Path, head: str, option: Any) -> None:
     folder = tmp_path / "model"
-    made = {
+    artifact_path = {
         "scores": lambda: classifier(folder, "Bert"),
         "sparse": lambda: test_splade.make(folder),
         "token_vectors": lambda: test_colbert.make(folder, expansion=FILLED),
     }[head]()
     targets = ("cpu", "tensorrt", *["coreml"] * (head != "sparse"))
     exported = export(
-        str(made),
+        str(artifact_path),
         tmp_path / "artifact",
         targets=targets,
         precisions=("fp32", "fp16"),
@@ -175,4 +177,4 @@ def test_an_artifact_of_several_targets_is_compared_layer_by_layer(tmp_path: Pat
             assert report.first is None, f"{name}: {report.summary}"
             assert last in {point.key for point in report.points}
             if head == "token_vectors":
-                assert report.batches[-1] in ((6, 11), (11,))  # queries that are filled up, or the second of them
+                assert report.batches[-1] in ((6, 11), (11,))  # all expanded queries, or the second one

@@ -1,6 +1,6 @@
-"""A row that is nothing but padding: no NaN anywhere in the graph, and nothing changes for the texts beside it.
+"""Rows of padding only: no value of the graph is NaN, and the other texts of the batch do not change.
 
-The runtime refuses a text without a token by name; a graph must not break even so.
+The runtime refuses a text without a token by name, but a graph must also handle such a row.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ TEXTS = ([2, 7, 9, 11, 3], [2, 8, 3])
 
 
 def _card(folder: Path, hidden: int, longest: int) -> ModelCard:
-    """Pooled by the mean: the first token of a text that has none does not exist."""
+    """Return a card with mean pooling, because a text without tokens has no first token."""
     return make_card(folder, hidden, longest, pooling=("mean",))
 
 
 def _run(name: str, folder: Path, target: str, batch: Encodings, precision: Float = "fp32") -> list[NDArray[Any]]:
-    """The vectors, and then what each node of the graph that computes floats gives."""
+    """Return the vectors, followed by the output of each node that computes floats."""
     tiny = MODELS[name]()
     card = _card(tiny.save(folder), tiny.hidden, tiny.longest)
-    # Of coreml, the shortest bucket.
+    # For coreml, the shortest bucket.
     (emission, *_), (model, *_) = models_of(architecture_of(folder, card), card, folder, target, precision)
     spelled = spell_out(model)
     inner = [

@@ -1,4 +1,4 @@
-"""The cpu graph of every family and head on OpenVINO: transformers' vectors, independent of the other texts in the batch."""
+"""The cpu graph of every family and head on OpenVINO: transformers' vectors, independent of other texts in the batch."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_parity(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_pass_their_canaries(tmp_path: Path, head: str) -> None:
-    """A canary's values are the reference library's."""
-    make, asked = HEADS[head]
-    with Encoder.load(convert(make(tmp_path / "model"), asked).path, provider="openvino", workers=1) as encoder:
+    """The values of a canary come from the reference library."""
+    make, head_option = HEADS[head]
+    with Encoder.load(convert(make(tmp_path / "model"), head_option).path, provider="openvino", workers=1) as encoder:
         assert encoder.info.provider == "OpenVINO CPU f32"
         assert encoder.card.output == head
 

@@ -1,4 +1,4 @@
-"""Each emitter uses the operators of its list alone, with types that their kernels have, in every family and precision."""
+"""Each emitter uses only the operators of its list, with types that their kernels have, in every family and precision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .support.graph_types import SYNCHRONIZING, assert_kernels, typed
 
 HALVES: tuple[Float, ...] = ("fp16", "bf16")
 
-#: What an encoder for CoreML must do without, in any version of it.
+#: Operators that an encoder for CoreML must not use, in any version of CoreML.
 REFUSED_BY_COREML = {"Gather", "Where", "Expand", "Neg", "Attention", "RotaryEmbedding", "Range", "Shape", "NonZero"}
 
 
@@ -77,7 +77,7 @@ def _assert_fusible(model: onnx.ModelProto, softmax: onnx.NodeProto) -> None:
 
 
 @pytest.mark.parametrize(("name", "precision"), _combinations("coreml"))
-def test_coreml_takes_each_graph_whole(tmp_path: Path, name: str, precision: Float) -> None:
+def test_coreml_accepts_every_node_of_each_graph(tmp_path: Path, name: str, precision: Float) -> None:
     for model in _graphs(name, tmp_path, "coreml", precision):
         operators = {node.op_type for node in model.graph.node}
         assert operators <= coreml.OPERATORS
@@ -93,13 +93,15 @@ def test_coreml_takes_each_graph_whole(tmp_path: Path, name: str, precision: Flo
 
 @pytest.mark.parametrize("target", PRECISIONS)
 @pytest.mark.parametrize("precision", HALVES)
-def test_no_constant_is_infinite_and_the_type_is_the_asked_one(tmp_path: Path, target: str, precision: Float) -> None:
+def test_no_constant_is_infinite_and_types_are_as_requested(tmp_path: Path, target: str, precision: Float) -> None:
     if precision not in PRECISIONS[target]:  # type: ignore[index]
         pytest.skip("CoreML has no bfloat16")
-    wanted = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
-    for model in _graphs("modernbert", tmp_path, target, precision):  # which has windows, so that it masks
+    element_type = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
+    for model in _graphs(
+        "modernbert", tmp_path, target, precision
+    ):  # ModernBERT has windows, so that the graph has masks
         stored = [tensor.data_type for tensor in model.graph.initializer if tensor.external_data]
-        assert stored.count(wanted) > len(stored) / 2
+        assert stored.count(element_type) > len(stored) / 2
         for tensor in model.graph.initializer:
             if not tensor.external_data:
                 assert np.isfinite(numpy_helper.to_array(tensor).astype(np.float32)).all()
@@ -112,7 +114,7 @@ def test_buckets_end_with_the_longest_text() -> None:
     assert coreml.lengths(8192) == (32, 64, 128, 256, 512, 1024, 2048)
 
 
-def test_profiles_hold_every_input_and_the_longest_text(tmp_path: Path) -> None:
+def test_profiles_cover_every_input_and_the_longest_text(tmp_path: Path) -> None:
     tiny = _tiny("mpnet")
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest)
     architecture = architecture_of(tmp_path, card)

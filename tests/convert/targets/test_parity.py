@@ -1,4 +1,4 @@
-"""Every family on every target against transformers, on the CPU provider."""
+"""Every family on every target compared with transformers, on the CPU provider."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Parity with HuggingFace: a tiny random model through Fletcher and through transformers, text by text.
+"""Parity with HuggingFace: a tiny random model in Fletcher and in transformers, text by text.
 
-A family's test makes a transformers model, hands it to `Parity.of`, and calls `check`. The expected vectors are always
-transformers' own, in float32, with eager attention, one text at a time: padding cannot touch them.
+A family's test makes a transformers model, passes it to `Parity.of`, and calls `check`. The expected vectors always come from
+transformers, in float32, with eager attention, one text at a time: padding cannot affect them.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ __all__ = [
 Rows = Sequence[tuple[int, ...]]
 Vectors = NDArray[np.float32]
 
-#: A vector has one part a mode, so that every token of a text is seen, and the first and last one alone too.
+#: A vector has one part per mode, so that it depends on every token of a text, and on the first and the last one separately.
 POOLING: tuple[PoolingMode, ...] = ("cls", "mean", "max", "lasttoken")
 BATCHES = (1, 2, 3, 7)
 MIXED = (3, 1, 9, 2, 17, 5, 12)  # lengths of seven texts; the harness adds the longest one possible
 
-#: How far from transformers an element may be, and how far from itself in another batch. The vectors are not normalized:
-#: their elements are of the order of 1 to 10.
+#: Largest difference of an element from transformers, and from its value in another batch. The vectors are not normalized:
+#: the absolute values of their elements are about 1 to 10.
 TOLERANCE = 1e-5
 BATCH_TOLERANCE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Ids and names of the tokens around a text.
+    """`SpecialTokens`: ids and names of the tokens around a text.
 
     Attributes:
-        names: the vocabulary's first entries, in order of their ids.
+        names: first entries of the vocabulary, in order of their ids.
         start: id of the first token.
         end: id of the last token.
         pad: id of padding.
@@ -81,11 +81,11 @@ ROBERTA_TOKENS = SpecialTokens(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), star
 def randomize(model: Any, seed: int = 0, std: float = 0.2) -> Any:
     """Fill a model with weights that all change the vectors, and prepare it for inference with eager attention.
 
-    Every bias is nonzero, every norm's weight differs from 1, all rows of every table differ, padding's row included.
+    Every bias is nonzero, every norm's weight differs from 1, all rows of every table differ, including the padding row.
 
     Args:
-        model: transformers' model.
-        seed: of the random numbers.
+        model: model of transformers.
+        seed: seed of the random numbers.
         std: standard deviation of tables, products and biases.
 
     Returns:
@@ -107,10 +107,10 @@ def save_checkpoint(model: Any, folder: Path, tokens: SpecialTokens = BERT_TOKEN
     """Write `config.json`, safetensors and a `tokenizer.json` whose words are `w0`, `w1`, ….
 
     Args:
-        model: what to save.
-        folder: where to.
+        model: model to save.
+        folder: folder of the checkpoint.
         tokens: the tokenizer's special tokens.
-        options: of `save_pretrained`, such as `max_shard_size`.
+        options: options of `save_pretrained`, such as `max_shard_size`.
 
     Returns:
         The folder.
@@ -121,12 +121,12 @@ def save_checkpoint(model: Any, folder: Path, tokens: SpecialTokens = BERT_TOKEN
 
 
 def save_tokenizer(folder: Path, size: int, tokens: SpecialTokens = BERT_TOKENS) -> None:
-    """Write a `tokenizer.json` of that many tokens: the special ones, then `w0`, `w1`, ….
+    """Write a `tokenizer.json` with `size` tokens: the special ones, then `w0`, `w1`, ….
 
     Args:
-        folder: where to.
-        size: of the vocabulary.
-        tokens: the special ones.
+        folder: folder of the checkpoint.
+        size: size of the vocabulary.
+        tokens: special tokens.
     """
     names = [*tokens.names, *(f"w{index}" for index in range(size - len(tokens.names)))]
     unknown = next(name for name in tokens.names if "unk" in name.lower())
@@ -138,17 +138,17 @@ def save_tokenizer(folder: Path, size: int, tokens: SpecialTokens = BERT_TOKENS)
     )
     tokenizer.add_special_tokens(list(tokens.names))
     tokenizer.save(str(folder / "tokenizer.json"))
-    # Of the family's own class, transformers would take the vocabulary alone.
+    # A tokenizer of the family's class would read only the vocabulary.
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
 def make_card(folder: Path, hidden: int, longest: int, **changes: Any) -> ModelCard:
-    """A card for a tiny checkpoint: `POOLING`, not normalized.
+    """Return a card for a tiny checkpoint: `POOLING`, not normalized.
 
     Args:
         folder: the checkpoint, for its `model_type`.
         hidden: width of a token vector.
-        longest: most tokens.
+        longest: largest number of tokens of a text.
         changes: fields that differ.
     """
     fields: dict[str, Any] = {
@@ -164,7 +164,7 @@ def make_card(folder: Path, hidden: int, longest: int, **changes: Any) -> ModelC
 
 
 def load(folder: Path, card: ModelCard) -> Session:
-    """Describes, emits and loads a checkpoint, as `export` does between fetching and the canary.
+    """Describe, emit and load a checkpoint, as `export` does between fetching and the canary.
 
     Args:
         folder: the checkpoint; the graph is written into its subfolder `graph`.
@@ -185,17 +185,17 @@ def load(folder: Path, card: ModelCard) -> Session:
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """A model on both sides.
+    """`Parity`: a model in transformers and in Fletcher.
 
     Attributes:
-        model: transformers' encoder.
-        session: Fletcher's.
+        model: encoder of transformers.
+        session: session of Fletcher.
         tokens: special tokens.
-        vocabulary: ids are below this.
-        longest: most tokens of a text.
-        sides: where transformers may pad. With "left" and `absolute`, positions are handed to it.
-        absolute: whether transformers counts positions over padding, too, unless it gets position ids.
-        extra: further inputs of transformers' model by the shape of `input_ids`, such as token types.
+        vocabulary: size of the vocabulary; all ids are smaller.
+        longest: largest number of tokens of a text.
+        sides: sides on which transformers may pad. With "left" and `absolute`, it gets position ids.
+        absolute: whether transformers also counts positions over padding if it gets no position ids.
+        extra: additional inputs of transformers' model by the shape of `input_ids`, such as token types.
     """
 
     model: Any
@@ -218,22 +218,22 @@ class Parity:
         encoder: Any = None,
         **options: Any,
     ) -> Parity:
-        """Saves a model and loads it through Fletcher.
+        """Save a model and load it in Fletcher.
 
         Args:
-            model: transformers' model with random weights, see `randomize`; may be one with a head.
-            folder: where the checkpoint is to lie.
-            longest: most tokens of a text.
+            model: model of transformers with random weights, see `randomize`; it may have a head.
+            folder: folder of the checkpoint.
+            longest: largest number of tokens of a text.
             tokens: special tokens.
-            encoder: the model's encoder, if it is one with a head.
-            options: other fields.
+            encoder: the model's encoder, if the model has a head.
+            options: other fields of `Parity`.
         """
         save_checkpoint(model, folder, tokens)
         session = load(folder, make_card(folder, model.config.hidden_size, longest))
         return cls(encoder or model, session, tokens, model.config.vocab_size, longest, **options)
 
     def rows(self, lengths: Sequence[int], seed: int = 0) -> list[tuple[int, ...]]:
-        """Random texts of the given lengths, in start and end tokens where they have room; none has a padding token."""
+        """Return random texts of the given lengths, with start and end tokens if they fit; no text has a padding token."""
         generator = np.random.default_rng([seed, *lengths])
         texts = []
         for length in lengths:
@@ -244,22 +244,22 @@ class Parity:
         return texts
 
     def fletcher(self, rows: Rows) -> Vectors:
-        """Fletcher's vectors of one batch, (texts, dimension)."""
+        """Return Fletcher's vectors of one batch, (texts, dimension)."""
         vectors = self.session.run(Encodings.from_lists(rows))
         assert np.isfinite(vectors).all(), "NaN or infinity"
         return vectors
 
     def huggingface(self, rows: Rows) -> Vectors:
-        """transformers' vectors, one text at a time, (texts, dimension)."""
+        """Return transformers' vectors, one text at a time, (texts, dimension)."""
         return np.stack([self._alone(row) for row in rows])
 
     def padded(self, rows: Rows, side: Literal["left", "right"], width: int) -> Vectors:
-        """transformers' vectors of one padded batch.
+        """Return transformers' vectors of one padded batch.
 
         Args:
             rows: the texts.
-            side: where the padding goes.
-            width: tokens of the rectangle.
+            side: side of the padding, "left" or "right".
+            width: tokens per row of the rectangle.
         """
         ids = torch.full((len(rows), width), self.tokens.pad)
         mask = torch.zeros_like(ids)
@@ -275,17 +275,17 @@ class Parity:
         return np.stack([_pool(hidden[index][mask[index].bool()]) for index in range(len(rows))])
 
     def check(self) -> None:
-        """Every claim of this file.
+        """Run every check of this class.
 
         Raises:
-            AssertionError: one does not hold.
+            AssertionError: a check fails.
         """
         self.check_batches()
         self.check_padding()
         self.check_company()
 
     def check_batches(self) -> None:
-        """Every batch size with every length agrees with transformers."""
+        """Check that every batch size with every length agrees with transformers."""
         mixed = tuple(min(length, self.longest) for length in MIXED)
         for lengths in ((1,) * 7, (2,) * 7, (7,) * 7, (self.longest,) * 7, mixed, (self.longest, *mixed[1:])):
             rows = self.rows(lengths)
@@ -295,32 +295,32 @@ class Parity:
                 )
 
     def check_padding(self) -> None:
-        """transformers' padded batches agree with Fletcher, which has no padding: the masks mean the same."""
+        """Check that transformers' padded batches agree with Fletcher, which has no padding: both mask the same tokens."""
         rows = self.rows([min(length, self.longest) for length in MIXED])
         vectors = self.fletcher(rows)
         for side in self.sides:
             _assert_close(vectors, self.padded(rows, side, self.longest), TOLERANCE, f"padding on the {side}")
 
     def check_sensitivity(self, *without_effect: str) -> None:
-        """Every parameter moves the vectors far enough to be missed: what Fletcher left out, `check_batches` would see.
+        """Check that every parameter changes the vectors, so that `check_batches` detects a parameter that Fletcher omits.
 
         Args:
-            without_effect: ends of names of parameters that do nothing, such as a pooler's. A key's bias is one of them: it
-                adds the same to every score of a query, and softmax does not see that.
+            without_effect: ends of names of parameters without effect, such as a pooler's. A key's bias is one of them: it
+                adds the same number to every score of a query, which softmax cancels.
         """
         rows = self.rows([7, 5])
-        whole = np.stack([_pool(self._hidden(row)) for row in rows])
+        expected = np.stack([_pool(self._hidden(row)) for row in rows])
         for name, parameter in self.model.named_parameters():
             if name.endswith(without_effect):
                 continue
-            kept = parameter.data.clone()
+            original = parameter.data.clone()
             parameter.data.zero_()
-            moved = float(np.abs(np.stack([_pool(self._hidden(row)) for row in rows]) - whole).max())
-            parameter.data.copy_(kept)
+            moved = float(np.abs(np.stack([_pool(self._hidden(row)) for row in rows]) - expected).max())
+            parameter.data.copy_(original)
             assert moved > 100 * TOLERANCE, f"without {name} the vectors move by {moved:.3g} only"
 
     def check_company(self) -> None:
-        """A text's vector depends on no other text of its batch, on no order, and on no padding of the rectangle."""
+        """Check that a text's vector does not depend on other texts of its batch, on their order, or on padding."""
         rows = self.rows([min(length, self.longest - 1) for length in MIXED])
         together = self.fletcher(rows)
         for row, vector in zip(rows, together, strict=True):
@@ -335,7 +335,7 @@ class Parity:
         return functools.cache(lambda row: _pool(self._hidden(row)))
 
     def _hidden(self, row: tuple[int, ...]) -> torch.Tensor:
-        """transformers' token vectors of one text, (tokens, hidden)."""
+        """Return transformers' token vectors of one text, (tokens, hidden)."""
         with torch.no_grad():
             states: torch.Tensor = self.model(
                 input_ids=torch.tensor([row]), **self.extra((1, len(row)))
@@ -344,7 +344,7 @@ class Parity:
 
 
 def _pool(hidden: torch.Tensor) -> Vectors:
-    """The modes of `POOLING` side by side, from the vectors of a text's own tokens, (tokens, hidden)."""
+    """Concatenate the modes of `POOLING`, computed from the vectors of a text's tokens, (tokens, hidden)."""
     parts = (hidden[0], hidden.mean(0), hidden.amax(0), hidden[-1])
     return torch.cat(parts).numpy()
 

@@ -1,4 +1,4 @@
-"""The harness itself: what is broken on purpose must be seen."""
+"""Tests of the harness: it must detect intentional damage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_intact_checkpoint_passes(parity: Parity) -> None:
     parity.check()
 
 
-def test_every_parameter_is_seen(parity: Parity) -> None:
+def test_every_parameter_changes_the_vectors(parity: Parity) -> None:
     parity.check_sensitivity("key.bias", "pooler.dense.weight", "pooler.dense.bias")
 
 
@@ -100,7 +100,7 @@ def test_another_activation_or_epsilon_fails(parity: Parity, tmp_path: Path) -> 
 
 
 class _Leaky:
-    """A session whose vectors depend on the batch's size, as a quantizer with one scale a batch would make them."""
+    """Session whose vectors depend on the batch size, as with a quantizer that has one scale per batch."""
 
     provider = "leaky"
 
@@ -119,7 +119,7 @@ def test_dependence_on_the_batch_fails(parity: Parity) -> None:
 
 
 def test_ignoring_the_mask_fails(parity: Parity) -> None:
-    """Padding that attention sees moves the reference away from Fletcher: the padded comparison has power."""
+    """Attention to padding changes the reference, so that the comparison of padded batches detects it."""
     rows = parity.rows([3, 9])
-    seen = [(*row, *[parity.tokens.pad] * (LONGEST - len(row))) for row in rows]
-    assert np.abs(parity.huggingface(seen) - parity.fletcher(rows)).max() > 0.01
+    padded = [(*row, *[parity.tokens.pad] * (LONGEST - len(row))) for row in rows]
+    assert np.abs(parity.huggingface(padded) - parity.fletcher(rows)).max() > 0.01

@@ -14,7 +14,7 @@ from fletcher.convert.layers.verify import verify_layers
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of torch and its users
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # from torch and its users
 ]
 
 LAYERS = {"all-MiniLM-L6-v2": 6, "all-mpnet-base-v2": 12}

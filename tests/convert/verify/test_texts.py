@@ -1,4 +1,4 @@
-"""Texts that are made from a checkpoint: tokens, prompts, limits; and the settings that they exercise."""
+"""Texts that are made from a checkpoint: tokens, prompts, limits, and the settings that these texts test."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from ..heads import test_classification
 from ..heads.tiny import convert
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(scope="module")
 def witness(tmp_path_factory: pytest.TempPathFactory) -> Witness:
-    """A checkpoint with an added token and prompts, and files that nobody reads."""
+    """Witness of a checkpoint with an added token, prompts, and files that no library reads."""
     folder = save_embedder(tmp_path_factory.mktemp("texts") / "tiny")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([AddedToken("<doc>", normalized=False)])
@@ -58,12 +60,12 @@ def test_every_token_is_alone_and_inside_words(witness: Witness) -> None:
         assert any(token in case.text and not case.ids_only for case in cases)
 
 
-def test_prompts_limits_and_the_users_texts_are_there_and_the_number_is_bounded(witness: Witness) -> None:
-    own = [f"text {index}" for index in range(1000)]
-    cases, _ = make_cases(witness, own)
+def test_cases_cover_prompts_limits_and_the_users_texts_and_their_number_is_limited(witness: Witness) -> None:
+    user_texts = [f"text {index}" for index in range(1000)]
+    cases, _ = make_cases(witness, user_texts)
     computed = [case for case in cases if not case.ids_only]
     assert {"raw", "query", "document", "web"} <= {case.input_type for case in cases}
-    assert sum(case.text in own for case in cases) == USER_TEXTS
+    assert sum(case.text in user_texts for case in cases) == USER_TEXTS
     assert len(computed) < 400 and len(cases) == len(set(cases))
     beyond = [case for case in computed if LONG in case.features]
     assert len({case.text[:8] for case in beyond}) > 2 and len({case.text[-8:] for case in beyond}) > 2
@@ -90,15 +92,15 @@ def test_features_are_those_of_the_text_without_its_tokens() -> None:
 
 def test_a_setting_without_a_text_is_not_checked(witness: Witness) -> None:
     cases, tokens = make_cases(witness, ())
-    found = {
+    results = {
         result.setting: result for result in judge_settings(list_settings(witness, tokens), cases, [False] * len(cases))
     }
-    assert found["tokenizer_config.json: do_lower_case"].verdict == "passed"
-    assert found["tokenizer_config.json: added_tokens_decoder"].verdict == "passed"
-    assert found["config_sentence_transformers.json: prompts: web"].verdict == "passed"
-    assert found["odd.json"].verdict == found["config_sentence_transformers.json: odd"].verdict == "not checked"
-    assert "README.md" not in found
-    assert found["config.json"].texts == len(cases)
+    assert results["tokenizer_config.json: do_lower_case"].verdict == "passed"
+    assert results["tokenizer_config.json: added_tokens_decoder"].verdict == "passed"
+    assert results["config_sentence_transformers.json: prompts: web"].verdict == "passed"
+    assert results["odd.json"].verdict == results["config_sentence_transformers.json: odd"].verdict == "not checked"
+    assert "README.md" not in results
+    assert results["config.json"].texts == len(cases)
 
 
 def test_the_cause_is_the_feature_that_separates_the_texts() -> None:

@@ -1,4 +1,4 @@
-"""Verification end to end on a tiny checkpoint: what is right passes, what was damaged fails and is named."""
+"""Verification end to end on a tiny checkpoint: an intact artifact passes, a damaged one fails, and the cause is named."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from fletcher.runtime.errors import ChecksumError, VerificationError
 
 from ..tiny import MAX_TOKENS, save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +78,7 @@ def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
     assert after.variant().measured["cosine_min"] == variant.cosine_min
 
 
-def test_one_variant_alone_does_not_make_the_artifact_verified(artifact: Path) -> None:
+def test_one_variant_does_not_make_the_artifact_verified(artifact: Path) -> None:
     manifest = Artifact.open(artifact).manifest
     twice = (manifest.variants[0], msgspec.structs.replace(manifest.variants[0], name="cpu-other"))
     (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, variants=twice)))
@@ -167,7 +169,7 @@ def test_another_version_of_transformers_is_named_if_token_ids_differ(artifact: 
     assert "convert the checkpoint with --tokenizer-like 5" in report.likely
 
 
-def test_a_token_that_only_one_file_has_is_found(artifact: Path, checkpoint: Path) -> None:
+def test_a_token_of_only_one_file_is_found(artifact: Path, checkpoint: Path) -> None:
     path = checkpoint / "tokenizer_config.json"
     token = {"content": "<doc>", "special": False, "normalized": False}
     token |= {"lstrip": False, "rstrip": False, "single_word": False}
@@ -228,7 +230,7 @@ def test_prompts_are_those_of_the_checkpoint(artifact: Path, checkpoint: Path) -
     assert report.verdict == "failed" and "prompts: web" in report.likely
 
 
-# The verdict on vectors that were made by hand -------------------------------------------------------------------------
+# Verdict on vectors that the tests make -------------------------------------------------------------------------
 
 CASES = tuple(Case(f"text {index}", "raw") for index in range(30))
 
@@ -291,7 +293,7 @@ def test_one_wrong_vector_among_thirty_fails_and_is_the_worst(expected: NDArray[
     assert result.worst.cosine == result.cosine_min == pytest.approx(float(wrong[17] @ expected[17]), abs=1e-6)
 
 
-def test_a_small_difference_that_the_angle_forgives_fails_by_max_abs(expected: NDArray[np.float32]) -> None:
+def test_a_small_difference_that_the_cosine_accepts_fails_by_max_abs(expected: NDArray[np.float32]) -> None:
     result = verdict_of(expected * np.float32(1.0001), expected)
     assert result.verdict == "failed"
     assert result.cosine_min == pytest.approx(1.0, abs=1e-12)
@@ -317,13 +319,13 @@ def test_a_vector_that_depends_on_its_batch_fails(expected: NDArray[np.float32])
     assert result.batch_max_abs == pytest.approx(2e-6, rel=0.1)
 
 
-def test_the_tolerance_is_the_cards_else_the_default_else_the_variants(expected: NDArray[np.float32]) -> None:
-    turned = expected + np.float32(1e-3)
-    assert verdict_of(turned, expected).verdict == "failed"
-    assert verdict_of(turned, expected, precision="int8").verdict == "passed"
+def test_the_tolerance_is_the_cards_then_the_default_then_the_variants(expected: NDArray[np.float32]) -> None:
+    changed = expected + np.float32(1e-3)
+    assert verdict_of(changed, expected).verdict == "failed"
+    assert verdict_of(changed, expected, precision="int8").verdict == "passed"
     loose, strict = card_of(fp32=Accuracy(min_cosine=0.99)), card_of(int8=Accuracy(min_cosine=0.9999999))
-    assert verdict_of(turned, expected, card=loose).verdict == "passed"
-    assert verdict_of(turned, expected, precision="int8", card=strict).verdict == "failed"
+    assert verdict_of(changed, expected, card=loose).verdict == "passed"
+    assert verdict_of(changed, expected, precision="int8", card=strict).verdict == "failed"
 
 
 def tokens(*ids: int, types: tuple[int, ...] | None = None) -> Tokens:
@@ -335,20 +337,22 @@ def test_the_first_different_id_is_named() -> None:
     rows = (TokenRow((2, 5, 3)), TokenRow((2, 3)))
     cases = (Case("one", "raw"), Case("two", "query"))
     assert compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3)], cases).summary.verdict == "passed"
-    found = compare_ids(rows, [tokens(2, 6, 3), tokens(2, 3)], cases)
-    assert (found.summary.verdict, found.summary.equal, found.differ) == ("failed", 1, (True, False))
-    assert found.summary.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
+    comparison = compare_ids(rows, [tokens(2, 6, 3), tokens(2, 3)], cases)
+    assert (comparison.summary.verdict, comparison.summary.equal, comparison.differ) == ("failed", 1, (True, False))
+    assert comparison.summary.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
     longer = compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3, 3)], cases).summary.reason
     assert "2 ids instead of 3 for the text 'two' (query)" in longer
 
 
 def test_other_token_types_and_a_refusal_count_as_a_difference() -> None:
     rows = (TokenRow((2, 5), types=(0, 0)), TokenRow(refused="it has no token"))
-    found = compare_ids(rows, [tokens(2, 5, types=(0, 1)), tokens(2)], (Case("one", "pair", "q"), Case("two", "raw")))
-    assert found.differ == (True, True) and "token type 0 instead of 1 at place 1" in found.summary.reason
+    comparison = compare_ids(
+        rows, [tokens(2, 5, types=(0, 1)), tokens(2)], (Case("one", "pair", "q"), Case("two", "raw"))
+    )
+    assert comparison.differ == (True, True) and "token type 0 instead of 1 at place 1" in comparison.summary.reason
 
 
-def test_the_report_survives_json(artifact: Path, checkpoint: Path) -> None:
+def test_the_report_is_unchanged_by_json(artifact: Path, checkpoint: Path) -> None:
     card = Artifact.open(artifact).manifest.card
     report = verify_with(artifact, load_witness(checkpoint, card), name="tiny")
     assert msgspec.json.decode(msgspec.json.encode(report), type=VerificationReport) == report

@@ -1,4 +1,4 @@
-"""Texts that versions of transformers read differently: set aside only where the version explains the difference."""
+"""Texts that versions of transformers read differently: excluded only if the version explains the difference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from fletcher.runtime.artifact.manifest import Manifest
 
 from ..tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # from torch and its users
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,14 @@ def gap_of(witness: Witness) -> VersionGap:
     return gap
 
 
-def test_there_is_a_gap_only_between_two_versions(witness: Witness) -> None:
+def test_a_gap_exists_only_between_two_versions(witness: Witness) -> None:
     assert find_gap(following(None), witness) is None and find_gap(following("transformers 5"), witness) is None
     older = dataclasses.replace(witness, tools={"transformers": "4.57.1"})
     assert find_gap(following("transformers 4"), older) is None
     assert gap_of(witness).follows == "transformers 4"
 
 
-def test_a_difference_is_explained_if_the_text_is_of_the_kind_and_the_ids_are_those_of_the_file(
+def test_a_difference_is_explained_by_the_kind_of_text_and_the_ids_of_the_file(
     witness: Witness,
 ) -> None:
     gap = gap_of(witness)
@@ -69,13 +71,11 @@ def test_a_difference_is_explained_if_the_text_is_of_the_kind_and_the_ids_are_th
         assert not gap.explains(case, TokenRow(refused="it has no token"))
 
 
-def test_texts_that_are_set_aside_are_not_checked(
-    artifact: Path, witness: Witness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_excluded_texts_are_not_checked(artifact: Path, witness: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Witness.answer
 
     def otherwise(self: Witness, text: str, *args: Any, **options: Any) -> Any:
-        """Read U+0085 as another version would."""
+        """Replace U+0085 as another version does."""
         return answer(self, text.replace("\x85", "the"), *args, **options)
 
     monkeypatch.setattr(Witness, "answer", otherwise)
@@ -87,7 +87,7 @@ def test_texts_that_are_set_aside_are_not_checked(
     assert "the artifact follows transformers 4" in report.settings[-1].note
 
 
-def test_blanks_are_removed_before_the_tokenizer_where_the_artifact_does_so(witness: Witness) -> None:
+def test_blanks_are_removed_before_the_tokenizer_if_the_artifact_requires_it(witness: Witness) -> None:
     stripping = dataclasses.replace(witness, strips=True)
     for kind in ("raw", "query", "document", "clustering"):
         assert stripping.tokenize("  the bread ", kind).ids == witness.tokenize("the bread", kind).ids

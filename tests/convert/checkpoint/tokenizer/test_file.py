@@ -1,4 +1,4 @@
-"""The artifact's tokenizer file gives transformers' ids, whether the checkpoint has one or a vocabulary only."""
+"""Token ids of the artifact's tokenizer file equal transformers', also if the checkpoint has only a vocabulary."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def checkpoint(folder: Path, settings: dict[str, Any] | None, vocabulary: list[s
 
 
 def ids(file: Path, text: str) -> list[int]:
-    found: list[int] = Tokenizer.from_file(str(file)).encode(text).ids
-    return found
+    token_ids: list[int] = Tokenizer.from_file(str(file)).encode(text).ids
+    return token_ids
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,15 @@ def test_a_vocabulary_is_read_as_transformers_reads_it(tmp_path: Path, settings:
         assert ids(tmp_path / "tokenizer.json", text) == reference(text)["input_ids"], text
 
 
-def test_doubled_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
+def test_repeated_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "", "a", "b"]
     write_tokenizer(checkpoint(tmp_path / "bert", None, vocabulary), tmp_path / "t.json", 8)
-    assert ids(tmp_path / "t.json", "a b") == [2, 6, 7, 3]  # the later line wins, as in transformers' load_vocab
+    assert ids(tmp_path / "t.json", "a b") == [
+        2,
+        6,
+        7,
+        3,
+    ]  # the last of equal lines counts, as in transformers' load_vocab
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_doubled_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
         (
             {"sep_token": "</s>"},
             r"ids up to \d+, the embedding table \d+ rows: there is none for '</s>'",
-        ),  # transformers adds the token, too
+        ),  # transformers also adds the token
         ({"unk_token": "<unk>"}, "lacks the unk_token '<unk>'"),
     ],
 )
@@ -89,18 +94,18 @@ def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path: Path, settings: 
     assert not (tmp_path / "t.json").exists()
 
 
-def test_damaged_and_missing_tokenizers_are_told(tmp_path: Path) -> None:
-    found = checkpoint(tmp_path / "bert", None)
+def test_damaged_and_missing_tokenizers_are_refused(tmp_path: Path) -> None:
+    checkpoint_folder = checkpoint(tmp_path / "bert", None)
     (tmp_path / "bert" / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(CheckpointError, match=r"vocab\.txt cannot be read"):
-        write_tokenizer(found, tmp_path / "t.json", 10_000)
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", 10_000)
     (tmp_path / "bert" / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
-        write_tokenizer(found, tmp_path / "t.json", 10_000)
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", 10_000)
     (tmp_path / "bert" / "tokenizer.json").unlink()
     (tmp_path / "bert" / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor a vocabulary"):
-        write_tokenizer(found, tmp_path / "t.json", 10_000)
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", 10_000)
 
 
 def test_more_ids_than_embeddings_are_refused(tmp_path: Path) -> None:
@@ -124,10 +129,10 @@ def drop_a_special_token(content: dict[str, Any]) -> None:
 def test_a_tokenizer_that_fails_on_texts_or_gives_an_id_twice_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    found = checkpoint(tmp_path / "bert", None)
-    write_tokenizer(found, tmp_path / "t.json", len(VOCABULARY))
+    checkpoint_folder = checkpoint(tmp_path / "bert", None)
+    write_tokenizer(checkpoint_folder, tmp_path / "t.json", len(VOCABULARY))
     content = json.loads((tmp_path / "t.json").read_text())
     change(content)
     (tmp_path / "bert" / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
-        write_tokenizer(found, tmp_path / "t.json", len(VOCABULARY))
+        write_tokenizer(checkpoint_folder, tmp_path / "t.json", len(VOCABULARY))

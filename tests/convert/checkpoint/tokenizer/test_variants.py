@@ -1,4 +1,4 @@
-"""Every variant of a checkpoint's tokenizer files gives transformers' ids, cuts and token types, or is refused."""
+"""Variants of a checkpoint's tokenizer files: each gives transformers' ids, truncation and token types, or is refused."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from .variants import (
     write_variant,
 )
 
-#: Digests of the ids of transformers 4, which cannot be installed beside 5.
+#: Digests of the ids of transformers 4, which cannot be installed together with version 5.
 RECORDED = json.loads((Path(__file__).parent / "ids_of_transformers_4.json").read_text(encoding="utf-8"))
 
-#: Every seventh variant is in the quick sample.
+#: Variants of the quick test: every seventh one.
 SAMPLE = list(VARIANTS)[::7]
 
-#: Settings that transformers reads in a way that nobody means (`str(None)` as a token, ALBERT of words), so that Fletcher
+#: Settings that transformers reads in an unintended way (`str(None)` as a token, ALBERT with WordPiece), so that Fletcher
 #: refuses them.
 REFUSED = ("null_ends", "null_settings", "text_settings", "third_class", "fourth_class")
 
@@ -63,13 +63,13 @@ def rows(encodings: Encodings) -> list[list[list[int]]]:
 
 
 def results(file: Path) -> list[list[list[int]]]:
-    """What the artifact's file gives in the runtime."""
-    whole = Tokenizer.from_file(str(file))
-    whole.no_truncation()
-    found = [result(encoding.ids, encoding.type_ids) for encoding in map(whole.encode, TEXTS)]
-    found += rows(TextTokenizer(file, LIMIT, fast=False).encode(TEXTS))
+    """Return the results of the runtime with the artifact's file."""
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    computed = [result(encoding.ids, encoding.type_ids) for encoding in map(tokenizer.encode, TEXTS)]
+    computed += rows(TextTokenizer(file, LIMIT, fast=False).encode(TEXTS))
     first, second = zip(*PAIRS, strict=True)
-    return found + rows(TextTokenizer(file, PAIR_LIMIT, fast=False).encode_pairs(first, second))
+    return computed + rows(TextTokenizer(file, PAIR_LIMIT, fast=False).encode_pairs(first, second))
 
 
 def check(names: Sequence[str], like: TokenizerLike, place: Path) -> None:
@@ -82,11 +82,11 @@ def check(names: Sequence[str], like: TokenizerLike, place: Path) -> None:
             expected = RECORDED[name] if like == "4" else reference(folder)
             assert expected is None or name.endswith(REFUSED), name
             continue
-        found = results(place / "tokenizer.json")
+        computed = results(place / "tokenizer.json")
         if like == "4":
-            assert digest(found) == RECORDED[name], name
+            assert digest(computed) == RECORDED[name], name
         else:
-            assert found == reference(folder), name
+            assert computed == reference(folder), name
 
 
 def test_a_sample_gives_the_ids_of_transformers_4(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_every_variant_gives_the_ids_of_transformers(like: TokenizerLike, tmp_pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hostile_texts_get_the_ids_of_transformers_5(family: str, tmp_path: Path) -> None:
+def test_difficult_texts_get_the_ids_of_transformers_5(family: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     write_tokenizer(write(folder, f"{family}/decoder", "5"), tmp_path / "tokenizer.json", 1_000_000)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -115,8 +115,10 @@ def test_hostile_texts_get_the_ids_of_transformers_5(family: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("like", "lengths"), [("4", [1, 1]), ("5", [1, 6])])
-def test_versions_that_differ_are_both_followed(like: TokenizerLike, lengths: list[int], tmp_path: Path) -> None:
-    """tokenizer.json takes words of more than four letters for unknown, and transformers 5 does not read that number."""
+def test_each_version_of_transformers_is_followed_where_they_differ(
+    like: TokenizerLike, lengths: list[int], tmp_path: Path
+) -> None:
+    """tokenizer.json limits known words to four letters, and transformers 5 does not read that limit."""
     write_tokenizer(write(tmp_path / "c", "bert/short_words", like), tmp_path / "t.json", 1_000_000)
     tokenizer = Tokenizer.from_file(str(tmp_path / "t.json"))
     assert [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in ("text", "abcdef")] == lengths
@@ -154,7 +156,7 @@ def test_the_files_name_the_version(files: dict[str, dict[str, object]], like: s
     assert write_tokenizer(source, tmp_path / "t.json", 1_000_000).like == like
 
 
-def test_a_version_of_the_future_is_refused(tmp_path: Path) -> None:
+def test_a_version_after_the_supported_ones_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "c", "bert/class", None)
     with pytest.raises(CheckpointError, match=r"names transformers 6\.0, .* --tokenizer-like 5"):
         write_tokenizer(Checkpoint(source.folder, {"transformers_version": "6.0"}, {}), tmp_path / "t.json", 1_000_000)
@@ -163,26 +165,33 @@ def test_a_version_of_the_future_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "versions", "like", "strips"),
     [
-        ("roberta", None, None, True),  # named by no file: transformers 4, and sentence-transformers of its time
+        (
+            "roberta",
+            None,
+            None,
+            True,
+        ),  # without a version in the files: transformers 4, and the sentence-transformers that belongs to it
         ("roberta", {"sentence_transformers": "5.1.2", "transformers": "5.0.0"}, None, True),
         ("roberta", {"sentence_transformers": "6.2.0", "transformers": "4.57.1"}, None, False),
         ("roberta", {"sentence_transformers": "6.2.0", "transformers": "5.24.0"}, "4", True),
         ("roberta", {"sentence_transformers": "3.0.0", "transformers": "4.41.0"}, "5", False),
-        ("bert", None, None, False),  # BERT's pipeline drops the blanks anyway
+        ("bert", None, None, False),  # BERT's pipeline always removes the blanks
     ],
 )
 def test_sentence_transformers_5_strips_texts(
     family: str, versions: dict[str, str] | None, like: TokenizerLike | None, strips: bool, tmp_path: Path
 ) -> None:
     source = write(tmp_path / "c", f"{family}/class", like)
-    assert not write_tokenizer(source, tmp_path / "t.json", 1_000_000).strips_texts  # transformers alone strips nothing
+    assert not write_tokenizer(
+        source, tmp_path / "t.json", 1_000_000
+    ).strips_texts  # transformers without sentence-transformers strips nothing
     (source.folder / "modules.json").write_text("[]")
     (source.folder / "config_sentence_transformers.json").write_text(json.dumps({"__version__": versions}))
     assert write_tokenizer(source, tmp_path / "t.json", 1_000_000).strips_texts is strips
 
 
 def test_lower_case_of_sentence_transformers_6_is_applied(tmp_path: Path) -> None:
-    """Source: `Transformer.__init__`: Lowercase comes before the normalizer, special tokens in a text keep their case."""
+    """Source: `Transformer.__init__`. Lowercase comes before the normalizer, and special tokens in a text keep their case."""
     source = write(tmp_path / "c", "roberta/class", "5")
     sizes: dict[str, Any] = {
         "hidden_size": 32,
@@ -250,7 +259,7 @@ def test_harmless_settings_are_accepted(tmp_path: Path) -> None:
         ("bert", [], "neither tokenizer.json nor a vocabulary"),
     ],
 )
-def test_other_vocabularies_are_named_with_the_command_that_helps(
+def test_other_vocabularies_are_refused_with_the_command_that_converts_them(
     family: str, present: list[str], message: str, tmp_path: Path
 ) -> None:
     source = write(tmp_path / "c", f"{family}/class", "5")

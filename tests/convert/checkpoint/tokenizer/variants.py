@@ -1,11 +1,11 @@
-"""Small checkpoints whose tokenizer files say something else than tokenizer.json, for every class of the supported families.
+"""Small checkpoints whose tokenizer files disagree with tokenizer.json, for every class of the supported families.
 
-Only `tokenizers` makes them, so that any version of transformers can be asked for their ids:
+They are written with `tokenizers` alone, so that any version of transformers can compute their ids:
 
     python tests/convert/checkpoint/tokenizer/variants.py FILE
 
-writes digests of the ids that the installed transformers gives for every variant. `ids_of_transformers_4.json` was made so
-with transformers 4.57.6.
+writes digests of the ids that the installed transformers gives for every variant. This command, with transformers 4.57.6,
+wrote `ids_of_transformers_4.json`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ASCII = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789,.!?-'\"#
 LETTERS = f"{ASCII}éÉñçßİıΣσς中文字あア한\u0301\u2028\x85"
 WORDS = ("the", "text", "hello", "Hello", "token", "doc", "new", "world", "café", "cafe", "un", "ing")
 
-#: Hostile texts: capitals, accents, blanks of all kinds at both ends, special tokens inside words, unknown characters.
+#: Difficult texts: capitals, accents, blanks of all kinds at both ends, special tokens inside words, unknown characters.
 TEXTS = (
     "",
     " ",
@@ -79,7 +79,7 @@ TEXTS = (
     "a\x00b\x01c\x7fd",
 )
 
-#: Pairs of texts, and the lengths at which texts and pairs are cut.
+#: Pairs of texts, and the lengths to which texts and pairs are truncated.
 PAIRS = tuple(zip(TEXTS, TEXTS[2:], strict=False))
 LIMIT, PAIR_LIMIT = 7, 12
 
@@ -87,7 +87,7 @@ BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 ROBERTA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
 
-#: A small table of SentencePiece, of six rules: full-width letters, U+00A0 and U+0085 as spaces, a ligature, E acute.
+#: Small SentencePiece table of six rules: full-width letters, U+00A0 and U+0085 as spaces, a ligature, E acute.
 CHARSMAP = (
     "eNod02WQF0QYB+Cdv8L4QYcDcTxpkEEJR5oDD+QIwUBSKWnu4BAQBBEJuQNPygBBuk5B6ijphju6JA1CQuJAUMqmnr87+8y7s/vOftnfhoeD8V"
     "BIeyKEzNhIyIqPRDdSRj4WQk41Iy4SUnOE8Ii1kxTtKelPhfCoplx8lTsEM8TwOHlwVcjLk2zIjgTtIZb85KMgBShMIYpShKcpxqzUEIqrz1CC"
@@ -237,7 +237,7 @@ def albert(folder: Path) -> None:
 
 
 def modernbert(folder: Path) -> None:
-    """Write a ModernBERT: bytes, with special tokens in BERT's names."""
+    """Write a ModernBERT: byte-level, with BERT's names of special tokens."""
     vocabulary, merges = _byte_level()
     vocabulary |= {token: len(vocabulary) + number for number, token in enumerate(BERT_SPECIAL)}
     tokenizer = Tokenizer(BPE(vocabulary, merges))
@@ -272,7 +272,7 @@ NEW = {**DOC, "content": "newtoken", "normalized": True, "special": False}
 STRIPPING = {**DOC, "lstrip": True, "rstrip": True}
 MASK = {"__type": "AddedToken", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True}
 
-#: Contents of tokenizer_config.json, by name; CLASS stands for the family's class.
+#: Contents of tokenizer_config.json, by name; CLASS is replaced by the family's class.
 SETTINGS: Mapping[str, Mapping[str, Any] | None] = {
     "no_config": None,
     "class": {"tokenizer_class": "CLASS"},
@@ -396,7 +396,7 @@ def _all() -> Iterator[tuple[str, Folder]]:
     for family in FAMILIES:
         for name, settings in SETTINGS.items():
             if (family, name) == ("modernbert", "fast_class"):
-                continue  # there is no class of this name
+                continue  # a class of this name does not exist
             yield f"{family}/{name}", _with(family, settings)
         specials = {"special_tokens_map.json": {"additional_special_tokens": ["<doc>"], "unk_token": "the"}}
         yield f"{family}/special_map", _files(family, specials)
@@ -457,7 +457,7 @@ def digest(rows: list[list[list[int]]]) -> str:
 
 
 def reference(folder: Path) -> list[list[list[int]]] | None:
-    """Return the results of the installed transformers: texts, texts that are cut, pairs; None if it refuses the variant."""
+    """Return the results of the installed transformers: texts, truncated texts, pairs; None if it refuses the variant."""
     import transformers
 
     try:

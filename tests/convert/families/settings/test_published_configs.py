@@ -1,4 +1,4 @@
-"""Configurations as their authors published them, older keys included: sizes made small, every other key as it was."""
+"""Configurations as their authors published them, with older keys. Only the sizes are smaller."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("optional", [True, False], ids=["as published", "defaults left out"])
 def test_a_published_configuration(tmp_path: Path, name: str, optional: bool) -> None:
-    """The model is what transformers makes of that file; without the keys that have a default, both fall back alike."""
+    """Compare with the model that transformers builds from the file, with and without the keys that have a default."""
     config = PUBLISHED[name]
     if not optional:
         defaults = ("hidden_act", "activation", "type_vocab_size", "layer_norm_eps", "num_hidden_groups")

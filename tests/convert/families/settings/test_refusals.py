@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be converted without guessing: each is refused, and the message names what is wrong."""
+"""Checkpoints that cannot be converted without guessing: each is refused, and the message names the cause."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 @pytest.fixture(params=sorted(MODELS))
 def family(request: pytest.FixtureRequest) -> str:
-    """Each family in turn."""
+    """Name of each family."""
     return str(request.param)
 
 
 @pytest.fixture
 def checkpoint(family: str, tmp_path: Path) -> Path:
-    """A sound checkpoint of the family, to be spoilt."""
+    """Valid checkpoint of the family, which a test damages."""
     tokens = ROBERTA_TOKENS if family in OFFSET else BERT_TOKENS
     folder = save_checkpoint(randomize(MODELS[family]()), tmp_path / "checkpoint", tokens)
     _load(folder)
@@ -56,7 +56,7 @@ def _load(folder: Path) -> None:
 
 
 def _refused(folder: Path, *words: str) -> None:
-    """Loading fails, and the message has each of the words."""
+    """Check that loading fails and that the message contains each of the words."""
     with pytest.raises(CheckpointError) as caught:
         _load(folder)
     for word in words:
@@ -106,7 +106,7 @@ def test_a_value_that_changes_the_mathematics(checkpoint: Path, key: str, value:
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "48", None])
-def test_a_size_that_is_none(checkpoint: Path, value: object) -> None:
+def test_a_size_that_is_null(checkpoint: Path, value: object) -> None:
     edit_config(checkpoint, max_position_embeddings=value)
     _refused(checkpoint, f"max_position_embeddings is {value!r}")
 
@@ -124,15 +124,15 @@ def test_heads_that_do_not_divide_the_width(family: str, checkpoint: Path) -> No
 
 @pytest.mark.parametrize("part", ["word_embeddings.weight", "embeddings.LayerNorm.bias", "layer"])
 def test_a_missing_tensor(checkpoint: Path, part: str) -> None:
-    gone = ""
+    dropped = ""
 
     def drop(tensors: Tensors) -> Tensors:
-        nonlocal gone
-        gone = next(name for name in sorted(tensors, reverse=True) if part in name)
-        return {name: tensor for name, tensor in tensors.items() if name != gone}
+        nonlocal dropped
+        dropped = next(name for name in sorted(tensors, reverse=True) if part in name)
+        return {name: tensor for name, tensor in tensors.items() if name != dropped}
 
     edit_tensors(checkpoint, drop)
-    _refused(checkpoint, "lacks the tensor", gone)
+    _refused(checkpoint, "lacks the tensor", dropped)
 
 
 def test_a_surplus_tensor(checkpoint: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_surplus_tensor(checkpoint: Path) -> None:
     _refused(checkpoint, "adapter.down.weight")
 
 
-def test_a_layer_too_many(family: str, checkpoint: Path) -> None:
+def test_a_surplus_layer(family: str, checkpoint: Path) -> None:
     if family == "albert":
         pytest.skip("its layers share their weights")
     edit_config(checkpoint, **{"n_layers" if family == "distilbert" else "num_hidden_layers": 2})
@@ -191,7 +191,7 @@ def test_a_family_that_is_not_authored(tmp_path: Path) -> None:
     _refused(folder, "'xlm-roberta-xl'", *sorted(FAMILIES))
 
 
-def test_positions_that_a_padding_id_leaves_none_of(tmp_path: Path) -> None:
+def test_a_padding_id_that_leaves_no_positions(tmp_path: Path) -> None:
     folder = save_checkpoint(MODELS["roberta"](), tmp_path, ROBERTA_TOKENS)
     for value in (POSITIONS - 1, None, -1):
         edit_config(folder, pad_token_id=value)
@@ -233,7 +233,7 @@ def test_a_tokenizer_larger_than_the_embeddings(tmp_path: Path) -> None:
         _export(folder, tmp_path / "artifact", 8)
 
 
-def test_tied_weights_stored_under_a_name_that_nobody_noted(tmp_path: Path) -> None:
+def test_tied_weights_stored_under_an_unrecorded_name(tmp_path: Path) -> None:
     model = randomize(transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SIZES)))
     folder = save_checkpoint(model, tmp_path, ROBERTA_TOKENS)
     table = "roberta.embeddings.word_embeddings.weight"

@@ -1,1 +1,1 @@
-"""Base checkpoints: encoders, tokenizers, and the stacks of modules beside them."""
+"""Base checkpoints: encoders, tokenizers, and the stacks of modules after the encoder."""

@@ -78,13 +78,13 @@ _RESTATED: Mapping[str, Callable[..., Any]] = {"jina_bert": Jina, "new": New, "n
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A checkpoint to make mutants of.
+    """`Base`: a checkpoint from which mutants are made.
 
     Attributes:
         family: key of the family.
         head: kind of the model.
-        finish: writes the files of the head beside the encoder's.
-        options: options of the export, for what the files leave open.
+        finish: function that adds the files of the head to the encoder's folder.
+        options: options of the export that the files do not determine.
         variant: part after `For` of transformers' class, such as `MaskedLM`; empty for the encoder.
         sizes: changes of the configuration.
         drop: files that are removed at the end.
@@ -100,7 +100,7 @@ class Base:
 
     @property
     def restated(self) -> Callable[[], Any] | None:
-        """Return the function that makes the model, where transformers has no class of it."""
+        """Return the function that makes the model, if transformers has no class for it."""
         return (lambda: _restate(self.family)) if self.family in _RESTATED else None
 
     def save(self, folder: Path) -> Path:
@@ -135,7 +135,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _save_stanford(folder: Path) -> None:
-    """Write a checkpoint of Stanford's ColBERT: the projection lies among the encoder's tensors."""
+    """Write a checkpoint of Stanford's ColBERT, which stores the projection with the encoder's tensors."""
     tensors = {f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     tensors["linear.weight"] = torch.empty(12, HIDDEN).normal_(0, STD, generator=torch.Generator().manual_seed(5))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

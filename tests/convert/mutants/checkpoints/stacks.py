@@ -1,4 +1,4 @@
-"""Files of modules and heads beside an encoder, as sentence-transformers, PyLate and their earlier versions write them."""
+"""Files of modules and heads after an encoder, as versions of sentence-transformers and PyLate write them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 __all__ = ["save_colbert", "save_modules", "save_pylate", "save_settings", "save_splade", "save_with_library"]
 
 MAX_TOKENS = 24
-DIMENSION = 12  # of a token vector of ColBERT
-WIDTH = 20  # of a Dense module's output
+DIMENSION = 12  # dimension of a token vector of ColBERT
+WIDTH = 20  # width of a Dense module's output
 
 _MODES = {
     "cls": "cls_token",

@@ -1,4 +1,4 @@
-"""Small tokenizers of each kind, with the files that transformers 4 writes beside a checkpoint.
+"""Small tokenizers of each kind, with the files that transformers 4 writes into a checkpoint.
 
 The vocabularies are written by hand, so that they are the same on every machine. They hold letters, some whole words, some
 capitals and accents, and CJK characters, so that a change of the normalizer changes the tokens of a text.
@@ -25,13 +25,13 @@ MODEL_MAX_LENGTH = 32
 
 @dataclass(frozen=True, slots=True)
 class TinyTokenizer:
-    """A tokenizer.
+    """`TinyTokenizer`: a small tokenizer and its files.
 
     Attributes:
-        name: transformers' class, as version 4 writes it.
-        tokenizer: transformers' object.
-        files: further files of the vocabulary by name.
-        keys: further keys of tokenizer_config.json.
+        name: class of transformers, as version 4 writes it.
+        tokenizer: object of transformers.
+        files: additional files of the vocabulary by name.
+        keys: additional keys of tokenizer_config.json.
     """
 
     name: str
@@ -77,7 +77,7 @@ _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]")
 _ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _CAMEMBERT = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>", "<mask>")
 
-#: By transformers' class, as version 4 writes it.
+#: By class of transformers, as version 4 writes it.
 TOKENIZERS: Mapping[str, Callable[[], TinyTokenizer]] = {
     "BertTokenizer": lambda: _wordpiece("BertTokenizer", _BERT),
     # For the restated families, whose vocabularies have 60 tokens.

@@ -1,4 +1,4 @@
-"""Keys and files that a checkpoint may have besides those of the bases: what the libraries read, and what they do not."""
+"""Keys and files that a checkpoint may have besides those of the bases. The libraries read some of them, but not all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ADDED_FILES", "ADDED_KEYS"]
 
 _TOKEN = {"content": "<doc>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 
-#: Keys to add, by file; each gets each value.
+#: Keys to add, by file, each with the values that it can have.
 ADDED_KEYS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "config.json": {
         "surprising_key": (True, "x"),
@@ -244,7 +244,7 @@ ADDED_KEYS: Mapping[str, Mapping[str, Sequence[Any]]] = {
 
 _ADAPTER = {"peft_type": "LORA", "r": 4, "target_modules": ["query"], "base_model_name_or_path": "x", "lora_alpha": 8}
 
-#: Files to add, to the checkpoint's own folder.
+#: Files to add to the checkpoint's top folder.
 ADDED_FILES: Mapping[str, bytes] = {
     "adapter_config.json": json.dumps(_ADAPTER).encode(),
     "adapter_model.safetensors": b"x",

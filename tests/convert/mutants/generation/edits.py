@@ -32,7 +32,7 @@ Files = Mapping[str, bytes]
 Json = Any
 Place = tuple[str | int, ...]
 
-#: Kinds of mutants; the sample of `make test` has mutants of each.
+#: Kinds of mutants; the sample of `make test` has mutants of each kind.
 Kind = Literal[
     "remove key",
     "change value",
@@ -54,7 +54,7 @@ ABSENT: Final = "\0absent"
 
 @dataclass(frozen=True, slots=True)
 class WriteKey:
-    """Change of one value of a JSON file; the file is made if it does not exist.
+    """`WriteKey`: change of one value of a JSON file; the file is created if it does not exist.
 
     Attributes:
         file: relative path.
@@ -69,7 +69,7 @@ class WriteKey:
 
 @dataclass(frozen=True, slots=True)
 class WriteFile:
-    """New content of a file.
+    """`WriteFile`: new content of a file.
 
     Attributes:
         file: relative path.
@@ -82,13 +82,13 @@ class WriteFile:
 
 @dataclass(frozen=True, slots=True)
 class WriteTensors:
-    """Change of the tensors of a safetensors file.
+    """`WriteTensors`: change of the tensors of a safetensors file.
 
     Attributes:
         file: relative path.
         drop: names of tensors that are removed.
-        rename: beginnings of names, and what replaces them.
-        copy: names of new tensors, and of the tensors that they copy.
+        rename: prefixes of names, and their replacements.
+        copy: names of new tensors, each with the name of the tensor that it copies.
         transpose: names of tensors that are transposed.
         half: whether the tensors are stored in float16.
     """
@@ -106,7 +106,7 @@ Edit = WriteKey | WriteFile | WriteTensors
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A mutant.
+    """`Mutant`: a base checkpoint with changes.
 
     Attributes:
         base: key of `BASES`.
@@ -122,7 +122,7 @@ class Mutant:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the files, keys and tensors that the mutant changes, and the text of new values, such as tokens."""
+        """Names of the files, keys and tensors that the mutant changes, and text of the new values, such as tokens."""
         words: set[str] = set()
         for edit in self.edits:
             words |= {part for part in edit.file.split("/") if part}

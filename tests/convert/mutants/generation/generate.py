@@ -17,7 +17,7 @@ from .weights import weight_mutants
 
 __all__ = ["generate", "select"]
 
-#: Other checkpoints whose files a mutant gets.
+#: Other checkpoints from which mutants take files.
 _DONORS = ("bert", "roberta", "xlm-roberta", "albert", "bert-saved", "bert-dense", "distilbert")
 
 #: Ways to damage a file.
@@ -40,28 +40,28 @@ _NO_CLASS = (
 
 
 def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
-    """Return all mutants of a base, each of them once.
+    """Return all mutants of a base without duplicates.
 
     Args:
         base: key of `BASES`.
         files: files of all bases by name.
     """
-    own = files[base]
+    base_files = files[base]
     donors = {name: files[name] for name in _DONORS if name in files}
     mutants = [
-        *_of_keys(base, own),
-        *_of_files(base, own),
-        *token_mutants(base, own),
-        *module_mutants(base, own),
-        *weight_mutants(base, own, donors),
-        *contradictions(base, own),
-        *exchanged_files(base, own, donors),
+        *_of_keys(base, base_files),
+        *_of_files(base, base_files),
+        *token_mutants(base, base_files),
+        *module_mutants(base, base_files),
+        *weight_mutants(base, base_files, donors),
+        *contradictions(base, base_files),
+        *exchanged_files(base, base_files, donors),
     ]
     distinct = {mutant.name: mutant for mutant in mutants}
-    # A restated model has its own configuration and weights, and does not read those of a mutant.
+    # A restated model has a fixed configuration and fixed weights, and does not read those of a mutant.
     if BASES[base].restated is not None:
         fixed = ("config.json", "model.safetensors", "model.safetensors.index.json")
-        # Without a class in the files, the class of the tokenizer depends on the model type, and the reference has a BERT's.
+        # If the files name no class, the model type decides the tokenizer's class, and the reference has the model type BERT.
         return [
             mutant
             for mutant in distinct.values()
@@ -82,8 +82,8 @@ def _of_keys(base: str, files: Files) -> Iterator[Mutant]:
             for kind, other in other_values(str(place[-1]), value):
                 yield Mutant(base, kind, f"{path} = {_short(other)}", (WriteKey(file, place, other),))
     for name, keys in ADDED_KEYS.items():
-        folder, _, rest = name.rpartition("/")
-        for file in [name] if not folder else [entry for entry in files if entry.endswith(f"_{folder}/{rest}")]:
+        folder, _, file_name = name.rpartition("/")
+        for file in [name] if not folder else [entry for entry in files if entry.endswith(f"_{folder}/{file_name}")]:
             if not folder and file not in files and file not in ("added_tokens.json", "special_tokens_map.json"):
                 continue
             if folder and file not in files:
@@ -127,7 +127,7 @@ def _short(value: object) -> str:
 
 
 def select(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
-    """Return a seeded sample of mutants: in turn one of each kind of each base, until there are enough."""
+    """Return a seeded sample of mutants: one of each kind of each base in turn, until the sample is complete."""
     groups: dict[tuple[str, Kind], list[Mutant]] = defaultdict(list)
     for mutant in mutants:
         groups[mutant.base, mutant.kind].append(mutant)

@@ -1,4 +1,4 @@
-"""Mutants with modules exchanged, removed, doubled, moved, or of another package."""
+"""Mutants with modules exchanged, removed, repeated, moved, or of another package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["module_mutants"]
 
 
 def module_mutants(base: str, files: Files) -> Iterator[Mutant]:
-    """Yield mutants with modules exchanged, removed, doubled, moved, or of another package."""
+    """Yield mutants with modules exchanged, removed, repeated, moved, or of another package."""
     if "modules.json" not in files:
         return
     modules = parse(files["modules.json"])

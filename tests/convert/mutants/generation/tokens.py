@@ -1,4 +1,4 @@
-"""Mutants with one token more, in each of the files that list tokens."""
+"""Mutants with one additional token, in each of the files that list tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["token_mutants"]
 
 
 def token_mutants(base: str, files: Files) -> Iterator[Mutant]:
-    """Yield mutants with one token more, in one file or in two."""
+    """Yield mutants with one additional token, in one file or in two."""
     size = max(parse(files["tokenizer.json"])["model"]["vocab"].values(), default=0) + 1 if _has_map(files) else 100
 
     def mutant(name: str, *edits: Edit) -> Mutant:

@@ -11,7 +11,7 @@ __all__ = ["DOMAINS", "other_values", "places"]
 
 Change = Literal["change value", "wrong type"]
 
-#: Values that mean something to a reader of the key.
+#: Values that have a meaning for the key.
 DOMAINS: Mapping[str, Sequence[Any]] = {
     "hidden_act": ("relu", "gelu_new", "silu"),
     "activation": ("relu",),
@@ -100,7 +100,7 @@ def other_values(key: str, value: Json) -> Iterator[tuple[Change, Json]]:
     distinct: list[Json] = [value]
     for change, others in (("change value", same), ("wrong type", wrong)):
         for other in others:
-            if not any(other == seen and type(other) is type(seen) for seen in distinct):
+            if not any(other == earlier and type(other) is type(earlier) for earlier in distinct):
                 distinct.append(other)
                 yield change, other  # type: ignore[misc]
 

@@ -47,7 +47,7 @@ def weight_mutants(base: str, files: Files, others: Mapping[str, Files]) -> Iter
     index = {"metadata": {}, "weight_map": dict.fromkeys(load(files[WEIGHTS]), "part-1.safetensors")}
     moved = (WriteFile(WEIGHTS, None), WriteFile("part-1.safetensors", files[WEIGHTS]))
     yield mutant("one shard", *moved, WriteKey("model.safetensors.index.json", (), index))
-    few = {"weight_map": dict(list(index["weight_map"].items())[:3])}
-    yield mutant("an index of three tensors", *moved, WriteKey("model.safetensors.index.json", (), few))
+    shortened_index = {"weight_map": dict(list(index["weight_map"].items())[:3])}
+    yield mutant("an index of three tensors", *moved, WriteKey("model.safetensors.index.json", (), shortened_index))
     yield mutant("an index beside one file", WriteKey("model.safetensors.index.json", (), index))
     yield mutant("weights in pytorch_model.bin alone", WriteFile(WEIGHTS, None), WriteFile("pytorch_model.bin", b"x"))

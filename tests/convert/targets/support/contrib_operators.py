@@ -1,10 +1,10 @@
-"""ONNX Runtime's operators of the domain `com.microsoft` that cuda graphs use, spelled out with standard operators.
+"""Replacement of the operators of ONNX Runtime's domain `com.microsoft` in cuda graphs by standard operators.
 
-The CPU provider lacks `PackedMultiHeadAttention`, and type inference lacks them all. Written from the operators' contracts
-(docs/ContribOperators.md of ONNX Runtime). `token_offset` says where each packed token lies in the rectangle, the places of
-the tokens first and those of padding after them; `cumulative_sequence_length` where each text begins; scores of padding do
-not count; `attention_bias` is added to scaled scores. Query, key and value of a head may lie beside each other in one input;
-their bias lies query by key by value.
+The CPU provider lacks `PackedMultiHeadAttention`, and type inference lacks all of these operators. Source: the contracts in
+docs/ContribOperators.md of ONNX Runtime. `token_offset` gives the place of each packed token in the rectangle: first the
+places of the tokens, then those of padding. `cumulative_sequence_length` gives the start of each text. Scores of padding do
+not count. `attention_bias` is added to scaled scores. One input may hold query, key and value of each head next to each
+other; their bias holds all queries, then all keys, then all values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["spell_out"]
 
 
 def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the graph without those operators; its values keep their names."""
+    """Return a copy of the graph without these operators; its values keep their names."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     nodes: list[onnx.NodeProto] = []
@@ -37,7 +37,7 @@ def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    query, key, value, bias, token_offset, cumulative, *rest = node.input
+    query, key, value, bias, token_offset, cumulative, *optional = node.input
     prefix, (result,) = f"{node.name}/spelled", node.output
 
     def constant(values: object, dtype: type[np.generic] = np.int64) -> str:
@@ -52,22 +52,22 @@ def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
     def at(name: str) -> str:
         return f"{prefix}/{name}"
 
-    # In float32 whatever the graph's type is: an attention kernel accumulates so, too.
+    # In float32 for every type of graph: attention kernels also accumulate in float32.
     assert bool(key) == bool(value) != bool(bias), (
         "apart and without a bias, or a head's beside each other and with one"
     )
     if key:
         for part, rows in (("query", query), ("key", key), ("value", value)):
             yield make("Cast", [rows], f"{part}/float", to=TensorProto.FLOAT)
-    else:  # (tokens, heads · 3 · head_size), and a bias of query, key and value one behind the other
+    else:  # (tokens, heads · 3 · head_size), and a bias of all queries, then all keys, then all values
         yield make("Cast", [query], "packed", to=TensorProto.FLOAT)
         yield make("Cast", [bias], "biases", to=TensorProto.FLOAT)
         split = constant([0, attributes["num_heads"], 3, -1])
         yield make("Reshape", [at("packed"), split], "packed/heads")
         thirds = [at(f"{part}/third") for part in ("query", "key", "value")]
         yield helper.make_node("Split", [at("packed/heads")], thirds, name=at("thirds"), axis=2, num_outputs=3)
-        own = [at(f"{part}/bias") for part in ("query", "key", "value")]
-        yield helper.make_node("Split", [at("biases")], own, name=at("bias_thirds"), axis=0, num_outputs=3)
+        biases = [at(f"{part}/bias") for part in ("query", "key", "value")]
+        yield helper.make_node("Split", [at("biases")], biases, name=at("bias_thirds"), axis=0, num_outputs=3)
         for part in ("query", "key", "value"):
             yield make("Reshape", [at(f"{part}/third"), constant([0, -1])], f"{part}/rows")
             yield make("Add", [at(f"{part}/rows"), at(f"{part}/bias")], f"{part}/float")
@@ -95,8 +95,8 @@ def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
     yield make("MatMul", [at("query/heads"), at("key/heads")], "raw")
     yield make("Mul", [at("raw"), constant(attributes["scale"], np.float32)], "scores")
     last = "scores"
-    if rest and rest[0]:
-        yield make("Cast", [rest[0]], "bias", to=TensorProto.FLOAT)
+    if optional and optional[0]:
+        yield make("Cast", [optional[0]], "bias", to=TensorProto.FLOAT)
         yield make("Add", [at("scores"), at("bias")], "biased")
         last = "biased"
     yield make("Slice", [cumulative, constant([0]), constant([-1])], "starts")
@@ -118,7 +118,7 @@ def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
 
 
 def _gelu(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
-    """gelu(x + bias): exact, or with tanh as `FastGelu`."""
+    """Yield the nodes of gelu(x + bias): exact, or with tanh as in `FastGelu`."""
     value, bias = node.input
     summed = f"{node.name}/spelled/sum"
     yield helper.make_node("Add", [value, bias], [summed], name=summed)
@@ -127,7 +127,7 @@ def _gelu(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator[onnx
 
 
 def _skip_norm(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
-    """norm(x + skip + bias)."""
+    """Yield the nodes of norm(x + skip + bias)."""
     value, skip, weight, shift, *bias = node.input
     for index, other in enumerate([skip, *bias]):
         summed = f"{node.name}/spelled/sum.{index}"

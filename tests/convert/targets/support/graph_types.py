@@ -11,12 +11,12 @@ from .contrib_operators import spell_out
 
 __all__ = ["SYNCHRONIZING", "assert_kernels", "typed"]
 
-#: What a runtime must ask the device for, or compute on the host in mid-run: none of it may be in a graph for a device.
+#: Operators for which a runtime waits for the device, or computes on the host during a run: forbidden in graphs for devices.
 SYNCHRONIZING = {"NonZero", "Range", "Shape", "Size", "Compress", "Unique", "TopK", "Loop", "If", "RemovePadding"}
 
 
 def typed(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Element type and shape of every value, by strict inference: a node whose types disagree raises."""
+    """Return element type and shape of every value by strict inference, which raises if the types of a node disagree."""
     inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     types = {info.name: info.type.tensor_type for info in (*inferred.graph.value_info, *inferred.graph.input)}
     types |= {info.name: info.type.tensor_type for info in inferred.graph.output}
@@ -26,7 +26,7 @@ def typed(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def assert_kernels(model: onnx.ModelProto) -> None:
-    """Every node is on the list of the target `cuda`, with the types that it has, and none waits for the device."""
+    """Check that the list of the target `cuda` has every node with its types, and that no node waits for the device."""
     types = typed(spell_out(model))
     for node in model.graph.node:
         assert (node.domain, node.op_type) in cuda.OPERATORS, node.op_type

@@ -1,7 +1,7 @@
-"""Half precision as a device computes it: every node in float32, its result rounded to the node's type.
+"""Simulation of a device's half precision: every node in float32, its result rounded to the node's type.
 
-ONNX Runtime's CPU provider runs fp16 graphs in float32, too, but casts only where it must, so that values stay unrounded over
-several nodes, and it has no bfloat16 at all. A graph rewritten here rounds after each node.
+ONNX Runtime's CPU provider also runs fp16 graphs in float32, but it casts only where a node requires it, so that values stay
+unrounded over several nodes, and it does not support bfloat16. A graph that this module rewrites rounds after each node.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def round_every_node(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the graph that computes in float32, and rounds what each node of a half type gives."""
+    """Return a copy of the graph that computes in float32, and rounds the outputs of each node of a half type."""
     inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     infos = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     types = {info.name: info.type.tensor_type.elem_type for info in infos}
@@ -52,7 +52,7 @@ def round_every_node(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class RoundingGraph:
-    """Such a graph, loaded without any optimization, which could take casts out."""
+    """Session of a rounding graph, loaded without optimization, which could remove casts."""
 
     def __init__(self, model: onnx.ModelProto, weights_folder: Path) -> None:
         options = onnxruntime.SessionOptions()
