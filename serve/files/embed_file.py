@@ -100,7 +100,7 @@ def embed_file(
         tokens=tokens,
         truncated_texts=truncated,
         dropped_tokens=dropped,
-        seconds=round(seconds, 3),
+        seconds=round(seconds, 6),
         texts_per_second=round(texts / seconds, 1),
         tokens_per_second=round(tokens / seconds, 1),
     )
