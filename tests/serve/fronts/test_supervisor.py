@@ -32,6 +32,9 @@ from .test_forward import SECONDS, wait_for
 
 STAND_IN = str(Path(__file__).with_name("stand_in.py"))
 FAST = Timing(ping=0.1, hang=1.0, front_start=20.0, first_delay=0.05, max_delay=0.2, stable=30.0, margin=3.0)
+#: The supervisor starts a process for each child, which `tests/heavy.py` cannot see.
+pytestmark = pytest.mark.heavy
+
 SPECS = (ModelSpec(path="", name="first"),)
 
 
