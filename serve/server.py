@@ -13,7 +13,6 @@ from fletcher.runtime.errors import FletcherError
 from .access.addresses import Addresses, bind
 from .engine.backend import Backend
 from .engine.engine import Engine
-from .http.app import HttpApp
 from .http.server import HttpServer
 from .listening import announce, listening_addresses
 from .models.registry import Models
@@ -22,7 +21,7 @@ from .models.version import Loader
 from .observe import logs
 from .observe.record import Consumer
 from .server_options import ServerOptions
-from .signals import SIGNAL_SECONDS, hangups, stop_signals
+from .signals import hangups, stop_signals, wait_until_stopped
 from .surroundings import (
     Surroundings,
     fingerprint,
@@ -102,14 +101,7 @@ class Server:
                     self.models, surroundings.gate, flight_at, surroundings.longbow, surroundings.tracing, consumers
                 )
             if listener is not None:
-                app = HttpApp(
-                    self.models,
-                    gate=surroundings.gate,
-                    limits=surroundings.limits,
-                    longbow=surroundings.longbow,
-                    tracing=surroundings.tracing,
-                    consumers=consumers,
-                )
+                app = surroundings.make_app(self.models, consumers)
                 self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
                 self._http.start()
         except BaseException:
@@ -193,10 +185,7 @@ def run_server(
         else:
             on_listening(server)
         try:
-            while not stopped.wait(SIGNAL_SECONDS):
-                if hung_up.is_set():
-                    hung_up.clear()
-                    _reread(server, reread)
+            wait_until_stopped(stopped, hung_up, on_hangup=lambda: _reread(server, reread))
         finally:
             open_requests = server.models.open_requests
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["SIGNAL_SECONDS", "hangups", "stop_signals"]
+__all__ = ["SIGNAL_SECONDS", "hangups", "stop_signals", "wait_until_stopped"]
 
 #: Seconds between two checks for a signal. A signal that another thread receives, or that comes just before the wait, does
 #: not interrupt it.
@@ -44,3 +44,24 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def wait_until_stopped(
+    stopped: threading.Event,
+    hung_up: threading.Event,
+    *,
+    on_hangup: Callable[[], None],
+    ended: Callable[[], bool] = lambda: False,
+) -> None:
+    """Wait for the signal to stop, and act on every SIGHUP before it.
+
+    Args:
+        stopped: event of `stop_signals`.
+        hung_up: event of `hangups`.
+        on_hangup: called after each SIGHUP, on this thread.
+        ended: returns whether the server has ended by itself.
+    """
+    while not stopped.wait(SIGNAL_SECONDS) and not ended():
+        if hung_up.is_set():
+            hung_up.clear()
+            on_hangup()

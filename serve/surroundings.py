@@ -5,7 +5,7 @@ Every process of a server opens its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +20,13 @@ from .access.gate import Gate
 from .access.keys import Keys
 from .engine.backend import Backend
 from .engine.engine import Engine
+from .http.app import HttpApp
 from .http.call import Limits
+from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe.metrics import Metrics
+from .observe.record import Consumer
 from .server_options import ServerOptions
 
 if TYPE_CHECKING:
@@ -128,6 +131,22 @@ class Surroundings:
             max_wait_seconds=self.options.queue_seconds,
             max_request_tokens=self.limits.tokens,
             metrics=metrics,
+        )
+
+    def make_app(self, models: Models, consumers: Sequence[Consumer] = ()) -> HttpApp:
+        """Return the HTTP application of models.
+
+        Args:
+            models: models that answer.
+            consumers: receive the record of every request, besides metrics, log and traces.
+        """
+        return HttpApp(
+            models,
+            gate=self.gate,
+            limits=self.limits,
+            longbow=self.longbow,
+            tracing=self.tracing,
+            consumers=consumers,
         )
 
     def reload_keys(self) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from fletcher.runtime.errors import FletcherError
 
-from ..http.app import HttpApp
 from ..http.server import HttpServer
 from ..models.registry import Models
 from ..models.served import served_models
@@ -40,7 +39,6 @@ class _Engine:
     def __init__(self, config: ProcessConfig, control: Control) -> None:
         options = config.options
         self._control = control
-        self._drain_seconds = options.drain_seconds
         self._surroundings = surroundings = Surroundings.open(options)
         self.models = Models(
             make_loader(options),
@@ -51,13 +49,7 @@ class _Engine:
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)
         self._rows = RowsServer(self.models, Path(config.engine_rows), drain_seconds=options.drain_seconds)
-        app = HttpApp(
-            self.models,
-            gate=surroundings.gate,
-            limits=surroundings.limits,
-            longbow=surroundings.longbow,
-            tracing=surroundings.tracing,
-        )
+        app = surroundings.make_app(self.models)
         listener = _listen(config.engine_http)
         self._http = HttpServer(trusting_peer(app), listener, drain_seconds=options.drain_seconds)
         self._http.start()

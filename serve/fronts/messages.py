@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import msgspec
 
 from fletcher.model_zoo.errors import FletcherError
@@ -13,6 +10,7 @@ from fletcher.runtime.errors import ServiceError
 from ..models.served import ServedModel
 from ..models.spec import ModelSpec
 from .config import ProcessConfig
+from .error_data import ErrorData
 
 __all__ = [
     "Changed",
@@ -70,44 +68,18 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="type"):
     models: tuple[ServedModel, ...] = ()
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed", tag_field="type"):
-    """From a child: it cannot start.
-
-    Attributes:
-        error: name of the error's class.
-        message: message of the error.
-        ancestors: names of the classes from which the error's class derives, the nearest first.
-        attributes: attributes of the error that JSON can hold.
-    """
-
-    error: str
-    message: str
-    ancestors: tuple[str, ...] = ()
-    attributes: dict[str, Any] = {}
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failed:
-        """Return the message about an error."""
-        kinds = tuple(kind.__name__ for kind in type(error).__mro__)
-        plain = {key: value for key, value in vars(error).items() if isinstance(value, str | int | float | None)}
-        return cls(kinds[0], str(error), kinds[1:], plain)
+class Failed(ErrorData, frozen=True, tag="failed", tag_field="type"):
+    """From a child: it cannot start."""
 
     def rebuild(self, role: str) -> FletcherError:
-        """Return an error of the same class, or of the nearest ancestor in Fletcher's tree.
+        """Return the error.
 
         Args:
             role: name of the child, for an error that is not Fletcher's.
         """
-        classes = {kind.__name__: kind for kind in _tree(FletcherError)}
-        kind = next((classes[name] for name in (self.error, *self.ancestors) if name in classes), None)
-        if kind is None:
-            return ServiceError(
-                f"{role} failed at its start with {self.error}: {self.message}; the log has the details"
-            )
-        error = kind.__new__(kind, self.message)
-        error.args = (self.message,)
-        vars(error).update(self.attributes)
-        return error
+        return self.rebuilt() or ServiceError(
+            f"{role} failed at its start with {self.error}: {self.message}; the log has the details"
+        )
 
 
 class Received(msgspec.Struct, frozen=True, tag="received", tag_field="type"):
@@ -163,9 +135,3 @@ ToChild = ProcessConfig | Connection | Ping | Reload | Stop
 
 #: Messages from a child.
 Report = Ready | Failed | Received | Connections | Pong | Reloaded | Changed | Stopped
-
-
-def _tree(kind: type[FletcherError]) -> Iterator[type[FletcherError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _tree(child)

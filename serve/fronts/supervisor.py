@@ -20,7 +20,7 @@ from ..models.served import ServedModel
 from ..models.spec import ModelSpec
 from ..observe import logs
 from ..server_options import ServerOptions
-from ..signals import SIGNAL_SECONDS, hangups, stop_signals
+from ..signals import SIGNAL_SECONDS, hangups, stop_signals, wait_until_stopped
 from .children.endpoints import Endpoints
 from .children.group import Group
 from .children.process import CHILD_COMMAND, USUAL_TIMING, ChildProcess, Timing
@@ -240,10 +240,9 @@ def run_supervisor(
                 announce(supervisor.addresses)
             else:
                 on_listening(supervisor)
-            while not stopped.wait(SIGNAL_SECONDS) and not supervisor.ended:
-                if hung_up.is_set():
-                    hung_up.clear()
-                    _reread(supervisor, reread)
+            wait_until_stopped(
+                stopped, hung_up, on_hangup=lambda: _reread(supervisor, reread), ended=lambda: supervisor.ended
+            )
         finally:
             logger.info("stopping")
             drained = supervisor.stop()

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -115,7 +115,7 @@ class _Sent:
     """Message that waits for its answer: its requests, and the number of those that were not cancelled."""
 
     requests: Sequence[Waiting]
-    left: int = field(default=0)
+    left: int
 
 
 class EngineLink:
@@ -151,11 +151,6 @@ class EngineLink:
         self._flushing = False
         self._closed = False
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def connected(self) -> bool:
-        """Return whether the engine process can be reached."""
-        return self._protocol is not None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Connect, now and whenever the connection ends, until `close`. Call it on the loop's thread."""
@@ -264,8 +259,7 @@ class EngineLink:
             seconds=None if terms.deadline is None else max(terms.deadline - time.monotonic(), 0.0),
             patient=terms.patient,
         )
-        sent = _Sent(requests, len(requests))
-        self._sent[number] = sent
+        self._sent[number] = _Sent(requests, len(requests))
         self._protocol.write([rows_frame(message, encodings)])
         for request in requests:
             request.future.add_done_callback(lambda future: self._left(number, future))
@@ -281,6 +275,7 @@ class EngineLink:
             return
         sent.left -= 1
         if not sent.left:
+            del self._sent[number]  # the engine does not answer it
             self._write(encode(Cancel(number)))
 
     # Answers -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fletcher.runtime.model_info import ModelInfo
 from ...engine.rows_request import RowsRequest
 from ...engine.terms import Priority, Terms
 from ...models.spec import ModelSpec
+from ..error_data import ErrorData
 
 __all__ = [
     "Cancel",
@@ -121,20 +122,14 @@ class Values(msgspec.Struct, frozen=True, array_like=True, tag=3):
     compute: float
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Failure(ErrorData, frozen=True, array_like=True, kw_only=True, tag=4):
     """The error that ended a message.
 
     Attributes:
         id: number of the message.
-        error: name of the error's class.
-        text: its message.
-        retry_after: seconds after which a retry may succeed, of the errors that have them.
     """
 
     id: int
-    error: str
-    text: str
-    retry_after: float | None
 
 
 class CatalogEntry(msgspec.Struct, frozen=True, array_like=True):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from fletcher.runtime.errors import FletcherError
 
 from ...engine.backend import Backend
-from ...http.app import HttpApp
 from ...models.registry import Models
 from ...models.spec import ModelSpec
 from ...observe.metrics import Metrics
@@ -51,7 +50,6 @@ class _Front:
         self._config = config
         self._control = control
         self._surroundings = surroundings = Surroundings.open(options)
-        self._drain_seconds = options.drain_seconds
         self._entries: dict[tuple[str, str], CatalogEntry] = {}
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fletcher-tokenize")
         self._catalogs = ThreadPoolExecutor(1, thread_name_prefix="fletcher-catalog")
@@ -62,13 +60,7 @@ class _Front:
             drain_seconds=options.drain_seconds,
             fingerprint=lambda spec: self._entries[spec.key].info.digest,
         )
-        app = HttpApp(
-            self.models,
-            gate=surroundings.gate,
-            limits=surroundings.limits,
-            longbow=surroundings.longbow,
-            tracing=surroundings.tracing,
-        )
+        app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)
         self.connections = PassedConnections(
             FrontApp(app, forward),

@@ -39,7 +39,7 @@ def frames(sizes: random.Random) -> list[tuple[Message, bytes, Frame]]:
     for number in range(40):
         size = sizes.choice([0, 5, 999, BUFFER - 100, BUFFER, 3 * BUFFER])
         payload = sizes.randbytes(size)
-        kinds: list[Message] = [Page(number), Cancel(number), Failure(number, "E", "x" * size, None)]
+        kinds: list[Message] = [Page(number), Cancel(number), Failure(id=number, error="E", message="x" * size)]
         message = sizes.choice(kinds)
         if isinstance(message, Failure):
             payload = b""  # here the header is what is large
