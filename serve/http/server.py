@@ -14,38 +14,14 @@ from collections.abc import Callable
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fletcher.runtime.errors import ServiceError
 
 from ..access.addresses import HostPort
 from .call import AsgiApp
+from .protocol import KEEP_ALIVE_SECONDS, Protocol
 
 __all__ = ["HttpServer", "UvicornThread"]
-
-#: Seconds that an idle connection stays open: longer than the usual minute of load balancers, so that the balancer closes it.
-KEEP_ALIVE_SECONDS = 75
-
-#: Seconds in which a new connection must send the head of its first request.
-HEADER_SECONDS = 30.0
-
-
-class _Protocol(HttpToolsProtocol):
-    """Protocol of uvicorn with a time limit for the first request of a connection. uvicorn itself does not have one."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer of the connection."""
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEADER_SECONDS, self._check_head)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer of the connection."""
-        super().connection_lost(exc)
-        self._head_timer.cancel()  # an open timer would keep a few kilobytes of the connection alive
-
-    def _check_head(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
 
 
 class _Ticking(uvicorn.Server):
@@ -93,7 +69,7 @@ class UvicornThread:
         """
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=Protocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -141,7 +117,7 @@ class UvicornThread:
         """
         loop = self.loop
         _, protocol = await loop.connect_accepted_socket(
-            lambda: _Protocol(config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop),
+            lambda: Protocol(config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop),
             sock=connection,
         )
         if self._server.should_exit:
