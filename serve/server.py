@@ -76,7 +76,7 @@ class Server:
         load = make_loader(options, load)
         if options.require_verified and not isinstance(models, Sequence):
             require_proof(models.info.canary, models.info.card.name)
-        self._drain_seconds = options.drain_seconds
+        self._options = options
         listening = listening_addresses(options)
         http_at, flight_at = listening.http, listening.flight
         flight_server = None if flight_at is None else flight_server_class()
@@ -132,14 +132,19 @@ class Server:
     def stop(self) -> bool:
         """Stop admitting requests, answer the admitted ones, and close HTTP and Flight.
 
+        At first `/ready` answers 503 and requests are still answered, for `lame_duck_seconds`. Then new requests get 503. The
+        port of HTTP stays open until the admitted requests are answered.
+
         Returns:
             True if every admitted request was answered in time.
         """
-        deadline = time.monotonic() + self._drain_seconds
-        self.models.stop_admitting()
+        self.models.announce_stop()
+        if self._http is not None:  # an `__init__` that failed has none
+            time.sleep(self._options.lame_duck_seconds)
+        deadline = time.monotonic() + self._options.drain_seconds
+        drained = self.models.stop(self._options.drain_seconds)
         if self._http is not None:
-            self._http.stop()
-        drained = self.models.stop(self._drain_seconds)
+            self._http.stop(max(deadline - time.monotonic(), 1.0))
         if self._flight is not None:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
@@ -162,16 +167,21 @@ def run_server(
     *,
     reread: Callable[[], Sequence[ModelSpec]] | None = None,
     on_listening: Callable[[Server], None] | None = None,
-) -> None:
+) -> bool:
     """Serve until SIGTERM or SIGINT (Ctrl+C), then answer the admitted requests and return.
 
-    The call must run on the main thread, which receives the signals.
+    The call must run on the main thread, which receives the signals. A second signal within two seconds is the same signal; a
+    later one ends the process at once, with 128 plus the number of the signal.
 
     Args:
         models: models to load, or one loaded model, which the caller closes.
         options: as for `Server`.
         reread: returns the models to serve after SIGHUP. Default: SIGHUP reads only the keys again.
         on_listening: called when the server listens. Default: print the addresses on standard output.
+
+    Returns:
+        True if every admitted request was answered. If not, threads are still inside native code, and the interpreter would
+        abort at its end: end the process with `os._exit`.
 
     Raises:
         InputError, FletcherError: as for `Server`.
@@ -191,6 +201,7 @@ def run_server(
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})
             drained = server.stop()
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
+    return drained
 
 
 def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:

@@ -72,6 +72,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_seconds: Annotated[
         float, Meta(ge=0, description="Seconds that open requests may take after the signal to stop.")
     ] = 30.0
+    lame_duck_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds after the signal to stop in which requests are still answered and /ready answers 503, so that "
+            "load balancers leave the server before it refuses requests.",
+        ),
+    ] = 0.0
     keys: Annotated[
         str | None,
         Meta(

@@ -17,6 +17,7 @@ from fletcher.runtime.options.load import LoadOptions
 from ..models.heap import few_arenas
 from ..models.spec import SERVER_CACHE, ModelSpec, read_specs
 from ..server_options import ServerOptions
+from ..signals import end_process, ignore_stop_signals
 from .options import require_packages, serve_packages
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def serve(
         require_packages("fletcher-serve run", "httptools", "prometheus_client", "uvicorn", "uvloop")
         from ..fronts.supervisor import run_supervisor
 
-        run_supervisor(
+        drained = run_supervisor(
             specs,
             options,
             reread=all_specs,
@@ -107,9 +108,12 @@ def serve(
             from ..models.served import served_models
             from ..server import run_server
 
-        run_server(
+        drained = run_server(
             specs,
             options,
             reread=all_specs,
             on_listening=lambda server: announce(server.addresses, served_models(server.models)),
         )
+    ignore_stop_signals()
+    if not drained:
+        end_process(0)

@@ -19,7 +19,7 @@ from .channel.rows_server import RowsServer
 from .config import ProcessConfig
 from .control import Control
 from .forward import trusting_peer
-from .messages import Changed, Ready, Reload, Reloaded, Stop, Stopped
+from .messages import Changed, Leave, Ready, Reload, Reloaded, Stop, Stopped
 from .switching import SWITCH_SECONDS
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def run_engine(config: ProcessConfig, control: Control) -> None:
     for command in control.commands():
         if isinstance(command, Reload):
             control.send(engine.reload(command.specs))
+        elif isinstance(command, Leave):
+            engine.models.announce_stop()
         elif isinstance(command, Stop):
             control.send(Stopped(engine.stop(command.drain_seconds)))
             return

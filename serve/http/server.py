@@ -24,6 +24,10 @@ from .protocol import KEEP_ALIVE_SECONDS, Protocol
 __all__ = ["HttpServer", "UvicornThread"]
 
 
+#: Seconds that open requests may take above the time to drain, because the engine applies this time, too.
+MARGIN_SECONDS = 2
+
+
 class _Ticking(uvicorn.Server):
     """Server of uvicorn with an event that is set when it accepts connections, and a function that each tick calls."""
 
@@ -79,7 +83,7 @@ class UvicornThread:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             # The engine applies the limit and answers what it drops. The limit of uvicorn cancels requests that hang.
-            timeout_graceful_shutdown=math.ceil(drain_seconds) + 2,
+            timeout_graceful_shutdown=math.ceil(drain_seconds) + MARGIN_SECONDS,
         )
         self._config = config
         self._server = _Ticking(config, on_tick)
@@ -123,8 +127,14 @@ class UvicornThread:
         if self._server.should_exit:
             protocol.shutdown()  # the shutdown of uvicorn may have passed this connection already
 
-    def stop(self) -> None:
-        """Close the listening sockets and idle connections, and return at once. Open requests continue."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Close the listening sockets and idle connections, and return at once. Open requests continue.
+
+        Args:
+            seconds: seconds that open requests may take from now on. Default: `drain_seconds`.
+        """
+        if seconds is not None:
+            self._config.timeout_graceful_shutdown = math.ceil(seconds) + MARGIN_SECONDS
         self._server.should_exit = True
 
     def join(self) -> None:
@@ -172,9 +182,13 @@ class HttpServer:
         """
         self._uvicorn.start()
 
-    def stop(self) -> None:
-        """Close the listening socket and idle connections, and return at once. Open requests continue."""
-        self._uvicorn.stop()
+    def stop(self, seconds: float | None = None) -> None:
+        """Close the listening socket and idle connections, and return at once. Open requests continue.
+
+        Args:
+            seconds: seconds that open requests may take from now on. Default: `drain_seconds`.
+        """
+        self._uvicorn.stop(seconds)
 
     def join(self) -> None:
         """Wait until all open requests are answered, or until the time limit passes."""

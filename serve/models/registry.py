@@ -95,7 +95,7 @@ class Models:
         self._named: tuple[NamedModel, ...] = ()
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
-        self._stopping = False
+        self._stopping = self._leaving = False
         #: Called after a change of the versions and before the old ones stop; it may wait for those who still use them.
         self.on_change: Callable[[], None] = lambda: None
         self._shadows = Shadows(self.metrics)
@@ -251,7 +251,7 @@ class Models:
 
     def not_ready(self) -> str:
         """Return the reason why the server is not ready; empty if it is ready. It can take as long as a canary run."""
-        if self._stopping:
+        if self._leaving:
             return "the server is stopping"
         for model in self._named:
             for version in model.answering:
@@ -263,7 +263,7 @@ class Models:
     def settled(self) -> bool:
         """Return True if `not_ready` returns at once, without a canary run."""
         every = (version.readiness for model in self._named for version in model.versions)
-        return self._stopping or all(readiness is None or readiness.settled for readiness in every)
+        return self._leaving or all(readiness is None or readiness.settled for readiness in every)
 
     # Changes -----------------------------------------------------------------------------------------------------------
 
@@ -374,9 +374,13 @@ class Models:
                 if time.monotonic() - version.used > limit:
                     version.sleep(self._drain_seconds)
 
+    def announce_stop(self) -> None:
+        """Report that the server is not ready from now on, so that load balancers leave it. Requests are still answered."""
+        self._leaving = True
+
     def stop_admitting(self) -> None:
         """Reject all new requests. Admitted requests are still answered."""
-        self._stopping = True
+        self._leaving = self._stopping = True
         self._stopped.set()
         for model in self._named:
             for version in model.versions:

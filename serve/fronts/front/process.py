@@ -25,7 +25,7 @@ from ..config import ProcessConfig
 from ..connections import PassedConnections
 from ..control import Control
 from ..forward import Forward
-from ..messages import Connections, Failed, Ready, Reload, Reloaded, Stopped
+from ..messages import Connections, Failed, Ready, Reload, Reloaded, Stop, Stopped
 from ..switching import SWITCH_SECONDS
 from .app import FrontApp
 from .backend import FrontBackend
@@ -135,9 +135,8 @@ class _Front:
     def stop(self, drain_seconds: float) -> bool:
         """Answer what is open, and close; return whether everything was answered in time."""
         deadline = time.monotonic() + drain_seconds
-        self.models.stop_admitting()
-        self.connections.stop()
         drained = self.models.stop(drain_seconds)
+        self.connections.stop(max(deadline - time.monotonic(), 1.0))
         if self._flight is not None:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         # The loop ends by itself when no connection is left, and the link with it.
@@ -161,11 +160,20 @@ def run_front(config: ProcessConfig, control: Control) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     front = _Front(config, control)
     front.start()
+
+    def stop(drain_seconds: float) -> None:
+        drained = False
+        try:
+            drained = front.stop(drain_seconds)
+        finally:
+            control.send(Stopped(drained))
+            control.end_commands()
+
     for command in control.commands():
         if isinstance(command, socket.socket):
             front.connections.add(command)
         elif isinstance(command, Reload):
             control.send(front.reload_keys())
-        else:
-            control.send(Stopped(front.stop(command.drain_seconds)))
-            return
+        elif isinstance(command, Stop):
+            # On another thread: connections still come, and their requests are answered with 503.
+            threading.Thread(target=stop, args=(command.drain_seconds,), name="fletcher-stop", daemon=True).start()
