@@ -77,7 +77,7 @@ class Server:
         if options.require_verified and not isinstance(models, Sequence):
             require_proof(models.info.canary, models.info.card.name)
         self._options = options
-        listening = listening_addresses(options)
+        self._listening = listening = listening_addresses(options)
         http_at, flight_at = listening.http, listening.flight
         flight_server = None if flight_at is None else flight_server_class()
         self._surroundings = surroundings = Surroundings.open(options, tracing)
@@ -102,11 +102,12 @@ class Server:
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
-                self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
+                self._http = HttpServer(surroundings.edge.around(app), listener, drain_seconds=options.drain_seconds)
                 self._http.start()
         except BaseException:
             if listener is not None:
                 listener.close()
+                listening.remove_socket()
             self.stop()
             raise
         self.addresses = Addresses(
@@ -149,6 +150,7 @@ class Server:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
             self._http.join()
+            self._listening.remove_socket()
         self._surroundings.close()
         return drained
 

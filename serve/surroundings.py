@@ -22,6 +22,7 @@ from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.app import HttpApp
 from .http.call import Limits
+from .http.edge.edge import Edge
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
@@ -93,6 +94,7 @@ class Surroundings:
     Attributes:
         options: the options.
         limits: limits of a request.
+        edge: wrappers of the HTTP application of the process that has the connections.
         gate: decides who may call; it has the keys.
         longbow: destination of ingested texts, or None.
         tracing: destination of spans, or None.
@@ -100,6 +102,7 @@ class Surroundings:
 
     options: ServerOptions
     limits: Limits
+    edge: Edge
     gate: Gate
     longbow: LongbowDoor | None
     tracing: Tracing | None
@@ -121,7 +124,8 @@ class Surroundings:
         if tracing is None and options.otlp is not None:
             tracing = _open_tracing(options.otlp)
         limits = Limits(options.max_body_bytes, options.body_seconds, options.max_items, options.max_tokens)
-        return cls(options, limits, Gate(keys), longbow, tracing)
+        edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
+        return cls(options, limits, edge, Gate(keys), longbow, tracing)
 
     def make_engine(self, encoder: Backend, metrics: Metrics) -> Engine:
         """Begin the engine of a loaded model."""
@@ -147,6 +151,7 @@ class Surroundings:
             longbow=self.longbow,
             tracing=self.tracing,
             consumers=consumers,
+            root_path=self.options.root_path,
         )
 
     def reload_keys(self) -> None:

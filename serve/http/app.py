@@ -21,6 +21,7 @@ import msgspec
 from fletcher.runtime.errors import DeadlineError, FletcherError
 
 from ..access.gate import Gate
+from ..access.proxies import FORWARDING
 from ..engine.terms import Priority, Terms
 from ..errors import MethodError, UnauthorizedError, UnknownRouteError
 from ..models.registry import Models
@@ -47,6 +48,9 @@ logger = logging.getLogger("fletcher.serve.http")
 
 ID_HEADER = REQUEST_ID.encode()
 
+#: Headers of requests that a page of a website or a proxy has sent.
+INDIRECT = frozenset({b"origin", *FORWARDING})
+
 #: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
 
@@ -63,6 +67,7 @@ class HttpApp:
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
+        root_path: str = "",
     ) -> None:
         """Build the application.
 
@@ -73,6 +78,7 @@ class HttpApp:
             longbow: destination of `/v1/ingest`; None rejects such requests.
             tracing: begins and ends spans; None disables traces.
             consumers: functions that receive the record of every request, in addition to metrics, log and traces.
+            root_path: prefix of the paths under which clients reach the server, for the OpenAPI document.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate
@@ -84,7 +90,9 @@ class HttpApp:
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
         routes = [*http_routes(longbow), Route("GET", "/openapi.json", self._schema, access="open")]
-        self._openapi = msgspec.json.encode(openapi_document(routes, self._limits, keys=self._gate.keys is not None))
+        self._openapi = msgspec.json.encode(
+            openapi_document(routes, self._limits, keys=self._gate.keys is not None, root_path=root_path)
+        )
         self._routes: dict[str, dict[str, Route]] = {}
         self._prefixes: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -177,7 +185,7 @@ class HttpApp:
                 route.access,
                 None if authorization is None else authorization.decode("latin-1"),
                 peer=peer[0] if peer else None,
-                browser=b"origin" in headers,
+                indirect=not INDIRECT.isdisjoint(headers),
             )
             draft.client = key or draft.client
         terms = Terms(priority, draft.client, deadline)

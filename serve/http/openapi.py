@@ -23,13 +23,14 @@ BODY_ERRORS = (400, 408, 413, 415)
 ENGINE_ERRORS = (429, 500, 503, 504)
 
 
-def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> Schema:
+def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool, root_path: str = "") -> Schema:
     """Return the document, ready to encode as JSON.
 
     Args:
         routes: all routes; those without a `Doc` are left out.
         limits: limits of a request.
         keys: whether the server requires API keys.
+        root_path: prefix of the paths under which clients reach the server.
     """
     shown = [(route, route.doc) for route in routes if route.doc is not None]
     types: list[Any] = []
@@ -53,6 +54,7 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
             "description": "Text embeddings. The server checks at its start that they match the published model.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": root_path or "/"}],
         "paths": paths,
         "components": {"schemas": components},
     }

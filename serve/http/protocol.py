@@ -64,7 +64,7 @@ class Protocol(HttpToolsProtocol):
         """Let another parser read the body of the request whose head has just been parsed.
 
         Returns:
-            The head that this parser must be fed first: it has the length of the body, and nobody sees it.
+            The head that this parser must be fed first: it has the length of the body, and `_Body` drops it.
         """
         self.parser = httptools.HttpRequestParser(_Body(self))
         # The first parser took the end of the head for the end of the message. The application has not run since then.

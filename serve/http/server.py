@@ -17,7 +17,7 @@ import uvloop
 
 from fletcher.runtime.errors import ServiceError
 
-from ..access.addresses import HostPort
+from ..access.addresses import url_of
 from .call import AsgiApp
 from .protocol import KEEP_ALIVE_SECONDS, Protocol
 
@@ -171,8 +171,7 @@ class HttpServer:
             on_end: called on the event loop when everything is answered.
         """
         self._uvicorn = UvicornThread(app, [listener], drain_seconds=drain_seconds, on_end=on_end)
-        where = listener.getsockname()
-        self.url = f"http+unix://{where}" if isinstance(where, str) else f"http://{HostPort(*where[:2])}"
+        self.url = url_of(listener)
 
     def start(self) -> None:
         """Start the thread. Return when the server accepts connections.

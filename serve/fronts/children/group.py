@@ -140,7 +140,7 @@ class Group:
             child.channel.send(Reload(specs if child is self.engine.child else None))
 
     def stop(self) -> None:
-        """Let `/ready` say that the server stops; `look` does the rest. Connections are accepted until the fronts have ended."""
+        """Let `/ready` say that the server stops; `look` does the rest. Connections are accepted until the fronts end."""
         if self._stop_at == math.inf:
             self._stop_at = time.monotonic() + self._options.lame_duck_seconds
             self._announce_stop()

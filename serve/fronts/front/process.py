@@ -63,7 +63,7 @@ class _Front:
         app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)
         self.connections = PassedConnections(
-            FrontApp(app, forward),
+            surroundings.edge.around(FrontApp(app, forward)),
             drain_seconds=options.drain_seconds,
             on_closed=lambda closed: control.send(Connections(closed)),
             on_end=forward.close,
