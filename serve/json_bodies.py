@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from .errors import FieldError
+from .surrogates import find_lone_surrogate
 
 __all__ = ["decode", "invalid"]
 
@@ -28,13 +29,18 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         The request.
 
     Raises:
-        FieldError: the body is not JSON, or it does not match the struct; the error names the field.
+        FieldError: the body is not JSON, a string has a lone surrogate, or it does not match the struct; the error names the
+            field.
     """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if (place := find_lone_surrogate(body)) is not None:
+            raise FieldError(
+                f"{place}: a lone surrogate, half of a character such as an emoji: cut texts between characters", place
+            ) from None
         raise FieldError(f"the body is not valid JSON in UTF-8: {error}", None) from None
 
 

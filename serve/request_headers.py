@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from typing import Final, Literal, get_args
 
 from .engine.terms import PRIORITIES, Priority
 from .errors import FieldError
 
-__all__ = ["PEER", "PLAIN_ID", "REQUEST_ID", "read_priority", "read_timeout"]
+__all__ = ["PEER", "PLAIN_ID", "REQUEST_ID", "OnTruncate", "read_on_truncate", "read_priority", "read_timeout"]
 
 #: Header of a request's id. OpenAI's clients read it. A caller may send an id, to find the request in the log.
 REQUEST_ID = "x-request-id"
@@ -19,6 +19,23 @@ PEER: Final = "x-fletcher-peer"
 
 #: Pattern of an accepted caller's id. Every other request gets an id from the server.
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+#: Policy for texts that are longer than the model takes.
+OnTruncate = Literal["allow", "report", "refuse"]
+
+
+def read_on_truncate(value: bytes) -> OnTruncate:
+    """Return the policy that `X-On-Truncate` names.
+
+    Raises:
+        FieldError: the policy does not exist.
+    """
+    name = value.decode("latin-1")
+    for policy in get_args(OnTruncate):
+        if policy == name:
+            return policy  # type: ignore[no-any-return]
+    raise FieldError(f"X-On-Truncate is {name!r}: use one of {', '.join(get_args(OnTruncate))}", "X-On-Truncate")
 
 
 def read_priority(value: bytes) -> Priority:

@@ -12,6 +12,7 @@ from fletcher.runtime.options.sizes import parse_size
 from fletcher.runtime.options.struct import Options
 
 from .access.proxies import TrustedProxies
+from .request_headers import OnTruncate
 
 __all__ = ["FLIGHT", "OFF", "ServerOptions"]
 
@@ -162,6 +163,21 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Largest number of tokens in a request. Default: no limit.", extra={"panel": ACCESS_PANEL}),
     ] = None
+    on_truncate: Annotated[
+        OnTruncate,
+        Meta(
+            description="Policy for texts that are longer than the model takes: allow cuts them, report also says so in the "
+            "header x-truncated and in the log, refuse makes them an error in every request.",
+            extra={"panel": ACCESS_PANEL},
+        ),
+    ] = "report"
+    compress_above: Annotated[
+        int | str,
+        Meta(
+            description="Size from which answers are compressed for clients that accept zstd or gzip; off never compresses.",
+            extra={"metavar": "SIZE", "panel": PROXY_PANEL},
+        ),
+    ] = "64KiB"
     body_seconds: Annotated[
         float, Meta(gt=0, description="Seconds in which a body must arrive.", extra={"hidden": True})
     ] = 30.0
@@ -221,15 +237,23 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            parse_size(self.max_body)
-        except InputError as error:
-            raise OptionError("max_body", f"max_body: {error}") from None
+        for name, value in (("max_body", self.max_body), ("compress_above", self.compress_above)):
+            if name == "compress_above" and value == OFF:
+                continue
+            try:
+                parse_size(value)
+            except InputError as error:
+                raise OptionError(name, f"{name}: {error}") from None
         self._check_edge()
         if self.fronts != AUTO and not _is_count(str(self.fronts)):
             raise OptionError(
                 "fronts", f"fronts is {self.fronts!r}: use {AUTO} or a whole number from 0 to {MAX_FRONTS}"
             )
+
+    @property
+    def compress_bytes(self) -> int | None:
+        """The size in bytes from which answers are compressed; None if they are not."""
+        return None if self.compress_above == OFF else parse_size(self.compress_above)
 
     def _check_edge(self) -> None:
         """Check the options about proxies and websites.

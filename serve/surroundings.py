@@ -123,7 +123,14 @@ class Surroundings:
         longbow = None if options.longbow is None else _open_longbow(options)
         if tracing is None and options.otlp is not None:
             tracing = _open_tracing(options.otlp)
-        limits = Limits(options.max_body_bytes, options.body_seconds, options.max_items, options.max_tokens)
+        limits = Limits(
+            options.max_body_bytes,
+            options.body_seconds,
+            options.max_items,
+            options.max_tokens,
+            options.compress_bytes,
+            options.on_truncate,
+        )
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
         return cls(options, limits, edge, Gate(keys), longbow, tracing)
 

@@ -94,7 +94,9 @@ def serve(
     if not specs:
         raise InputError("there is no model to serve: name a folder, or put [[models]] into the file of --config")
     if options.front_count:
-        require_packages("fletcher-serve run", "httptools", "prometheus_client", "uvicorn", "uvloop")
+        require_packages(
+            "fletcher-serve run", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop", "zstandard"
+        )
         from ..fronts.supervisor import run_supervisor
 
         drained = run_supervisor(

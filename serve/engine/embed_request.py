@@ -21,6 +21,9 @@ __all__ = ["PLAIN", "EmbedRequest"]
 
 PLAIN: Final = EmbedOptions()
 
+#: Values of `overflow` that cut a long text.
+CUTTING: Final = ("truncate", "truncate_left")
+
 
 class EmbedRequest(msgspec.Struct, frozen=True):
     """A request to a model.
@@ -36,3 +39,9 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     options: EmbedOptions = PLAIN
     output: Output = "vectors"
     terms: Terms = USUAL
+
+    def refusing_long(self) -> EmbedRequest:
+        """Return the same request, but with an error for a long text instead of its truncation."""
+        if self.options.overflow not in CUTTING:
+            return self
+        return msgspec.structs.replace(self, options=self.options.replace(overflow="refuse"))

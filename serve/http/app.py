@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,11 +29,13 @@ from ..models.registry import Models
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
+from ..request_headers import PLAIN_ID, REQUEST_ID, read_on_truncate, read_priority, read_timeout
 from ..statuses import retry_after
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
+from .coding.answers import shrink
 from .errors import OPENAI, ErrorShape
+from .lengths import TRUNCATED
 from .openapi import openapi_document
 from .route import Route
 from .routes import http_routes
@@ -126,6 +129,8 @@ class HttpApp:
                     draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
                 route, call = self._open(scope, headers, receive, methods, draft)
                 response = await route.handler(call)
+                if draft.truncated and call.on_truncate != "allow":
+                    response = _report_truncated(response, draft)
             except FletcherError as error:
                 response = self._refuse(error, draft, shape)
             except ClientLeftError:
@@ -138,6 +143,10 @@ class HttpApp:
                     draft,
                     shape,
                 )
+            if (accept := headers.get(b"accept-encoding")) is not None:
+                shrunk = await shrink(response.body, response.density, accept, self._limits.compress_bytes)
+                if shrunk is not None:
+                    response = replace(response, body=shrunk[0], headers=(*response.headers, *shrunk[1]))
             await _send(response, draft, send)
 
     def _find_prefix(self, path: str) -> tuple[str, Mapping[str, Route]]:
@@ -172,6 +181,9 @@ class HttpApp:
                 raise MethodError(f"{scope['path']} does not support {method}: use {', '.join(methods)}", [*methods])
             raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
         priority: Priority = "normal"
+        on_truncate = self._limits.on_truncate
+        if (value := headers.get(b"x-on-truncate")) is not None:
+            on_truncate = read_on_truncate(value)
         timeout = deadline = None
         if (value := headers.get(b"x-priority")) is not None:
             priority = read_priority(value)
@@ -201,6 +213,7 @@ class HttpApp:
             client=key,
             timeout=timeout,
             terms=terms,
+            on_truncate=on_truncate,
             draft=draft,
         )
         return route, call
@@ -248,6 +261,13 @@ class HttpApp:
     async def _schema(self, call: Call) -> Response:
         """Return the OpenAPI document."""
         return Response(200, self._openapi)
+
+
+def _report_truncated(response: Response, draft: RecordDraft) -> Response:
+    """Log that texts were cut, and return the answer with the header that says so."""
+    fields = {"request_id": draft.id, "model": draft.model, "texts": draft.truncated}
+    logger.info("texts were truncated", extra={"fields": fields | trace_fields(draft.trace)})
+    return replace(response, headers=(*response.headers, (TRUNCATED, b"%d" % draft.truncated)))
 
 
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +16,14 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
 from ..engine.terms import Terms
-from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
+from ..errors import FieldError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, Models
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
+from ..request_headers import OnTruncate
 from .bridge import Bridge, ClientLeftError, Message, Receive
+from .coding.answers import Density
+from .coding.bodies import check_coding, decompress
 
 __all__ = ["JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
 
@@ -40,7 +42,10 @@ MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 30.0
 
 #: Largest compressed body that is decompressed on the event loop. A larger one takes milliseconds, so a thread does it.
-INLINE_GZIP = 1 << 16
+INLINE_COMPRESSED = 1 << 16
+
+#: Size in bytes from which answers are compressed: below, the time of a network is shorter than that of compressing.
+COMPRESS_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,16 @@ class Limits:
         body_seconds: seconds in which a body must arrive.
         items: largest number of texts in a request; None for the limit of each API.
         tokens: largest number of tokens to compute for a request, over HTTP and Flight; None for no limit.
+        compress_bytes: size in bytes from which answers are compressed for clients that accept it; None for no compression.
+        on_truncate: policy for texts that are longer than the model takes, if the request does not name one.
     """
 
     body_bytes: int = MAX_BODY_BYTES
     body_seconds: float = BODY_SECONDS
     items: int | None = None
     tokens: int | None = None
+    compress_bytes: int | None = COMPRESS_BYTES
+    on_truncate: OnTruncate = "report"
 
     def most_items(self, own: int) -> int:
         """Return the limit of items: the smaller one of the server's limit and an API's limit.
@@ -70,12 +79,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Answer of a route. The body is bytes, or an iterator over parts."""
+    """Answer of a route. The body is bytes, or an iterator over parts; its density decides whether it is compressed."""
 
     status: int
     body: bytes | AsyncIterator[bytes]
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    density: Density = "text"
 
 
 @dataclass(slots=True)
@@ -93,6 +103,7 @@ class Call:
         client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
         terms: priority, client and deadline of the request.
+        on_truncate: policy for texts that are longer than the model takes.
         draft: draft of the request's record.
         fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
             sets it.
@@ -108,6 +119,7 @@ class Call:
     client: str
     timeout: float | None
     terms: Terms
+    on_truncate: OnTruncate
     draft: RecordDraft
     fields: Mapping[str, str] = field(default_factory=dict)
 
@@ -121,8 +133,8 @@ class Call:
         Raises:
             TooLargeError: the body is larger than the limit.
             SlowBodyError: the body did not arrive in time.
-            MediaTypeError: the body has a content coding other than gzip.
-            FieldError: the body is not gzip although its header says so.
+            MediaTypeError: the body has an unknown content coding.
+            FieldError: the body is empty, or does not have the content coding that its header names.
             ClientLeftError: the client disconnected.
         """
         limit, started = self.limits.body_bytes, time.perf_counter()
@@ -131,11 +143,7 @@ class Call:
             raise TooLargeError(
                 f"the body has {int(declared)} bytes; the limit is {limit}: send it in several requests"
             )
-        coding = self.headers.get(b"content-encoding", b"identity").lower()
-        if coding not in (b"identity", b"gzip"):
-            raise MediaTypeError(
-                f"the Content-Encoding of the body is {coding.decode('latin-1')!r}: send the body plain or as gzip"
-            )
+        coding = check_coding(self.headers.get(b"content-encoding"))
         task = asyncio.current_task()
         assert task is not None
         self.bodies[task] = asyncio.get_running_loop().time()
@@ -164,11 +172,14 @@ class Call:
             self.bodies.pop(task, None)
             self.draft.stages.read = time.perf_counter() - started
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if coding == b"identity" or not body:
-            return body
-        if len(body) <= INLINE_GZIP:
-            return gunzip(body, limit)
-        return await asyncio.get_running_loop().run_in_executor(None, gunzip, body, limit)
+        if coding is not None and body:
+            if len(body) <= INLINE_COMPRESSED:
+                body = decompress(body, coding, limit)
+            else:
+                body = await asyncio.get_running_loop().run_in_executor(None, decompress, body, coding, limit)
+        if not body:
+            raise FieldError("the body is empty: send the request in the body", None)
+        return body
 
     async def ask(
         self, name: str | None, inputs: Inputs, options: EmbedOptions = PLAIN, output: Output = "vectors"
@@ -192,6 +203,8 @@ class Call:
         """
         timeout = self.timeout
         request = EmbedRequest(inputs, options, output, self.terms)
+        if self.on_truncate == "refuse":
+            request = request.refusing_long()
         try:
             while True:
                 version = self.models.pick(name, ANSWERED_BY[output])
@@ -225,22 +238,3 @@ class Call:
 
 #: Function that answers the requests of a route.
 Handler = Callable[[Call], Awaitable[Response]]
-
-
-def gunzip(data: bytes, limit: int) -> bytes:
-    """Decompress a body. Stop at the limit, so that a small body cannot expand to a huge one.
-
-    Raises:
-        TooLargeError: the decompressed body is larger than the limit.
-        FieldError: the data are not gzip, or are incomplete.
-    """
-    reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        plain = reader.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise FieldError(f"the body is not gzip, but its Content-Encoding is gzip: {error}", None) from None
-    if len(plain) > limit:
-        raise TooLargeError(f"the body has more than {limit} bytes when decompressed: send it in several requests")
-    if not reader.eof or reader.unused_data:
-        raise FieldError("the gzip data of the body are incomplete, or other data follow them", None)
-    return plain

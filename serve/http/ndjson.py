@@ -62,6 +62,8 @@ async def stream(
             f"the request has {len(texts)} texts; the limit of a streamed request is {most}: send several requests",
             call.fields.get("input", "input"),
         )
+    if call.on_truncate == "refuse":
+        options = EmbedRequest(Texts(()), options).refusing_long().options
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     version, first = await call.ask(name, pieces[0], options)
     answers = _answers(call, version, pieces[1:], options)

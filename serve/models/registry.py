@@ -75,6 +75,7 @@ class Models:
         metrics: Metrics | None = None,
         drain_seconds: float = 30.0,
         fingerprint: Callable[[ModelSpec], str] | None = None,
+        refuse_long: bool = False,
     ) -> None:
         """Start without models.
 
@@ -85,12 +86,14 @@ class Models:
             drain_seconds: longest time in which a removed version may answer its admitted requests.
             fingerprint: returns a digest of the folder of a specification, to detect a changed folder.
                 Default: only specifications are compared.
+            refuse_long: whether a text that truncation would cut is an error in every request.
         """
         self.metrics = Metrics() if metrics is None else metrics
         self._load = load
         self._make_engine: MakeEngine = lambda encoder: make_engine(encoder, self.metrics.of_one())
         self._drain_seconds = drain_seconds
         self._fingerprint = fingerprint or (lambda spec: "")
+        self._refuse_long = refuse_long
         self._change = threading.Lock()
         self._named: tuple[NamedModel, ...] = ()
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
@@ -187,6 +190,8 @@ class Models:
                 raise StoppingError("the server is stopping: send the request to another server, or again later")
             return None
         version.used = time.monotonic()
+        if self._refuse_long and isinstance(request, EmbedRequest):
+            request = request.refusing_long()
         try:
             future = engine.submit(request, draft)
         except StoppingError:

@@ -59,6 +59,7 @@ class _Front:
             self._make_engine,
             drain_seconds=options.drain_seconds,
             fingerprint=lambda spec: self._entries[spec.key].info.digest,
+            refuse_long=options.on_truncate == "refuse",
         )
         app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)

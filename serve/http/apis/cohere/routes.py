@@ -14,7 +14,7 @@ from fletcher.runtime.tasks.postprocess import cast
 from ....errors import FieldError
 from ....json_bodies import decode
 from ...call import Call, Response
-from ...json import little_endian
+from ...json import json_rows, little_endian
 from ...route import Doc, Route
 from .errors import COHERE
 from .types import MAX_TEXTS, ApiVersion, ByType, CohereMeta, CohereRequest, CohereResponse, Tokens
@@ -94,7 +94,7 @@ def _texts(call: Call, request: CohereRequest) -> list[str]:
 def _as(vectors: Any, kind: str) -> tuple[Any, list[float] | None]:
     """Return the vectors in one of the types of Cohere, and the scales of int8 and uint8 vectors."""
     if kind == "float":
-        return vectors.tolist(), None
+        return json_rows(vectors), None
     if kind == "base64":
         return [row.tobytes() for row in little_endian(vectors)], None
     if kind in ("binary", "ubinary"):

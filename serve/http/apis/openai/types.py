@@ -49,8 +49,11 @@ class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw
     input: Input
     model: Annotated[str, Meta(description="Name of a served model; `/v1/models` lists them.")]
     encoding_format: Annotated[
-        Literal["float", "base64"],
-        Meta(description="`base64` encodes the bytes of little-endian float32 values, four for each dimension."),
+        Literal["float", "base64", "bytes"],
+        Meta(
+            description="`base64` encodes the bytes of little-endian float32 values, four for each dimension. `bytes` "
+            "answers with these bytes alone, as `application/octet-stream`, and with the counts in headers."
+        ),
     ] = "float"
     user: Annotated[str | None, Meta(description="Accepted for the clients of OpenAI; not used and not logged.")] = None
 

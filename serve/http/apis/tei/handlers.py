@@ -27,7 +27,8 @@ from ....json_bodies import decode
 from ....models.version import ModelVersion
 from ...call import Call, Response
 from ...embedding_items import embedding_items
-from ...json import SLICE_ROWS, gather, json_list
+from ...json import SLICE_ROWS, gather, json_list, json_numbers, json_rows, short_floats
+from ...lengths import token_headers
 from ...ndjson import NDJSON, stream
 from .errors import TEI
 from .types import (
@@ -51,7 +52,6 @@ from .types import (
 )
 
 __all__ = [
-    "TOKEN_HEADERS",
     "embed",
     "embed_all",
     "embed_sparse",
@@ -72,23 +72,6 @@ _sparse = msgspec.json.Decoder(SparseRequest)
 _rerank = msgspec.json.Decoder(RerankRequest)
 _similarity = msgspec.json.Decoder(SimilarityRequest)
 _tokenize = msgspec.json.Decoder(TokenizeRequest)
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-TOKEN_HEADERS = {
-    "x-compute-tokens": "Tokens of all texts that the model saw",
-    "x-tokens-seen": "Tokens of each text that the model saw",
-    "x-tokens-dropped": "Tokens of each text that truncation cut",
-}
-
-
-def token_headers(tokens: NDArray[np.int64], dropped: NDArray[np.int32]) -> Headers:
-    """Return headers with the token counts. The body of an answer of TEI is a list, which has no place for the counts."""
-    return (
-        (b"x-compute-tokens", b"%d" % int(tokens.sum())),
-        (b"x-tokens-seen", ",".join(map(str, tokens.tolist())).encode()),
-        (b"x-tokens-dropped", ",".join(map(str, dropped.tolist())).encode()),
-    )
 
 
 def check_count(call: Call, count: int, field: str, most: int = MAX_INPUTS) -> None:
@@ -160,7 +143,7 @@ async def embed(call: Call) -> Response:
 
 def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(vectors), SLICE_ROWS):
-        yield vectors[start : start + SLICE_ROWS].tolist()
+        yield json_rows(vectors[start : start + SLICE_ROWS])
 
 
 def _details(embeddings: Embeddings) -> Iterator[list[Any]]:
@@ -191,7 +174,7 @@ async def embed_all(call: Call) -> Response:
 def _token_slices(embeddings: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]]:
     bounds = embeddings.offsets.tolist()
     for index, (start, end) in enumerate(pairwise(bounds)):
-        vectors = embeddings.vectors[start:end].tolist()
+        vectors = json_numbers(embeddings.vectors[start:end])
         if detail:
             seen, dropped = int(embeddings.tokens[index]), int(embeddings.dropped[index])
             yield [AllItem(embeddings=vectors, tokens_seen=seen, tokens_dropped=dropped)]
@@ -215,7 +198,7 @@ async def embed_sparse(call: Call) -> Response:
 def _sparse_slices(embeddings: SparseEmbeddings) -> Iterator[list[list[SparseValue]]]:
     bounds = embeddings.offsets.tolist()
     for start, end in pairwise(bounds):
-        pairs = zip(embeddings.indices[start:end].tolist(), embeddings.values[start:end].tolist(), strict=True)
+        pairs = zip(embeddings.indices[start:end].tolist(), short_floats(embeddings.values[start:end]), strict=True)
         yield [[SparseValue(index, value) for index, value in pairs]]
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ...call import Call
+from ...lengths import TOKEN_HEADERS
 from ...ndjson import NDJSON
 from ...route import Doc, Route
 from .errors import TEI
-from .handlers import TOKEN_HEADERS, embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
+from .handlers import embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
 from .types import (
     AllItem,
     EmbedAllRequest,
