@@ -15,21 +15,13 @@ from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.server import HttpServer
 from .listening import announce, listening_addresses
-from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
 from .observe.record import Consumer
 from .server_options import ServerOptions
 from .signals import hangups, stop_signals, wait_until_stopped
-from .surroundings import (
-    Surroundings,
-    fingerprint,
-    flight_server_class,
-    load_encoder,
-    make_loader,
-    require_proof,
-)
+from .surroundings import Surroundings, flight_server_class, load_encoder
 
 if TYPE_CHECKING:
     from .flight.server import FlightServer
@@ -73,9 +65,6 @@ class Server:
             FletcherError: a model cannot be loaded.
         """
         options = ServerOptions() if options is None else options
-        load = make_loader(options, load)
-        if options.require_verified and not isinstance(models, Sequence):
-            require_proof(models.info.canary, models.info.card.name)
         self._options = options
         self._listening = listening = listening_addresses(options)
         http_at, flight_at = listening.http, listening.flight
@@ -85,21 +74,11 @@ class Server:
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
-        self.models = Models(
-            load,
-            surroundings.make_engine,
-            drain_seconds=options.drain_seconds,
-            fingerprint=fingerprint,
-            refuse_long=options.on_truncate == "refuse",
-        )
+        self.models = surroundings.make_models(load)
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
-            if isinstance(models, Sequence):
-                self.models.apply(models)
-            else:
-                name = options.name or models.info.card.name
-                self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
+            surroundings.fill(self.models, models)
             if flight_at is not None and flight_server is not None:
                 self._flight = flight_server(
                     self.models, surroundings.gate, flight_at, surroundings.longbow, surroundings.tracing, consumers

@@ -134,6 +134,57 @@ class Surroundings:
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
         return cls(options, limits, edge, Gate(keys), longbow, tracing)
 
+    def make_models(self, load: Loader = load_encoder) -> Models:
+        """Return the registry of a server's models, without models.
+
+        Args:
+            load: opens a model.
+        """
+        return Models(
+            make_loader(self.options, load),
+            self.make_engine,
+            drain_seconds=self.options.drain_seconds,
+            fingerprint=fingerprint,
+            refuse_long=self.options.on_truncate == "refuse",
+        )
+
+    def open_models(self, given: Backend | Sequence[ModelSpec], load: Loader = load_encoder) -> Models:
+        """Return models that answer.
+
+        Args:
+            given: models to load, or one loaded model, which the caller closes.
+            load: opens a model.
+
+        Raises:
+            InputError: `require_verified` refuses a model.
+            FletcherError: a model cannot be loaded.
+        """
+        models = self.make_models(load)
+        try:
+            self.fill(models, given)
+        except BaseException:
+            models.stop(0.0)
+            raise
+        return models
+
+    def fill(self, models: Models, given: Backend | Sequence[ModelSpec]) -> None:
+        """Let models answer.
+
+        Args:
+            models: registry of the server.
+            given: models to load, or one loaded model, which the caller closes.
+
+        Raises:
+            InputError, FletcherError: as for `open_models`.
+        """
+        if isinstance(given, Sequence):
+            models.apply(given)
+            return
+        if self.options.require_verified:
+            require_proof(given.info.canary, given.info.card.name)
+        name = self.options.name or given.info.card.name
+        models.add_loaded(ModelSpec(path="", name=name, aliases=()), given)
+
     def make_engine(self, encoder: Backend, metrics: Metrics) -> Engine:
         """Begin the engine of a loaded model."""
         return Engine(

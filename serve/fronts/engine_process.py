@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Final
 from fletcher.runtime.errors import FletcherError
 
 from ..http.server import HttpServer
-from ..models.registry import Models
 from ..models.served import served_models
 from ..models.spec import ModelSpec
-from ..surroundings import Surroundings, fingerprint, flight_server_class, make_loader
+from ..surroundings import Surroundings, flight_server_class
 from .channel.rows_server import RowsServer
 from .config import ProcessConfig
 from .control import Control
@@ -40,13 +39,7 @@ class _Engine:
         options = config.options
         self._control = control
         self._surroundings = surroundings = Surroundings.open(options)
-        self.models = Models(
-            make_loader(options),
-            surroundings.make_engine,
-            drain_seconds=options.drain_seconds,
-            fingerprint=fingerprint,
-            refuse_long=options.on_truncate == "refuse",
-        )
+        self.models = surroundings.make_models()
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)
         self._rows = RowsServer(self.models, Path(config.engine_rows), drain_seconds=options.drain_seconds)
