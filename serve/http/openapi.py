@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from fletcher import __version__
 
+from ..request_headers import OnTruncate
 from .call import Limits
+from .coding.bodies import CODINGS
 from .errors import ErrorShape
 from .route import Doc, Route
 
@@ -85,6 +87,8 @@ def _operation(
     headers = _ID_HEADER | {
         name: {"description": text, "schema": {"type": "string"}} for name, text in doc.headers.items()
     }
+    if contents and route.access == "key":
+        headers |= _TRUNCATED_HEADER
     success = {"content": answers} if answers else {}
     operation: Schema = {
         "operationId": doc.name,
@@ -98,7 +102,8 @@ def _operation(
         operation["requestBody"] = {
             "required": True,
             "content": contents,
-            "description": f"At most {limits.body_bytes} bytes, plain or as gzip (`Content-Encoding`).",
+            "description": f"At most {limits.body_bytes} bytes, plain or compressed (`Content-Encoding`: "
+            f"{', '.join(CODINGS)}).",
         }
     if parameters := [*_parameters(route, doc)]:
         operation["parameters"] = parameters
@@ -130,6 +135,12 @@ def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
             "in": "header",
             "description": "Priority class of the request",
             "schema": {"enum": ["interactive", "normal", "bulk"]},
+        }
+        yield {
+            "name": "X-On-Truncate",
+            "in": "header",
+            "description": "Policy for texts that are longer than the model takes. Default: that of the server.",
+            "schema": {"enum": [*get_args(OnTruncate)]},
         }
 
 
@@ -174,6 +185,12 @@ _ID_HEADER: Schema = {
         "description": "Id of the request: the `x-request-id` of the caller, or a new one",
         "schema": {"type": "string"},
     }
+}
+_TRUNCATED_HEADER: Schema = {
+    "x-truncated": {
+        "description": "Number of texts that truncation cut, if there are any",
+        "schema": {"type": "integer"},
+    },
 }
 _RETRY_HEADER: Schema = {
     "retry-after": {"description": "Seconds after which to try again", "schema": {"type": "integer"}},
