@@ -17,12 +17,17 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from .terms import USUAL, Terms
 
-__all__ = ["PLAIN", "EmbedRequest"]
+__all__ = ["PLAIN", "EmbedRequest", "refusing_long"]
 
 PLAIN: Final = EmbedOptions()
 
 #: Values of `overflow` that cut a long text.
 CUTTING: Final = ("truncate", "truncate_left")
+
+
+def refusing_long(options: EmbedOptions) -> EmbedOptions:
+    """Return the same options, but with an error for a long text instead of its truncation."""
+    return options.replace(overflow="refuse") if options.overflow in CUTTING else options
 
 
 class EmbedRequest(msgspec.Struct, frozen=True):
@@ -42,6 +47,5 @@ class EmbedRequest(msgspec.Struct, frozen=True):
 
     def refusing_long(self) -> EmbedRequest:
         """Return the same request, but with an error for a long text instead of its truncation."""
-        if self.options.overflow not in CUTTING:
-            return self
-        return msgspec.structs.replace(self, options=self.options.replace(overflow="refuse"))
+        options = refusing_long(self.options)
+        return self if options is self.options else msgspec.structs.replace(self, options=options)

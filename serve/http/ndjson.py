@@ -17,7 +17,7 @@ from fletcher.runtime.errors import FletcherError, OverloadedError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
-from ..engine.embed_request import EmbedRequest
+from ..engine.embed_request import EmbedRequest, refusing_long
 from ..errors import FieldError
 from ..models.version import ModelVersion
 from .bridge import ClientLeftError
@@ -63,12 +63,12 @@ async def stream(
             call.fields.get("input", "input"),
         )
     if call.on_truncate == "refuse":
-        options = EmbedRequest(Texts(()), options).refusing_long().options
+        options = refusing_long(options)
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     version, first = await call.ask(name, pieces[0], options)
     answers = _answers(call, version, pieces[1:], options)
     body = _lines(call, version, first, answers, encoding_format, shape)
-    return Response(200, body, NDJSON)
+    return Response(200, body, NDJSON, density="base64" if encoding_format == "base64" else "text")
 
 
 async def _answers(

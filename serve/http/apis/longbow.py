@@ -12,6 +12,7 @@ from msgspec import Meta
 from fletcher.runtime.errors import DeadlineError, OverloadedError
 from fletcher.runtime.options.embed import EmbedOptions
 
+from ...engine.embed_request import refusing_long
 from ...errors import FieldError
 from ...json_bodies import decode
 from ...longbow.ingest_request import MAX_DOCUMENTS, Document, IngestAnswer, require
@@ -64,6 +65,8 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         if waiting >= CALLS + WAITING:
             raise OverloadedError(f"{waiting} requests are already waiting for Longbow: retry after 1 s", 1.0)
         options = EmbedOptions.of(request)
+        if call.on_truncate == "refuse":
+            options = refusing_long(options)
         documents = [Document(item) if isinstance(item, str) else item for item in request.documents]
         loop = asyncio.get_running_loop()
         waiting += 1

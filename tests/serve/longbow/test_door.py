@@ -60,6 +60,19 @@ def test_documents_over_http(serving: Server, longbow: LongbowDouble) -> None:
     assert metadata["trace"].startswith("req-")
 
 
+def test_long_documents_are_reported_or_refused(serving: Server, longbow: LongbowDouble) -> None:
+    body = {"dataset": "long", "documents": ["one", "a text that is longer than the model takes"]}
+    url = f"{serving.addresses.http}/v1/ingest"
+    refused = httpx.post(url, json=body, headers={"x-on-truncate": "refuse"}, timeout=20)
+    assert refused.status_code == 400 and "has 44 tokens" in refused.text
+    answer = httpx.post(url, json=body, timeout=20)
+    assert (answer.status_code, answer.headers["x-truncated"]) == (200, "1")
+    assert len(longbow.store.ids("long")) == 2  # none of them came from the refused request
+    options = ServerOptions(http="127.0.0.1:0", flight="off", longbow=longbow.url, on_truncate="refuse")
+    with Server(UnitLengths(), options) as strict:
+        assert post(strict, body).status_code == 400
+
+
 def test_documents_over_flight(serving: Server, longbow: LongbowDouble) -> None:
     with fl.connect(serving.addresses.flight) as client:
         table = pa.table({"id": [1, 2], "text": ["a", "b"], "n": [10, 20]})
