@@ -36,8 +36,8 @@ WINDOW: Final = 256
 #: charged when it is queued again, behind the client's other requests.
 TURN_TOKENS: Final = 4096
 
-#: Longest time in seconds for which a small batch holds back others: far longer than any takes, so that one that hangs does not
-#: stop the queue.
+#: Longest time in seconds for which a small batch holds back others: far longer than any takes, so that one that hangs does
+#: not stop the queue.
 SMALL_SECONDS: Final = 0.05
 
 #: Number of clients whose end on the clock is stored while others wait.
