@@ -206,7 +206,7 @@ def test_slow_bodies(server: Server, route: str) -> None:
     assert "did not arrive within 0.3 s" in ROUTES[route][0](json.loads(body))
 
 
-@pytest.mark.parametrize("value", ["base65", "hex", 1, None])
+@pytest.mark.parametrize("value", ["base65", "hex", 1])
 def test_unknown_encodings(http: httpx.Client, value: Any) -> None:
     body = ROUTES["/v1/embeddings"][1] | {"encoding_format": value}
     refused("/v1/embeddings", http.post("/v1/embeddings", json=body), 400, "encoding_format")
