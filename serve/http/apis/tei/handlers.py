@@ -29,10 +29,11 @@ from ...call import Call, Response
 from ...embedding_items import embedding_items
 from ...json import SLICE_ROWS, gather, json_list
 from ...ndjson import NDJSON, stream
-from ..answers import MAX_INPUTS, check_count, token_headers
+from ..answers import MAX_INPUTS, Headers, check_count, token_headers
 from ..foreign_fields import RANKING, TEXTS, translate
 from ..ranking import AnswerForm, answer_of, rank, texts_of_documents
 from .errors import TEI
+from .pooled import ask_unscaled
 from .types import (
     AllItem,
     EmbedAllRequest,
@@ -121,9 +122,15 @@ async def embed(call: Call) -> Response:
         if isinstance(inputs, TokenIds):
             raise FieldError("inputs holds token ids, but a streamed request must hold texts", "inputs")
         return await stream(call, request.model, inputs.texts, options, "float", TEI)
-    _, embeddings = await call.ask(request.model, inputs, options)
+    embeddings: Embeddings
+    normalized: Headers = ()
+    if request.normalize:
+        _, embeddings = await call.ask(request.model, inputs, options)
+    else:
+        embeddings, normalized = await ask_unscaled(call, request.model, inputs, options)
     rows = _details(embeddings) if request.detail else _slices(embeddings.vectors)
-    return Response(200, await gather(json_list(rows)), headers=token_headers(embeddings.tokens, embeddings.dropped))
+    headers = (*token_headers(embeddings.tokens, embeddings.dropped), *normalized)
+    return Response(200, await gather(json_list(rows)), headers=headers)
 
 
 def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:

@@ -13,6 +13,7 @@ from ..foreign_fields import RANKING, TEXTS, schemas
 from ..ranking import RankAnswer
 from .errors import TEI
 from .handlers import embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
+from .pooled import NORMALIZED
 from .predict import Prediction, PredictRequest, predict
 from .types import (
     AllItem,
@@ -30,6 +31,8 @@ from .types import (
 )
 
 __all__ = ["tei_routes"]
+
+NORMALIZED_TEXT = "`true` if `normalize` is false, but the model has only vectors of length 1"
 
 
 def tei_routes() -> list[Route]:
@@ -59,7 +62,7 @@ def tei_routes() -> list[Route]:
                 vectors,
                 answers=lines,
                 example={"inputs": "a text"},
-                **common,
+                **common | {"headers": {**TOKEN_HEADERS, NORMALIZED: NORMALIZED_TEXT}},
             ),
         ),
         post(
