@@ -73,15 +73,16 @@ def _widen(request: Schema, foreign: Mapping[str, Mapping[str, Any]], components
     """
     names = _references(request)
     for name in names:
+        properties: dict[str, Schema] = components[name]["properties"]
         for field, schema in foreign.items():
-            components[name]["properties"].setdefault(field, dict(schema))
+            properties[field] = {"anyOf": [properties[field], dict(schema)]} if field in properties else dict(schema)
     done: set[str] = set()
     while left := names - done:
         for name in left:
             done.add(name)
             component = components[name]
             names = names | _references(component)
-            properties: dict[str, Schema] = component.get("properties", {})
+            properties = component.get("properties", {})
             for field in properties.keys() - set(component.get("required", ())):
                 properties[field] = _or_null(properties[field])
             if component.get("additionalProperties") is False:

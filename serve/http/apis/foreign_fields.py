@@ -68,7 +68,7 @@ def _translate(table: Table, call: Call, body: dict[str, Any]) -> None:
         FieldError: Fletcher does not offer what a field asks for, or two fields contradict each other.
     """
     names = dict(call.fields)
-    for name in [name for name in body if name in table]:
+    for name in [name for name in table if name in body]:
         foreign, value = table[name], body.pop(name)
         changes = foreign.read(value)
         if changes is None:
@@ -165,6 +165,13 @@ _COMMON = (
 
 #: Fields of `/v1/embeddings` and its other paths.
 EMBEDDING: Final = _table(
+    Foreign(  # before the fields that are translated to it
+        "dimensions",
+        "infinity",
+        {"enum": [0]},
+        "0 is the full length; other values are those of Fletcher's own field",
+        lambda value: _NOTHING if _same(value, 0) else {"dimensions": value},
+    ),
     *[field for field in _COMMON if field.name != "user"],
     _choice(
         "truncation",

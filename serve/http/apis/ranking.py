@@ -178,6 +178,7 @@ async def rank(call: Call, request: RankOptions, texts: Sequence[str], field: st
     Raises:
         FletcherError: the model does not rank, or as of `Call.ask`.
     """
+    call.fields = {**call.fields, "input": field}
     check_count(call, len(texts), field)
     version = call.models.pick(request.model, ("scores",))
     limit = version.description.max_tokens

@@ -143,7 +143,7 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
     (b'{"input": "a", "model": 3}', "model"),
     (b'{"input": "a", "model": "fake-model", "frobnicate": 1}', "frobnicate"),
     (b'{"input": "a", "model": "fake-model", "encoding_format": "hex"}', "encoding_format"),
-    (b'{"input": "a", "model": "fake-model", "dimensions": 0}', "dimensions"),
+    (b'{"input": "a", "model": "fake-model", "dimensions": -1}', "dimensions"),
     (b'{"input": "a", "model": "fake-model", "dimensions": 5}', "dimensions"),
     (b'{"input": "a", "model": "fake-model", "dimensions": "4"}', "dimensions"),
     (b'{"input": "a", "model": "fake-model", "dimensions": 1e400}', "dimensions"),
@@ -166,7 +166,7 @@ def test_the_error_of_an_invalid_body_names_the_field(http: httpx.Client, body: 
 def test_unknown_token_ids_are_rejected(http: httpx.Client) -> None:
     response = embed(http, input=[[5], [100]])
     assert response.status_code == 400
-    assert "row 1 holds the token id 100" in error_of(response)["message"]
+    assert "input[1] holds the token id 100" in error_of(response)["message"]
 
 
 def test_too_many_inputs(http: httpx.Client) -> None:

@@ -83,7 +83,7 @@ async def embed_v1(call: Call) -> Response:
 async def _embed(
     call: Call, request: CohereBody, model: str | None, input_type: str | None, version: Literal["1", "2"]
 ) -> _Answer:
-    call.fields = FIELDS
+    call.fields = FIELDS | {"input": "texts" if request.inputs is None else "inputs"}
     texts = _texts(call, request)
     kinds = list(dict.fromkeys(request.embedding_types or ["float"]))
     described = call.models.pick(model).description

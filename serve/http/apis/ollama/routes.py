@@ -79,6 +79,7 @@ async def embeddings(call: Call) -> Response:
     """Return the vector of one text."""
     request = decode(_embeddings, await call.body())
     options = EmbedOptions(input_type=request.input_type or RAW)
+    call.items = lambda index: "prompt"
     _, vectors = await _ask(call, request, [request.prompt], options)
     answer = EmbeddingsAnswer(vectors.vectors[0].tolist())
     return Response(200, msgspec.json.encode(answer), headers=token_headers(vectors.tokens, vectors.dropped))

@@ -221,6 +221,7 @@ async def similarity(call: Call) -> Response:
     sentences = request.inputs.sentences
     check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
     parameters = request.parameters or SimilarityParameters()
+    call.items = lambda index: f"inputs.sentences[{index - 1}]" if index else "inputs.source_sentence"
     call.fields = {**fields_of(parameters.prompt_name, parameters.input_type, "parameters."), **call.fields}
     options = EmbedOptions(
         input_type=input_type_of(parameters.prompt_name, parameters.input_type),

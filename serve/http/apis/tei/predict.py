@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -72,6 +74,7 @@ async def predict(call: Call) -> Response:
     values = np.zeros((len(rows), version.description.dimension), np.float32)
     for length in {len(row) for row in rows}:
         chosen = [index for index, row in enumerate(rows) if len(row) == length]
+        call.items = partial(_item, chosen, single=single)
         scores: Scores
         version, scores = await call.ask(request.model, _inputs([rows[index] for index in chosen]), options, "scores")
         values[chosen], tokens[chosen], dropped[chosen] = scores.scores, scores.tokens, scores.dropped
@@ -107,6 +110,11 @@ def _rows(call: Call, inputs: str | list[Any]) -> tuple[list[list[str]], bool]:
                 field,
             )
     return rows, single
+
+
+def _item(chosen: Sequence[int], index: int, *, single: bool) -> str:
+    """Return the name in the body of the engine's text of an index."""
+    return "inputs" if single else f"inputs[{chosen[index]}]"
 
 
 def _inputs(rows: list[list[str]]) -> Inputs:

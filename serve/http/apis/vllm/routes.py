@@ -96,6 +96,7 @@ def _pairs(call: Call, request: ScoreRequest) -> Pairs:
     """
     first_name, first = _side(call, {"text_1": request.text_1, "queries": request.queries})
     second_name, second = _side(call, {"text_2": request.text_2, "documents": request.documents})
+    call.fields = {**call.fields, "input": first_name if len(first) > len(second) else second_name}
     if len(first) == 1:
         return Pairs(first[0], tuple(second))
     if len(second) == 1:

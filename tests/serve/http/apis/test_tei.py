@@ -94,7 +94,7 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("/embed", {"inputs": "a", "model": "other"}, 404, "Validation"),
     ("/embed", {"inputs": POISON}, 424, "Backend"),
     ("/embed", {"inputs": "a", "prompt_name": "poem"}, 422, "Validation"),
-    ("/embed", {"inputs": [500]}, 400, "Tokenizer"),
+    ("/embed", {"inputs": [500]}, 422, "Tokenizer"),
     ("/rerank", {"query": "a", "texts": []}, 400, "Empty"),
     ("/rerank", {"query": "a", "texts": ["b"]}, 404, "Validation"),
     ("/embed_sparse", {"inputs": "a"}, 404, "Validation"),
