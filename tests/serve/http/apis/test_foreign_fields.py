@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -152,3 +155,34 @@ def test_schemas_list_exactly_the_accepted_values(table: Any) -> None:
         for value in ("no such value", -7, 2.5, [], {}):
             if "enum" in foreign.schema:
                 assert foreign.read(value) in (None, {name: value})
+
+
+# Documentation --------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[4] / "docs" / "reference" / "clients.md"
+WORDS = {"string": "a text", "integer": "an integer", "boolean": "true or false"}
+
+
+def documented(heading: str) -> list[list[str]]:
+    """Return the rows of the first table after a heading of the page."""
+    text = PAGE.read_text(encoding="utf-8").partition(f"\n### {heading}\n")[2]
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("|\n").split(" | ")] for line in table[0].splitlines()[2:]]
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [
+        ("In requests for embeddings", EMBEDDING),
+        ("In requests of text-embeddings-inference", TEXTS),
+        ("In requests for rankings", RANKING),
+    ],
+)
+def test_the_page_has_every_field(heading: str, table: Any) -> None:
+    rows = []
+    for foreign in table.values():
+        schema = foreign.schema
+        accepted = [f"`{json.dumps(value)}`" for value in schema.get("enum", [])] or [WORDS[schema["type"]]]
+        rows.append([f"`{foreign.name}`", foreign.servers, ", ".join(accepted), foreign.meaning])
+    assert documented(heading) == rows
