@@ -145,7 +145,9 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     results: list[Result]
     meta: RankMeta
     usage: Usage
-    object: Annotated[str, Meta(extra_json_schema={"const": "list"})]
+    object: Annotated[
+        str, Meta(description="`list` as in Voyage's answers on `/v1/rerank`, else `rerank` as in infinity's.")
+    ]
     data: list[VoyageResult] | None = None
 
 
@@ -283,7 +285,7 @@ def answer_of(call: Call, request: RankOptions, texts: Sequence[str], ranking: R
             tokens_dropped=scores.dropped.tolist(),
         ),
         usage=Usage(prompt_tokens=used, total_tokens=used),
-        object="list",
+        object="list" if form.voyage else "rerank",
         data=[
             VoyageResult(
                 index=index,

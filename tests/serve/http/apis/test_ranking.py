@@ -130,6 +130,7 @@ def test_bodies_of_the_clients_of_jina(http: httpx.Client, scores: np.ndarray[An
     answer = http.post(path, json={"query": QUERY, "documents": TEXTS, **fields}).json()
     check(answer["results"], scores, 3)
     assert answer["model"] == "reranker"
+    assert answer["object"] == ("rerank" if path == "/rerank" else "list")  # infinity's and Voyage's clients check it
     assert answer["usage"]["total_tokens"] == sum(answer["meta"]["tokens_seen"])
     shown = [TEXTS[index] for index in best_first(scores)[:3]]
     if fields.get("return_documents", True):
