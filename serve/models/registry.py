@@ -296,11 +296,15 @@ class Models:
         """Serve a backend that the caller has opened and closes.
 
         Raises:
-            InputError: one of its names is taken.
+            InputError: one of its names is taken, or the default model is not served.
         """
         with self._change:
             version = ModelVersion(spec, lambda spec: encoder, self._make_engine, owned=False)
-            self._install([*(v for model in self._named for v in model.versions), version])
+            try:
+                self._install([*(v for model in self._named for v in model.versions), version])
+            except InputError:
+                version.retire(0.0)
+                raise
             self.on_change()
 
     def apply(self, specs: Sequence[ModelSpec], *, reload: frozenset[tuple[str, str]] = frozenset()) -> None:

@@ -24,6 +24,7 @@ from ....engine.answering import AnsweringEngine
 from ....engine.engine import MAX_QUEUE_TOKENS
 from ....errors import EmptyError, FieldError
 from ....json_bodies import decode
+from ....models.description import ModelDescription
 from ....models.version import ModelVersion
 from ...call import Call, Response
 from ...embedding_items import embedding_items
@@ -272,14 +273,13 @@ async def info(call: Call) -> Response:
     version = call.models.named[0].answering[0]
     engine = await awake(version)
     served, model = version.description, engine.backend.info
-    kinds = {"scores": "reranker", "sparse": "embedding", "vectors": "embedding", "token_vectors": "embedding"}
     pooling = {"sparse": "splade", "token_vectors": "none"}.get(served.output, "+".join(model.card.pooling))
     answer = Info(
         model_id=served.name,
         model_sha=served.digest,
         model_dtype=served.variant.rpartition("-")[2],
         served_model_name=served.name,
-        model_type={kinds[served.output]: {} if served.output == "scores" else {"pooling": pooling}},
+        model_type={"embedding": {"pooling": pooling}} if served.output != "scores" else _scores_type(served),
         max_concurrent_requests=MAX_QUEUE_TOKENS,
         max_input_length=served.max_tokens,
         max_batch_tokens=model.token_budget,
@@ -289,6 +289,11 @@ async def info(call: Call) -> Response:
         version=__version__,
     )
     return Response(200, msgspec.json.encode(answer))
+
+
+def _scores_type(served: ModelDescription) -> dict[str, dict[str, str]]:
+    """Return TEI's type of a model that gives scores: a model with several labels is a classifier."""
+    return {"reranker" if served.dimension == 1 else "classifier": {}}
 
 
 async def awake(version: ModelVersion) -> AnsweringEngine:

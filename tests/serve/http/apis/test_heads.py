@@ -92,11 +92,13 @@ def test_colbert_and_a_reranker_in_one_server(folder: Path) -> None:
     with serving(convert(reranker).path, convert(colbert).path) as http:
         documents = http.post("/embed_all", json={"inputs": texts, "input_type": "document"}).json()
         (query,) = http.post("/embed_all", json={"inputs": QUERY, "prompt_name": "query", "detail": True}).json()
+        synonym = http.post("/embed_all", json={"inputs": QUERY, "input_type": "search_query"}).json()
         ranked = http.post("/rerank", json={"query": QUERY, "texts": texts})
     for vectors, rows in zip(documents, reference, strict=True):
         np.testing.assert_allclose(np.array(vectors), rows, atol=1e-5)
     np.testing.assert_allclose(np.array(query["embeddings"]), queries[0], atol=1e-5)
     assert query["tokens_dropped"] == 0
+    assert synonym == [query["embeddings"]]
     assert ranked.status_code == 200
 
 
