@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
 from ...errors import FieldError
-from ...json_bodies import Translate
 from ..call import Call
 
 __all__ = ["EMBEDDING", "RANKING", "TEXTS", "Foreign", "Table", "schemas", "translate"]
@@ -49,20 +47,15 @@ Table = Mapping[str, Foreign]
 _NOTHING: Final[Changes] = MappingProxyType({})
 
 
-def translate(table: Table, call: Call) -> Translate:
-    """Return a function that replaces the foreign fields of a request's body.
+def translate(table: Table, call: Call, body: dict[str, Any]) -> None:
+    """Replace the foreign fields of a body, in place.
 
     The call gets the names of the translated fields, so that later errors use the client's names.
 
     Args:
         table: the fields that the route accepts.
         call: the request.
-    """
-    return partial(_translate, table, call)
-
-
-def _translate(table: Table, call: Call, body: dict[str, Any]) -> None:
-    """Replace the foreign fields of a body.
+        body: the decoded body.
 
     Raises:
         FieldError: Fletcher does not offer what a field asks for, or two fields contradict each other.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -165,7 +166,7 @@ async def rerank_v2(call: Call) -> Response:
 
 
 async def _rerank(call: Call, form: AnswerForm) -> Response:
-    request = decode(_ranking, await call.body(), translate(RANKING, call))
+    request = decode(_ranking, await call.body(), partial(translate, RANKING, call))
     texts = texts_of_documents(request.documents)
     ranking = await rank(call, request, texts, "documents")
     headers = token_headers(ranking.scores.tokens, ranking.scores.dropped)

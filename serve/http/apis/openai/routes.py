@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from fletcher.runtime.inputs import TokenIds
@@ -33,13 +35,13 @@ _deployment_decoder = msgspec.json.Decoder(DeploymentRequest)
 
 async def embed(call: Call) -> Response:
     """Return the vectors of texts or token ids."""
-    request = decode(_decoder, await call.body(), translate(EMBEDDING, call))
+    request = decode(_decoder, await call.body(), partial(translate, EMBEDDING, call))
     return await _answer(call, request, request.model)
 
 
 async def embed_deployment(call: Call) -> Response:
     """Return the vectors of a request to Azure's path, which has the name of the model; the body may leave it out."""
-    request = decode(_deployment_decoder, await call.body(), translate(EMBEDDING, call))
+    request = decode(_deployment_decoder, await call.body(), partial(translate, EMBEDDING, call))
     return await _answer(call, request, named_part(call.scope["path"], AZURE))
 
 

@@ -110,7 +110,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
 
 async def embed(call: Call) -> Response:
     """Embed texts or token ids."""
-    request = decode(_embed, await call.body(), translate(TEXTS, call))
+    request = decode(_embed, await call.body(), partial(translate, TEXTS, call))
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     streamed = call.wants(NDJSON)
     inputs = _read_inputs(call, request, streamed=streamed)
@@ -155,7 +155,7 @@ def _details(embeddings: Embeddings) -> Iterator[list[Any]]:
 
 async def embed_all(call: Call) -> Response:
     """Return a vector for each token: the token vectors of a ColBERT model, or the token states that an embedder pools."""
-    request = decode(_embed_all, await call.body(), translate(TEXTS, call))
+    request = decode(_embed_all, await call.body(), partial(translate, TEXTS, call))
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     texts = texts_of(call, request.inputs)
     tokens: TokenEmbeddings
@@ -177,7 +177,7 @@ def _token_slices(embeddings: TokenEmbeddings, *, detail: bool) -> Iterator[list
 
 async def embed_sparse(call: Call) -> Response:
     """Return the weights of vocabulary tokens for each text."""
-    request = decode(_sparse, await call.body(), translate(TEXTS, call))
+    request = decode(_sparse, await call.body(), partial(translate, TEXTS, call))
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, ("sparse",))
@@ -197,7 +197,7 @@ def _sparse_slices(embeddings: SparseEmbeddings) -> Iterator[list[list[SparseVal
 
 async def rerank(call: Call) -> Response:
     """Return the ranks of `texts` as TEI does, or of `documents` as Jina, vLLM and infinity do, sorted by their scores."""
-    request = decode(_rerank, await call.body(), translate(RANKING, call))
+    request = decode(_rerank, await call.body(), partial(translate, RANKING, call))
     if (request.texts is None) == (request.documents is None):
         raise FieldError("the request must have exactly one of texts and documents", "texts")
     if request.documents is not None:
@@ -218,7 +218,7 @@ async def rerank(call: Call) -> Response:
 
 async def similarity(call: Call) -> Response:
     """Return the cosine similarities of one sentence to others."""
-    request = decode(_similarity, await call.body(), translate(TEXTS, call))
+    request = decode(_similarity, await call.body(), partial(translate, TEXTS, call))
     sentences = request.inputs.sentences
     check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
     parameters = request.parameters or SimilarityParameters()
@@ -240,7 +240,7 @@ async def similarity(call: Call) -> Response:
 
 async def tokenize(call: Call) -> Response:
     """Return the tokens of texts without truncation."""
-    request = decode(_tokenize, await call.body(), translate(TEXTS, call))
+    request = decode(_tokenize, await call.body(), partial(translate, TEXTS, call))
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, get_args(Output))

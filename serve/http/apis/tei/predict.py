@@ -66,7 +66,7 @@ _predict = msgspec.json.Decoder(PredictRequest)
 
 async def predict(call: Call) -> Response:
     """Return the labels of texts or of pairs, the most probable one first."""
-    request = decode(_predict, await call.body(), translate(TEXTS, call))
+    request = decode(_predict, await call.body(), partial(translate, TEXTS, call))
     rows, single = _rows(call, request.inputs)
     options = EmbedOptions(input_type="raw", overflow="refuse" if request.truncate is False else "truncate")
     version = call.models.pick(request.model, ("scores",))

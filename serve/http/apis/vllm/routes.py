@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -73,7 +74,7 @@ _decoder = msgspec.json.Decoder(ScoreRequest)
 
 async def score(call: Call) -> Response:
     """Return the scores of pairs of texts, in order."""
-    request = decode(_decoder, await call.body(), translate(RANKING, call))
+    request = decode(_decoder, await call.body(), partial(translate, RANKING, call))
     pairs = _pairs(call, request)
     version, scores = await score_pairs(call, request.model, pairs, refuse=request.truncate is False)
     values = sigmoid_scores(scores.scores[:, 0], version.description.activation, raw=request.raw_scores)
