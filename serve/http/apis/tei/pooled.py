@@ -7,6 +7,7 @@ it: their answer is scaled, and a header says so.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,9 @@ __all__ = ["NORMALIZED", "ask_unscaled"]
 
 #: Header of an answer whose vectors have length 1 although the request has `normalize: false`.
 NORMALIZED: Final = "x-normalized"
+
+#: Largest number of tokens whose states are in memory at a time: 48 MiB with 768 dimensions.
+PIECE_TOKENS: Final = 1 << 14
 
 
 async def ask_unscaled(
@@ -43,18 +47,30 @@ async def ask_unscaled(
     info = call.models.pick(model).info
     if not info.card.normalize:
         return (await call.ask(model, inputs, options))[1], ()
-    if not _has_unscaled(info, inputs, options):
+    if not (isinstance(inputs, Texts) and _has_unscaled(info, options)):
         scaled = (await call.ask(model, inputs, options.replace(normalize=None)))[1]
         return scaled, ((NORMALIZED.encode(), b"true"),)
-    states: TokenEmbeddings
-    _, states = await call.ask(model, inputs, options, "token_vectors")
-    return Embeddings(_means(states), states.tokens, states.dropped), ()
+    parts = [part async for part in _parts(call, model, inputs.texts, options, max(1, PIECE_TOKENS // info.max_tokens))]
+    vectors = np.concatenate([part.vectors for part in parts])
+    tokens = np.concatenate([part.tokens for part in parts])
+    dropped = np.concatenate([part.dropped for part in parts])
+    return Embeddings(vectors, tokens, dropped), ()
 
 
-def _has_unscaled(info: ModelInfo, inputs: Inputs, options: EmbedOptions) -> bool:
+async def _parts(
+    call: Call, model: str | None, texts: Sequence[str], options: EmbedOptions, size: int
+) -> AsyncIterator[Embeddings]:
+    """Yield the unscaled vectors of pieces of texts, so that the states of a few texts are in memory at a time."""
+    for first in range(0, len(texts), size):
+        states: TokenEmbeddings
+        piece = Texts(tuple(texts[first : first + size]))
+        _, states = await call.ask(model, piece, options, "token_vectors", first=first)
+        yield Embeddings(_means(states), states.tokens, states.dropped)
+
+
+def _has_unscaled(info: ModelInfo, options: EmbedOptions) -> bool:
     """Return whether the vectors before the scaling can be computed from states of tokens."""
-    plain = options.dimensions is None and options.dtype == "float32" and not options.splits
-    return info.has_token_states and isinstance(inputs, Texts) and plain
+    return info.has_token_states and options.dimensions is None and options.dtype == "float32" and not options.splits
 
 
 def _means(states: TokenEmbeddings) -> NDArray[np.float32]:

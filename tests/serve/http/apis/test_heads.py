@@ -128,6 +128,7 @@ def test_vectors_before_their_normalization_are_those_of_sentence_transformers(
 ) -> None:
     """Haystack's embedders for TEI send `normalize: false` by default."""
     texts = ["A man is eating food.", "The girl is carrying a baby, and the sun shines.", "", "word " * 400]
+    texts += [f"text number {number}" for number in range(70)]  # more than one piece
     *modules, last = SentenceTransformer(str(minilm_checkpoint), device="cpu")
     assert isinstance(last, Normalize)
     reference = SentenceTransformer(modules=modules, device="cpu").encode(texts, batch_size=1)
