@@ -59,7 +59,10 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
         "components": {"schemas": components},
     }
     if keys:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer"},
+            "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
+        }
     return document
 
 
@@ -149,7 +152,7 @@ def _operation(
     if parameters := [*_parameters(route, doc)]:
         operation["parameters"] = parameters
     if keys and route.access != "open":
-        operation["security"] = [{"key": []}]
+        operation["security"] = [{"key": []}, {"api-key": []}]
     return operation
 
 

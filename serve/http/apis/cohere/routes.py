@@ -21,7 +21,7 @@ from ...route import Doc, Route
 from ..answers import TOKEN_HEADERS, token_headers
 from ..foreign_fields import RANKING, schemas, translate
 from ..ranking import AnswerForm, RankAnswer, RankRequest, answer_of, rank, texts_of_documents
-from .errors import COHERE
+from .errors import COHERE, RANKING_ERRORS
 from .types import (
     MAX_TEXTS,
     ApiVersion,
@@ -225,7 +225,7 @@ def cohere_routes() -> list[Route]:
                 "`results` unless `return_documents` is false, and in `data` if it is true.",
                 **ranking,
             ),
-            COHERE,
+            RANKING_ERRORS,
         ),
         Route(
             "POST",
@@ -238,6 +238,6 @@ def cohere_routes() -> list[Route]:
                 RankAnswer,
                 **ranking,
             ),
-            COHERE,
+            RANKING_ERRORS,
         ),
     ]

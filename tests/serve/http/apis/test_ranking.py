@@ -304,6 +304,15 @@ def test_refusals_name_the_field(http: httpx.Client, path: str, body: dict[str, 
     assert words in (error if isinstance(error, str) else error["message"])
 
 
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+def test_errors_have_the_fields_of_cohere_jina_and_voyage(http: httpx.Client, path: str) -> None:
+    """Cohere's clients read `message`, voyageai and llama-index's JinaRerank read `detail`."""
+    error = http.post(path, json=DOCUMENTED | {"documents": []}).json()
+    assert error["message"] == error["detail"]
+    assert error["message"].startswith("documents is an empty list")
+    assert error["id"]
+
+
 def test_an_unknown_name_means_the_first_reranker_if_there_is_a_default_model(
     http: httpx.Client, scores: np.ndarray[Any, Any]
 ) -> None:
