@@ -43,15 +43,20 @@ class TokenIds(msgspec.Struct, frozen=True, tag="token_ids"):
 
 
 class Pairs(msgspec.Struct, frozen=True, tag="pairs"):
-    """One query with documents, for models that score pairs of texts.
+    """Queries with documents, for models that score pairs of texts.
 
     Attributes:
-        query: the first text of every pair.
+        query: the first text of every pair, or the first text of each pair.
         documents: the second text of each pair. Each document becomes one row of the answer.
     """
 
-    query: str
+    query: str | tuple[str, ...]
     documents: tuple[str, ...]
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """Return the first text of each pair."""
+        return (self.query,) * len(self.documents) if isinstance(self.query, str) else self.query
 
 
 Inputs = Texts | TokenIds | Pairs

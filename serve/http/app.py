@@ -33,7 +33,7 @@ from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
 from .errors import OPENAI, ErrorShape
 from .openapi import openapi_document
-from .route import Route
+from .route import Route, RouteTable
 from .routes import http_routes
 
 if TYPE_CHECKING:
@@ -85,11 +85,7 @@ class HttpApp:
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
         routes = [*http_routes(longbow), Route("GET", "/openapi.json", self._schema, access="open")]
         self._openapi = msgspec.json.encode(openapi_document(routes, self._limits, keys=self._gate.keys is not None))
-        self._routes: dict[str, dict[str, Route]] = {}
-        self._prefixes: dict[str, dict[str, Route]] = {}
-        for route in routes:
-            fixed, brace, _ = route.path.partition("{")
-            (self._prefixes if brace else self._routes).setdefault(fixed, {})[route.method] = route
+        self._routes = RouteTable(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or the lifespan events of ASGI.
@@ -108,8 +104,7 @@ class HttpApp:
         if request_id is None or not PLAIN_ID.fullmatch(request_id):
             request_id = b"%s%x" % (self._id_prefix, next(self._ids))
         path = scope["path"]
-        exact = self._routes.get(path)
-        name, methods = self._find_prefix(path) if exact is None else (path, exact)
+        name, methods = self._routes.fixed.get(path) or self._routes.find(path)
         shape = next(iter(methods.values())).shape if methods else OPENAI
         draft = RecordDraft(door="http", id=request_id.decode(), route=name)
         with self._requests.wrap(draft):
@@ -131,13 +126,6 @@ class HttpApp:
                     shape,
                 )
             await _send(response, draft, send)
-
-    def _find_prefix(self, path: str) -> tuple[str, Mapping[str, Route]]:
-        """Return the route's path, such as `/v1/models/{id}`, and its methods; `unknown` and none if it does not exist."""
-        for prefix, methods in self._prefixes.items():
-            if path.startswith(prefix) and len(path) > len(prefix):
-                return next(iter(methods.values())).path, methods
-        return "unknown", {}
 
     def _open(
         self,
@@ -172,10 +160,9 @@ class HttpApp:
             deadline = time.monotonic() + timeout
         key = ""
         if route.access == "admin" or (route.access == "key" and self._gate.keys is not None):
-            authorization = headers.get(b"authorization")
             key = self._gate.enter(
                 route.access,
-                None if authorization is None else authorization.decode("latin-1"),
+                _credentials(headers),
                 peer=peer[0] if peer else None,
                 browser=b"origin" in headers,
             )
@@ -240,6 +227,14 @@ class HttpApp:
     async def _schema(self, call: Call) -> Response:
         """Return the OpenAPI document."""
         return Response(200, self._openapi)
+
+
+def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
+    """Return the bearer token of a request in the form of `Authorization`, or None. Azure's clients send `api-key`."""
+    if (authorization := headers.get(b"authorization")) is not None:
+        return authorization.decode("latin-1")
+    key = headers.get(b"api-key") or headers.get(b"x-api-key")
+    return None if key is None else f"Bearer {key.decode('latin-1')}"
 
 
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:

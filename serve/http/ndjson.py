@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.errors import FletcherError, OverloadedError
+from fletcher.runtime.errors import FletcherError, InputError, OverloadedError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -73,12 +73,13 @@ async def _answers(
     call: Call, version: ModelVersion, pieces: Sequence[Texts], options: EmbedOptions
 ) -> AsyncIterator[Embeddings]:
     """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces open."""
-    waiting: deque[Future[Any]] = deque()
-    left = deque(pieces)
+    waiting: deque[tuple[int, Future[Any]]] = deque()  # with the index of the piece's first text
+    left = deque(enumerate(pieces, 1))
     try:
         while left or waiting:
             while left and len(waiting) < AHEAD:
-                request = EmbedRequest(left[0], options, terms=call.terms.waiting())
+                first, texts = PIECE * left[0][0], left[0][1]
+                request = EmbedRequest(texts, options, terms=call.terms.waiting())
                 try:
                     future = call.models.submit(version, request, call.draft)
                 except OverloadedError:
@@ -86,26 +87,31 @@ async def _answers(
                         break
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
+                except InputError as error:
+                    raise call.name_item(error, first) from error
                 # The version was replaced or sleeps: the stream continues with another version of the model.
                 if future is None:
-                    version, answer = await call.ask(version.spec.name, left[0], options)
+                    version, answer = await call.ask(version.spec.name, texts, options, first=first)
                     left.popleft()
                     while waiting:
-                        yield await _wait(call, version, waiting.popleft())
+                        yield await _wait(call, version, *waiting.popleft())
                     yield answer
                     continue
                 left.popleft()
-                waiting.append(future)
+                waiting.append((first, future))
             if waiting:
-                yield await _wait(call, version, waiting.popleft())
+                yield await _wait(call, version, *waiting.popleft())
     finally:
-        for future in waiting:
+        for _, future in waiting:
             future.cancel()
 
 
-async def _wait(call: Call, version: ModelVersion, future: Future[Any]) -> Embeddings:
+async def _wait(call: Call, version: ModelVersion, first: int, future: Future[Any]) -> Embeddings:
     """Return the embeddings of a piece, and count them in the record of the request."""
-    embeddings: Embeddings = await call.bridge.wait(future, call.receive)
+    try:
+        embeddings: Embeddings = await call.bridge.wait(future, call.receive)
+    except InputError as error:
+        raise call.name_item(error, first) from error
     call.draft.count(version.description.name, version.description.version, embeddings)
     return embeddings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -41,6 +41,8 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
     paths: dict[str, Schema] = {}
     for route, doc in shown:
         request = None if doc.request is None else next(left)
+        if request is not None:
+            _widen(request, doc.foreign, components)
         answers = [next(left) for _ in _answers(doc)]
         answer = None if not answers else answers[0] if len(answers) == 1 else {"anyOf": answers}
         methods = paths.setdefault(route.path, {})
@@ -57,8 +59,57 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
         "components": {"schemas": components},
     }
     if keys:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer"},
+            "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
+        }
     return document
+
+
+def _widen(request: Schema, foreign: Mapping[str, Mapping[str, Any]], components: dict[str, Schema]) -> None:
+    """Add to the schema of a request what `json_bodies.decode` also accepts: foreign fields, and null for optional fields.
+
+    Args:
+        request: schema of the request; a reference to a component.
+        foreign: schemas of the foreign fields.
+        components: all components; those of the request are changed.
+    """
+    names = _references(request)
+    for name in names:
+        properties: dict[str, Schema] = components[name]["properties"]
+        for field, schema in foreign.items():
+            properties[field] = {"anyOf": [properties[field], dict(schema)]} if field in properties else dict(schema)
+    done: set[str] = set()
+    while left := names - done:
+        for name in left:
+            done.add(name)
+            component = components[name]
+            names = names | _references(component)
+            properties = component.get("properties", {})
+            for field in properties.keys() - set(component.get("required", ())):
+                properties[field] = _or_null(properties[field])
+            if component.get("additionalProperties") is False:
+                component["additionalProperties"] = {"type": "null"}
+
+
+def _references(schema: Any) -> set[str]:
+    """Return the names of the components that a schema refers to, directly or in a part of it."""
+    if isinstance(schema, list):
+        return set().union(*map(_references, schema))
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["$ref"].rpartition("/")[2]} if isinstance(schema.get("$ref"), str) else set()
+    return own.union(*map(_references, schema.values()))
+
+
+def _or_null(schema: Schema) -> Schema:
+    """Return a schema that also accepts null."""
+    null = {"type": "null"}
+    if null in schema.get("anyOf", []) or schema == {}:
+        return schema
+    outer: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
+    inner = {key: value for key, value in schema.items() if key not in outer}
+    return {"anyOf": [*inner["anyOf"], null] if inner.keys() == {"anyOf"} else [inner, null]} | outer
 
 
 def _answers(doc: Doc) -> Sequence[Any]:
@@ -101,7 +152,7 @@ def _operation(
     if parameters := [*_parameters(route, doc)]:
         operation["parameters"] = parameters
     if keys and route.access != "open":
-        operation["security"] = [{"key": []}]
+        operation["security"] = [{"key": []}, {"api-key": []}]
     return operation
 
 

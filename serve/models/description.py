@@ -12,6 +12,9 @@ from fletcher.runtime.model_info import ModelInfo
 
 __all__ = ["ModelDescription"]
 
+#: Prefix of the sources of a card that are ids on the HuggingFace Hub.
+HUB = "hf:"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
@@ -64,13 +67,14 @@ class ModelDescription:
         Args:
             info: the model.
             name: name of the model. Default: the name of its card.
-            aliases: other names, in addition to those of the card.
+            aliases: other names, in addition to those of the card and its ids on the hub.
             version: label of this version.
         """
         card = info.card
+        hub_ids = [source.removeprefix(HUB) for source in card.sources if source.startswith(HUB)]
         return cls(
             name=name or card.name,
-            names=frozenset([name or card.name, card.name, *card.aliases, *aliases]),
+            names=frozenset([name or card.name, card.name, *card.aliases, *hub_ids, *aliases]),
             dimension=info.dimension,
             dimensions=tuple(dict.fromkeys([info.dimension, *card.matryoshka])),
             max_tokens=info.max_tokens,

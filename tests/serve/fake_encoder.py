@@ -122,7 +122,7 @@ class FakeEncoder:
         self._poison = ids_of(POISON)
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings:
-        prompt = self.info.card.prompts.get(input_type or "document", "")
+        prompt = EmbedOptions(input_type=input_type).prompt(self.info.card)
         return self._truncate([ids_of(prompt + text) for text in texts])
 
     def _truncate(self, rows: Sequence[Sequence[int]]) -> Encodings:

@@ -144,6 +144,12 @@ def test_options_in_a_command(client: Any) -> None:
     np.testing.assert_array_equal(vectors_of(table)[0], expected("ab", "query: ")[:4])
 
 
+def test_null_in_an_option_is_the_same_as_an_option_that_is_left_out(client: Any) -> None:
+    options = command(input_type="search_query", dtype=None, overflow=None, model=None)
+    table = exchange(client, [texts_batch(["ab"])], options)
+    np.testing.assert_array_equal(vectors_of(table)[0], expected("ab", "query: "))
+
+
 def test_options_in_the_first_messages_metadata(client: Any) -> None:
     batch = texts_batch(["ab"])
     writer, reader = client.do_exchange(EMBED)

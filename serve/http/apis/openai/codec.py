@@ -15,14 +15,14 @@ from ....models.description import ModelDescription
 from ...call import Limits
 from ...embedding_items import Usage, embedding_items
 from ...json import SLICE_ROWS, gather
-from .types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
+from .types import MAX_INPUTS, EmbeddingBody, EmbeddingList, Model, ModelList
 
 __all__ = ["describe", "encode_embeddings", "list_models", "read_inputs"]
 
 _encoder = msgspec.json.Encoder()
 
 
-def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Texts | TokenIds:
+def read_inputs(request: EmbeddingBody, limits: Limits | None) -> Texts | TokenIds:
     """Return the input of the request, which has one of four shapes.
 
     Args:

@@ -17,7 +17,15 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ...embedding_items import EmbeddingItem, TokenId, Usage
 
-__all__ = ["MAX_INPUTS", "EmbeddingList", "EmbeddingRequest", "Model", "ModelList"]
+__all__ = [
+    "MAX_INPUTS",
+    "DeploymentRequest",
+    "EmbeddingBody",
+    "EmbeddingList",
+    "EmbeddingRequest",
+    "Model",
+    "ModelList",
+]
 
 #: Limit of OpenAI itself.
 MAX_INPUTS = 2048
@@ -43,11 +51,10 @@ Input = Annotated[
 ]
 
 
-class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Request of `POST /v1/embeddings`."""
+class EmbeddingBody(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Fields of a request for vectors, without the name of the model."""
 
     input: Input
-    model: Annotated[str, Meta(description="Name of a served model; `/v1/models` lists them.")]
     encoding_format: Annotated[
         Literal["float", "base64"],
         Meta(description="`base64` encodes the bytes of little-endian float32 values, four for each dimension."),
@@ -56,6 +63,18 @@ class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw
 
     def __post_init__(self) -> None:
         """Check nothing: msgspec has checked the fields while it decoded them."""
+
+
+class EmbeddingRequest(EmbeddingBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Request of `POST /v1/embeddings`."""
+
+    model: Annotated[str, Meta(description="Name of a served model; `/v1/models` lists them.")]
+
+
+class DeploymentRequest(EmbeddingBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Request to the path of a deployment in Azure OpenAI."""
+
+    model: Annotated[str | None, Meta(description="Not used: the path has the name of the model.")] = None
 
 
 class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
