@@ -43,6 +43,7 @@ from ..targets.emit import emit
 from ..texts import SENTENCES
 from ..verify.verify import reference_name, verify_with
 from .card import settle_card
+from .content import describe_content
 from .options import ExportFields, ExportOptions
 from .own_canary import check_canaries, own_canary, own_texts, shorten_canary, with_tokens
 from .traced import check_traceable, trace
@@ -262,6 +263,7 @@ def _write(
         ignored_keys=checkpoint.ignored.met,
         tokenizer_like=f"transformers {written.like}",
         strips_texts=strips,
+        content=describe_content(checkpoint, architecture, folder / TOKENIZER),
     )
     write_manifest(folder, manifest)
     return session

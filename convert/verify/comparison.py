@@ -15,6 +15,7 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.selection import default_provider, runnable_targets
+from fletcher.runtime.space.bounds import BATCH_LOGITS, UNBOUNDED
 
 from ..reference.witness import Answer, Witness
 from .case import Case
@@ -26,10 +27,6 @@ from .verdicts import VariantVectors, compare_ids, compare_vectors, out_of_toler
 from .versions import VersionGap
 
 __all__ = ["Comparison", "Question", "ask_reference", "choose_variants", "compare_variant", "versions"]
-
-#: Outputs that are not normalized: the last bit of a float32 logit of 10 is 1e-6 already.
-UNBOUNDED = ("scores", "sparse")
-BATCH_TOLERANCE_LOGITS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def compare_variant(
     expected = [values for answer in answers if (values := answer.values) is not None]
     alone_table, together_table, right, first = make_tables(card.output, alone, together, expected)
     lengths = np.array([len(rows[valued[index]].ids) for index in first], np.int64)
-    loose = BATCH_TOLERANCE_LOGITS if variant.precision == "fp32" and card.output in UNBOUNDED else None
+    loose = BATCH_LOGITS if variant.precision == "fp32" and card.output in UNBOUNDED else None
     vectors = VariantVectors(variant, provider, lengths, alone_table, together_table)
     result = compare_vectors(vectors, right, [cases[valued[index]] for index in first], card, batch_tolerance=loose)
     values_differ = [False] * len(cases)

@@ -124,8 +124,9 @@ async def encode_arrow(call: Call) -> Response:
             f"the stream has {total} rows; the limit is {most}: send several requests, or use Flight", column
         )
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
+    call.stay_in_space()
     received = batches[0].schema if batches else streams.read_schema(body)
-    schema = streams.output_schema(received, version.description, options.embed)
+    schema = streams.output_schema(received, version.description, options.embed, call.draft.space)
     answers: list[Embeddings] = [first] if texts else []
     for part in texts[1:]:
         answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed))[1])

@@ -72,6 +72,7 @@ async def embed(call: Call) -> Response:
         tokens=used,
         tokens_seen=embeddings.tokens.tolist(),
         tokens_dropped=embeddings.dropped.tolist(),
+        space=call.draft.space,
         scales=scales,
     )
     answer = CohereResponse(id=call.draft.id, embeddings=ByType(**by_type), texts=texts, meta=meta)

@@ -33,10 +33,13 @@ async def embed(call: Call) -> Response:
         _check_ids_options(request)
         if streamed:
             raise FieldError("input holds token ids, but a streamed request must hold texts", "input")
+    elif request.special_tokens is not None:
+        raise FieldError("special_tokens is for token ids, and input holds texts: leave it out", "special_tokens")
     elif streamed:
         return await stream(call, request.model, inputs.texts, options, request.encoding_format, OPENAI)
     version, embeddings = await call.ask(request.model, inputs, options)
-    return Response(200, await encode_embeddings(embeddings, version.description.name, request.encoding_format))
+    model = version.description.name
+    return Response(200, await encode_embeddings(embeddings, model, call.draft.space, request.encoding_format))
 
 
 def _check_ids_options(request: EmbeddingRequest) -> None:
