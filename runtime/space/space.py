@@ -32,6 +32,10 @@ CHARACTERS = 16
 FLOAT_COSINE = 0.999
 
 
+#: Schemes of a recipe that only round weights to a float type.
+FLOATS = frozenset({"fp32", "fp16", "bf16"})
+
+
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that decides a vector, besides the text and the options of a request.
 
@@ -120,10 +124,15 @@ def _content_of_files(artifact: Artifact, variant: Variant) -> Content:
 
 
 def _precision_class(artifact: Artifact, variant: Variant, tolerance: Accuracy) -> str:
-    if variant.recipe is not None:
+    if variant.recipe is not None and not _rounds_only(variant.recipe):
         # The values of quantized weights depend on the recipe and on the calibration, so the file itself is the class.
         return f"{variant.precision} {artifact.manifest.files[variant.weights].sha256}"
     return "float" if tolerance.min_cosine >= FLOAT_COSINE else f"below {tolerance.min_cosine:g}"
+
+
+def _rounds_only(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a recipe does no more than store weights in a half type, as an export in that precision does."""
+    return {recipe.get("scheme"), *recipe.get("overrides", {}).values()} <= FLOATS
 
 
 class Difference(msgspec.Struct, frozen=True):
