@@ -107,7 +107,7 @@ def describe_graph(value: Any) -> Any:
 def hash_tokenizer(path: Path) -> str:
     """Return the sha256 of a tokenizer's content: its JSON, without keys that are null or change no token id."""
     content: Mapping[str, Any] = json.loads(path.read_bytes())
-    return _hash_json({key: _without_nulls(part) for key, part in content.items() if key not in IDLE_TOKENIZER_KEYS})
+    return _hash_json(_without_nulls({key: part for key, part in content.items() if key not in IDLE_TOKENIZER_KEYS}))
 
 
 def _without_nulls(value: Any) -> Any:

@@ -70,7 +70,7 @@ def exported(checkpoint: Path, change: Callable[[Path], None], folder: Path) -> 
     "change",
     [
         pytest.param(in_two_files, id="weights in two files"),
-        pytest.param(lambda folder: changed_json(folder, "config.json", transformers_version="4.0"), id="another tool"),
+        pytest.param(lambda folder: changed_json(folder, "config.json", _name_or_path="elsewhere"), id="another path"),
         pytest.param(
             lambda folder: (folder / "tokenizer.json").write_text(
                 json.dumps(json.loads((folder / "tokenizer.json").read_text()), indent=7)
