@@ -28,7 +28,7 @@ from .options.embed import EmbedFields, EmbedOptions
 from .options.load import LoadFields, LoadOptions
 from .providers.selection import check_provider, choose_variant, choose_variants
 from .session.counters import EncoderMetrics
-from .space.bounds import bounds_of
+from .space.bounds import Distance, bounds_of
 from .space.space import space_of
 from .tasks.duplicates import Promise, VectorCache
 from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse
@@ -126,13 +126,14 @@ class Encoder(Closing):
         info = self.info
         if info.bounds is None:
             return
-        providers = msgspec.structs.replace(
-            info.bounds.providers,
+        session = Distance(
+            min_cosine=self.tolerance.min_cosine,
+            max_abs=self.tolerance.max_abs,
             measured_cosine=result.min_cosine,
             measured_abs=result.max_abs,
             measured_on=f"the canary on {info.provider}, against its reference",
         )
-        bounds = msgspec.structs.replace(info.bounds, providers=providers)
+        bounds = msgspec.structs.replace(info.bounds, session=session)
         self._preparer.info = msgspec.structs.replace(info, bounds=bounds)
 
     @classmethod

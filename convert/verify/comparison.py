@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 
+import msgspec
 import numpy as np
 
 from fletcher.model_zoo.progress import Progress
@@ -20,6 +21,7 @@ from fletcher.runtime.space.bounds import BATCH_LOGITS, UNBOUNDED
 from ..reference.witness import Answer, Witness
 from .case import Case
 from .outputs import TokenRow, Values, compute_alone, compute_together, tokenize
+from .providers import measure_providers
 from .report import RefusedText, TokenizerResult, VariantResult, excerpt
 from .tables import make_tables
 from .texts import QUERIES_EACH
@@ -117,6 +119,7 @@ def compare_variant(
     loose = BATCH_LOGITS if variant.precision == "fp32" and card.output in UNBOUNDED else None
     vectors = VariantVectors(variant, provider, lengths, alone_table, together_table)
     result = compare_vectors(vectors, right, [cases[valued[index]] for index in first], card, batch_tolerance=loose)
+    result = msgspec.structs.replace(result, providers_max_abs=measure_providers(artifact, variant))
     values_differ = [False] * len(cases)
     group = QUERIES_EACH if card.output == "scores" else 1
     for start, bad in zip(first.tolist(), out_of_tolerance(result), strict=True):

@@ -134,7 +134,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         tolerance: allowed difference of its vectors from the canary's.
         instructions: processor features that it needs, named as in /proc/cpuinfo; `a|b` means one of the two.
         exporter: `fletcher` for a graph that Fletcher wrote, otherwise the name of the tracer.
-        measured: figures of the comparison with HuggingFace in float32; empty if it was not verified.
+        measured: figures of the comparison with HuggingFace in float32, and `providers_max_abs`, the largest difference of
+            an element between two providers. Before a verification, only `batch_max_abs` of the canary, alone and together.
         canary: `passed` if it passed the canary at export; `unchecked` if the exporting machine could not run its target.
         arithmetic: type in which its nodes compute, if that is not `precision`; else None.
         islands: nodes of the encoder that compute in fp32 because a half type would overflow. The nodes after the encoder

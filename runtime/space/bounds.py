@@ -50,13 +50,15 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
         reference: distance from the authors' model in float32. It was measured when the artifact was verified.
         batch: distance of a text alone from the same text in a batch. Without a `max_abs` there is no bound: other texts of
             the batch change the vector.
-        providers: distance of two providers, each of which passed the canary. The measured figures are those of this
-            session's canary, at its load.
+        providers: distance of two providers, each of which passed the canary. It was measured when the artifact was verified,
+            if that machine had several.
+        session: distance of this session's canary from its reference, measured at the load.
     """
 
     reference: Distance
     batch: Distance
     providers: Distance
+    session: Distance
 
 
 def bounds_of(variant: Variant, tolerance: Accuracy, *, exact: bool, texts: int) -> Bounds:
@@ -85,7 +87,12 @@ def bounds_of(variant: Variant, tolerance: Accuracy, *, exact: bool, texts: int)
         providers=Distance(
             min_cosine=_twice(tolerance.min_cosine),
             max_abs=None if tolerance.max_abs is None else 2 * tolerance.max_abs,
+            measured_abs=measured.get("providers_max_abs"),
+            measured_on="the canary, on the providers of the machine that verified"
+            if "providers_max_abs" in measured
+            else "",
         ),
+        session=Distance(),
     )
 
 
@@ -102,7 +109,8 @@ def _batch(variant: Variant, *, exact: bool, on: str) -> Distance:
     if exact:
         return Distance(max_abs=0.0, measured_on="every text is computed alone")
     measured = variant.measured.get("batch_max_abs")
-    return Distance(max_abs=batch_bound(variant), measured_abs=measured, measured_on=on if measured is not None else "")
+    where = "" if measured is None else on or "the canary, when the artifact was exported"
+    return Distance(max_abs=batch_bound(variant), measured_abs=measured, measured_on=where)
 
 
 def _twice(cosine: float) -> float:

@@ -37,7 +37,7 @@ def changed_tensor(folder: Path) -> None:
 def in_two_files(folder: Path) -> None:
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     names = sorted(tensors)
-    places = {}
+    places: dict[str, str] = {}
     for part, chosen in enumerate((names[::2], names[1::2])):
         file = f"model-{part}.safetensors"
         safetensors.numpy.save_file({name: tensors[name] for name in chosen}, folder / file, {"format": "pt"})

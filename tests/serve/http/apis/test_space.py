@@ -158,4 +158,5 @@ def test_space_of_a_model_by_name(http: httpx.Client, name: str, space: str) -> 
     (model,) = http.get("/v1/models").json()["data"]
     assert model["space"] == space
     assert model["bounds"] == http.get("/v1/space").json()["bounds"]
-    assert model["bounds"]["batch"] == {"max_abs": 1e-6}
+    assert model["bounds"]["batch"]["max_abs"] == 1e-6
+    assert 0 <= model["bounds"]["batch"]["measured_abs"] <= 1e-6
