@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fletcher.convert.texts import SENTENCES
+from fletcher.quantize.quantized_artifact import quantize
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import OptionError
 from fletcher.runtime.options.load import LoadOptions
@@ -40,6 +41,21 @@ def test_a_server_that_joins_requests_to_batches_gives_the_same_bits(minilm_arti
             np.testing.assert_array_equal(
                 np.concatenate([answer.vectors for answer in answers]), np.concatenate([alone] * 4)
             )
+
+
+def test_a_quantization_whose_batches_share_a_scale_becomes_independent_of_them(
+    tiny_artifact: Path, tmp_path: Path
+) -> None:
+    """`int8-dynamic` takes one scale from all activations of a batch, so other texts change a vector by more than bits."""
+    quantize(tiny_artifact, tmp_path / "q", "int8-dynamic")
+    texts = ["a", "the quick brown fox", *SENTENCES[:6]]
+    with Encoder.load(tmp_path / "q", provider="mlas", workers=1, token_budget=4096) as encoder:
+        assert encoder.info.bounds is not None and encoder.info.bounds.batch.max_abs is None
+        alone = np.concatenate([encoder.embed([text]).vectors for text in texts])
+        assert np.abs(encoder.embed(texts).vectors - alone).max() > 1e-4
+    with Encoder.load(tmp_path / "q", provider="mlas", exact=True) as encoder:
+        assert encoder.info.bounds is not None and encoder.info.bounds.batch.max_abs == 0.0
+        np.testing.assert_array_equal(encoder.embed(texts).vectors, alone)
 
 
 def test_without_exact_a_batch_changes_bits(minilm_artifact: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -16,7 +17,11 @@ from fletcher.convert.export.content import hash_tokenizer
 from fletcher.convert.export.export import export
 from fletcher.convert.spaces import diff_spaces, read_space
 from fletcher.quantize.quantized_artifact import quantize
+from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.canary import read_canary
+from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.providers.opening import open_session
 
 #: Digests of the tiny checkpoint, whose weights and tokenizer are those of `tests/convert/tiny.py`. A change of Fletcher that
 #: changes them gives every artifact another identifier, although its vectors are the same.
@@ -156,3 +161,42 @@ def test_the_tokenizer_s_digest_ignores_keys_that_change_no_id(tmp_path: Path, t
     content["model"]["vocab"]["new"] = 9999
     file.write_text(json.dumps(content))
     assert hash_tokenizer(file) != digest
+
+
+def test_an_artifact_without_digests_of_its_content_is_named_by_its_files(tiny_artifact: Path, tmp_path: Path) -> None:
+    """Artifacts from before `Manifest.content` still load; a comparison says why they differ from a new export."""
+    old = tmp_path / "old"
+    shutil.copytree(tiny_artifact, old)
+    manifest = json.loads((old / "fletcher.json").read_text())
+    del manifest["content"]
+    (old / "fletcher.json").write_text(json.dumps(manifest))
+    with Encoder.load(old, provider="mlas") as encoder:
+        assert encoder.info.space == read_space(old)
+    assert read_space(old).weights == f"file {manifest['files']['weights.fp32.safetensors']['sha256']}"
+    diff = diff_spaces(read_space(old), read_space(tiny_artifact))
+    assert [one.component for one in diff.differences] == ["weights", "graph", "tokenizer"]
+    assert "Export it again" in diff.note
+    assert not diff_spaces(read_space(old), read_space(old)).note
+
+
+def test_a_saved_answer_that_was_changed_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
+    space = read_space(tiny_artifact)
+    saved = tmp_path / "space.json"
+    saved.write_bytes(msgspec.json.encode({"space": space.id, "parts": space, "canary": {}}))
+    assert read_space(saved) == space
+    changed = msgspec.structs.replace(space, max_tokens=1)
+    saved.write_bytes(msgspec.json.encode({"space": space.id, "parts": changed}))
+    with pytest.raises(ArtifactError, match="it was changed"):
+        read_space(saved)
+    saved.write_text("{}")
+    with pytest.raises(ArtifactError, match="neither an artifact nor a saved answer"):
+        read_space(saved)
+
+
+def test_the_export_records_how_far_a_batch_moves_the_canary(tiny_artifact: Path) -> None:
+    artifact = Artifact.open(tiny_artifact)
+    canary = read_canary(artifact.canary_file).encodings
+    with open_session(artifact, artifact.variant(), provider="mlas") as session:
+        alone = np.concatenate([session.run(canary.select(np.array([row]))) for row in range(len(canary))])
+    recorded = artifact.variant().measured["batch_max_abs"]
+    assert recorded == pytest.approx(float(np.abs(alone - read_canary(artifact.canary_file).vectors).max()), abs=1e-6)
