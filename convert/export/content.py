@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from fletcher.runtime.artifact.manifest import Content
 
 from ..architecture import Architecture
@@ -22,6 +24,9 @@ from ..checkpoint.sentence_transformers import read_modules
 from ..checkpoint.tensors import Weight
 
 __all__ = ["describe_content", "describe_graph", "hash_tensors", "hash_tokenizer"]
+
+#: Types of numbers that are rounded in a description.
+FLOAT_TYPES: Final = (float, np.floating)
 
 #: Elements of a tensor that are converted to float32 at a time.
 ELEMENTS: Final = 1 << 20
@@ -100,8 +105,8 @@ def describe_graph(value: Any) -> Any:
         }
         return {"is": kind, **fields}
     if isinstance(value, tuple):
-        return [f"{item:.4g}" if isinstance(item, float) else describe_graph(item) for item in value]
-    return f"{value:.9g}" if isinstance(value, float) else value
+        return [f"{item:.4g}" if isinstance(item, FLOAT_TYPES) else describe_graph(item) for item in value]
+    return f"{value:.9g}" if isinstance(value, FLOAT_TYPES) else value
 
 
 def hash_tokenizer(path: Path) -> str:

@@ -136,6 +136,8 @@ class Tokenizer:
         self.vocabulary_size = vocabulary_size(self._tokenizer)
         self._ends = ends_of(self._tokenizer)
         self._prefix, self._suffix = _special_ids(self._tokenizer, path)
+        #: The same as lists, which are faster to compare with a few ids than arrays.
+        self._special: tuple[list[int], list[int]] = self._prefix.tolist(), self._suffix.tolist()
         if max_tokens <= self.num_special:
             raise ArtifactError(
                 f"a longest input of {max_tokens} tokens leaves no room beside the tokenizer's {self.num_special} "
@@ -175,11 +177,11 @@ class Tokenizer:
 
     def has_special_ids(self, ids: NDArray[np.integer[Any]]) -> bool:
         """Return whether token ids, (tokens,), begin and end with the special tokens that belong around a text."""
-        before, behind = len(self._prefix), len(self._suffix)
+        prefix, suffix = self._special
         return (
-            len(ids) >= before + behind
-            and np.array_equal(ids[:before], self._prefix)
-            and np.array_equal(ids[len(ids) - behind :], self._suffix)
+            len(ids) >= len(prefix) + len(suffix)
+            and ids[: len(prefix)].tolist() == prefix
+            and ids[len(ids) - len(suffix) :].tolist() == suffix
         )
 
     @cached_property

@@ -83,6 +83,8 @@ def _operation(
     headers = _ID_HEADER | {
         name: {"description": text, "schema": {"type": "string"}} for name, text in doc.headers.items()
     }
+    if contents and route.access == "key":
+        headers |= _SPACE_HEADER
     success = {"content": answers} if answers else {}
     operation: Schema = {
         "operationId": doc.name,
@@ -178,6 +180,12 @@ _MEANINGS = {
 _ID_HEADER: Schema = {
     "x-request-id": {
         "description": "Id of the request: the `x-request-id` of the caller, or a new one",
+        "schema": {"type": "string"},
+    }
+}
+_SPACE_HEADER: Schema = {
+    "x-space": {
+        "description": "Identifier of the space of the vectors, if the answer has vectors or scores",
         "schema": {"type": "string"},
     }
 }
