@@ -64,3 +64,18 @@ def test_the_token_states_of_an_embedder_are_another_space() -> None:
     assert spaces({}).of(EmbedOptions(), "token_vectors") == "fs1-x.tokens"
     colbert = RequestSpaces("fs1-x", output="token_vectors", dimension=128, normalized=True, prompts={})
     assert colbert.of(EmbedOptions(), "token_vectors") == "fs1-x"
+
+
+def test_every_option_was_considered() -> None:
+    """A new option of embedding needs a decision: does it change the vectors, and then, which suffix does it add?"""
+    with_suffix = {
+        "input_type",
+        "dimensions",
+        "normalize",
+        "overflow",
+        "window_tokens",
+        "overlap_tokens",
+        "chunk_tokens",
+    }
+    without_suffix = {"dtype"}
+    assert set(EmbedOptions.__struct_fields__) == with_suffix | without_suffix

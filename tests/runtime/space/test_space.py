@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fletcher.model_zoo.card import Accuracy, LateInteraction
+from fletcher.model_zoo.card import Accuracy, LateInteraction, ModelCard
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.space.space import Space, compare_spaces, space_of
@@ -90,3 +90,23 @@ def test_a_loaded_encoder_has_the_space_of_its_artifact_and_states_its_bounds(ti
         assert bounds.reference.max_abs == 1e-5 and bounds.batch.max_abs == 1e-6 and bounds.providers.max_abs == 2e-5
         assert bounds.session.measured_abs == encoder.check_canary().max_abs
         assert bounds.batch.measured_abs is not None and bounds.batch.measured_abs <= 1e-6
+
+
+def test_every_field_of_a_card_was_considered() -> None:
+    """A new field of a card needs a decision: it is a component of the space, or it changes no vector."""
+    changes_no_vector = {
+        "name",
+        "family",  # the graph is in the space
+        "license",
+        "sources",
+        "revision",
+        "matryoshka",  # a shorter vector has a suffix
+        "sha256",
+        "accuracy",  # the precision class is made of it
+        "aliases",
+        "labels",
+        "similarity",
+    }
+    assert set(ModelCard.__struct_fields__) == changes_no_vector | (
+        set(ModelCard.__struct_fields__) & set(Space.__struct_fields__)
+    )
