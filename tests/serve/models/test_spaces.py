@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ SECONDS = 20.0
 
 def load(spec: ModelSpec) -> Backend:
     """Return an encoder; the folder's name says in what it differs from the usual one."""
-    encoder = FakeEncoder(workers=1)
+    encoder = FakeEncoder(workers=1, delay=0.02 if spec.path == "slow" else 0.0)
     changes: dict[str, Any] = {"digest": spec.path}
     card: dict[str, Any] = {}
     if spec.path == "short":
@@ -176,3 +177,31 @@ def test_a_stream_ends_instead_of_mixing_two_spaces(http: httpx.Client, server: 
             writer.write_batch(batch)
             writer.done_writing()
             reader.read_all()
+
+
+@pytest.mark.parametrize(("successor", "ends_well"), [("retrained", False), ("usual", True)])
+def test_the_lines_of_a_stream_are_of_one_space(successor: str, ends_well: bool) -> None:
+    """The version that answers an NDJSON stream is replaced after the first lines."""
+    texts = [f"t{number}" for number in range(1500)]
+    with (
+        Server([spec("slow", "1")], options(), load=load) as server,
+        httpx.Client(base_url=str(server.addresses.http), timeout=60) as http,
+        httpx.Client(base_url=str(server.addresses.http), timeout=60) as admin,
+        http.stream(
+            "POST",
+            "/v1/embeddings",
+            json={"model": "m", "input": texts},
+            headers={"accept": "application/x-ndjson"},
+        ) as answer,
+    ):
+        assert (answer.status_code, answer.headers["x-space"]) == (200, SPACE.id)
+        lines = answer.iter_lines()
+        first = json.loads(next(lines))
+        assert first["embedding"] == expected(texts[0]).tolist()
+        assert admin.post("/admin/models", json={"path": successor, "name": "m", "version": "1"}).status_code == 200
+        *middle, last = [json.loads(line) for line in lines]
+    assert all(line["embedding"] == expected(texts[line["index"]]).tolist() for line in middle)
+    if ends_well:
+        assert last["space"] == SPACE.id and len(middle) == len(texts) - 1
+    else:
+        assert last["error"]["code"] == "other_space" and len(middle) < len(texts) - 1
