@@ -387,6 +387,8 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
         outputs=(card.output, *states),
         workers=loaded.workers.count,
         token_budget=loaded.workers.token_budget,
+        devices=loaded.workers.session.devices,
+        small_tokens=loaded.workers.session.small_tokens,
         half_vectors=HALF_VECTORS in outputs and not caches,
         tokenizer=artifact.manifest.files[TOKENIZER].sha256,
         reason=loaded.reason,

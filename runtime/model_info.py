@@ -39,6 +39,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         outputs: outputs that `prepare` accepts. An embedder that also lists `token_vectors` gives the states of its tokens.
         workers: number of batches that are computed at the same time.
         token_budget: tokens that a batch should hold.
+        devices: number of devices that compute batches.
+        small_tokens: largest number of tokens of a batch that takes about as long as one text; see `Session`.
         half_vectors: whether the graph can give the vectors in float16, and no cache wants them in float32.
         reason: reason for the choice of provider, workers and token budget.
         canary: origin of the canary: `verified` if the artifact was compared with the reference model, `published` if the
@@ -61,6 +63,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     token_budget: int
     space: Space
+    devices: int = 1
+    small_tokens: int = 0
     half_vectors: bool = False
     reason: str = ""
     canary: Proof = "self-made"
