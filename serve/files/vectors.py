@@ -94,7 +94,10 @@ def open_vectors(
         raise InputError(f"{path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
-    _refuse_existing(path, force=force)
+    beside = path.with_name(f"{path.name}.json") if facts and path.suffix.lower() == ".npy" else None
+    for result in (path, beside):
+        if result is not None:
+            _refuse_existing(result, force=force)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("xb") as file:
@@ -110,8 +113,8 @@ def open_vectors(
             file.flush()
             os.fsync(file.fileno())
         _refuse_existing(path, force=force)
-        if facts and path.suffix.lower() == ".npy":
-            _write_beside(path, facts)
+        if beside is not None:
+            _write_beside(beside, facts)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -123,11 +126,11 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def _write_beside(path: Path, facts: Mapping[str, str]) -> None:
-    """Write facts about a file of vectors to `NAME.json`, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.json.partial")
+    """Write facts about a file of vectors as JSON, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
-        temporary.replace(path.with_name(f"{path.name}.json"))
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

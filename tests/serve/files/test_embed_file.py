@@ -203,3 +203,13 @@ def test_vectors_of_another_space_are_refused_before_a_file_is_created(source: P
             cast(Encoder, Lengths()), texts, tmp_path / "out.npy", options=EmbedOptions(), force=False, space=space
         )
     assert (tmp_path / "out.npy").exists()
+
+
+def test_a_file_beside_the_vectors_is_not_replaced_without_force(source: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "out.npy.json"
+    beside.write_text("mine")
+    with pytest.raises(InputError, match=r"out\.npy\.json exists"):
+        embed(source, tmp_path / "out.npy")
+    assert beside.read_text() == "mine" and not (tmp_path / "out.npy").exists()
+    embed(source, tmp_path / "out.npy", force=True)
+    assert "space" in json.loads(beside.read_text())
