@@ -24,6 +24,7 @@ from ..access.gate import Gate
 from ..engine.terms import Priority, Terms
 from ..errors import MethodError, UnauthorizedError, UnknownRouteError
 from ..models.registry import Models
+from ..models.spaces import read_spaces
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
@@ -158,6 +159,9 @@ class HttpApp:
         if (value := headers.get(b"x-request-timeout")) is not None:
             timeout = read_timeout(value)
             deadline = time.monotonic() + timeout
+        spaces: tuple[str, ...] = ()
+        if (value := headers.get(b"if-space")) is not None:
+            spaces = read_spaces(value)
         key = ""
         if route.access == "admin" or (route.access == "key" and self._gate.keys is not None):
             key = self._gate.enter(
@@ -167,7 +171,7 @@ class HttpApp:
                 browser=b"origin" in headers,
             )
             draft.client = key or draft.client
-        terms = Terms(priority, draft.client, deadline)
+        terms = Terms(priority, draft.client, deadline, False, spaces)
         assert self._bridge is not None
         call = Call(
             scope=scope,
@@ -240,6 +244,8 @@ def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
     """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
     headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
+    if draft.space and response.status == 200:
+        headers.append((b"x-space", draft.space.encode()))
     body = response.body
     if isinstance(body, bytes):
         headers.append((b"content-length", b"%d" % len(body)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError, InputError, OptionError
-from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
@@ -207,7 +207,7 @@ class Call:
         request = EmbedRequest(inputs, options, output, self.terms)
         try:
             while True:
-                version = self.models.pick(name, ANSWERED_BY[output])
+                version = self.models.pick(name, ANSWERED_BY[output], request)
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break
@@ -227,8 +227,13 @@ class Call:
             raise self.name_field(error) from error
         except InputError as error:
             raise self.name_item(error, first) from error
+        self.draft.space = version.spaces.of(options, output, has_ids=isinstance(inputs, TokenIds))
         self.draft.count(version.description.name, version.description.version, answer)
         return version, answer
+
+    def stay_in_space(self) -> None:
+        """Refuse vectors of another space than the first part of the answer has, in all later parts."""
+        self.terms = self.terms.within(self.draft.space)
 
     def name_field(self, error: OptionError) -> OptionError:
         """Return an error about an option with the name of the request's field that set the option."""

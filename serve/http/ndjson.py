@@ -64,6 +64,7 @@ async def stream(
         )
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     version, first = await call.ask(name, pieces[0], options)
+    call.stay_in_space()
     answers = _answers(call, version, pieces[1:], options)
     body = _lines(call, version, first, answers, encoding_format, shape)
     return Response(200, body, NDJSON)
@@ -139,7 +140,8 @@ async def _lines(
             tokens += int(embeddings.tokens.sum())
             embeddings = await anext(others, None)
         usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-        yield _encoder.encode({"object": "end", "model": version.description.name, "usage": usage}) + b"\n"
+        end = {"object": "end", "model": version.description.name, "usage": usage, "space": draft.space}
+        yield _encoder.encode(end) + b"\n"
     except ClientLeftError:
         return
     except FletcherError as error:

@@ -20,7 +20,7 @@ Schema = dict[str, Any]
 
 #: Error statuses of all routes that read a body, and of all routes that submit requests to an engine.
 BODY_ERRORS = (400, 408, 413, 415)
-ENGINE_ERRORS = (429, 500, 503, 504)
+ENGINE_ERRORS = (412, 429, 500, 503, 504)
 
 
 def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> Schema:
@@ -134,6 +134,8 @@ def _operation(
     headers = _ID_HEADER | {
         name: {"description": text, "schema": {"type": "string"}} for name, text in doc.headers.items()
     }
+    if contents and route.access == "key":
+        headers |= _SPACE_HEADER
     success = {"content": answers} if answers else {}
     operation: Schema = {
         "operationId": doc.name,
@@ -175,6 +177,12 @@ def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
             "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e9},
         }
         yield {
+            "name": "If-Space",
+            "in": "header",
+            "description": "Identifiers of spaces, as `/v1/space` gives them; vectors of another space are refused with 412",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        }
+        yield {
             "name": "X-Priority",
             "in": "header",
             "description": "Priority class of the request",
@@ -207,6 +215,8 @@ _MEANINGS = {
     401: "The request needs a valid API key",
     403: "The caller does not have permission",
     404: "The server does not have this model or path",
+    409: "The change contradicts a model that is served",
+    412: "The vectors would be of another space than `If-Space` accepts",
     408: "The body did not arrive in time",
     413: "The body is too large, or the request has too many texts or texts that are too long",
     415: "The media type or the coding of the body is not supported",
@@ -221,6 +231,12 @@ _MEANINGS = {
 _ID_HEADER: Schema = {
     "x-request-id": {
         "description": "Id of the request: the `x-request-id` of the caller, or a new one",
+        "schema": {"type": "string"},
+    }
+}
+_SPACE_HEADER: Schema = {
+    "x-space": {
+        "description": "Identifier of the space of the vectors, if the answer has vectors or scores",
         "schema": {"type": "string"},
     }
 }

@@ -29,6 +29,7 @@ from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
 from .named import NamedModel, group, table_of
 from .shadows import Shadows
+from .spaces import check_versions, in_space, require_space
 from .spec import ModelSpec, check_specs
 from .version import Loader, MakeEngine, ModelVersion
 
@@ -145,12 +146,15 @@ class Models:
         """Return True if a model or a version has this name."""
         return name in self._table
 
-    def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
+    def pick(
+        self, name: str | None = None, outputs: Sequence[Output] = VECTORS, request: EmbedRequest | None = None
+    ) -> ModelVersion:
         """Return the version that answers the next request.
 
         Args:
             name: name of the model in the request. Default: the first model that has one of the outputs.
             outputs: outputs of the models that can answer.
+            request: the request; if it accepts only certain spaces, a version that gives them is preferred.
 
         Raises:
             UnknownModelError: no model has this name, or no model has one of the outputs.
@@ -160,7 +164,7 @@ class Models:
             self._first(outputs) if name is None else self._table.get(name) or self._stand_in(name, outputs)
         )
         if isinstance(entry, NamedModel):
-            entry = entry.answering[0] if len(entry.answering) == 1 else entry.choose()
+            entry = entry.answering[0] if len(entry.answering) == 1 else _choose(entry, request)
         served = entry.description
         if served.output not in outputs:
             raise InputError(f"{served.name} returns {_words([served.output])}, but this route needs {_words(outputs)}")
@@ -206,6 +210,8 @@ class Models:
             if self._stopping:  # no load follows, so a caller that picks again would never end
                 raise StoppingError("the server is stopping: send the request to another server, or again later")
             return None
+        if request.terms.spaces and isinstance(request, EmbedRequest):
+            require_space(version, request)
         version.used = time.monotonic()
         try:
             future = engine.submit(request, draft)
@@ -240,7 +246,7 @@ class Models:
             FletcherError: as for `pick`, `wake` and `submit`.
         """
         while True:
-            version = self.pick(name, ANSWERED_BY[request.output])
+            version = self.pick(name, ANSWERED_BY[request.output], request)
             if (future := self.submit(version, request, draft)) is not None:
                 return version, future
             if not version.retired:
@@ -315,7 +321,7 @@ class Models:
             reload: names and versions to load again even if their specifications do not change.
 
         Raises:
-            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications conflict.
+            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications or versions conflict.
         """
         with self._change:
             self._apply([spec.named() for spec in specs], reload)
@@ -358,6 +364,7 @@ class Models:
                 else:
                     fresh.append(ModelVersion(spec, self._load, self._make_engine))
                     after.append(fresh[-1])
+            check_versions(zip(after, specs, strict=True))
             table = table_of(group(after))  # raises an error for names that are taken, before anything changes
             self._check_default(table)
         except BaseException:
@@ -455,11 +462,20 @@ class Models:
                         "version": version.spec.version,
                         "output": version.description.output,
                         "digest": version.description.digest,
+                        "space": version.description.space,
                         "awake": engine is not None,
                         "open_requests": 0 if engine is None else engine.open_requests,
                     }
                 )
         return rows
+
+
+def _choose(model: NamedModel, request: EmbedRequest | None) -> ModelVersion:
+    """Return a version that answers, if possible one whose vectors the request accepts."""
+    version = model.choose()
+    if request is None or not request.terms.spaces or in_space(version, request):
+        return version
+    return next((other for other in model.answering if in_space(other, request)), version)
 
 
 def _words(outputs: Sequence[Output]) -> str:

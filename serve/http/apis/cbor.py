@@ -126,8 +126,9 @@ async def encode_arrow(call: Call) -> Response:
         )
     call.items = "row {}".format
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
+    call.stay_in_space()
     received = batches[0].schema if batches else streams.read_schema(body)
-    schema = streams.output_schema(received, version.description, options.embed)
+    schema = streams.output_schema(received, version.description, options.embed, call.draft.space)
     answers: list[Embeddings] = [first] if texts else []
     done = len(first)
     for part in texts[1:]:

@@ -229,6 +229,7 @@ def test_several_streams_at_once(flight_url: str) -> None:
         (pa.RecordBatch.from_pydict({"id": pa.array([1])}), EMBED, "no string column"),
         (pa.RecordBatch.from_pydict({"a": pa.array(["x"]), "b": pa.array(["y"])}), EMBED, "several string columns"),
         (texts_batch(["a"]), command(column="body"), "no string column named 'body'"),
+        (pa.RecordBatch.from_pydict({"text": pa.array([[15339, 1917]])}), EMBED, "no string column"),  # token ids
         (texts_batch(["a"], vector=pa.array([1.0])), EMBED, "column 'vector' already"),
         (pa.RecordBatch.from_pydict({"text": pa.array(["a", None])}), EMBED, "row 1 .* of column 'text' is null"),
         (texts_batch(["a"]), command(color="blue"), "unknown field `color`"),

@@ -122,6 +122,7 @@ async def _embed(
         tokens=used,
         tokens_seen=embeddings.tokens.tolist(),
         tokens_dropped=embeddings.dropped.tolist(),
+        space=call.draft.space,
         scales=scales,
     )
     return _Answer(ByType(**by_type), texts, meta)

@@ -53,10 +53,13 @@ async def _answer(call: Call, request: EmbeddingBody, model: str) -> Response:
         _check_ids_options(request)
         if streamed:
             raise FieldError("input holds token ids, but a streamed request must hold texts", "input")
+    elif request.special_tokens is not None:
+        raise FieldError("special_tokens is for token ids, and input holds texts: leave it out", "special_tokens")
     elif streamed:
         return await stream(call, model, inputs.texts, options, request.encoding_format, OPENAI)
     version, embeddings = await call.ask(model, inputs, options)
-    return Response(200, await encode_embeddings(embeddings, version.description.name, request.encoding_format))
+    name = version.description.name
+    return Response(200, await encode_embeddings(embeddings, name, call.draft.space, request.encoding_format))
 
 
 def _check_ids_options(request: EmbeddingBody) -> None:

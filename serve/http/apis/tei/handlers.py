@@ -95,7 +95,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
         check_count(call, 0, "inputs")
     kinds = {type(item) for item in value}
     if kinds == {int}:
-        return TokenIds([cast("list[int]", value)])
+        return TokenIds([cast("list[int]", value)], request.special_tokens is not False)
     if not streamed:
         check_count(call, len(value), "inputs")
     if kinds == {str}:
@@ -105,7 +105,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
     rows = cast("list[list[int]]", value)
     if [] in rows:
         raise EmptyError(f"inputs[{rows.index([])}] is an empty list of token ids", f"inputs[{rows.index([])}]")
-    return TokenIds(rows)
+    return TokenIds(rows, request.special_tokens is not False)
 
 
 async def embed(call: Call) -> Response:
@@ -119,6 +119,8 @@ async def embed(call: Call) -> Response:
         raise FieldError(
             "inputs holds token ids, which do not get a prompt and are always cut at their end: send texts", "inputs"
         )
+    if isinstance(inputs, Texts) and request.special_tokens is not None:
+        raise FieldError("special_tokens is for token ids, and inputs holds texts: leave it out", "special_tokens")
     if streamed:
         if isinstance(inputs, TokenIds):
             raise FieldError("inputs holds token ids, but a streamed request must hold texts", "inputs")
