@@ -146,6 +146,7 @@ class Surroundings:
             drain_seconds=self.options.drain_seconds,
             fingerprint=fingerprint,
             refuse_long=self.options.on_truncate == "refuse",
+            default=self.options.default_model,
         )
 
     def open_models(self, given: Backend | Sequence[ModelSpec], load: Loader = load_encoder) -> Models:

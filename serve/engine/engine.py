@@ -108,7 +108,7 @@ class Engine:
             rate=DrainRate(backend.info.workers),
         )
         self._info = backend.info
-        self._backlog = Backlog(self.admission)
+        self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
         self._register_metrics()
         self._tokenizers = ThreadPoolExecutor(self._info.workers, thread_name_prefix="fletcher-tokenize")

@@ -30,12 +30,18 @@ class Terms(msgspec.Struct, frozen=True):
         deadline: `time.monotonic()` of this machine after which the client does not use the answer, or None.
         patient: whether the request is a later part of a stream that was admitted: it waits until the queue has room. It is
             not dropped because it waits long.
+        spaces: identifiers of the spaces whose vectors the client accepts; empty if it accepts all.
     """
 
     priority: Priority = "normal"
     client: str = ""
     deadline: float | None = None
     patient: bool = False
+    spaces: tuple[str, ...] = ()
+
+    def within(self, space: str) -> Terms:
+        """Return the same terms for a later part of an answer whose first part has vectors of a space."""
+        return msgspec.structs.replace(self, spaces=(space,))
 
     def waiting(self) -> Terms:
         """Return the same terms for a later part of a stream."""

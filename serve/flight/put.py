@@ -22,7 +22,13 @@ __all__ = ["flight_put"]
 
 
 def flight_put(
-    door: LongbowDoor | None, models: Models, descriptor: Any, reader: Any, writer: Any, draft: RecordDraft
+    door: LongbowDoor | None,
+    models: Models,
+    descriptor: Any,
+    reader: Any,
+    writer: Any,
+    draft: RecordDraft,
+    spaces: tuple[str, ...] = (),
 ) -> None:
     """Answer `DoPut(["longbow", dataset])`: acknowledge each record batch, in Longbow's format, after Longbow has it.
 
@@ -35,6 +41,7 @@ def flight_put(
         reader: pyarrow's `MetadataRecordBatchReader`.
         writer: pyarrow's `FlightMetadataWriter`.
         draft: draft of the call's record.
+        spaces: spaces whose vectors the caller accepts; empty if it accepts all.
 
     Raises:
         InputError: the path, the columns or the rows cannot be used, or the server has no Longbow.
@@ -53,7 +60,7 @@ def flight_put(
         ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
         fields = batch.select(others).to_pylist() if others else [None] * len(texts)
         documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
-        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), draft)
+        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), draft, spaces)
         first_row += len(texts)
         ack = {"status": "acked", "batch_id": number, "rows": len(texts), "sent": answer.sent}
         body = json.dumps(ack).encode()

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.errors import FletcherError, OverloadedError
+from fletcher.runtime.errors import FletcherError, InputError, OverloadedError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -66,6 +66,7 @@ async def stream(
         options = refusing_long(options)
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     version, first = await call.ask(name, pieces[0], options)
+    call.stay_in_space()
     answers = _answers(call, version, pieces[1:], options)
     body = _lines(call, version, first, answers, encoding_format, shape)
     return Response(200, body, NDJSON, density="base64" if encoding_format == "base64" else "text")
@@ -75,12 +76,13 @@ async def _answers(
     call: Call, version: ModelVersion, pieces: Sequence[Texts], options: EmbedOptions
 ) -> AsyncIterator[Embeddings]:
     """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces open."""
-    waiting: deque[Future[Any]] = deque()
-    left = deque(pieces)
+    waiting: deque[tuple[int, Future[Any]]] = deque()  # with the index of the piece's first text
+    left = deque(enumerate(pieces, 1))
     try:
         while left or waiting:
             while left and len(waiting) < AHEAD:
-                request = EmbedRequest(left[0], options, terms=call.terms.waiting())
+                first, texts = PIECE * left[0][0], left[0][1]
+                request = EmbedRequest(texts, options, terms=call.terms.waiting())
                 try:
                     future = call.models.submit(version, request, call.draft)
                 except OverloadedError:
@@ -88,26 +90,31 @@ async def _answers(
                         break
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
+                except InputError as error:
+                    raise call.name_item(error, first) from error
                 # The version was replaced or sleeps: the stream continues with another version of the model.
                 if future is None:
-                    version, answer = await call.ask(version.spec.name, left[0], options)
+                    version, answer = await call.ask(version.spec.name, texts, options, first=first)
                     left.popleft()
                     while waiting:
-                        yield await _wait(call, version, waiting.popleft())
+                        yield await _wait(call, version, *waiting.popleft())
                     yield answer
                     continue
                 left.popleft()
-                waiting.append(future)
+                waiting.append((first, future))
             if waiting:
-                yield await _wait(call, version, waiting.popleft())
+                yield await _wait(call, version, *waiting.popleft())
     finally:
-        for future in waiting:
+        for _, future in waiting:
             future.cancel()
 
 
-async def _wait(call: Call, version: ModelVersion, future: Future[Any]) -> Embeddings:
+async def _wait(call: Call, version: ModelVersion, first: int, future: Future[Any]) -> Embeddings:
     """Return the embeddings of a piece, and count them in the record of the request."""
-    embeddings: Embeddings = await call.bridge.wait(future, call.receive)
+    try:
+        embeddings: Embeddings = await call.bridge.wait(future, call.receive)
+    except InputError as error:
+        raise call.name_item(error, first) from error
     call.draft.count(version.description.name, version.description.version, embeddings)
     return embeddings
 
@@ -135,7 +142,8 @@ async def _lines(
             tokens += int(embeddings.tokens.sum())
             embeddings = await anext(others, None)
         usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-        yield _encoder.encode({"object": "end", "model": version.description.name, "usage": usage}) + b"\n"
+        end = {"object": "end", "model": version.description.name, "usage": usage, "space": draft.space}
+        yield _encoder.encode(end) + b"\n"
     except ClientLeftError:
         return
     except FletcherError as error:

@@ -93,6 +93,7 @@ class LongbowDoor:
         documents: Sequence[Document],
         options: EmbedOptions,
         draft: RecordDraft,
+        spaces: tuple[str, ...] = (),
     ) -> IngestAnswer:
         """Embed documents and wait until Longbow has acknowledged them.
 
@@ -103,6 +104,7 @@ class LongbowDoor:
             documents: documents to ingest.
             options: options of embedding.
             draft: draft of the request's record; its id is stored in the metadata of the rows.
+            spaces: spaces whose vectors the client accepts; empty if it accepts all.
 
         Raises:
             InputError: the documents, the options or the dataset cannot be used.
@@ -113,18 +115,20 @@ class LongbowDoor:
             raise FieldError("the dataset has no name", "dataset")
         admitted_until = time.monotonic() + ADMISSION_SECONDS
         while True:  # repeat if the model is replaced or loaded at the same time, or the queue is full
-            version = models.pick(name)
+            terms = Terms("bulk", patient=True, spaces=spaces)
+            version = models.pick(name, request=EmbedRequest(Texts(()), options, terms=terms))
+            space = version.spaces.of(options)
             model = version.description
             ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
             if not rows:
-                return IngestAnswer(dataset, ids, 0, len(documents), 0)
+                return IngestAnswer(dataset, ids, 0, len(documents), 0, space)
             dimension = options.dimensions or model.dimension
             channel = self._channel(dataset, dimension)
             channel.sink.breaker.check(f"Longbow at {self.target.url}")
             chosen = [documents[row] for row in rows]
             texts = Texts(tuple(document.text for document in chosen))
             try:
-                future = models.submit(version, EmbedRequest(texts, options, terms=Terms("bulk", patient=True)), draft)
+                future = models.submit(version, EmbedRequest(texts, options, terms=terms), draft)
             except OverloadedError:
                 if time.monotonic() > admitted_until:
                     raise
@@ -141,6 +145,7 @@ class LongbowDoor:
             "model": model.name,
             "digest": model.digest,
             "variant": model.variant,
+            "space": space,
             "input_type": options.input_type or "document",
             "source": "server",
             "chunk": 0,
@@ -159,7 +164,7 @@ class LongbowDoor:
         )
         self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
         tokens = int(embeddings.tokens.sum())
-        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens)
+        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens, space)
 
     def _channel(self, dataset: str, dimension: int) -> _Channel:
         with self._lock:

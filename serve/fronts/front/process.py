@@ -60,6 +60,7 @@ class _Front:
             drain_seconds=options.drain_seconds,
             fingerprint=lambda spec: self._entries[spec.key].info.digest,
             refuse_long=options.on_truncate == "refuse",
+            default=options.default_model,
         )
         app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)

@@ -73,7 +73,15 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         try:
             async with asyncio.timeout(call.timeout):
                 answer = await loop.run_in_executor(
-                    pool, longbow.ingest, call.models, request.model, request.dataset, documents, options, call.draft
+                    pool,
+                    longbow.ingest,
+                    call.models,
+                    request.model,
+                    request.dataset,
+                    documents,
+                    options,
+                    call.draft,
+                    call.terms.spaces,
                 )
         except TimeoutError:
             raise DeadlineError(
@@ -82,6 +90,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
             ) from None
         finally:
             waiting -= 1
+        call.draft.space = answer.space
         return Response(200, msgspec.json.encode(answer))
 
     doc = Doc(

@@ -12,7 +12,7 @@ from fletcher.runtime.errors import OptionError
 
 from ...call import Response
 from ...json import little_endian
-from ...lengths import TOKEN_HEADERS, token_headers
+from ..answers import TOKEN_HEADERS, token_headers
 
 __all__ = ["OCTETS", "OCTET_HEADERS", "encode_octets"]
 
