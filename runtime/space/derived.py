@@ -16,7 +16,7 @@ class RequestSpaces:
     """Identifiers of the vectors that a model's requests get.
 
     A suffix follows the model's identifier, in this order: the input type, `.DIMENSIONS`, `.l2`, the treatment of long texts,
-    `.tokens`. Queries and documents are compared with each other, so both have the model's identifier, whatever their
+    `.tokens` or `.unscaled`. Queries and documents are compared with each other, so both have the model's identifier, whatever their
     prompts. The element type has no suffix: it is an encoding of the same vector.
 
     Attributes:
@@ -60,7 +60,8 @@ class RequestSpaces:
         if options.overflow not in ("truncate", "refuse"):
             suffix += _of_long_texts(options)
         if output != self._output:
-            suffix += ".tokens"
+            # Vectors before their scaling to length 1 are means of these states; see `ask_unscaled` in serve.
+            suffix += ".unscaled" if options.normalize is False else ".tokens"
         return self.base + suffix
 
     def _typed(self, input_type: str | None) -> str:
