@@ -16,8 +16,8 @@ class RequestSpaces:
     """Identifiers of the vectors that a model's requests get.
 
     A suffix follows the model's identifier, in this order: the input type, `.DIMENSIONS`, `.l2`, the treatment of long texts,
-    `.tokens` or `.unscaled`. Queries and documents are compared with each other, so both have the model's identifier, whatever
-    their prompts. The element type has no suffix: it is an encoding of the same vector.
+    `.tokens` or `.unscaled`. Queries and documents are compared with each other, so both have the model's identifier,
+    whatever their prompts. The element type has no suffix: it is an encoding of the same vector.
 
     Attributes:
         base: the identifier of the model's space.
