@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -20,12 +21,15 @@ from fletcher.runtime.tasks.task import Task
 
 from ..errors import TooLargeError
 from ..observe.metrics import Metrics
-from .admission import MAX_MEMORY, Admission, price_of, price_of_rows
+from .admission import MAX_MEMORY, Admission
 from .backend import Backend
 from .backlog import Backlog
 from .drain_rate import DrainRate
 from .embed_request import PLAIN, EmbedRequest
 from .failover import Failover
+from .fairness.price import price_of, price_of_rows
+from .fairness.shares import Shares
+from .fairness.token_estimate import TokenEstimate
 from .open_request import OpenRequest
 from .rows_request import RowsRequest
 from .watchdog import STUCK_SECONDS
@@ -101,13 +105,15 @@ class Engine:
         self.metrics = metrics = Metrics() if metrics is None else metrics
         self.failover = Failover(backend, spare, metrics)
         self.admission = Admission(
-            max_tokens=max_queue_tokens,
+            shares=Shares(max_queue_tokens, backend.info.token_budget),
             max_wait=max_wait_seconds,
             max_memory=max_memory,
             metrics=metrics,
             rate=DrainRate(backend.info.workers),
         )
+        self.admission.resume = self._resume
         self._info = backend.info
+        self._estimate = TokenEstimate()
         self._backlog = Backlog(self.admission)
         self._max_request_tokens = max_request_tokens
         self._register_metrics()
@@ -122,6 +128,11 @@ class Engine:
         )
         metrics.gauge(
             "fletcher_open_request_bytes", "Predicted memory of open requests in bytes", lambda: admission.memory
+        )
+        metrics.gauge(
+            "fletcher_parked_requests",
+            "Parts of streams that wait for room in the queue",
+            lambda: admission.parked.count,
         )
         metrics.gauge(
             "fletcher_batches_stuck", "Batches that the device does not answer", lambda: float(self._workers.stuck)
@@ -188,7 +199,7 @@ class Engine:
         """Admit a request of any size. Its answer is the same as if it were computed alone.
 
         If the caller cancels the future, the part of the request that has not been computed is dropped. Open requests with
-        equal texts and equal options are computed once.
+        equal texts and equal options are computed once. A part of a stream waits until the queue has room for it.
 
         Args:
             request: the request.
@@ -212,11 +223,12 @@ class Engine:
         inputs, options, vectors = request.inputs, request.options, request.output == "vectors"
         if vectors and options != PLAIN:
             self._info.check(options)
-        price = price_of(request, self._info)
+        price = price_of(request, self._info, self._estimate.ratio)
         if isinstance(inputs, TokenIds):
             check_tokens(self._max_request_tokens, price.tokens)
         key: object = None
-        if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS:
+        # A part of a stream is computed in its place in the stream, so it does not join another request.
+        if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS and not request.terms.stream:
             key = inputs.texts, options
             if key in self.admission.joinable:
                 future = self.admission.join(key, request.terms, draft)
@@ -225,6 +237,8 @@ class Engine:
         if self.failover.breaker.failures:
             self.failover.check()
         admitted = self.admission.admit(request, price, key=key, draft=draft)
+        if admitted.parked:
+            return admitted.futures[0]
         if price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS:
             try:
                 self._tokenizers.submit(self._prepare, admitted)
@@ -235,21 +249,33 @@ class Engine:
             self._prepare(admitted)
         return admitted.futures[0]
 
+    def _resume(self, admitted: OpenRequest) -> None:
+        """Tokenize and queue a part of a stream that waited for room. The admission calls this method with its lock."""
+        rows = isinstance(admitted.request, RowsRequest)
+        with suppress(RuntimeError):  # the pool was shut down: `stop` ends all open requests
+            self._tokenizers.submit(self._push_rows if rows else self._prepare, admitted)
+
     def _submit_rows(self, request: RowsRequest, draft: RecordDraft | None) -> Future[Any]:
         """Admit rows that another process has tokenized. That process bounds the tokens of a client's request."""
         if self.failover.breaker.failures:
             self.failover.check()
         admitted = self.admission.admit(request, price_of_rows(request, self._info), draft=draft)
+        if not admitted.parked:
+            self._push_rows(admitted)
+        return admitted.futures[0]
+
+    def _push_rows(self, admitted: OpenRequest) -> None:
+        """Queue an admitted request of rows. If that fails, settle the request and raise the error."""
+        request = admitted.request
+        assert isinstance(request, RowsRequest)
         try:
+            if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
+                raise dropped
             task = self.backend.prepare_rows(request.encodings, request.output, by_token=request.by_token)
         except BaseException as error:
             self.admission.settle(admitted, error=error)
             raise
-        if len(task.encodings):
-            self._backlog.push(admitted, task)
-        else:
-            self._answer_empty(admitted, task)
-        return admitted.futures[0]
+        self._push(admitted, task)
 
     def _prepare(self, admitted: OpenRequest) -> None:
         """Tokenize an admitted request and queue it. If that fails, settle the request and raise the error."""
@@ -262,6 +288,9 @@ class Engine:
             task = self.backend.prepare(request.inputs, request.options, request.output)
             ended, tokens = time.perf_counter(), task.encodings.num_tokens
             self.metrics.tokenization.observe(ended - started)
+            if (price := admitted.price).characters > INLINE_CHARACTERS and len(task.encodings) == price.rows:
+                dropped_tokens = int(task.encodings.dropped.sum())
+                self._estimate.learn(price.characters, price.rows, tokens + dropped_tokens)
             admitted.queued = ended
             if (draft := admitted.draft) is not None:
                 draft.stages.wait += started - admitted.admitted
@@ -274,15 +303,15 @@ class Engine:
             # Callers that joined the request get the error from their futures; a caller on this thread gets an exception.
             self.admission.settle(admitted, error=error)
             raise
+        self._push(admitted, task)
+
+    def _push(self, admitted: OpenRequest, task: Task) -> None:
+        """Queue a tokenized request. If it has no texts, or the cache has all of them, answer it at once."""
         if len(task.encodings):
             self._backlog.push(admitted, task)
         else:
-            self._answer_empty(admitted, task)
-
-    def _answer_empty(self, admitted: OpenRequest, task: Task) -> None:
-        """Answer a request without a row to compute: it has no texts, or the cache has all of them."""
-        admitted.task = task
-        self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
+            admitted.task = task
+            self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
 
     def stop_admitting(self) -> None:
         """Reject all new requests. Admitted requests are still answered."""

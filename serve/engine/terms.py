@@ -1,13 +1,27 @@
-"""`Terms`: priority, client and deadline of a request."""
+"""`Terms`: priority, client and deadline of a request, and its place in a stream."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 import msgspec
 
-__all__ = ["PRIORITIES", "SHARES", "USUAL", "WEIGHTS", "Priority", "Terms"]
+from fletcher.runtime.inputs import Inputs, Pairs, TokenIds
+
+__all__ = [
+    "BULK_CHARACTERS",
+    "BULK_TEXTS",
+    "BULK_TOKENS",
+    "PRIORITIES",
+    "SHARES",
+    "USUAL",
+    "WEIGHTS",
+    "Priority",
+    "Terms",
+    "is_bulk",
+]
 
 Priority = Literal["interactive", "normal", "bulk"]
 
@@ -20,6 +34,13 @@ WEIGHTS: Final[Mapping[Priority, float]] = {"interactive": 16.0, "normal": 4.0, 
 #: Share of the queue's limit up to which requests of each class are admitted, so that bulk requests leave room for others.
 SHARES: Final[Mapping[Priority, float]] = {"interactive": 1.25, "normal": 1.0, "bulk": 0.5}
 
+#: Numbers of texts and tokens above which a request is a bulk request if it names no class.
+BULK_TEXTS: Final = 256
+BULK_TOKENS: Final = 1 << 16
+
+#: Characters of so many tokens. English has about four characters per token.
+BULK_CHARACTERS: Final = 4 * BULK_TOKENS
+
 
 class Terms(msgspec.Struct, frozen=True):
     """Conditions under which a request waits.
@@ -28,19 +49,39 @@ class Terms(msgspec.Struct, frozen=True):
         priority: class of the request.
         client: client that sent the request; clients of one class get equal shares.
         deadline: `time.monotonic()` of this machine after which the client does not use the answer, or None.
-        patient: whether the request is a later part of a stream that was admitted: it waits until the queue has room. It is
-            not dropped because it waits long.
+        stream: identity of the stream of which the request is a part; empty if it is not part of a stream. A part of a stream
+            is not rejected while the queue is full: it waits for room. It is not dropped because it waits long.
+        part: number of the part in its stream. Parts are computed in the order of their numbers.
     """
 
     priority: Priority = "normal"
     client: str = ""
     deadline: float | None = None
-    patient: bool = False
+    stream: str = ""
+    part: int = 0
 
-    def waiting(self) -> Terms:
-        """Return the same terms for a later part of a stream."""
-        return msgspec.structs.replace(self, patient=True)
+    def as_stream(self, priority: Priority) -> Terms:
+        """Return the terms of the first part of a new stream.
+
+        Args:
+            priority: class of the stream.
+        """
+        return Terms(priority, self.client, self.deadline, secrets.token_hex(8))
+
+    def at(self, part: int) -> Terms:
+        """Return the terms of another part of the stream."""
+        return Terms(self.priority, self.client, self.deadline, self.stream, part)
 
 
 #: Default terms.
 USUAL: Final = Terms()
+
+
+def is_bulk(inputs: Inputs) -> bool:
+    """Return whether a request of this size is a bulk request unless its client names a class."""
+    if isinstance(inputs, TokenIds):
+        return len(inputs.rows) > BULK_TEXTS or sum(map(len, inputs.rows)) > BULK_TOKENS
+    if isinstance(inputs, Pairs):
+        count = len(inputs.documents)
+        return count > BULK_TEXTS or sum(map(len, inputs.documents)) + count * len(inputs.query) > BULK_CHARACTERS
+    return len(inputs.texts) > BULK_TEXTS or sum(map(len, inputs.texts)) > BULK_CHARACTERS

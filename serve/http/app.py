@@ -27,7 +27,7 @@ from ..models.registry import Models
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
+from ..request_headers import PLAIN_ID, PRIORITY, REQUEST_ID, read_priority, read_timeout
 from ..statuses import retry_after
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
@@ -46,6 +46,7 @@ __all__ = ["HttpApp"]
 logger = logging.getLogger("fletcher.serve.http")
 
 ID_HEADER = REQUEST_ID.encode()
+PRIORITY_HEADER = PRIORITY.encode()
 
 #: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
@@ -163,9 +164,9 @@ class HttpApp:
             if methods:
                 raise MethodError(f"{scope['path']} does not support {method}: use {', '.join(methods)}", [*methods])
             raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
-        priority: Priority = "normal"
+        priority: Priority | None = None
         timeout = deadline = None
-        if (value := headers.get(b"x-priority")) is not None:
+        if (value := headers.get(PRIORITY_HEADER)) is not None:
             priority = read_priority(value)
         if (value := headers.get(b"x-request-timeout")) is not None:
             timeout = read_timeout(value)
@@ -180,7 +181,7 @@ class HttpApp:
                 browser=b"origin" in headers,
             )
             draft.client = key or draft.client
-        terms = Terms(priority, draft.client, deadline)
+        terms = Terms(priority or "normal", draft.client, deadline)
         assert self._bridge is not None
         call = Call(
             scope=scope,
@@ -192,6 +193,7 @@ class HttpApp:
             bodies=self._bodies,
             client=key,
             timeout=timeout,
+            priority=priority,
             terms=terms,
             draft=draft,
         )
@@ -245,6 +247,8 @@ class HttpApp:
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
     """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
     headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
+    if draft.chosen:
+        headers.append((PRIORITY_HEADER, draft.chosen.encode()))
     body = response.body
     if isinstance(body, bytes):
         headers.append((b"content-length", b"%d" % len(body)))

@@ -16,7 +16,7 @@ from fletcher.runtime.inputs import Inputs
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.terms import Terms
+from ..engine.terms import Priority, Terms, is_bulk
 from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, Models
 from ..models.version import ModelVersion
@@ -92,6 +92,7 @@ class Call:
         bodies: tasks that wait for a body, with their start times; a task that waits too long is cancelled.
         client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
+        priority: `X-Priority`, or None.
         terms: priority, client and deadline of the request.
         draft: draft of the request's record.
         fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
@@ -107,6 +108,7 @@ class Call:
     bodies: dict[asyncio.Task[Any], float]
     client: str
     timeout: float | None
+    priority: Priority | None
     terms: Terms
     draft: RecordDraft
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -170,8 +172,19 @@ class Call:
             return gunzip(body, limit)
         return await asyncio.get_running_loop().run_in_executor(None, gunzip, body, limit)
 
+    def stream_terms(self) -> Terms:
+        """Return the terms of the first part of a stream. Its class is `bulk` if the request names no class."""
+        if self.priority is None:
+            self.draft.chosen = "bulk"
+        return self.terms.as_stream(self.priority or "bulk")
+
     async def ask(
-        self, name: str | None, inputs: Inputs, options: EmbedOptions = PLAIN, output: Output = "vectors"
+        self,
+        name: str | None,
+        inputs: Inputs,
+        options: EmbedOptions = PLAIN,
+        output: Output = "vectors",
+        terms: Terms | None = None,
     ) -> tuple[ModelVersion, Any]:
         """Submit a request to a model's engine and wait for the answer.
 
@@ -180,6 +193,8 @@ class Call:
             inputs: texts, token ids, or pairs.
             options: options for embedding.
             output: the requested output.
+            terms: terms of a part of a stream. Default: the terms of the call; a large request is a bulk request if it names
+                no class.
 
         Returns:
             The version that answered, and its answer.
@@ -191,7 +206,12 @@ class Call:
             ClientLeftError: the client disconnected.
         """
         timeout = self.timeout
-        request = EmbedRequest(inputs, options, output, self.terms)
+        if terms is None:
+            terms = self.terms
+            if self.priority is None and is_bulk(inputs):
+                terms = Terms("bulk", terms.client, terms.deadline)
+                self.draft.chosen = "bulk"
+        request = EmbedRequest(inputs, options, output, terms)
         try:
             while True:
                 version = self.models.pick(name, ANSWERED_BY[output])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -66,12 +67,20 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         options = EmbedOptions.of(request)
         documents = [Document(item) if isinstance(item, str) else item for item in request.documents]
         loop = asyncio.get_running_loop()
+        work = partial(
+            longbow.ingest,
+            call.models,
+            request.model,
+            request.dataset,
+            documents,
+            options,
+            call.stream_terms(),
+            call.draft,
+        )
         waiting += 1
         try:
             async with asyncio.timeout(call.timeout):
-                answer = await loop.run_in_executor(
-                    pool, longbow.ingest, call.models, request.model, request.dataset, documents, options, call.draft
-                )
+                answer = await loop.run_in_executor(pool, work)
         except TimeoutError:
             raise DeadlineError(
                 f"the request's {call.timeout:g} s (X-Request-Timeout) passed before Longbow acknowledged it; the rows may "
