@@ -78,11 +78,11 @@ class Backlog:
         queue, admission = self._waiting, self._admission
         window: list[OpenRequest] = []
         while queue.heap and len(window) < WINDOW:
-            request: OpenRequest | None = queue.draw()
-            if now >= request.due or request.settled or request.futures[0].cancelled():
-                request = self._first_wanted(request, now, dropped)
-            if request is not None:
+            request = queue.draw()
+            if now < request.due and not request.settled and not request.futures[0].cancelled():
                 window.append(request)
+            elif (following := self._first_wanted(request, now, dropped)) is not None:
+                window.append(following)
         if admission.tokens > budget and len(window) > 2:
             # The first request is always in the batch. Then requests of its class with the most similar lengths follow, so
             # that the batch has little padding, and then other requests if there is room left.
@@ -91,7 +91,7 @@ class Backlog:
                 window[1:], key=lambda request: (request.terms.priority != priority, abs(request.next_length - length))
             )
         pieces: list[Piece] = []
-        unfinished: list[OpenRequest] = []
+        unfinished: list[tuple[OpenRequest, int]] = []
         room = budget
         for (
             request
@@ -107,15 +107,15 @@ class Backlog:
             room -= tokens
             admission.charge(request, tokens)
             if request.untaken:
-                unfinished.append(request)
+                unfinished.append((request, tokens))
             elif request.terms.stream:
                 following = self._first_wanted(queue.follow(request), now, dropped)
                 if following is not None:
                     window.append(following)
         if pieces and queue.heap:
             queue.advance(pieces[0].request)
-        for request in unfinished:
-            queue.push(request)
+        for request, tokens in unfinished:
+            queue.push_rest(request, tokens)
         if pieces and (queue.heap or admission.rate.sampling):
             admission.rate.count_drained(budget - room, now, waiting=bool(queue.heap))
         if queue.heap:

@@ -100,7 +100,8 @@ def test_the_answer_says_that_a_request_is_bulk_unless_it_names_its_class(target
         body = {"model": "fake-model", "input": REFERENCE.part(0, count)[0]}
         response = httpx.post(f"{target.http}/v1/embeddings", json=body, headers=headers, timeout=SECONDS)
         assert response.status_code == 200
-        return response.headers.get("x-priority")
+        priority: str | None = response.headers.get("x-priority")
+        return priority
 
     assert answer(256) is None
     assert answer(257) == "bulk"

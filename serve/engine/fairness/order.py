@@ -42,7 +42,7 @@ class _Line:
 class FairQueue:
     """Waiting requests. Not safe to use from several threads: the admission's lock guards it.
 
-    Each request that was drawn must be given to `put_back`, `push` (with the rows that remain) or `follow`.
+    Each request that was drawn must be given to `put_back`, `push_rest` or `follow`.
 
     Attributes:
         heap: the requests and lines with their places, the next one first; empty if no request waits.
@@ -77,6 +77,20 @@ class FairQueue:
             item, request, line.placed = line, line.parts[0], True
         self._place(request)
         heapq.heappush(self.heap, (*request.place, item))
+
+    def push_rest(self, request: OpenRequest, taken: int) -> None:
+        """Add a request again of which a part was taken. It was charged for a full turn; its client gets the rest back.
+
+        Args:
+            request: a request that was drawn.
+            taken: number of tokens that were taken.
+        """
+        terms = request.terms
+        flow = (terms.priority, terms.client)
+        unused = min(request.cost + taken, self._turn) - taken
+        if unused > 0 and flow in self._ends:
+            self._ends[flow] -= unused / WEIGHTS[terms.priority]
+        self.push(request)
 
     def _place(self, request: OpenRequest) -> None:
         """Give a request its place: behind the other requests of its client that have one."""
