@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, ProviderError, StoppingError
 
 from ..observe.metrics import Metrics
-from .drain_rate import DrainRate
 from .embed_request import EmbedRequest
+from .fairness.drain_rate import DrainRate
 from .fairness.parking import Parking
-from .fairness.price import Price
-from .fairness.shares import OCCUPIED, Flow, Shares
+from .fairness.shares import OCCUPIED, Shares
 from .open_request import SHORTEST_RETRY, OpenRequest
+from .price import Price
 from .rows_request import RowsRequest
-from .terms import Terms
+from .terms import Flow, Terms
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft

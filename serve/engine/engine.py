@@ -24,13 +24,13 @@ from ..observe.metrics import Metrics
 from .admission import MAX_MEMORY, Admission
 from .backend import Backend
 from .backlog import Backlog
-from .drain_rate import DrainRate
 from .embed_request import PLAIN, EmbedRequest
 from .failover import Failover
-from .fairness.price import price_of, price_of_rows
+from .fairness.drain_rate import DrainRate
 from .fairness.shares import Shares
 from .fairness.token_estimate import TokenEstimate
 from .open_request import OpenRequest
+from .price import price_of, price_of_rows
 from .rows_request import RowsRequest
 from .watchdog import STUCK_SECONDS
 from .workers import BatchWorkers

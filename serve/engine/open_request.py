@@ -17,10 +17,9 @@ from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedErro
 from fletcher.runtime.tasks.task import Task
 
 from .embed_request import EmbedRequest
-from .fairness.price import Price
-from .fairness.shares import Flow
+from .price import Price
 from .rows_request import RowsRequest
-from .terms import WEIGHTS, Terms
+from .terms import WEIGHTS, Flow, Terms
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft

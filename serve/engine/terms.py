@@ -1,9 +1,10 @@
-"""`Terms`: priority, client and deadline of a request, and its place in a stream."""
+"""`Terms`: priority, client and deadline of a request, and its place in a stream. `Flow`: requests of a client in a class."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -18,6 +19,8 @@ __all__ = [
     "SHARES",
     "USUAL",
     "WEIGHTS",
+    "Client",
+    "Flow",
     "Priority",
     "Terms",
     "is_bulk",
@@ -71,6 +74,40 @@ class Terms(msgspec.Struct, frozen=True):
     def at(self, part: int) -> Terms:
         """Return the terms of another part of the stream."""
         return Terms(self.priority, self.client, self.deadline, self.stream, part)
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """Use of the queue by one client.
+
+    Attributes:
+        name: name of the client.
+        open: number of its open requests.
+        counted: its waiting tokens, of large requests only the counted ones.
+        memory: predicted memory of its requests in bytes.
+    """
+
+    name: str
+    open: int = 0
+    counted: int = 0
+    memory: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """Requests of one client in one class.
+
+    Attributes:
+        priority: the class.
+        client: the client.
+        open: number of its open requests.
+        tokens: its waiting tokens.
+    """
+
+    priority: Priority
+    client: Client
+    open: int = 0
+    tokens: int = 0
 
 
 #: Default terms.

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..open_request import OpenRequest
-from .shares import Flow
+from ..terms import Flow
 
 __all__ = ["Parking"]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from fletcher.runtime.model_info import ModelInfo
 
-from .token_estimate import ROW_CHARACTERS
+from ..price import ROW_CHARACTERS
 
 __all__ = ["ReadAhead"]
 

@@ -7,12 +7,11 @@ number of tokens, so that it is admitted beside other requests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-from ..terms import SHARES, WEIGHTS, Priority, Terms
+from ..terms import SHARES, WEIGHTS, Client, Flow, Priority, Terms
 
-__all__ = ["OCCUPIED", "Client", "Flow", "Shares"]
+__all__ = ["OCCUPIED", "Shares"]
 
 #: Share of a limit up to which clients with waiting tokens, or with open requests, may fill it.
 OCCUPIED: Final = 0.75
@@ -20,40 +19,6 @@ OCCUPIED: Final = 0.75
 #: A request counts for at most this share of the limit, or for `LEAST_COUNTED` tokens if that is more.
 LARGEST_SHARE: Final = 1 / 32
 LEAST_COUNTED: Final = 4096
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """Use of the queue by one client.
-
-    Attributes:
-        name: name of the client.
-        open: number of its open requests.
-        counted: its waiting tokens, of large requests only the counted ones.
-        memory: predicted memory of its requests in bytes.
-    """
-
-    name: str
-    open: int = 0
-    counted: int = 0
-    memory: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Flow:
-    """Requests of one client in one class.
-
-    Attributes:
-        priority: the class.
-        client: the client.
-        open: number of its open requests.
-        tokens: its waiting tokens.
-    """
-
-    priority: Priority
-    client: Client
-    open: int = 0
-    tokens: int = 0
 
 
 class Shares:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-__all__ = ["FIRST_RATIO", "ROW_CHARACTERS", "TokenEstimate"]
+from ..price import FIRST_RATIO, ROW_CHARACTERS
 
-#: Tokens per character before any text was tokenized. It is high: English has about one token for four characters.
-FIRST_RATIO: Final = 0.5
-
-#: Characters that a row counts for besides its own: its special tokens and its prompt.
-ROW_CHARACTERS: Final = 8
+__all__ = ["TokenEstimate"]
 
 #: Characters that the first ratio counts for, and characters after which older counts lose half of their weight.
 FIRST_CHARACTERS: Final = 1024

@@ -16,7 +16,7 @@ from fletcher.runtime.inputs import TokenIds
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
 from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
-from ...engine.fairness.price import price_of
+from ...engine.price import price_of
 from ...engine.rows_request import RowsRequest
 from ...observe.metrics import Metrics
 from ..channel.link import EngineLink, RowsOf, Waiting

@@ -9,10 +9,10 @@ import pytest
 
 from fletcher.runtime.errors import DeadlineError, FletcherError, ProviderError
 from fletcher.serve.engine.admission import Admission
-from fletcher.serve.engine.drain_rate import DrainRate
-from fletcher.serve.engine.fairness.price import Price
+from fletcher.serve.engine.fairness.drain_rate import DrainRate
 from fletcher.serve.engine.fairness.shares import Shares
 from fletcher.serve.engine.open_request import OpenRequest
+from fletcher.serve.engine.price import Price
 from fletcher.serve.engine.terms import USUAL
 from fletcher.serve.observe.metrics import Metrics
 

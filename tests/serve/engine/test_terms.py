@@ -17,11 +17,11 @@ from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.admission import MAX_MEMORY, Admission
 from fletcher.serve.engine.breaker import Breaker
-from fletcher.serve.engine.drain_rate import DrainRate
 from fletcher.serve.engine.engine import Engine
-from fletcher.serve.engine.fairness.price import Price
+from fletcher.serve.engine.fairness.drain_rate import DrainRate
 from fletcher.serve.engine.fairness.shares import Shares
 from fletcher.serve.engine.open_request import OpenRequest
+from fletcher.serve.engine.price import Price
 from fletcher.serve.engine.terms import Priority, Terms
 from fletcher.serve.models.readiness import Readiness
 from fletcher.serve.observe.metrics import Metrics

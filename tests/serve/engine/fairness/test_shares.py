@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fletcher.serve.engine.fairness.shares import Flow, Shares
-from fletcher.serve.engine.terms import Priority, Terms
+from fletcher.serve.engine.fairness.shares import Shares
+from fletcher.serve.engine.terms import Flow, Priority, Terms
 
 #: Tokens of a full batch in these cases.
 TURN = 1000

@@ -14,10 +14,10 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import FletcherError, OverloadedError
 from fletcher.serve.engine.admission import Admission
 from fletcher.serve.engine.backlog import Backlog
-from fletcher.serve.engine.drain_rate import DrainRate
-from fletcher.serve.engine.fairness.price import price_of_rows
+from fletcher.serve.engine.fairness.drain_rate import DrainRate
 from fletcher.serve.engine.fairness.shares import Shares
 from fletcher.serve.engine.open_request import OpenRequest
+from fletcher.serve.engine.price import price_of_rows
 from fletcher.serve.engine.rows_request import RowsRequest
 from fletcher.serve.engine.terms import PRIORITIES, WEIGHTS, Priority, Terms
 from fletcher.serve.observe.metrics import Metrics

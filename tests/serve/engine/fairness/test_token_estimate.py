@@ -6,8 +6,8 @@ import pytest
 
 from fletcher.runtime import Encodings
 from fletcher.serve.engine.engine import INLINE_CHARACTERS, Engine
-from fletcher.serve.engine.fairness.price import price_of
 from fletcher.serve.engine.fairness.token_estimate import TokenEstimate
+from fletcher.serve.engine.price import price_of
 
 from ...fake_encoder import FakeEncoder, info, request_for
 

@@ -15,7 +15,7 @@ import pytest
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from .engine.test_engine import wait_for
+from ..engine.test_engine import wait_for
 from .floods import FLOODS, Target, ask_single_texts, flooding, p99
 from .timed_encoder import TimedEncoder, reference
 

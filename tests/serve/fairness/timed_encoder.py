@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
 
-from .fake_encoder import DIMENSION, FakeEncoder, expected
+from ..fake_encoder import DIMENSION, FakeEncoder, expected
 from .floods import Reference
 
 __all__ = ["TimedEncoder", "reference"]

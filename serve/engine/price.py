@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from fletcher.runtime.inputs import Pairs, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 
-from ..embed_request import EmbedRequest
-from ..rows_request import RowsRequest
-from .token_estimate import FIRST_RATIO, ROW_CHARACTERS
+from .embed_request import EmbedRequest
+from .rows_request import RowsRequest
 
-__all__ = ["Price", "price_of", "price_of_rows"]
+__all__ = ["FIRST_RATIO", "ROW_CHARACTERS", "Price", "price_of", "price_of_rows"]
+
+#: Tokens per character before any text was tokenized. It is high: English has about one token for four characters.
+FIRST_RATIO: Final = 0.5
+
+#: Characters that a row counts for besides its own: its special tokens and its prompt.
+ROW_CHARACTERS: Final = 8
 
 
 class Price(msgspec.Struct, frozen=True):
