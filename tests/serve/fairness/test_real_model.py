@@ -1,0 +1,68 @@
+"""Floods on a real model, with one process and with fronts: single texts of another client are answered in five batches."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fletcher.runtime import Encoder
+from fletcher.serve.fronts.supervisor import Supervisor
+from fletcher.serve.models.spec import ModelSpec
+from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
+
+from .floods import FLOODS, Reference, Target, ask_single_texts, flooding, p99
+
+TEXTS = [
+    f"Document {number} is about the subject number {number % 97} and a few other things." for number in range(1024)
+]
+
+
+@pytest.fixture(scope="module")
+def reference(minilm_artifact: Path) -> Reference:
+    """The vectors of the encoder alone. `tests/convert` compares the encoder with HuggingFace."""
+    with Encoder.load(minilm_artifact, provider="mlas") as encoder:
+        return Reference(TEXTS, encoder.embed(TEXTS).vectors, 1e-6)
+
+
+@contextmanager
+def serving(artifact: Path, fronts: int) -> Iterator[tuple[str, str]]:
+    """Serve the model; yield the addresses of HTTP and Flight."""
+    options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", fronts=fronts, drain_seconds=5)
+    spec = ModelSpec(path=str(artifact), name="minilm", provider="mlas", cache=0)
+    server = Supervisor([spec], options) if fronts else Server([spec], options)
+    with server:
+        yield str(server.addresses.http), str(server.addresses.flight)
+
+
+def batch_counts(http: str) -> tuple[float, float]:
+    """Return the seconds of all batches so far, and their number."""
+    page = httpx.get(f"{http}/metrics").text
+    found = {
+        name: float(value)
+        for name, value in re.findall(r"^fletcher_batch_duration_seconds_(sum|count) (\S+)", page, re.M)
+    }
+    return found["sum"], found["count"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fronts", [0, 2])
+@pytest.mark.parametrize("kind", FLOODS)
+def test_single_texts_are_answered_during_a_flood(
+    minilm_artifact: Path, reference: Reference, kind: str, fronts: int
+) -> None:
+    with serving(minilm_artifact, fronts) as (http, flight):
+        target = Target("minilm", http, flight, reference)
+        with flooding(kind, target):
+            seconds_before, count_before = batch_counts(http)
+            seconds = ask_single_texts(target, 100)
+            seconds_after, count_after = batch_counts(http)
+        batch = (seconds_after - seconds_before) / (count_after - count_before)
+    logger.info("%s, %d fronts: p99 %.3f s, a batch %.3f s", kind, fronts, p99(seconds), batch)
+    assert p99(seconds) <= 5 * batch, (sorted(seconds)[-5:], batch)
