@@ -19,6 +19,8 @@ from fletcher.serve.server_options import ServerOptions
 
 from .floods import FLOODS, Reference, Target, ask_single_texts, flooding, p99
 
+logger = logging.getLogger("tests.fairness")
+
 TEXTS = [
     f"Document {number} is about the subject number {number % 97} and a few other things." for number in range(1024)
 ]
