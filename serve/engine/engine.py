@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -29,6 +30,7 @@ from .failover import Failover
 from .fairness.drain_rate import DrainRate
 from .fairness.shares import Shares
 from .fairness.token_estimate import TokenEstimate
+from .fairness.turn_pool import TurnPool
 from .open_request import OpenRequest
 from .price import price_of, price_of_rows
 from .rows_request import RowsRequest
@@ -117,7 +119,7 @@ class Engine:
         self._backlog = Backlog(self.admission)
         self._max_request_tokens = max_request_tokens
         self._register_metrics()
-        self._tokenizers = ThreadPoolExecutor(self._info.workers, thread_name_prefix="fletcher-tokenize")
+        self._tokenizers = TurnPool(self._info.workers, "fletcher-tokenize")
         self._workers = BatchWorkers(self.admission, self._backlog, self.failover, metrics, stuck_seconds)
 
     def _register_metrics(self) -> None:
@@ -241,7 +243,7 @@ class Engine:
             return admitted.futures[0]
         if price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS:
             try:
-                self._tokenizers.submit(self._prepare, admitted)
+                self._tokenizers.submit(request.terms.client, partial(self._prepare, admitted))
             except RuntimeError:  # the pool was shut down after the request was admitted
                 error = StoppingError("the server stopped before it computed this request")
                 self.admission.settle(admitted, error=error)
@@ -253,7 +255,9 @@ class Engine:
         """Tokenize and queue a part of a stream that waited for room. The admission calls this method with its lock."""
         rows = isinstance(admitted.request, RowsRequest)
         with suppress(RuntimeError):  # the pool was shut down: `stop` ends all open requests
-            self._tokenizers.submit(self._push_rows if rows else self._prepare, admitted)
+            self._tokenizers.submit(
+                admitted.terms.client, partial(self._push_rows if rows else self._prepare, admitted)
+            )
 
     def _submit_rows(self, request: RowsRequest, draft: RecordDraft | None) -> Future[Any]:
         """Admit rows that another process has tokenized. That process bounds the tokens of a client's request."""
@@ -328,7 +332,7 @@ class Engine:
         """
         self.admission.stop()
         drained = self.admission.wait_until_drained(drain_seconds)
-        self._tokenizers.shutdown(wait=drained, cancel_futures=True)
+        self._tokenizers.shutdown(wait=drained, cancel=True)
         self._backlog.close()
         self.admission.settle_all(
             StoppingError(f"the server stopped after {drain_seconds:g} s, before it computed this request")

@@ -70,7 +70,7 @@ def timed(tiny_artifact: Path) -> Timed:
 def engine(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory, timed: Timed) -> Iterator[RowsServer]:
     spec = ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas", cache=0, workers=1)
     path = tmp_path_factory.mktemp("f") / "rows"
-    with open_engine([spec], path, load=lambda spec: timed) as server:  # type: ignore[arg-type, return-value]
+    with open_engine([spec], path, load=lambda spec: timed) as server:
         yield server
 
 
