@@ -142,21 +142,29 @@ def flight(target: Target, flood: Flood, number: int) -> None:
                     writer.write_batch(pa.RecordBatch.from_pydict({"text": texts}, schema))
                     start += FLIGHT_ROWS
 
-        writing = threading.Thread(target=write)
-        writing.start()
+        def cancel() -> None:
+            flood.stopped.wait()
+            reader.cancel()
+
+        threads = [threading.Thread(target=work) for work in (write, cancel)]
+        for thread in threads:
+            thread.start()
+        read = 1000 * number
         try:
-            read = 1000 * number
-            while not flood.stopped.is_set():
+            while True:
                 chunk = reader.read_chunk()
                 texts, right = target.reference.part(read, len(chunk.data))
                 assert chunk.data["text"].to_pylist() == texts
                 target.reference.check(np.stack(chunk.data["vector"].to_numpy(zero_copy_only=False)), right)
                 flood.rows += len(texts)
                 read += FLIGHT_ROWS
+        except (pa.ArrowException, fl.FlightError):
+            if not flood.stopped.is_set():
+                raise
         finally:
             flood.stopped.set()
-            reader.cancel()
-            writing.join(SECONDS)
+            for thread in threads:
+                thread.join(SECONDS)
             with contextlib.suppress(pa.ArrowException, fl.FlightError):
                 writer.close()
 
@@ -170,8 +178,8 @@ FLOODS: dict[str, tuple[Callable[[Target, Flood, int], None], int]] = {
 
 
 @contextmanager
-def flooding(kind: str, target: Target) -> Iterator[Flood]:
-    """Flood a server; the block begins when rows are answered. At its end, raise the first error of the flood."""
+def flooding(kind: str, target: Target, begun: Callable[[Flood], bool]) -> Iterator[Flood]:
+    """Flood a server; the block begins as soon as `begun` is true. At its end, raise the first error of the flood."""
     work, count = FLOODS[kind]
     flood = Flood()
     threads = [threading.Thread(target=flood.run, args=(work, target, number)) for number in range(count)]
@@ -179,8 +187,8 @@ def flooding(kind: str, target: Target) -> Iterator[Flood]:
         thread.start()
     try:
         deadline = time.monotonic() + SECONDS
-        while not flood.rows and not flood.errors:
-            assert time.monotonic() < deadline, "the flood is not answered"
+        while not flood.errors and not begun(flood):
+            assert time.monotonic() < deadline, "the flood does not begin"
             time.sleep(0.01)
         yield flood
     finally:

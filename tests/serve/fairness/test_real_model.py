@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +16,10 @@ import httpx
 import pytest
 
 from fletcher.runtime import Encoder
-from fletcher.serve.fronts.supervisor import Supervisor
-from fletcher.serve.models.spec import ModelSpec
-from fletcher.serve.server import Server
-from fletcher.serve.server_options import ServerOptions
 
 from .floods import FLOODS, Reference, Target, ask_single_texts, flooding, p99
+
+SECONDS = 60.0
 
 logger = logging.getLogger("tests.fairness")
 
@@ -35,12 +37,25 @@ def reference(minilm_artifact: Path) -> Reference:
 
 @contextmanager
 def serving(artifact: Path, fronts: int) -> Iterator[tuple[str, str]]:
-    """Serve the model; yield the addresses of HTTP and Flight."""
-    options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", fronts=fronts, drain_seconds=5)
-    spec = ModelSpec(path=str(artifact), name="minilm", provider="mlas", cache=0)
-    server = Supervisor([spec], options) if fronts else Server([spec], options)
-    with server:
-        yield str(server.addresses.http), str(server.addresses.flight)
+    """Serve the model with the command, in other processes than the clients; yield the addresses of HTTP and Flight."""
+    command = [
+        sys.executable,
+        "-c",
+        "from fletcher.serve.commands.cli import main; main()",
+        "--json",
+        "run",
+        str(artifact),
+    ]
+    command += ["--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--fronts", str(fronts), "--drain-seconds", "5"]
+    command += ["--name", "minilm", "--provider", "mlas", "--cache", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        addresses = json.loads(process.stdout.readline())
+        try:
+            yield addresses["http"], addresses["flight"]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS) == 0
 
 
 def batch_counts(http: str) -> tuple[float, float]:
@@ -61,7 +76,7 @@ def test_single_texts_are_answered_during_a_flood(
 ) -> None:
     with serving(minilm_artifact, fronts) as (http, flight):
         target = Target("minilm", http, flight, reference)
-        with flooding(kind, target):
+        with flooding(kind, target, lambda flood: batch_counts(http)[1] >= 5):
             seconds_before, count_before = batch_counts(http)
             seconds = ask_single_texts(target, 100)
             seconds_after, count_after = batch_counts(http)
