@@ -73,10 +73,12 @@ class Shares:
             flow: flow of the request.
             before, after: waiting tokens of the request.
         """
-        flow.tokens += after - before
-        counted = min(after, self._most) - min(before, self._most)
-        flow.client.counted += counted
-        self.counted += counted
+        change = after - before
+        flow.tokens += change
+        if before > self._most or after > self._most:
+            change = min(after, self._most) - min(before, self._most)
+        flow.client.counted += change
+        self.counted += change
 
     def refusal(self, flow: Flow, tokens: int) -> str | None:
         """Return the reason why a request must not be added now, or None if it may be added.
