@@ -86,7 +86,11 @@ class Server:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
         self.models = Models(
-            load, surroundings.make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint
+            load,
+            surroundings.make_engine,
+            drain_seconds=options.drain_seconds,
+            fingerprint=fingerprint,
+            default=options.default_model,
         )
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None

@@ -69,6 +69,15 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str | None,
         Meta(description="Name of the model in requests and answers, if there is only one. Default: the card's name."),
     ] = None
+    default_model: Annotated[
+        str | None,
+        Meta(
+            description="Name of the model that answers requests for models that this server does not have, for clients "
+            "whose model cannot be set. A route that needs another output takes the first model that has it. "
+            "Default: such requests are refused.",
+            extra={"metavar": "NAME"},
+        ),
+    ] = None
     drain_seconds: Annotated[
         float, Meta(ge=0, description="Seconds that open requests may take after the signal to stop.")
     ] = 30.0

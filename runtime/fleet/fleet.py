@@ -39,6 +39,7 @@ class Fleet(Session):
     Attributes:
         provider: titles of the devices' providers, joined by ` + `.
         devices: number of devices.
+        small_tokens: smallest one of the devices' sessions; see `Session`.
         slots: largest number of batches in progress on all devices together.
         fallback: reason why the devices run on another provider than the requested one, or None.
     """
@@ -70,6 +71,7 @@ class Fleet(Session):
             raise InputError(f"a fleet needs devices with different names and at least one slot each, not {names}")
         self.provider = " + ".join(dict.fromkeys(device.session.provider for device in devices))
         self.devices = len(devices)
+        self.small_tokens = min(device.session.small_tokens for device in devices)
         self.slots = sum(device.slots for device in devices)
         self._members = tuple(Member(device) for device in devices)
         self.fallback = fallback

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import DeviceLostError, DeviceMemoryError, ProviderError
 
-__all__ = ["CudaDriver", "DeviceMemory", "PinnedMemory", "Stream", "load_driver"]
+__all__ = ["CudaDriver", "DeviceMemory", "Event", "PinnedMemory", "Stream", "load_driver"]
 
 LIBRARY = "libcuda.so.1"
 
@@ -33,6 +33,9 @@ PORTABLE = 1
 
 #: Flag of a stream that does not wait for the default stream.
 NON_BLOCKING = 1
+
+#: Flags of an event: a thread that waits for it sleeps instead of spinning, and the event has no time.
+BLOCKING_SYNC, DISABLE_TIMING = 1, 2
 
 
 class CudaDriver:
@@ -243,6 +246,29 @@ class Stream:
 
     def _copy(self, function: str, target: Any, source: Any, size: int) -> None:
         self._driver.call(self._index, function, target, source, ctypes.c_size_t(size), self.pointer)
+
+
+class Event:
+    """`Event`: point in the work of a stream that a thread can wait for, while other threads add more work to the stream."""
+
+    def __init__(self, driver: CudaDriver, index: int) -> None:
+        self._driver = driver
+        self._index = index
+        self._pointer = ctypes.c_void_p()
+        flags = ctypes.c_uint(BLOCKING_SYNC | DISABLE_TIMING)
+        driver.call(index, "cuEventCreate", ctypes.byref(self._pointer), flags)
+
+    def record(self, stream: Stream) -> None:
+        """Set the point after all work that the stream has now."""
+        self._driver.call(self._index, "cuEventRecord", self._pointer, stream.pointer)
+
+    def wait(self) -> None:
+        """Wait until the work before the point is done, without the GIL and without using the processor."""
+        self._driver.call(self._index, "cuEventSynchronize", self._pointer)
+
+    def close(self) -> None:
+        """Release the event."""
+        _release(self._driver, self._index, "cuEventDestroy_v2", self._pointer)
 
 
 def _release(driver: CudaDriver, index: int, function: str, handle: Any) -> None:

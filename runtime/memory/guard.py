@@ -82,6 +82,7 @@ class MemoryGuard(Session):
         self._is_held = is_held
         self._session = session
         self.provider, self.devices, self.fallback = session.provider, session.devices, session.fallback
+        self.small_tokens = session.small_tokens
         self.estimate = estimate
         self._memory_info = memory_info
         self._reserve = reserve

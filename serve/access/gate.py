@@ -57,7 +57,9 @@ class Gate:
                 )
             return ""
         if authorization is None or authorization[: len(BEARER)].lower() != BEARER:
-            raise UnauthorizedError("this server needs an API key: send the header `Authorization: Bearer KEY`")
+            raise UnauthorizedError(
+                "this server needs an API key: send the header `Authorization: Bearer KEY` (or `api-key: KEY`)"
+            )
         key = self.keys.find(authorization[len(BEARER) :].strip())
         if key is None:
             raise UnauthorizedError("this server does not have this API key")

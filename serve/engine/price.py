@@ -59,7 +59,7 @@ def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO)
     else:
         if isinstance(inputs, Pairs):
             rows = len(inputs.documents)
-            characters = sum(map(len, inputs.documents)) + len(inputs.query) * rows
+            characters = sum(map(len, inputs.documents)) + sum(map(len, inputs.queries))
         else:
             rows = len(inputs.texts)
             characters = sum(map(len, inputs.texts))

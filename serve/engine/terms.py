@@ -55,6 +55,7 @@ class Terms(msgspec.Struct, frozen=True):
         stream: identity of the stream of which the request is a part; empty if it is not part of a stream. A part of a stream
             is not rejected while the queue is full: it waits for room. It is not dropped because it waits long.
         part: number of the part in its stream. Parts are computed in the order of their numbers.
+        spaces: identifiers of the spaces whose vectors the client accepts; empty if it accepts all.
     """
 
     priority: Priority = "normal"
@@ -62,6 +63,11 @@ class Terms(msgspec.Struct, frozen=True):
     deadline: float | None = None
     stream: str = ""
     part: int = 0
+    spaces: tuple[str, ...] = ()
+
+    def within(self, space: str) -> Terms:
+        """Return the same terms for a later part of an answer whose first part has vectors of a space."""
+        return msgspec.structs.replace(self, spaces=(space,))
 
     def as_stream(self, priority: Priority) -> Terms:
         """Return the terms of the first part of a new stream.
@@ -69,11 +75,11 @@ class Terms(msgspec.Struct, frozen=True):
         Args:
             priority: class of the stream.
         """
-        return Terms(priority, self.client, self.deadline, secrets.token_hex(8))
+        return msgspec.structs.replace(self, priority=priority, stream=secrets.token_hex(8), part=0)
 
     def at(self, part: int) -> Terms:
         """Return the terms of another part of the stream."""
-        return Terms(self.priority, self.client, self.deadline, self.stream, part)
+        return msgspec.structs.replace(self, part=part)
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +125,6 @@ def is_bulk(inputs: Inputs) -> bool:
     if isinstance(inputs, TokenIds):
         return len(inputs.rows) > BULK_TEXTS or sum(map(len, inputs.rows)) > BULK_TOKENS
     if isinstance(inputs, Pairs):
-        count = len(inputs.documents)
-        return count > BULK_TEXTS or sum(map(len, inputs.documents)) + count * len(inputs.query) > BULK_CHARACTERS
+        characters = sum(map(len, inputs.documents)) + sum(map(len, inputs.queries))
+        return len(inputs.documents) > BULK_TEXTS or characters > BULK_CHARACTERS
     return len(inputs.texts) > BULK_TEXTS or sum(map(len, inputs.texts)) > BULK_CHARACTERS

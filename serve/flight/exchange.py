@@ -30,7 +30,9 @@ from ..engine.embed_request import EmbedRequest
 from ..engine.fairness.read_ahead import ReadAhead
 from ..engine.terms import Terms
 from ..errors import UnknownModelError
+from ..models.description import ModelDescription
 from ..models.registry import Models
+from ..models.spaces import require_space
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from ..statuses import public_message
@@ -166,12 +168,10 @@ class Exchange:
             if chunk.data is None:
                 continue
             if column is None:
-                self._ahead = ReadAhead(self._models.pick(options.model).info)
                 column = choose_column(chunk.data.schema, options)
-                served = self._models.pick(options.model).description
+                served, schema = self._begin_schema(chunk.data.schema, options)
                 # One version answers the whole stream, because the schema names the version.
                 name = f"{served.name}@{served.version}"
-                schema = output_schema(chunk.data.schema, served, options.embed)
                 self._digest = served.digest
             self._draft.bytes_in += chunk.data.nbytes
             texts = read_texts(chunk.data, column, self.rows)
@@ -183,6 +183,21 @@ class Exchange:
             self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
             with self._answered:  # the client's own writing waits, because nothing more is read
                 self._answered.wait_for(lambda: self._ended or not self._ahead.full)
+
+    def _begin_schema(self, schema: Any, options: ArrowOptions) -> tuple[ModelDescription, Any]:
+        """Return the model that answers and the schema of the answers, and refuse other spaces' vectors from now on.
+
+        Raises:
+            SpaceError: the vectors would be of another space than the client accepts.
+        """
+        request = EmbedRequest(Texts(()), options.embed, terms=self._terms)
+        version = self._models.pick(options.model, request=request)
+        if self._terms.spaces:
+            require_space(version, request)
+        self._ahead = ReadAhead(version.info)
+        space = version.spaces.of(options.embed)
+        self._terms = self._terms.within(space)
+        return version.description, output_schema(schema, version.description, options.embed, space)
 
     def _submit(
         self, texts: list[str], options: ArrowOptions, name: str | None
@@ -236,8 +251,7 @@ class Exchange:
         """Answer a stream without batches: send a schema and no batch."""
         schema = self._reader.schema
         choose_column(schema, self._options)
-        served = self._models.pick(self._options.model).description
-        self._writer.begin(output_schema(schema, served, self._options.embed))
+        self._writer.begin(self._begin_schema(schema, self._options)[1])
 
     def _send_failure(self, error: FletcherError, thread: threading.Thread) -> None:
         """Send a failure to a client that waits for an answer before it sends or closes anything."""

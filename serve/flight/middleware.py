@@ -15,6 +15,7 @@ from fletcher.runtime.errors import FletcherError
 
 from ..access.gate import Gate
 from ..engine.terms import Priority, Terms
+from ..models.spaces import read_spaces
 from ..observe.requests import RecordDraft, Requests
 from ..request_headers import PEER, PLAIN_ID, PRIORITY, REQUEST_ID, read_priority, read_timeout
 from .errors import flight_error
@@ -89,6 +90,7 @@ class Caller:
         deadline: time by `time.monotonic()` at which the caller stops waiting for the answer, or None.
         headers: the first value of every text header, by name in lower case.
         method: name of the Flight method in gRPC.
+        spaces: spaces whose vectors the caller accepts; empty if it accepts all.
     """
 
     client: str
@@ -97,6 +99,7 @@ class Caller:
     deadline: float | None
     headers: Mapping[str, str]
     method: str
+    spaces: tuple[str, ...] = ()
 
     def begin_trace(self, tracing: Tracing, request_id: str) -> Trace | None:
         """Begin the span of the call, as a child of the span that its `traceparent` names."""
@@ -106,7 +109,7 @@ class Caller:
 
     def terms(self, draft: RecordDraft) -> Terms:
         """Return the priority, the client and the deadline of the call, for the engine."""
-        return Terms(self.priority or "normal", draft.client, self.deadline)
+        return Terms(self.priority or "normal", draft.client, self.deadline, spaces=self.spaces)
 
     def stream_terms(self, draft: RecordDraft) -> Terms:
         """Return the terms of the first part of the call's stream."""
@@ -127,7 +130,7 @@ class _Caller(fl.ServerMiddleware):  # type: ignore[misc]
 class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
     """Factory of callers: it checks API keys with the gate that HTTP uses, and reads the same headers as HTTP.
 
-    The headers are `x-priority` and `x-request-timeout`. pyarrow does not give access to gRPC's deadline.
+    The headers are `x-priority`, `x-request-timeout` and `if-space`. pyarrow does not give access to gRPC's deadline.
     """
 
     def __init__(self, gate: Gate, ids: RequestIdFactory, requests: Requests) -> None:
@@ -165,6 +168,7 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         texts = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
         authorization = texts.get("authorization")
         client = self._gate.enter("key", authorization, peer=None)
+        spaces = _header(headers, "if-space")
         priority, timeout = _header(headers, PRIORITY), _header(headers, "x-request-timeout")
         return Caller(
             client=client,
@@ -173,6 +177,7 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
             deadline=None if timeout is None else time.monotonic() + read_timeout(timeout),
             headers=texts,
             method=method,
+            spaces=() if spaces is None else read_spaces(spaces),
         )
 
 

@@ -140,7 +140,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             embeddings = wait(future, context, terms.deadline)
             draft.count(version.description.name, version.description.version, embeddings)
             batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
-            schema = output_schema(batch.schema, version.description, options.embed)
+            schema = output_schema(batch.schema, version.description, options.embed, version.spaces.of(options.embed))
             answer = with_vectors(batch, embeddings, schema)
             draft.bytes_out = answer.nbytes
             return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [answer]), options.ipc)
@@ -240,7 +240,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def _info(self, descriptor: Any, options: ArrowOptions) -> Any:
         """Return a descriptor's `FlightInfo`."""
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
-        schema = output_schema(texts, self._models.pick(options.model).description, options.embed)
+        version = self._models.pick(options.model)
+        schema = output_schema(texts, version.description, options.embed, version.spaces.of(options.embed))
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
 
     @contextmanager

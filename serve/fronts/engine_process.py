@@ -45,6 +45,7 @@ class _Engine:
             surroundings.make_engine,
             drain_seconds=options.drain_seconds,
             fingerprint=fingerprint,
+            default=options.default_model,
         )
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from fletcher.model_zoo.card import Output
-from fletcher.runtime.errors import DeadlineError, OptionError
-from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.errors import DeadlineError, InputError, OptionError
+from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
@@ -41,6 +43,9 @@ BODY_SECONDS = 30.0
 
 #: Largest compressed body that is decompressed on the event loop. A larger one takes milliseconds, so a thread does it.
 INLINE_GZIP = 1 << 16
+
+#: Beginning of the engine's messages about one text, or one row of token ids.
+ITEM = re.compile(r"(?:text|row) (\d+)\b(?: of token ids)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class Call:
         draft: draft of the request's record.
         fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
             sets it.
+        items: returns the name in the body of the engine's text of an index; the handler sets it if the texts are not one
+            list.
     """
 
     scope: Scope
@@ -112,6 +119,7 @@ class Call:
     terms: Terms
     draft: RecordDraft
     fields: Mapping[str, str] = field(default_factory=dict)
+    items: Callable[[int], str] | None = None
 
     def wants(self, media_type: bytes) -> bool:
         """Return whether the client accepts answers of a media type."""
@@ -184,7 +192,9 @@ class Call:
         inputs: Inputs,
         options: EmbedOptions = PLAIN,
         output: Output = "vectors",
+        *,
         terms: Terms | None = None,
+        first: int = 0,
     ) -> tuple[ModelVersion, Any]:
         """Submit a request to a model's engine and wait for the answer.
 
@@ -195,6 +205,7 @@ class Call:
             output: the requested output.
             terms: terms of a part of a stream. Default: the terms of the call; a large request is a bulk request if it names
                 no class.
+            first: index of the first input in the request, if the inputs are a part of it.
 
         Returns:
             The version that answered, and its answer.
@@ -209,12 +220,12 @@ class Call:
         if terms is None:
             terms = self.terms
             if self.priority is None and is_bulk(inputs):
-                terms = Terms("bulk", terms.client, terms.deadline)
+                terms = msgspec.structs.replace(terms, priority="bulk")
                 self.draft.chosen = "bulk"
         request = EmbedRequest(inputs, options, output, terms)
         try:
             while True:
-                version = self.models.pick(name, ANSWERED_BY[output])
+                version = self.models.pick(name, ANSWERED_BY[output], request)
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break
@@ -232,8 +243,15 @@ class Call:
                     ) from None
         except OptionError as error:
             raise self.name_field(error) from error
+        except InputError as error:
+            raise self.name_item(error, first) from error
+        self.draft.space = version.spaces.of(options, output, has_ids=isinstance(inputs, TokenIds))
         self.draft.count(version.description.name, version.description.version, answer)
         return version, answer
+
+    def stay_in_space(self) -> None:
+        """Refuse vectors of another space than the first part of the answer has, in all later parts."""
+        self.terms = self.terms.within(self.draft.space)
 
     def name_field(self, error: OptionError) -> OptionError:
         """Return an error about an option with the name of the request's field that set the option."""
@@ -241,6 +259,22 @@ class Call:
         if name is None:
             return error
         return OptionError(name, re.sub(rf"\b{error.field}\b", name, str(error), count=1))
+
+    def name_item(self, error: InputError, first: int = 0) -> InputError:
+        """Return an error about one text or row with the name of its item, such as `input[3]`, in the request.
+
+        Args:
+            error: error of the engine.
+            first: index in the request of the engine's first text.
+        """
+        match = ITEM.match(str(error))
+        if match is None or error.field is not None:
+            return error
+        index = int(match[1]) + first
+        field = f"{self.fields.get('input', 'input')}[{index}]" if self.items is None else self.items(index)
+        named = type(error)(field + str(error)[match.end() :])
+        named.field = field
+        return named
 
 
 #: Function that answers the requests of a route.

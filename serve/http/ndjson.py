@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -60,7 +60,7 @@ async def stream(
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     terms = call.stream_terms()
     version, first = await call.ask(name, pieces[0], options, terms=terms)
-    answers = _answers(call, version, pieces[1:], options, terms)
+    answers = _answers(call, version, pieces[1:], options, terms.within(call.draft.space))
     body = _lines(call, version, first, answers, encoding_format, shape)
     return Response(200, body, NDJSON)
 
@@ -77,35 +77,42 @@ async def _answers(
         options: options for embedding.
         terms: terms of the first piece.
     """
-    waiting: deque[Future[Any]] = deque()
-    left = deque(pieces)
+    waiting: deque[tuple[int, Future[Any]]] = deque()  # with the index of the piece's first text
+    left = deque(enumerate(pieces, 1))
     ahead = ReadAhead(version.info)
-    part = 0
     try:
         while left or waiting:
             while left and not ahead.full:
-                part += 1
-                future = call.models.submit(version, EmbedRequest(left[0], options, terms=terms.at(part)), call.draft)
+                part, texts = left.popleft()
+                first, request = PIECE * part, EmbedRequest(texts, options, terms=terms.at(part))
+                try:
+                    future = call.models.submit(version, request, call.draft)
+                except InputError as error:
+                    raise call.name_item(error, first) from error
                 # The version was replaced or sleeps: the stream continues with another version of the model.
                 if future is None:
-                    version, answer = await call.ask(version.spec.name, left[0], options, terms=terms.at(part))
-                    left.popleft()
+                    version, answer = await call.ask(
+                        version.spec.name, texts, options, terms=request.terms, first=first
+                    )
                     while waiting:
-                        yield await _wait(call, version, waiting.popleft(), ahead)
+                        yield await _wait(call, version, *waiting.popleft(), ahead)
                     yield answer
                     continue
-                ahead.begin(left.popleft().texts)
-                waiting.append(future)
+                ahead.begin(texts.texts)
+                waiting.append((first, future))
             if waiting:
-                yield await _wait(call, version, waiting.popleft(), ahead)
+                yield await _wait(call, version, *waiting.popleft(), ahead)
     finally:
-        for future in waiting:
+        for _, future in waiting:
             future.cancel()
 
 
-async def _wait(call: Call, version: ModelVersion, future: Future[Any], ahead: ReadAhead) -> Embeddings:
+async def _wait(call: Call, version: ModelVersion, first: int, future: Future[Any], ahead: ReadAhead) -> Embeddings:
     """Return the embeddings of a piece, and count them in the record of the request."""
-    embeddings: Embeddings = await call.bridge.wait(future, call.receive)
+    try:
+        embeddings: Embeddings = await call.bridge.wait(future, call.receive)
+    except InputError as error:
+        raise call.name_item(error, first) from error
     call.draft.count(version.description.name, version.description.version, embeddings)
     ahead.end(int(embeddings.tokens.sum()))
     return embeddings
@@ -134,7 +141,8 @@ async def _lines(
             tokens += int(embeddings.tokens.sum())
             embeddings = await anext(others, None)
         usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-        yield _encoder.encode({"object": "end", "model": version.description.name, "usage": usage}) + b"\n"
+        end = {"object": "end", "model": version.description.name, "usage": usage, "space": draft.space}
+        yield _encoder.encode(end) + b"\n"
     except ClientLeftError:
         return
     except FletcherError as error:

@@ -107,11 +107,12 @@ class LongbowDoor:
         if not dataset:
             raise FieldError("the dataset has no name", "dataset")
         while True:  # repeat if the model is replaced or loaded at the same time
-            version = models.pick(name)
+            version = models.pick(name, request=EmbedRequest(Texts(()), options, terms=terms))
+            space = version.spaces.of(options)
             model = version.description
             ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
             if not rows:
-                return IngestAnswer(dataset, ids, 0, len(documents), 0)
+                return IngestAnswer(dataset, ids, 0, len(documents), 0, space)
             dimension = options.dimensions or model.dimension
             channel = self._channel(dataset, dimension)
             channel.sink.breaker.check(f"Longbow at {self.target.url}")
@@ -129,6 +130,7 @@ class LongbowDoor:
             "model": model.name,
             "digest": model.digest,
             "variant": model.variant,
+            "space": space,
             "input_type": options.input_type or "document",
             "source": "server",
             "chunk": 0,
@@ -147,7 +149,7 @@ class LongbowDoor:
         )
         self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
         tokens = int(embeddings.tokens.sum())
-        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens)
+        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens, space)
 
     def _channel(self, dataset: str, dimension: int) -> _Channel:
         with self._lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +32,16 @@ __all__ = ["FakeCuda", "FakeOnnxRuntime"]
 
 GIB = 1 << 30
 
-#: Pending work of each open stream, by the driver's handle.
-QUEUES: dict[int, list[Callable[[], object]]] = {}
+#: Pending work of each open stream, by the driver's handle, with increasing numbers.
+QUEUES: dict[int, list[tuple[int, Callable[[], object]]]] = {}
+
+#: Stream of each recorded event, and the number of the next work of all streams.
+EVENTS: dict[int, tuple[int, int]] = {}
 _names = itertools.count(1)
+_numbers = itertools.count()
+
+#: Guards the work of streams, which several threads may wait for.
+_working = threading.RLock()
 
 
 class FakeCuda:
@@ -47,6 +55,7 @@ class FakeCuda:
         held: allocated memory by address.
         pushed: number of contexts that are current in a thread.
         streams: number of open streams.
+        events: number of open events.
     """
 
     def __init__(self, gpus: int = 1, *, version: int = 13000, memory: int = 8 * GIB, **codes: int) -> None:
@@ -57,6 +66,7 @@ class FakeCuda:
         self.held: dict[int, Any] = {}
         self.pushed = 0
         self.streams = 0
+        self.events = 0
 
     def driver(self) -> CudaDriver:
         """Return a driver that uses this double."""
@@ -154,9 +164,28 @@ class FakeCuda:
         _finish(stream.value)
         return 0
 
+    def cuEventCreate(self, pointer: Any, flags: Any) -> int:
+        assert flags.value == 3, "waiting threads would use the processor"
+        self.events += 1
+        pointer._obj.value = next(_names)
+        return 0
+
+    def cuEventRecord(self, event: Any, stream: Any) -> int:
+        EVENTS[event.value] = stream.value, next(_numbers)
+        return 0
+
+    def cuEventSynchronize(self, event: Any) -> int:
+        _finish(*EVENTS[event.value])
+        return 0
+
+    def cuEventDestroy_v2(self, event: Any) -> int:
+        self.events -= 1
+        EVENTS.pop(event.value, None)
+        return 0
+
     def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
         copy = partial(ctypes.memmove, target.value, source.value, size.value)
-        QUEUES[stream.value].append(copy)
+        _add(stream.value, copy)
         return 0
 
     def cuMemcpyDtoHAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
@@ -177,11 +206,18 @@ class FakeCuda:
         return address
 
 
-def _finish(stream: int) -> None:
-    """Do all pending work of a stream."""
-    queue = QUEUES[stream]
-    while queue:
-        queue.pop(0)()
+def _add(stream: int, work: Callable[[], object]) -> None:
+    """Add work to a stream."""
+    with _working:
+        QUEUES[stream].append((next(_numbers), work))
+
+
+def _finish(stream: int, until: float = math.inf) -> None:
+    """Do the pending work of a stream up to a number."""
+    with _working:
+        queue = QUEUES[stream]
+        while queue and queue[0][0] < until:
+            queue.pop(0)[1]()
 
 
 #: Entry with the folder of the weights, for a graph that is not a file.
@@ -245,7 +281,7 @@ class _Session:
         if stream is None:
             work()
             return
-        QUEUES[int(stream)].append(work)
+        _add(int(stream), work)
         if run_options is None or run_options.entries.get("disable_synchronize_execution_providers") != "1":
             _finish(int(stream))
 

@@ -119,11 +119,14 @@ class CudaBuffers:
         host, device = self.inputs.reserve(size)
         self._stream.upload(device, host, size)
 
-    def download(self, place: Place) -> NDArray[Any]:
-        """Wait for all earlier work of the stream, and return a copy of an output."""
+    def download(self, place: Place) -> None:
+        """Start to copy an output to the host."""
         host, device = self.outputs.reserve(place.end)
         self._stream.download(host, device, place.end)
-        self._stream.wait()
+
+    def read(self, place: Place) -> NDArray[Any]:
+        """Return a copy of an output. Wait for its download first."""
+        host, _ = self.outputs.reserve(place.end)
         return place.view(host.array).copy()
 
     def close(self) -> None:

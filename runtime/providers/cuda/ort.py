@@ -59,13 +59,13 @@ def _preload(onnxruntime: Any) -> str:
     return output.getvalue().strip()
 
 
-def provider_options(index: int, *, stream: Stream | None = None) -> Mapping[str, str]:
+def provider_options(index: int, *, stream: Stream | None = None, capture: bool = False) -> Mapping[str, str]:
     """Return the options of the provider.
 
     Args:
         index: number of the GPU.
-        stream: stream on which runs are captured as CUDA graphs and replayed. None does not capture, and ONNX Runtime uses
-            its own streams.
+        stream: stream of all runs. None: ONNX Runtime uses its own streams.
+        capture: whether runs are captured as CUDA graphs and replayed; it needs a stream.
     """
     options = {
         "device_id": str(index),
@@ -77,8 +77,9 @@ def provider_options(index: int, *, stream: Stream | None = None) -> Mapping[str
         "arena_extend_strategy": "kSameAsRequested",
     }
     if stream is not None:
-        options["enable_cuda_graph"] = "1"
         options["user_compute_stream"] = str(stream.pointer.value)
+    if capture:
+        options["enable_cuda_graph"] = "1"
     return options
 
 
@@ -124,10 +125,15 @@ def open_inference_session(
     return session
 
 
-def run_options(graph: int) -> Any:
-    """Return the options of a run that captures or replays graph number `graph`, from 1. The caller waits for the stream."""
+def run_options(graph: int | None = None) -> Any:
+    """Return the options of a run that returns when its work is on the stream; the caller waits for the stream.
+
+    Args:
+        graph: number of the CUDA graph that the run captures or replays, from 1; None: the run has no graph.
+    """
     options = import_onnxruntime().RunOptions()
-    options.add_run_config_entry("gpu_graph_id", str(graph))
+    if graph is not None:
+        options.add_run_config_entry("gpu_graph_id", str(graph))
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
 

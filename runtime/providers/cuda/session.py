@@ -1,8 +1,15 @@
-"""`CudaSession`: packed batches on one GPU, several at the same time, small ones as captured CUDA graphs."""
+"""`CudaSession`: packed batches on one GPU, several at the same time, small ones as captured CUDA graphs.
+
+All other batches run on one stream: copy of the inputs, graph, copy of the output. Their threads wait for an event behind the
+output. So the GPU begins a batch when it ends the one before, the host prepares the next one meanwhile, and threads that wait
+do not use the processor. A stream for each batch, for which ONNX Runtime waits, gave 0.95 of this speed with three batches of
+1,000 texts at a time of MiniLM in fp16 on one H200.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,16 +24,16 @@ from ...artifact.folder import Artifact
 from ...artifact.manifest import TOKEN_OUTPUTS, Variant
 from ...batch import Batch
 from ...encodings import Encodings
-from ...errors import DeviceMemoryError, ProviderError
-from ...machine.cuda_driver import CudaDriver, Stream, load_driver
+from ...errors import DeviceLostError, DeviceMemoryError, ProviderError
+from ...machine.cuda_driver import CudaDriver, Event, Stream, load_driver
 from ...machine.gpus import SLOTS, Gpu
 from ...session.counters import Counters
 from ...session.feeds import Feeds
 from ...session.session import Session
 from . import TITLE
 from .buffers import CudaBuffers, Place, lay_out
-from .graphs import RUNGS, CudaGraphs
-from .ort import open_inference_session, provider_options, translate
+from .graphs import SHAPES, CudaGraphs
+from .ort import open_inference_session, provider_options, run_options, translate
 
 __all__ = ["CudaSession", "open_cuda"]
 
@@ -78,16 +85,21 @@ class CudaSession(Session):
         self._outputs = {info.name: info for info in variant.outputs}
         driver = load_driver() if driver is None else driver
         open_session = partial(open_inference_session, graph)
-        self._session: Any = open_session(provider_options(gpu.index))
+        self._closed = False
         self._open: list[_Slot] = []
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
+        self._stream = Stream(driver, gpu.index)
         try:
+            session = open_session(provider_options(gpu.index, stream=self._stream))
+            launching = threading.Lock()
             for _ in range(SLOTS):
-                slot = _Slot(self._session.io_binding(), driver, gpu.index)
+                slot = _Slot(session, self._stream, launching, driver, gpu.index)
                 self._open.append(slot)
                 self._slots.put(slot)
+            del session  # only the slots refer to it, so that it is freed before its stream
             if capture:
                 self.graphs = self._capture(graph, open_session, driver, max_tokens)
+                self.small_tokens = 0 if self.graphs is None else self.graphs.largest
         except BaseException:
             self.close()
             raise
@@ -100,8 +112,7 @@ class CudaSession(Session):
             DeviceLostError: the GPU failed.
             ProviderError: the session was closed, has no such output, or cannot compute the batch.
         """
-        session = self._session  # `close` may come from another thread
-        if session is None:
+        if self._closed:
             raise ProviderError("the session was closed and cannot compute: load the artifact again")
         info = self._variant.outputs[0] if output is None else self._outputs.get(output)
         if info is None:
@@ -114,7 +125,7 @@ class CudaSession(Session):
         place = Place(info.name, 0, np.dtype(info.dtype), (rows, *(int(side) for side in info.shape[1:])))
         feeds = Feeds(self._variant.inputs, self._variant.feeds, batch)
         with self._slot() as slot:
-            return slot.run(session, feeds, place, batch)
+            return slot.run(feeds, place, batch)
 
     def is_held(self, batch: Batch, output: str | None = None) -> bool:
         """Return whether a batch has a captured shape, whose memory was allocated at load."""
@@ -136,10 +147,13 @@ class CudaSession(Session):
         if self.graphs is not None:
             self.graphs.close()
             self.graphs = None
-        self._session = None
+        if self._closed:
+            return
+        self._closed = True
         for _ in self._open:
             self._slots.get().close()
         self._open = []
+        self._stream.close()
 
     @contextmanager
     def _slot(self) -> Iterator[_Slot]:
@@ -154,17 +168,21 @@ class CudaSession(Session):
     ) -> CudaGraphs | None:
         """Capture the small shapes if they need only little memory of the GPU, else return None."""
         variant, index = self._variant, self.gpu.index
-        # The unused tokens of a shape form one text, which must not be longer than the longest input.
-        rungs = [(texts, tokens) for texts, tokens in RUNGS if tokens <= max_tokens]
+        # The unused tokens of a shape form texts, which must not be longer than the longest input.
+        shapes = [shape for shape in SHAPES if shape.longest <= max_tokens]
         weights = graph.with_name(variant.weights).stat().st_size
-        if variant.outputs[0].name in TOKEN_OUTPUTS or not rungs:
+        if variant.outputs[0].name in TOKEN_OUTPUTS or not shapes:
             return None
         if weights > GRAPHS_SHARE * driver.memory_info(index)[0]:
             self._not_captured(f"its weights ({weights >> 20} MiB) would be on the GPU twice")
             return None
         try:
             return CudaGraphs(
-                lambda stream: open_session(provider_options(index, stream=stream)), variant, driver, index, rungs
+                lambda stream: open_session(provider_options(index, stream=stream, capture=True)),
+                variant,
+                driver,
+                index,
+                shapes,
             )
         except DeviceMemoryError as error:
             self._not_captured(str(error))
@@ -176,20 +194,23 @@ class CudaSession(Session):
 
 
 class _Slot:
-    """`_Slot`: buffers and binding of one batch in progress."""
+    """`_Slot`: buffers, binding and event of one batch in progress."""
 
-    def __init__(self, binding: Any, driver: CudaDriver, index: int) -> None:
-        self._binding = binding
-        self._stream = Stream(driver, index)
-        self._buffers = CudaBuffers(driver, index, self._stream)
+    def __init__(self, session: Any, stream: Stream, launching: threading.Lock, driver: CudaDriver, index: int) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._options = run_options()
+        self._stream = stream
+        self._launching = launching
+        self._buffers = CudaBuffers(driver, index, stream)
+        self._event = Event(driver, index)
         self._index = index
 
-    def run(self, session: Any, feeds: Feeds, output: Place, batch: Batch) -> NDArray[Any]:
+    def run(self, feeds: Feeds, output: Place, batch: Batch) -> NDArray[Any]:
         """Copy the inputs, compute the batch, and return a copy of the output."""
         places = lay_out(feeds.shapes)
         host, device = self._buffers.inputs.reserve(places[-1].end)
         feeds.write([place.view(host.array) for place in places])
-        self._buffers.upload(places[-1].end)
         for place in places:
             self._binding.bind_input(
                 place.name, "cuda", self._index, place.dtype.type, list(place.shape), device.address + place.offset
@@ -199,20 +220,27 @@ class _Slot:
         self._binding.bind_output(
             output.name, "cuda", self._index, output.dtype.type, list(output.shape), device.address
         )
-        self._stream.wait()  # ONNX Runtime computes on another stream
-        try:
-            session.run_with_iobinding(self._binding)
-        except Exception as error:
-            raise translate(
-                error, f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens"
-            ) from error
-        return self._buffers.download(output)
+        with self._launching:  # batches that interleave on the stream would all end with the last one
+            self._buffers.upload(places[-1].end)
+            try:
+                self._session.run_with_iobinding(self._binding, self._options)
+            except Exception as error:
+                failure = translate(
+                    error, f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens"
+                )
+                if not isinstance(failure, DeviceLostError):
+                    self._stream.wait()  # the GPU may still read the buffers, which the next batch overwrites
+                raise failure from error
+            self._buffers.download(output)
+            self._event.record(self._stream)
+        self._event.wait()
+        return self._buffers.read(output)
 
     def close(self) -> None:
-        """Release the buffers."""
-        self._binding = None
+        """Release the buffers and the reference to the session."""
+        self._binding = self._session = None
         self._buffers.close()
-        self._stream.close()
+        self._event.close()
 
 
 def open_cuda(artifact: Artifact, variant: Variant, gpu: Gpu, *, capture: bool = True) -> CudaSession:

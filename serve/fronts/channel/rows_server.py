@@ -149,7 +149,9 @@ class RowsServer:
     def _catalog(self) -> Catalog:
         entries = []
         for model in self.models.named:
-            for version in model.answering:
+            for version in model.versions:
+                if version.spec.shadow:  # only the engine process sends requests to it
+                    continue
                 self._versions[_key(version)] = version
                 spec = msgspec.structs.replace(version.spec, idle_seconds=None, allow_fallback=False)
                 entries.append(CatalogEntry(spec, version.info, self._publish_tokenizer(version)))

@@ -152,7 +152,7 @@ class Catalog(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
     Attributes:
         number: number of the catalog, which `CatalogTaken` repeats.
-        entries: the versions that answer, in order.
+        entries: the versions that answer or have the weight 0, in order; a request can name the latter.
     """
 
     number: int

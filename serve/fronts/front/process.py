@@ -61,6 +61,7 @@ class _Front:
             self._make_engine,
             drain_seconds=options.drain_seconds,
             fingerprint=lambda spec: self._entries[spec.key].info.digest,
+            default=options.default_model,
         )
         app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)

@@ -49,6 +49,7 @@ async def encode(call: Call) -> Response:
     options = query_options(call)
     body = await call.body()
     texts = read_cbor(body)
+    call.items = "text {}".format
     most = call.limits.most_items(MAX_TEXTS)
     if len(texts) > most:
         raise FieldError(f"the request has {len(texts)} texts; the limit is {most}: send several requests", None)
@@ -123,12 +124,16 @@ async def encode_arrow(call: Call) -> Response:
         raise FieldError(
             f"the stream has {total} rows; the limit is {most}: send several requests, or use Flight", column
         )
+    call.items = "row {}".format
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
+    call.stay_in_space()
     received = batches[0].schema if batches else streams.read_schema(body)
-    schema = streams.output_schema(received, version.description, options.embed)
+    schema = streams.output_schema(received, version.description, options.embed, call.draft.space)
     answers: list[Embeddings] = [first] if texts else []
+    done = len(first)
     for part in texts[1:]:
-        answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed))[1])
+        answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed, first=done))[1])
+        done += len(part)
     answer = await loop.run_in_executor(None, streams.write_arrow, schema, batches, answers)
     return Response(200, answer, ARROW.encode())
 

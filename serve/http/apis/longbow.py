@@ -96,6 +96,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
             waiting[client] -= 1
             if not waiting[client]:
                 del waiting[client]
+        call.draft.space = answer.space
         return Response(200, msgspec.json.encode(answer))
 
     doc = Doc(

@@ -144,6 +144,12 @@ def test_options_in_a_command(client: Any) -> None:
     np.testing.assert_array_equal(vectors_of(table)[0], expected("ab", "query: ")[:4])
 
 
+def test_null_in_an_option_is_the_same_as_an_option_that_is_left_out(client: Any) -> None:
+    options = command(input_type="search_query", dtype=None, overflow=None, model=None)
+    table = exchange(client, [texts_batch(["ab"])], options)
+    np.testing.assert_array_equal(vectors_of(table)[0], expected("ab", "query: "))
+
+
 def test_options_in_the_first_messages_metadata(client: Any) -> None:
     batch = texts_batch(["ab"])
     writer, reader = client.do_exchange(EMBED)
@@ -223,6 +229,7 @@ def test_several_streams_at_once(flight_url: str) -> None:
         (pa.RecordBatch.from_pydict({"id": pa.array([1])}), EMBED, "no string column"),
         (pa.RecordBatch.from_pydict({"a": pa.array(["x"]), "b": pa.array(["y"])}), EMBED, "several string columns"),
         (texts_batch(["a"]), command(column="body"), "no string column named 'body'"),
+        (pa.RecordBatch.from_pydict({"text": pa.array([[15339, 1917]])}), EMBED, "no string column"),  # token ids
         (texts_batch(["a"], vector=pa.array([1.0])), EMBED, "column 'vector' already"),
         (pa.RecordBatch.from_pydict({"text": pa.array(["a", None])}), EMBED, "row 1 .* of column 'text' is null"),
         (texts_batch(["a"]), command(color="blue"), "unknown field `color`"),

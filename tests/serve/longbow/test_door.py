@@ -60,6 +60,24 @@ def test_documents_over_http(serving: Server, longbow: LongbowDouble) -> None:
     metadata = json.loads(rows[7]["metadata"])
     assert metadata["fields"] == {"lang": "en"}
     assert metadata["trace"].startswith("req-")
+    assert metadata["space"] == body["space"] == answer.headers["x-space"] == UnitLengths().info.space.id
+
+
+def test_another_space_s_vectors_are_not_stored(serving: Server, longbow: LongbowDouble) -> None:
+    space = UnitLengths().info.space.id
+    body = {"dataset": "docs", "documents": ["one"]}
+    url = f"{serving.addresses.http}/v1/ingest"
+    refused = httpx.post(url, json=body, headers={"If-Space": "fs1-x"}, timeout=20)
+    assert refused.status_code == 412 and refused.json()["error"]["code"] == "other_space"
+    headers = [(b"if-space", b"fs1-x")]
+    with fl.connect(serving.addresses.flight) as client, pytest.raises(pa.ArrowInvalid, match="accepts only fs1-x"):
+        table = pa.table({"id": [1], "text": ["a"]})
+        descriptor = fl.FlightDescriptor.for_path("longbow", "docs")
+        writer, _ = client.do_put(descriptor, table.schema, fl.FlightCallOptions(headers=headers))
+        writer.write_table(table)
+        writer.close()
+    assert not longbow.store.ids("docs")
+    assert httpx.post(url, json=body, headers={"If-Space": space}, timeout=20).status_code == 200
 
 
 def test_documents_over_flight(serving: Server, longbow: LongbowDouble) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,10 @@ from fletcher.runtime.errors import (
     MissingPackageError,
     ProviderError,
 )
+from fletcher.runtime.providers.cuda import graphs
 from fletcher.runtime.providers.cuda import ort as cuda_ort
+from fletcher.runtime.providers.cuda import session as cuda_session
+from fletcher.runtime.providers.cuda.graphs import Shape
 from fletcher.runtime.providers.cuda.session import CudaSession
 from fletcher.runtime.providers.inspection import InspectionSession
 from fletcher.runtime.session.feeds import make_feeds
@@ -116,7 +120,7 @@ def test_several_threads_get_their_own_vectors(bert: Case, runtime: FakeOnnxRunt
         for vectors, reference in zip(pool.map(session.run, batches), expected, strict=True):
             np.testing.assert_allclose(vectors, reference, atol=5e-6)
     assert not cuda.held, "the memory was not given back"
-    assert cuda.pushed == cuda.streams == 0
+    assert cuda.pushed == cuda.streams == cuda.events == 0
 
 
 def test_every_shape_is_captured_at_load_and_none_later(bert: Case, runtime: FakeOnnxRuntime) -> None:
@@ -132,6 +136,43 @@ def test_every_shape_is_captured_at_load_and_none_later(bert: Case, runtime: Fak
             session.run(bert.texts(length))
         assert set(runtime.captured) == shapes
         assert session.counters()["cuda_graph_replays"][1]() == 5
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> tuple[Shape, ...]:
+    """Shapes with several texts, short enough for the tiny models; the last one is above `ALWAYS_TOKENS`."""
+    shapes = (Shape(1, 16, 16), Shape(8, 64, 16), Shape(60, 608, 16))
+    monkeypatch.setattr(cuda_session, "SHAPES", shapes)
+    return shapes
+
+
+def test_the_unused_tokens_of_a_shape_form_texts_that_change_no_vector(
+    case: Case, shapes: tuple[Shape, ...], runtime: FakeOnnxRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "LAUNCH_BOUND", float("inf"))
+    batches = [case.texts(*lengths) for lengths in ((3,), (16, 1), (16, 16, 16, 4), (1,) * 9, (12,) * 50, (2, 11, 7))]
+    with case.open(FakeCuda()) as session:
+        assert session.small_tokens == 608
+        for batch in batches:
+            np.testing.assert_allclose(session.run(batch), case.reference(batch), atol=5e-6)
+        assert session.counters()["cuda_graph_replays"][1]() == len(batches)
+
+
+def test_a_large_shape_that_the_gpu_computes_slowly_is_not_kept(
+    bert: Case, shapes: tuple[Shape, ...], runtime: FakeOnnxRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute_slowly(ids: NDArray[np.int32]) -> None:
+        time.sleep(0.0001 * len(ids))
+
+    runtime.fail = compute_slowly
+    cuda = FakeCuda()
+    with bert.open(cuda) as session:
+        assert session.small_tokens == 64
+        assert session.counters()["cuda_graphs_captured"][1]() == 2
+        batch = bert.texts(*(12,) * 50)
+        np.testing.assert_allclose(session.run(batch), bert.reference(batch), atol=5e-6)
+        assert session.counters()["cuda_graph_replays"][1]() == 0
+    assert not cuda.held
 
 
 def test_a_batch_without_a_captured_shape_runs_without_a_graph(bert: Case, runtime: FakeOnnxRuntime) -> None:
@@ -180,12 +221,13 @@ def test_a_failure_after_the_launch_is_an_error(bert: Case, runtime: FakeOnnxRun
     for capture in (False, True):
         cuda = FakeCuda()
         with bert.open(cuda, capture=capture) as session:
-            cuda.codes["cuStreamSynchronize"] = 700
+            waiting = "cuStreamSynchronize" if capture else "cuEventSynchronize"
+            cuda.codes[waiting] = 700
             with pytest.raises(DeviceLostError, match="code 700"):
                 session.run(bert.texts(9))
-            del cuda.codes["cuStreamSynchronize"]
+            del cuda.codes[waiting]
             np.testing.assert_allclose(session.run(bert.texts(9)), bert.reference(bert.texts(9)), atol=1e-5)
-        assert not cuda.held and not cuda.streams
+        assert not cuda.held and not cuda.streams and not cuda.events
 
 
 def test_after_a_failed_capture_the_session_is_closed_before_its_stream(bert: Case, runtime: FakeOnnxRuntime) -> None:
@@ -217,7 +259,8 @@ def test_an_inspected_graph_computes_like_the_served_one(bert: Case, runtime: Fa
         bert.open(FakeCuda()) as served,
     ):
         inside, outside = runtime.sessions[:2]
-        assert inside.options == outside.options, "another precision of products, or another norm"
+        options = {name: value for name, value in outside.options.items() if name != "user_compute_stream"}
+        assert inside.options == options, "another precision of products, or another norm"
         assert inside.settings.graph_optimization_level == runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         feeds = make_feeds(bert.variant.inputs, bert.variant.feeds, batch)
         np.testing.assert_array_equal(probe.run(feeds, ["vectors"])["vectors"], served.run(batch))
