@@ -9,10 +9,22 @@ from typing import Final, Literal, get_args
 from .engine.terms import PRIORITIES, Priority
 from .errors import FieldError
 
-__all__ = ["PEER", "PLAIN_ID", "REQUEST_ID", "OnTruncate", "read_on_truncate", "read_priority", "read_timeout"]
+__all__ = [
+    "PEER",
+    "PLAIN_ID",
+    "PRIORITY",
+    "REQUEST_ID",
+    "OnTruncate",
+    "read_on_truncate",
+    "read_priority",
+    "read_timeout",
+]
 
 #: Header of a request's id. OpenAI's clients read it. A caller may send an id, to find the request in the log.
 REQUEST_ID = "x-request-id"
+
+#: Header of a request's priority class. An answer has it if the server chose `bulk` because the request names no class.
+PRIORITY: Final = "x-priority"
 
 #: Header with the address of the client, from a front process to the engine process.
 PEER: Final = "x-fletcher-peer"

@@ -195,12 +195,17 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             ge=0.01,
             description="Longest expected wait in the queue, in seconds. A request that would wait longer is rejected with "
-            "429 and the time after which to retry.",
+            "429 and the time after which to retry. A stream waits.",
             extra={"panel": QUEUE_PANEL},
         ),
     ] = 30.0
     queue_tokens: Annotated[
-        int, Meta(ge=1, description="Largest number of tokens that wait for a model.", extra={"panel": QUEUE_PANEL})
+        int,
+        Meta(
+            ge=1,
+            description="Largest number of tokens that wait for a model. One client fills at most three quarters of it.",
+            extra={"panel": QUEUE_PANEL},
+        ),
     ] = 1 << 20
     otlp: Annotated[
         str | None,

@@ -103,7 +103,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Embed a stream of record batches."""
         with self._call("exchange", context) as draft:
-            stream, terms = Stream(reader, writer, context), caller_of(context).terms(draft)
+            stream, terms = Stream(reader, writer, context), caller_of(context).stream_terms(draft)
             exchange = Exchange(self._models, self._options(descriptor), stream, terms, draft)
             with self._lock:
                 self._exchanges.add(exchange)
@@ -116,7 +116,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Embed a stream of record batches and store the vectors in Longbow."""
         with self._call("put", context) as draft:
-            flight_put(self._longbow, self._models, descriptor, reader, writer, draft, caller_of(context).spaces)
+            stream, terms = Stream(reader, writer, context), caller_of(context).stream_terms(draft)
+            flight_put(self._longbow, self._models, descriptor, stream, terms, draft)
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """Return a description of the answers of `DoExchange` to this descriptor."""

@@ -30,7 +30,7 @@ from ..models.spaces import read_spaces
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PLAIN_ID, REQUEST_ID, read_on_truncate, read_priority, read_timeout
+from ..request_headers import PLAIN_ID, PRIORITY, REQUEST_ID, read_on_truncate, read_priority, read_timeout
 from ..statuses import retry_after
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
@@ -50,6 +50,7 @@ __all__ = ["HttpApp"]
 logger = logging.getLogger("fletcher.serve.http")
 
 ID_HEADER = REQUEST_ID.encode()
+PRIORITY_HEADER = PRIORITY.encode()
 
 #: Header with the number of texts that truncation has cut; it is absent if none was cut.
 TRUNCATED = b"x-truncated"
@@ -171,12 +172,12 @@ class HttpApp:
             if methods:
                 raise MethodError(f"{scope['path']} does not support {method}: use {', '.join(methods)}", [*methods])
             raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
-        priority: Priority = "normal"
+        priority: Priority | None = None
         on_truncate = self._limits.on_truncate
         if (value := headers.get(b"x-on-truncate")) is not None:
             on_truncate = read_on_truncate(value)
         timeout = deadline = None
-        if (value := headers.get(b"x-priority")) is not None:
+        if (value := headers.get(PRIORITY_HEADER)) is not None:
             priority = read_priority(value)
         if (value := headers.get(b"x-request-timeout")) is not None:
             timeout = read_timeout(value)
@@ -193,7 +194,7 @@ class HttpApp:
                 indirect=not INDIRECT.isdisjoint(headers),
             )
             draft.client = key or draft.client
-        terms = Terms(priority, draft.client, deadline, False, spaces)
+        terms = Terms(priority or "normal", draft.client, deadline, spaces=spaces)
         assert self._bridge is not None
         call = Call(
             scope=scope,
@@ -205,6 +206,7 @@ class HttpApp:
             bodies=self._bodies,
             client=key,
             timeout=timeout,
+            priority=priority,
             terms=terms,
             on_truncate=on_truncate,
             draft=draft,
@@ -274,6 +276,8 @@ def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
     """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
     headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
+    if draft.chosen:
+        headers.append((PRIORITY_HEADER, draft.chosen.encode()))
     if draft.space and response.status == 200:
         headers.append((b"x-space", draft.space.encode()))
     body = response.body

@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError, InputError, OptionError
 from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.terms import Terms
+from ..engine.terms import Priority, Terms, is_bulk
 from ..errors import FieldError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, Models
 from ..models.version import ModelVersion
@@ -105,6 +107,7 @@ class Call:
         bodies: tasks that wait for a body, with their start times; a task that waits too long is cancelled.
         client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
+        priority: `X-Priority`, or None.
         terms: priority, client and deadline of the request.
         on_truncate: policy for texts that are longer than the model takes.
         draft: draft of the request's record.
@@ -123,6 +126,7 @@ class Call:
     bodies: dict[asyncio.Task[Any], float]
     client: str
     timeout: float | None
+    priority: Priority | None
     terms: Terms
     on_truncate: OnTruncate
     draft: RecordDraft
@@ -187,6 +191,12 @@ class Call:
             raise FieldError("the body is empty: send the request in the body", None)
         return body
 
+    def stream_terms(self) -> Terms:
+        """Return the terms of the first part of a stream. Its class is `bulk` if the request names no class."""
+        if self.priority is None:
+            self.draft.chosen = "bulk"
+        return self.terms.as_stream(self.priority or "bulk")
+
     async def ask(
         self,
         name: str | None,
@@ -194,6 +204,7 @@ class Call:
         options: EmbedOptions = PLAIN,
         output: Output = "vectors",
         *,
+        terms: Terms | None = None,
         first: int = 0,
     ) -> tuple[ModelVersion, Any]:
         """Submit a request to a model's engine and wait for the answer.
@@ -203,6 +214,8 @@ class Call:
             inputs: texts, token ids, or pairs.
             options: options for embedding.
             output: the requested output.
+            terms: terms of a part of a stream. Default: the terms of the call; a large request is a bulk request if it names
+                no class.
             first: index of the first input in the request, if the inputs are a part of it.
 
         Returns:
@@ -215,7 +228,12 @@ class Call:
             ClientLeftError: the client disconnected.
         """
         timeout = self.timeout
-        request = EmbedRequest(inputs, options, output, self.terms)
+        if terms is None:
+            terms = self.terms
+            if self.priority is None and is_bulk(inputs):
+                terms = msgspec.structs.replace(terms, priority="bulk")
+                self.draft.chosen = "bulk"
+        request = EmbedRequest(inputs, options, output, terms)
         if self.on_truncate == "refuse":
             request = request.refusing_long()
         try:

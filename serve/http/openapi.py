@@ -190,7 +190,7 @@ def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
         yield {
             "name": "X-Priority",
             "in": "header",
-            "description": "Priority class of the request",
+            "description": "Priority class of the request. Default: normal; bulk for streams and large requests",
             "schema": {"enum": ["interactive", "normal", "bulk"]},
         }
         yield {

@@ -31,6 +31,7 @@ class RecordDraft(msgspec.Struct, kw_only=True):
         started: `time.perf_counter()` of the request's arrival.
         answered: `time.perf_counter()` when the engine's latest answer arrived, or None.
         truncated: number of texts that truncation has cut.
+        chosen: priority class that the server chose because of the request's size; empty if it chose none.
         space: identifier of the space of the answer's vectors; empty if it has none.
 
     The other attributes are those of `RequestRecord`.
@@ -53,6 +54,7 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     trace: Trace | None = None
     started: float = msgspec.field(default_factory=time.perf_counter)
     answered: float | None = None
+    chosen: str = ""
     space: str = ""
 
     def count(self, model: str, version: str, answer: Any) -> None:

@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fletcher.runtime.errors import FletcherError
 
 from ...engine.backend import Backend
+from ...engine.fairness.turn_pool import TurnPool
 from ...models.registry import Models
 from ...models.spec import ModelSpec
 from ...observe.metrics import Metrics
@@ -51,7 +53,7 @@ class _Front:
         self._control = control
         self._surroundings = surroundings = Surroundings.open(options)
         self._entries: dict[tuple[str, str], CatalogEntry] = {}
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fletcher-tokenize")
+        self._pool = TurnPool(THREADS, "fletcher-tokenize")
         self._catalogs = ThreadPoolExecutor(1, thread_name_prefix="fletcher-catalog")
         self._ready = threading.Event()
         self.models = Models(
@@ -74,7 +76,7 @@ class _Front:
             config.engine_rows,
             on_catalog=self._receive,
             page=self.models.metrics.exposition,
-            finish=self._pool.submit,
+            finish=partial(self._pool.submit, ""),  # answers take turns with the texts of clients
         )
         self._flight: FrontFlightServer | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -20,7 +21,8 @@ from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ...doubles.longbow import LongbowDouble
-from ..fake_encoder import FakeEncoder, expected
+from ..engine.test_engine import wait_for
+from ..fake_encoder import FakeEncoder, expected, request_for
 
 
 class UnitLengths(FakeEncoder):
@@ -202,6 +204,27 @@ def test_a_client_with_a_short_timeout(serving: Server, longbow: LongbowDouble) 
     )
     assert answer.status_code == 504
     assert "the rows may still arrive" in answer.json()["error"]["message"]
+
+
+def test_documents_wait_while_the_queue_is_full_as_bulk_work_of_their_client(longbow: LongbowDouble) -> None:
+    encoder = UnitLengths(workers=1)
+    encoder.gate.clear()
+    options = ServerOptions(http="127.0.0.1:0", flight="off", longbow=longbow.url, queue_tokens=4)
+    with Server(encoder, options) as server, ThreadPoolExecutor(1) as pool:
+        admission = server.engine.admission
+        server.engine.submit(request_for(["ab"]))
+        wait_for(lambda: admission.tokens == 0)
+        server.engine.submit(request_for(["cd"]))
+        answer = pool.submit(post, server, {"dataset": "docs", "documents": ["one"]})
+        wait_for(lambda: admission.parked.count == 1)
+        (flow,) = admission.parked.flows
+        assert (flow.priority, flow.client.name) == ("bulk", "127.0.0.1")
+        encoder.gate.set()
+        response = answer.result(20)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-priority"] == "bulk"
+    (row,) = longbow.store.live("docs").drop_columns(["timestamp"]).to_pylist()
+    np.testing.assert_allclose(row["vector"], expected("one") / np.linalg.norm(expected("one")), rtol=1e-6)
 
 
 def test_the_name_of_the_model_is_checked(serving: Server, longbow: LongbowDouble) -> None:
