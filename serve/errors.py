@@ -13,6 +13,7 @@ InputError
 ├── SpaceError               the vectors would be of another space than the request accepts
 ├── MediaTypeError           the route does not read the body's media type or content coding
 ├── UnauthorizedError        the request needs an API key, and has none or a wrong one
+├── RateLimitError           the client is over one of its limits
 └── ForbiddenError           the caller is authenticated, but may not do this
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "ForbiddenError",
     "MediaTypeError",
     "MethodError",
+    "RateLimitError",
     "SlowBodyError",
     "SpaceError",
     "TooLargeError",
@@ -101,6 +103,20 @@ class MediaTypeError(InputError):
 
 class UnauthorizedError(InputError):
     """The request needs an API key, and has none or a wrong one."""
+
+
+class RateLimitError(InputError):
+    """The client is over one of its limits.
+
+    Attributes:
+        retry_after: seconds after which the request would be admitted.
+        headers: names and values of the headers that tell the state of the limits.
+    """
+
+    def __init__(self, message: str, retry_after: float, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.headers = tuple(headers)
 
 
 class ForbiddenError(InputError):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -17,26 +17,29 @@ import pyarrow.flight as fl
 
 from fletcher import __version__
 from fletcher.model_zoo.decode import decode_json
-from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError
+from fletcher.runtime.errors import FletcherError, ServiceError
 from fletcher.runtime.inputs import Texts
 
 from ..access.addresses import HostPort
 from ..access.gate import Gate
+from ..access.permit import Permit
 from ..arrow.batches import DEFAULT_COLUMN, output_schema, with_vectors
 from ..arrow.options import ArrowOptions
 from ..engine.embed_request import EmbedRequest
-from ..errors import FieldError, UnknownRouteError
+from ..errors import ForbiddenError, UnknownRouteError
 from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
-from ..models.changes import loading, unloading
+from ..models.admin_action import AdminAction
+from ..models.changes import AdminRules, loading, unloading
 from ..models.registry import Models
 from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
+from .charging import charge
 from .errors import flight_error
 from .exchange import Exchange, Stream, wait
-from .middleware import CallerFactory, RequestIdFactory, caller_of, peer_of, request_id
+from .middleware import CallerFactory, RequestIdFactory, admit, caller_of, peer_of, request_id
 from .options import read_options, read_ticket
 from .put import flight_put
 
@@ -48,6 +51,7 @@ __all__ = ["FlightServer"]
 logger = logging.getLogger("fletcher.serve.flight")
 
 EMBED = b"embed"
+ADMIN_OFF: Final = AdminRules()
 _spec = msgspec.json.Decoder(ModelSpec)
 ACTIONS = {
     "info": "The served model and the server, as JSON",
@@ -69,6 +73,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
+        admin: AdminRules = ADMIN_OFF,
     ) -> None:
         """Listen on an address.
 
@@ -79,6 +84,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             longbow: connection to Longbow, for `DoPut`; None rejects `DoPut`.
             tracing: begins and ends spans; None makes no spans.
             consumers: receive the record of every call, besides metrics, log and traces.
+            admin: rules of the admin API; only `on` accepts changes of models by actions.
 
         Raises:
             ServiceError: gRPC cannot listen on the address.
@@ -86,6 +92,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._models = models
         self._gate = gate
         self._longbow = longbow
+        self._admin = admin
         self._tracing = tracing
         self._requests = Requests(models.metrics, tracing, consumers)
         self._exchanges: set[Exchange] = set()
@@ -136,6 +143,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             texts, options = read_ticket(ticket.ticket, self._models)
             terms = caller_of(context).terms(draft)
             request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
+            charge(caller_of(context).permit, request, self._models.pick(options.model))
             version, future = self._models.submit_blocking(options.model, request, draft)
             embeddings = wait(future, context, terms.deadline)
             draft.count(version.description.name, version.description.version, embeddings)
@@ -170,6 +178,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             elif action.type in ("load", "unload"):
                 body = self._change(action, context, draft)
             elif action.type == "stats":
+                self._gate.enter("metrics", caller_of(context).authorization, peer=None)
                 body = self._models.metrics.exposition()
             else:
                 raise UnknownRouteError(f"there is no action {action.type!r}: use {', '.join(ACTIONS)}")
@@ -183,23 +192,27 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             The models afterwards, as JSON.
 
         Raises:
-            ForbiddenError: the call's key is not an admin's; without keys, the call comes from another machine.
+            ForbiddenError: the admin API is off, or the call's key is not an admin's; without keys, the call comes from
+                another machine.
             InputError: the body cannot be used.
         """
         caller = caller_of(context)
+        if self._admin.door != "on":
+            raise ForbiddenError("the admin API is not here: start the server with --admin on")
         self._gate.enter("admin", caller.authorization, peer=peer_of(context))
         body = action.body.to_pybytes()
-        fields = {"request_id": draft.id, "client": caller.client, "change": action.type}
-        logger.info("admin", extra={"fields": fields})
-        try:
-            if action.type == "unload":
-                self._models.edit(unloading(body.decode(errors="replace")))
-            else:
-                spec = decode(_spec, body).named()
-                names = {"name", *decode_json(body, dict[str, object])}
-                self._models.edit(loading(spec, names), reload=frozenset([spec.key]))
-        except ArtifactError as error:  # the admin can correct the path
-            raise FieldError(str(error), "path") from error
+        who = {"request_id": draft.id, "client": caller.client, "peer": peer_of(context)}
+        if action.type == "unload":
+            name = body.decode(errors="replace")
+            AdminAction("unload", name, who).run(lambda: self._models.edit(unloading(name)))
+        else:
+            spec = self._admin.confine(decode(_spec, body))
+            names = {"name", *decode_json(body, dict[str, object])}
+
+            def load(specs: list[ModelSpec]) -> list[ModelSpec]:
+                return loading(spec.named(), names)(specs)
+
+            AdminAction("load", spec.path, who).run(lambda: self._models.edit(load, reload=spec.path))
         return msgspec.json.encode(self._models.describe())
 
     def stop(self, drain_seconds: float) -> None:
@@ -251,11 +264,14 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         draft = RecordDraft(
             door="flight", id=request_id(context), client=caller.client or peer_of(context), route=route
         )
+        draft.peer = peer_of(context)
         with self._requests.wrap(draft):
             if self._tracing is not None:
                 draft.trace = caller.begin_trace(self._tracing, draft.id)
             fields: dict[str, object] = {"request_id": draft.id, "route": route} | trace_fields(draft.trace)
+            permit: Permit | None = None
             try:
+                permit = admit(context, self._gate)
                 yield draft
                 draft.status = "ok"
             except FletcherError as error:
@@ -269,6 +285,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 internal = FletcherError("internal error")
                 draft.error, draft.status = type(internal).__name__, "FlightInternalError"
                 raise flight_error(internal) from None
+            finally:
+                if permit is not None:
+                    permit.leave(draft.tokens, draft.bytes_in)
 
 
 def _log_and_translate(error: FletcherError, draft: RecordDraft, fields: Mapping[str, object]) -> Exception:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -16,11 +17,12 @@ from fletcher.runtime.errors import DeadlineError, InputError, OptionError
 from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
+from ..access.permit import Permit
 from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.price import is_bulk
+from ..engine.price import is_bulk, price_of
 from ..engine.terms import Priority, Terms
 from ..errors import FieldError, SlowBodyError, TooLargeError
-from ..models.registry import ANSWERED_BY, Models
+from ..models.registry import ANSWERED_BY, VECTORS, Models
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from ..request_headers import OnTruncate
@@ -28,7 +30,12 @@ from .bridge import Bridge, ClientLeftError, Message, Receive
 from .coding.answers import Density
 from .coding.bodies import check_coding, decompress
 
-__all__ = ["JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
+__all__ = ["CHARGED_RATIO", "JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
+
+T = TypeVar("T")
+
+#: Tokens per character that a client is charged until the real number is known. English has one token for four characters.
+CHARGED_RATIO: Final = 0.25
 
 Scope = Mapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -112,6 +119,7 @@ class Call:
         terms: priority, client and deadline of the request.
         on_truncate: policy for texts that are longer than the model takes.
         draft: draft of the request's record.
+        permit: use of the client's limits, or None if it has none.
         fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
             sets it.
         items: returns the name in the body of the engine's text of an index; the handler sets it if the texts are not one
@@ -131,8 +139,54 @@ class Call:
     terms: Terms
     on_truncate: OnTruncate
     draft: RecordDraft
+    permit: Permit | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     items: Callable[[int], str] | None = None
+
+    async def enter(self) -> None:
+        """Charge the request to its client, before its body is read. The request has a permit.
+
+        Raises:
+            RateLimitError: the client is over a limit.
+        """
+        declared = self.headers.get(b"content-length", b"")
+        await self._use(self._permitted.enter, int(declared) if declared.isdigit() and len(declared) < 16 else 1)
+
+    async def leave(self) -> None:
+        """Charge what the request really used. The request has a permit."""
+        await self._use(self._permitted.leave, self.draft.tokens, self.draft.bytes_in)
+
+    async def pace(self, tokens: int) -> None:
+        """Charge the estimated tokens of a part of a stream, and wait while the client is over its rate.
+
+        Raises:
+            RateLimitError: the limit of the day is used up.
+        """
+        if self.permit is not None and (seconds := await self._use(self.permit.pace, tokens)) > 0:
+            await asyncio.sleep(seconds)
+
+    @property
+    def _permitted(self) -> Permit:
+        assert self.permit is not None
+        return self.permit
+
+    async def _use(self, function: Callable[..., T], *amounts: int) -> T:
+        """Call a method of the permit, on another thread if it waits for the network."""
+        if not self._permitted.remote:
+            return function(*amounts)
+        return await asyncio.get_running_loop().run_in_executor(None, partial(function, *amounts))
+
+    def pick(self, name: str | None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
+        """Return the version that answers, if the client may use it, as `Models.pick`.
+
+        Raises:
+            UnknownModelError, InputError: as for `Models.pick`.
+            ForbiddenError: the client's key is for other models.
+        """
+        version = self.models.pick(name, outputs)
+        if self.permit is not None:
+            self.permit.check_model(version.spec.name)
+        return version
 
     def wants(self, media_type: bytes) -> bool:
         """Return whether the client accepts answers of a media type."""
@@ -238,14 +292,19 @@ class Call:
         request = EmbedRequest(inputs, options, output, terms)
         if self.on_truncate == "refuse":
             request = request.refusing_long()
+        charged = False
         try:
             while True:
                 version = self.models.pick(name, ANSWERED_BY[output], request)
+                if self.permit is not None and not charged:
+                    charged = True
+                    self.permit.check_model(version.spec.name)
+                    await self._charge(request, version)
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break
                 if not version.retired:
-                    await asyncio.get_running_loop().run_in_executor(None, version.wake)
+                    await asyncio.wrap_future(version.wake_soon())
             if timeout is None:
                 answer = await self.bridge.wait(future, self.receive)
             else:
@@ -263,6 +322,14 @@ class Call:
         self.draft.space = version.spaces.of(options, output, has_ids=isinstance(inputs, TokenIds))
         self.draft.count(version.description.name, version.description.version, answer)
         return version, answer
+
+    async def _charge(self, request: EmbedRequest, version: ModelVersion) -> None:
+        """Charge the estimated tokens of a request; a part of a stream waits instead of being refused."""
+        tokens = price_of(request, version.info, CHARGED_RATIO).tokens
+        if request.terms.stream:
+            await self.pace(tokens)
+        else:
+            await self._use(self._permitted.spend, tokens)
 
     def stay_in_space(self) -> None:
         """Refuse vectors of another space than the first part of the answer has, in all later parts."""

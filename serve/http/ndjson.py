@@ -18,11 +18,12 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import EmbedRequest, refusing_long
 from ..engine.fairness.read_ahead import ReadAhead
+from ..engine.price import price_of
 from ..engine.terms import Terms
 from ..errors import FieldError
 from ..models.version import ModelVersion
 from .bridge import ClientLeftError
-from .call import Call, Response
+from .call import CHARGED_RATIO, Call, Response
 from .embedding_items import Usage, embedding_items
 from .errors import ErrorShape
 
@@ -87,6 +88,8 @@ async def _answers(
             while left and not ahead.full:
                 part, texts = left.popleft()
                 first, request = PIECE * part, EmbedRequest(texts, options, terms=terms.at(part))
+                if call.permit is not None:
+                    await call.pace(price_of(request, version.info, CHARGED_RATIO).tokens)
                 try:
                     future = call.models.submit(version, request, call.draft)
                 except InputError as error:

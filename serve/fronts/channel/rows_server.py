@@ -274,7 +274,7 @@ class RowsServer:
 
         async def wake() -> None:
             try:
-                await self.loop.run_in_executor(None, version.wake)
+                await asyncio.wrap_future(version.wake_soon())
                 if version.retired:
                     raise StoppingError(f"the model {version.spec.name} was unloaded: send the request again")
             except FletcherError as error:

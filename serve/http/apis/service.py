@@ -97,7 +97,7 @@ def service_routes() -> list[Route]:
     return [
         Route("GET", "/health", health, health_doc, access="open", also=("/healthz", "/livez", "/ping")),
         Route("GET", "/ready", ready, ready_doc, access="open", also=("/readyz",)),
-        Route("GET", "/metrics", metrics, metrics_doc),
+        Route("GET", "/metrics", metrics, metrics_doc, access="metrics"),
         Route("GET", "/docs", docs, access="open"),
         Route("GET", "/", home, access="open"),
     ]

@@ -96,7 +96,7 @@ async def _ask(
         FletcherError: as of `Call.ask`.
     """
     name = _name(call, request.model)
-    limit = call.models.pick(name).description.max_tokens
+    limit = call.pick(name).description.max_tokens
     length = (request.options or {}).get("num_ctx")
     if isinstance(length, int) and 0 < length < limit:
         raise FieldError(
