@@ -120,4 +120,12 @@ class RateLimitError(InputError):
 
 
 class ForbiddenError(InputError):
-    """The caller is authenticated, but may not do this."""
+    """The caller is authenticated, but may not do this.
+
+    Attributes:
+        client: name of the caller's key; empty if it has none or the request's record has it already.
+    """
+
+    def __init__(self, message: str, client: str = "") -> None:
+        super().__init__(message)
+        self.client = client

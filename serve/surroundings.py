@@ -142,7 +142,9 @@ class Surroundings:
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
         ledger = table or TableLedger()
         store = ledger if options.limit_store is None else _open_store(options.limit_store, ledger)
-        gate = Gate(keys, options.quota, store, None if keys is not None else site_guard(options))
+        gate = Gate(
+            keys, options.quota, store, None if keys is not None else site_guard(options), salts=options.salt_caches
+        )
         return cls(options, limits, edge, gate, longbow, tracing)
 
     @property

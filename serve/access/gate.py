@@ -56,6 +56,8 @@ class Gate:
         limits: Quota | None = None,
         ledger: Ledger | None = None,
         site: SiteGuard | None = None,
+        *,
+        salts: bool = False,
     ) -> None:
         """Make the access check of a server.
 
@@ -64,6 +66,7 @@ class Gate:
             limits: limits of each client whose key has none of its own, and of each address without keys.
             ledger: counts the use of limits. Default: a table in this process.
             site: check of requests that web pages may have sent. Default: none.
+            salts: True if no client shares a cache with others; a key can also ask for this.
         """
         self.keys = keys
         plan = None if limits is None or limits.empty else Plan.of(limits)
@@ -72,7 +75,8 @@ class Gate:
         self._ledger = TableLedger() if ledger is None else ledger
         self._grants: dict[str, Grant] = {}
         self.site = site
-        self.busy = keys is not None or plan is not None
+        self._salts = salts
+        self.busy = keys is not None or plan is not None or salts
 
     def enter(
         self,
@@ -120,10 +124,11 @@ class Gate:
             role = ROLES[access][0]
             option = "" if role == "user" else f" --{role}"
             raise ForbiddenError(
-                f"this API key has the role {key.role}, and not {role}: make one with `fletcher-serve keys add NAME{option}`"
+                f"this API key has the role {key.role}, and not {role}: make one with `fletcher-serve keys add NAME{option}`",
+                key.name,
             )
         if route is not None and key.routes is not None and not key.allows_route(route):
-            raise ForbiddenError(f"this API key is not for {route}: it is for {', '.join(key.routes)}")
+            raise ForbiddenError(f"this API key is not for {route}: it is for {', '.join(key.routes)}", key.name)
         grant = self._grants.get(key.sha256)
         if grant is None or grant.key is not key:  # the file was read again
             plan = self._plan if key.limits is None else None if key.limits.empty else Plan.of(key.limits)
@@ -140,6 +145,15 @@ class Gate:
         if not grant.limited:
             return None
         return Permit(self._ledger, f"key {grant.name}" if grant.name else _network_of(peer), grant)
+
+    def salt_of(self, grant: Grant, client: str) -> str:
+        """Return the salt of a request in the caches; empty if it shares them with others.
+
+        Args:
+            grant: rights of the caller.
+            client: name of the client.
+        """
+        return client if self._salts or (grant.key is not None and grant.key.salt) else ""
 
     def close(self) -> None:
         """Write what is to be kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from ..errors import ForbiddenError, RateLimitError
@@ -22,13 +23,25 @@ ADVICE: Final = {
 
 
 class Permit:
-    """Use of limits by one request. One thread at a time uses it.
+    """Use of limits by one request. One thread at a time uses it; `correct` may run on another one.
 
     Attributes:
         remote: True if calls may wait for the network.
     """
 
-    __slots__ = ("_balance", "_bytes", "_client", "_grant", "_ledger", "_open", "_plan", "_tokens", "remote")
+    __slots__ = (
+        "_balance",
+        "_bytes",
+        "_client",
+        "_corrected",
+        "_estimates",
+        "_grant",
+        "_ledger",
+        "_open",
+        "_plan",
+        "_tokens",
+        "remote",
+    )
 
     def __init__(self, ledger: Ledger, client: str, grant: Grant) -> None:
         """Prepare; nothing is charged.
@@ -44,7 +57,8 @@ class Permit:
         self._grant = grant
         self._plan: Plan | None = grant.plan
         self._open = False
-        self._bytes = self._tokens = 0
+        self._bytes = self._tokens = self._corrected = 0
+        self._estimates: deque[int] = deque()
         self._balance: Balance | None = None
 
     def enter(self, size: int = 1) -> None:
@@ -83,6 +97,7 @@ class Permit:
         Raises:
             RateLimitError: the limit of the day is used up.
         """
+        self._estimates.append(tokens)
         try:
             self.spend(tokens)
         except RateLimitError as error:
@@ -93,6 +108,13 @@ class Permit:
             self._tokens += tokens
             return error.retry_after
         return 0.0
+
+    def correct(self, tokens: int) -> None:
+        """Replace the estimate of the oldest part of a stream by the real number of its tokens."""
+        if self._plan is not None and self._estimates:
+            difference = tokens - self._estimates.popleft()
+            self._ledger.charge(self._client, self._plan, (0, difference, 0), force=True)
+            self._corrected += difference
 
     def leave(self, tokens: int, size: int) -> None:
         """End the request: charge what it really used. Repeated calls do nothing.
@@ -105,7 +127,7 @@ class Permit:
             return
         self._open = False
         assert self._plan is not None
-        rest = (0, tokens - self._tokens, max(size, 1) - self._bytes)
+        rest = (0, tokens - self._tokens - self._corrected, max(size, 1) - self._bytes)
         self._ledger.charge(self._client, self._plan, rest, opens=-1, force=True)
 
     def check_model(self, name: str) -> None:

@@ -89,8 +89,8 @@ class SiteGuard:
         """Return whether a `Host` is a name of this server. Its port does not matter."""
         text = value.decode("latin-1").lower()
         if text.startswith("["):
-            host, _, rest = text[1:].partition("]")
-            if rest and not rest.startswith(":"):
+            host, end, rest = text[1:].partition("]")
+            if not end or (rest and not rest.startswith(":")):
                 return False
         else:
             host = text.rpartition(":")[0] if ":" in text else text

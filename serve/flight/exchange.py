@@ -238,6 +238,8 @@ class Exchange:
                 self._begun = True
             served = pending.version.description
             self._draft.count(served.name, served.version, embeddings)
+            if (permit := caller_of(self._context).permit) is not None:
+                permit.correct(int(embeddings.tokens.sum()))
             answer = with_vectors(pending.batch, embeddings, pending.schema)
             self._draft.bytes_out += answer.nbytes
             if served.digest == self._digest:

@@ -17,6 +17,7 @@ from ..access.gate import Gate
 from ..access.grant import NOBODY, Grant
 from ..access.permit import Permit
 from ..engine.terms import Priority, Terms
+from ..errors import ForbiddenError
 from ..models.spaces import read_spaces
 from ..observe.requests import RecordDraft, Requests
 from ..request_headers import PEER, PLAIN_ID, PRIORITY, REQUEST_ID, cap_priority, read_priority, read_timeout
@@ -94,6 +95,7 @@ class Caller:
         method: name of the Flight method in gRPC.
         spaces: spaces whose vectors the caller accepts; empty if it accepts all.
         grant: rights of the caller.
+        salted: True if it shares no cache with other clients.
         permit: use of the limits of its key, or None. Without keys, the server makes one when it knows the address.
     """
 
@@ -106,6 +108,7 @@ class Caller:
     spaces: tuple[str, ...] = ()
     grant: Grant = NOBODY
     permit: Permit | None = None
+    salted: bool = False
 
     def begin_trace(self, tracing: Tracing, request_id: str) -> Trace | None:
         """Begin the span of the call, as a child of the span that its `traceparent` names."""
@@ -115,7 +118,13 @@ class Caller:
 
     def terms(self, draft: RecordDraft) -> Terms:
         """Return the priority, the client and the deadline of the call, for the engine."""
-        return Terms(self.priority or "normal", draft.client, self.deadline, spaces=self.spaces)
+        return Terms(
+            self.priority or "normal",
+            draft.client,
+            self.deadline,
+            spaces=self.spaces,
+            salt=draft.client if self.salted else "",
+        )
 
     def stream_terms(self, draft: RecordDraft) -> Terms:
         """Return the terms of the first part of the call's stream."""
@@ -168,6 +177,8 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
             translated = flight_error(error)
             draft = RecordDraft(door="flight", id=self._ids.latest, route=route, error=type(error).__name__)
             draft.status = type(translated).__name__
+            if isinstance(error, ForbiddenError):
+                draft.client = error.client
             with self._requests.wrap(draft):
                 raise translated from None
 
@@ -205,6 +216,7 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
             spaces=wanted,
             grant=grant,
             permit=permit,
+            salted=bool(self._gate.salt_of(grant, "client")),
         )
 
 

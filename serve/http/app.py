@@ -26,7 +26,7 @@ from ..access.grant import NOBODY
 from ..access.permit import Permit
 from ..access.site import FORWARDING_MARKS
 from ..engine.terms import Priority, Terms
-from ..errors import MethodError, RateLimitError, UnauthorizedError, UnknownRouteError
+from ..errors import ForbiddenError, MethodError, RateLimitError, UnauthorizedError, UnknownRouteError
 from ..models.changes import AdminRules
 from ..models.registry import Models
 from ..models.spaces import read_spaces
@@ -216,7 +216,7 @@ class HttpApp:
         spaces: tuple[str, ...] = ()
         if (value := headers.get(b"if-space")) is not None:
             spaces = read_spaces(value)
-        grant, permit = NOBODY, None
+        grant, permit, salt = NOBODY, None, ""
         if route.access == "admin" or (self._gate.busy and route.access != "open"):
             grant = self._gate.enter(
                 route.access,
@@ -229,9 +229,10 @@ class HttpApp:
             if grant.key is not None and grant.key.priority is not None:
                 asked, priority = priority, cap_priority(priority, grant.key.priority)
                 draft.chosen = priority if priority is not None and priority != asked else ""
+            salt = self._gate.salt_of(grant, draft.client)
             if route.access == "key":
                 permit = self._gate.permit(grant, draft.peer)
-        terms = Terms(priority or "normal", draft.client, deadline, spaces=spaces)
+        terms = Terms(priority or "normal", draft.client, deadline, spaces=spaces, salt=salt)
         assert self._bridge is not None
         call = Call(
             scope=scope,
@@ -268,6 +269,8 @@ class HttpApp:
         """Log an error and return the answer to it."""
         status = shape.status(error)
         draft.error = type(error).__name__
+        if isinstance(error, ForbiddenError) and error.client:
+            draft.client = error.client
         who = {"client": draft.client, "peer": draft.peer}
         fields = {"request_id": draft.id, "status": status, "error": draft.error} | who | trace_fields(draft.trace)
         if status >= 500 and not isinstance(error, DeadlineError):

@@ -165,6 +165,10 @@ class Call:
         if self.permit is not None and (seconds := await self._use(self.permit.pace, tokens)) > 0:
             await asyncio.sleep(seconds)
 
+    async def correct(self, tokens: int) -> None:
+        """Charge the real number of tokens of the oldest part of a stream. The request has a permit."""
+        await self._use(self._permitted.correct, tokens)
+
     @property
     def _permitted(self) -> Permit:
         assert self.permit is not None
@@ -321,6 +325,8 @@ class Call:
             raise self.name_item(error, first) from error
         self.draft.space = version.spaces.of(options, output, has_ids=isinstance(inputs, TokenIds))
         self.draft.count(version.description.name, version.description.version, answer)
+        if self.permit is not None and terms.stream:
+            await self.correct(sum(answer.tokens.tolist()))
         return version, answer
 
     async def _charge(self, request: EmbedRequest, version: ModelVersion) -> None:

@@ -119,6 +119,8 @@ async def _wait(call: Call, version: ModelVersion, first: int, future: Future[An
     except InputError as error:
         raise call.name_item(error, first) from error
     call.draft.count(version.description.name, version.description.version, embeddings)
+    if call.permit is not None:
+        await call.correct(int(embeddings.tokens.sum()))
     ahead.end(int(embeddings.tokens.sum()))
     return embeddings
 

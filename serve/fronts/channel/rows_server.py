@@ -205,7 +205,7 @@ class RowsServer:
     def compute(self, front: _Front, message: Rows, payload: memoryview) -> None:
         """Submit the rows of a message, perhaps together with those of others; answer it when they are computed."""
         deadline = None if message.seconds is None else time.monotonic() + message.seconds
-        terms = Terms(message.priority, message.client, deadline, message.stream, message.part)
+        terms = Terms(message.priority, message.client, deadline, message.stream, message.part, salt=message.salt)
         request = rows_request(message, payload, terms)
         part = _Part(front, message.id, request)
         front.open[message.id] = part
