@@ -27,7 +27,8 @@ class Grant:
     @property
     def limited(self) -> bool:
         """True if requests need a permit."""
-        return self.plan is not None or (self.key is not None and self.key.models is not None)
+        key = self.key
+        return self.plan is not None or (key is not None and (key.models is not None or key.datasets is not None))
 
 
 #: Rights of callers of a server without keys and limits.

@@ -28,6 +28,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
         expires: time from which the key is refused; None for never.
         limits: limits of the client; None for those of the server (`--limit`).
         models: names of the models that it may use; None for all.
+        datasets: datasets of Longbow that it may write; None for all.
         routes: paths that it may call, such as `/v1/embeddings`, `/v1/*` or `flight:exchange`; None for all of its role.
         priority: highest priority class of its requests; None for every class.
         salt: True if its texts share no cache with other clients.
@@ -39,6 +40,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     expires: datetime | None = None
     limits: Quota | None = None
     models: tuple[str, ...] | None = None
+    datasets: tuple[str, ...] | None = None
     routes: tuple[str, ...] | None = None
     priority: Highest | None = None
     salt: bool = False

@@ -140,6 +140,16 @@ class Permit:
         if key is not None and key.models is not None and name not in key.models:
             raise ForbiddenError(f"this API key is not for the model {name!r}: it is for {', '.join(key.models)}")
 
+    def check_dataset(self, name: str) -> None:
+        """Check that the client may write a dataset of Longbow.
+
+        Raises:
+            ForbiddenError: its key is for other datasets.
+        """
+        key = self._grant.key
+        if key is not None and key.datasets is not None and name not in key.datasets:
+            raise ForbiddenError(f"this API key is not for the dataset {name!r}: it is for {', '.join(key.datasets)}")
+
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers with the state of the limits after the latest charge."""

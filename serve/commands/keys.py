@@ -42,6 +42,14 @@ def add(
         list[str] | None,
         typer.Option("--model", metavar="NAME", help="Model that the key may use. Can be repeated. Default: all."),
     ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="Dataset of Longbow that the key may write. Can be repeated. Default: all.",
+        ),
+    ] = None,
     route: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,6 +84,7 @@ def add(
         role,
         limits=None if limit is None else read_quota(limit),
         models=None if model is None else tuple(model),
+        datasets=None if dataset is None else tuple(dataset),
         routes=None if route is None else tuple(route),
         priority=priority,
         expires=expires,

@@ -61,6 +61,7 @@ def flight_put(
         fields = batch.select(others).to_pylist() if others else [None] * len(texts)
         documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
         if (permit := caller_of(stream.context).permit) is not None:
+            permit.check_dataset(path[1])
             request = EmbedRequest(Texts(tuple(texts)), terms=terms)
             time.sleep(charge(permit, request, models.pick()))
         answer = door.ingest(models, None, path[1], documents, EmbedOptions(), terms.at(number), draft)

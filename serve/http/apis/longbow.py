@@ -79,6 +79,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
             options = refusing_long(options)
         documents = [Document(item) if isinstance(item, str) else item for item in request.documents]
         if call.permit is not None:
+            call.permit.check_dataset(request.dataset)
             version = call.pick(request.model)
             texts = Texts(tuple(document.text for document in documents))
             await call.pace(price_of(EmbedRequest(texts, options), version.info, CHARGED_RATIO).tokens)
