@@ -300,6 +300,17 @@ def test_equal_open_requests_of_two_clients_are_computed_apart_with_a_salt(file:
         assert sum(map(len, encoder.batches)) == 2
 
 
+def test_two_servers_share_a_limit_in_redis(file: Path, redis_url: str) -> None:
+    ann = add_key(file, "ann", limits=read_quota(["requests=0.001/s:5", "in_flight=3"]))
+    with serve(file, limit_store=redis_url) as one, serve(file, limit_store=redis_url) as two:
+        with client(one, ann) as first, client(two, ann) as second:
+            statuses = [http.post("/v1/embeddings", json=BODY).status_code for http in (first, second) * 3]
+            assert statuses == [200] * 5 + [429]
+            assert first.post("/v1/embeddings", json=BODY).headers["x-ratelimit-limit-requests"] == "5"
+        with fl.connect(str(two.addresses.flight)) as flight, pytest.raises(fl.FlightUnavailableError, match="limit"):
+            flight.get_flight_info(fl.FlightDescriptor.for_path("embed"), call_options(ann))
+
+
 @pytest.fixture(scope="module")
 def cluster(
     tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory
