@@ -153,7 +153,7 @@ class Permit:
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers with the state of the limits after the latest charge."""
-        return [] if self._balance is None else headers_of(self._balance.lines)
+        return [] if self._balance is None else headers_of(self._balance)
 
     def _check(self) -> None:
         balance = self._balance

@@ -144,16 +144,16 @@ class HttpApp:
                 if self._tracing is not None:
                     draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
                 route, call = self._open(scope, headers, receive, methods, draft)
-                if call.permit is not None:
-                    await call.enter()
+                if call.permit is not None and (entering := call.enter()) is not None:
+                    await entering
                 response = await route.handler(call)
                 if draft.truncated and call.on_truncate != "allow":
                     response = _report_truncated(response, draft)
             except FletcherError as error:
                 response = self._refuse(error, draft, shape)
             except ClientLeftError:
-                if call is not None and call.permit is not None:
-                    await call.leave()
+                if call is not None and call.permit is not None and (leaving := call.leave()) is not None:
+                    await leaving
                 return
             except Exception:
                 # A defect of the server: the client gets a general message, and the log has the details.
@@ -170,8 +170,8 @@ class HttpApp:
             try:
                 await _send(response, draft, send, None if call is None else call.permit)
             finally:
-                if call is not None and call.permit is not None:
-                    await call.leave()
+                if call is not None and call.permit is not None and (leaving := call.leave()) is not None:
+                    await leaving
 
     def _open(
         self,

@@ -8,13 +8,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError, InputError, OptionError
-from fletcher.runtime.inputs import Inputs, TokenIds
+from fletcher.runtime.inputs import Inputs, Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..access.permit import Permit
@@ -31,8 +31,6 @@ from .coding.answers import Density
 from .coding.bodies import check_coding, decompress
 
 __all__ = ["CHARGED_RATIO", "JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
-
-T = TypeVar("T")
 
 #: Tokens per character that a client is charged until the real number is known. English has one token for four characters.
 CHARGED_RATIO: Final = 0.25
@@ -143,18 +141,21 @@ class Call:
     fields: Mapping[str, str] = field(default_factory=dict)
     items: Callable[[int], str] | None = None
 
-    async def enter(self) -> None:
+    def enter(self) -> Awaitable[None] | None:
         """Charge the request to its client, before its body is read. The request has a permit.
+
+        Returns:
+            What is to be awaited, or None if the charge is made.
 
         Raises:
             RateLimitError: the client is over a limit.
         """
         declared = self.headers.get(b"content-length", b"")
-        await self._use(self._permitted.enter, int(declared) if declared.isdigit() and len(declared) < 16 else 1)
+        return self._use(self._permitted.enter, int(declared) if declared.isdigit() and len(declared) < 16 else 1)
 
-    async def leave(self) -> None:
-        """Charge what the request really used. The request has a permit."""
-        await self._use(self._permitted.leave, self.draft.tokens, self.draft.bytes_in)
+    def leave(self) -> Awaitable[None] | None:
+        """Charge what the request really used. The request has a permit. The result is as of `enter`."""
+        return self._use(self._permitted.leave, self.draft.tokens, self.draft.bytes_in)
 
     async def pace(self, tokens: int) -> None:
         """Charge the estimated tokens of a part of a stream, and wait while the client is over its rate.
@@ -162,23 +163,31 @@ class Call:
         Raises:
             RateLimitError: the limit of the day is used up.
         """
-        if self.permit is not None and (seconds := await self._use(self.permit.pace, tokens)) > 0:
+        if self.permit is None:
+            return
+        if self.permit.remote:
+            seconds = await asyncio.get_running_loop().run_in_executor(None, self.permit.pace, tokens)
+        else:
+            seconds = self.permit.pace(tokens)
+        if seconds > 0:
             await asyncio.sleep(seconds)
 
     async def correct(self, tokens: int) -> None:
         """Charge the real number of tokens of the oldest part of a stream. The request has a permit."""
-        await self._use(self._permitted.correct, tokens)
+        if (correcting := self._use(self._permitted.correct, tokens)) is not None:
+            await correcting
 
     @property
     def _permitted(self) -> Permit:
         assert self.permit is not None
         return self.permit
 
-    async def _use(self, function: Callable[..., T], *amounts: int) -> T:
-        """Call a method of the permit, on another thread if it waits for the network."""
-        if not self._permitted.remote:
-            return function(*amounts)
-        return await asyncio.get_running_loop().run_in_executor(None, partial(function, *amounts))
+    def _use(self, function: Callable[..., None], *amounts: int) -> Awaitable[None] | None:
+        """Call a method of the permit; on another thread, which is to be awaited, if it waits for the network."""
+        if self._permitted.remote:
+            return asyncio.get_running_loop().run_in_executor(None, partial(function, *amounts))
+        function(*amounts)
+        return None
 
     def pick(self, name: str | None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
         """Return the version that answers, if the client may use it, as `Models.pick`.
@@ -303,7 +312,8 @@ class Call:
                 if self.permit is not None and not charged:
                     charged = True
                     self.permit.check_model(version.spec.name)
-                    await self._charge(request, version)
+                    if (charging := self._charge(request, version)) is not None:
+                        await charging
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break
@@ -329,13 +339,17 @@ class Call:
             await self.correct(sum(answer.tokens.tolist()))
         return version, answer
 
-    async def _charge(self, request: EmbedRequest, version: ModelVersion) -> None:
+    def _charge(self, request: EmbedRequest, version: ModelVersion) -> Awaitable[None] | None:
         """Charge the estimated tokens of a request; a part of a stream waits instead of being refused."""
-        tokens = price_of(request, version.info, CHARGED_RATIO).tokens
-        if request.terms.stream:
-            await self.pace(tokens)
+        inputs = request.inputs
+        if isinstance(inputs, Texts) and not request.options.splits:
+            count = len(inputs.texts)
+            tokens = min(int(sum(map(len, inputs.texts)) * CHARGED_RATIO) + count, count * version.info.max_tokens)
         else:
-            await self._use(self._permitted.spend, tokens)
+            tokens = price_of(request, version.info, CHARGED_RATIO).tokens
+        if request.terms.stream:
+            return self.pace(tokens)
+        return self._use(self._permitted.spend, tokens)
 
     def stay_in_space(self) -> None:
         """Refuse vectors of another space than the first part of the answer has, in all later parts."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from .plan import Plan
 from .quota import QUANTITIES
@@ -16,6 +17,18 @@ __all__ = ["Balance", "Line", "headers_of"]
 UNITS: Final = {"requests": "requests", "tokens": "tokens", "bytes": "content-bytes"}
 
 
+#: Quantity of a limit in OpenAI's headers, and the names of the three. A limit a day has them if there is no rate.
+OPENAI: Final = {
+    f"{quantity}{period}": (
+        quantity,
+        f"x-ratelimit-limit-{quantity}".encode(),
+        f"x-ratelimit-remaining-{quantity}".encode(),
+        f"x-ratelimit-reset-{quantity}".encode(),
+    )
+    for quantity in QUANTITIES[:2]
+    for period in ("", "-day")
+}
+
 #: Seconds of a day, and nanoseconds of a second.
 DAY_SECONDS: Final = 86_400
 SECOND: Final = 1_000_000_000
@@ -25,8 +38,7 @@ FULL: Final = 1
 USED: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, gc=False):
     """State of one limit.
 
     Attributes:
@@ -44,8 +56,7 @@ class Line:
     window: float
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(msgspec.Struct, frozen=True):
     """Result of a charge.
 
     Attributes:
@@ -80,32 +91,43 @@ class Balance:
         return lines
 
 
-def headers_of(lines: Sequence[Line]) -> list[tuple[bytes, bytes]]:
+def headers_of(balance: Balance) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer: `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11), and
     `x-ratelimit-*` as OpenAI's API has them, for requests and tokens.
 
     Args:
-        lines: state of each limit.
+        balance: state of the limits.
     """
+    lines = balance.lines
     if not lines:
         return []
-    policies, states = [], []
     headers: list[tuple[bytes, bytes]] = []
+    states = []
     named: set[str] = set()
     for line in lines:
-        quantity = line.name.removesuffix("-day")
-        policies.append(f'"{line.name}";q={line.limit};qu="{UNITS[quantity]}";w={max(math.ceil(line.window), 1)}')
-        states.append(f'"{line.name}";r={line.remaining};t={math.ceil(line.reset)}')
-        if quantity in QUANTITIES[:2] and quantity not in named:  # the rate comes before the limit a day
-            named.add(quantity)
-            headers += [
-                (f"x-ratelimit-limit-{quantity}".encode(), b"%d" % line.limit),
-                (f"x-ratelimit-remaining-{quantity}".encode(), b"%d" % line.remaining),
-                (f"x-ratelimit-reset-{quantity}".encode(), _duration(line.reset).encode()),
-            ]
-    headers.append((b"ratelimit-policy", ", ".join(policies).encode()))
+        name, left = line.name, line.remaining
+        states.append(f'"{name}";r={left};t={math.ceil(line.reset)}')
+        names = OPENAI.get(name)
+        if names is not None and names[0] not in named:  # the rate comes before the limit a day
+            named.add(names[0])
+            headers += (
+                (names[1], b"%d" % line.limit),
+                (names[2], b"%d" % left),
+                (names[3], _duration(line.reset).encode()),
+            )
+    headers.append((b"ratelimit-policy", _policy(balance.plan)))
     headers.append((b"ratelimit", ", ".join(states).encode()))
     return headers
+
+
+@lru_cache(1024)
+def _policy(plan: Plan) -> bytes:
+    """Return `RateLimit-Policy`, which is the same for all requests of a client."""
+    lines = Balance("", 0.0, plan, (0,) * 8, 0, 0.0).lines
+    return ", ".join(
+        f'"{line.name}";q={line.limit};qu="{UNITS[line.name.removesuffix("-day")]}";w={max(math.ceil(line.window), 1)}'
+        for line in lines
+    ).encode()
 
 
 def _duration(seconds: float) -> str:

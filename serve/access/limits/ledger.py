@@ -12,6 +12,7 @@ import hashlib
 import math
 import mmap
 import os
+import struct
 import threading
 import time
 from pathlib import Path
@@ -37,6 +38,9 @@ IN_FLIGHT_RETRY: Final = 1.0
 #: numbers of open requests of each process follow.
 DAY: Final = 4
 OPEN: Final = 8
+
+#: The numbers of a row before the open requests.
+ROW: Final = struct.Struct(f"{OPEN}q")
 
 
 class Ledger(Protocol):
@@ -93,6 +97,7 @@ class TableLedger:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._file, size)
             memory = mmap.mmap(self._file, size)
+        self._memory = memory
         self._table = memoryview(memory).cast("q")
         self._thread = threading.Lock()
         self._hashes: dict[str, int] = {}
@@ -113,11 +118,10 @@ class TableLedger:
                 first = start + OPEN
                 if sum(table[first : first + self._processes]) >= plan.in_flight:
                     return Balance("in_flight", IN_FLIGHT_RETRY, plan, (), now, 0.0)
-            row = table[start : start + OPEN].tolist()
+            row = list(ROW.unpack_from(self._memory, start * 8))
             balance = settle(row, plan, amounts, (now, seconds), force=force)
             if not balance.refused:
-                for place in range(FULL, OPEN):
-                    table[start + place] = row[place]
+                ROW.pack_into(self._memory, start * 8, *row)
                 if opens:
                     table[start + OPEN + self._process] = max(table[start + OPEN + self._process] + opens, 0)
             return balance
