@@ -183,9 +183,13 @@ class EngineLink:
 
         Raises:
             FailingError: the engine process is not there; it is started again.
+            OverloadedError: the engine process does not read what was sent to it.
         """
-        if self._protocol is None:
+        protocol = self._protocol
+        if protocol is None:
             raise _engine_is_gone()
+        if protocol.congested:  # a front itself always reads, so that the two cannot wait for each other
+            raise OverloadedError("the server is overloaded: its engine process is behind. Retry after 1 s", 1.0)
 
     def post(self, request: Waiting) -> None:
         """Send the rows of a request, perhaps together with those of others."""

@@ -384,7 +384,7 @@ class _Front:
     """
 
     def __init__(self, server: RowsServer) -> None:
-        self.protocol = FrameProtocol(self._on_frame, self._on_end, on_begin=self._on_begin)
+        self.protocol = FrameProtocol(self._on_frame, self._on_end, self._on_begin, self._on_congestion)
         self.open: dict[int, _Part] = {}
         self._server = server
         self._catalogs: dict[int, asyncio.Future[None]] = {}
@@ -410,6 +410,15 @@ class _Front:
 
     def _on_begin(self) -> None:
         self._server.join(self)
+
+    def _on_congestion(self) -> None:
+        """Take no more rows from a front that does not read its answers, so that few answers wait for it here."""
+        if self.protocol.transport is None:
+            return
+        if self.protocol.congested:
+            self.protocol.transport.pause_reading()
+        else:
+            self.protocol.transport.resume_reading()
 
     def _on_frame(self, message: Message, payload: memoryview) -> None:
         if isinstance(message, Rows):

@@ -97,6 +97,7 @@ class RemoteEngine:
             InputError: the inputs or the options cannot be used.
             DeadlineError: its deadline has passed.
             FailingError: the engine process cannot be reached.
+            OverloadedError: the engine process does not read what was sent to it.
             StoppingError: the front is stopping.
         """
         if isinstance(request, RowsRequest):

@@ -73,9 +73,9 @@ class Clients:
                 connection.request("POST", "/v1/embeddings", self._body(numbers))
                 answer = connection.getresponse()
                 data = answer.read()
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                self.ledger.note(f"list {size}", began, "broken")
+                self.ledger.note(f"list {size}", began, "broken", repr(error))
                 self.stop.wait(0.1)
                 continue
             self._judge(f"list {size}", began, numbers, answer.status, dict(answer.getheaders()), data)
@@ -101,8 +101,8 @@ class Clients:
                 complete = True
             except http.client.IncompleteRead as error:
                 data += error.partial
-            except (OSError, http.client.HTTPException):
-                self.ledger.note(kind, began, "broken")
+            except (OSError, http.client.HTTPException) as error:
+                self.ledger.note(kind, began, "broken", repr(error))
                 continue
             finally:
                 connection.close()
@@ -124,7 +124,7 @@ class Clients:
                 internal = isinstance(error, fl.FlightInternalError | fl.FlightServerError)
                 if internal and "closed" not in str(error) and "reset" not in str(error).lower():
                     self.ledger.fail(f"flight: {error}")
-                self.ledger.note("flight", began, "overloaded" if overloaded else "broken")
+                self.ledger.note("flight", began, "overloaded" if overloaded else "broken", str(error)[:300])
                 self.stop.wait(0.2)
                 continue
             for numbers, vectors in zip(parts, answers, strict=True):
@@ -255,7 +255,7 @@ class Clients:
         elif status in (429, 503):
             if not any(name.lower() == "retry-after" for name in headers):
                 self.ledger.fail(f"{kind}: status {status} without Retry-After")
-            self.ledger.note(kind, began, "overloaded" if status == 429 else "unavailable")
+            self.ledger.note(kind, began, "overloaded" if status == 429 else "unavailable", repr(data[:300]))
         else:
             self.ledger.fail(f"{kind}: status {status}: {data[:300]!r}")
 
@@ -276,7 +276,7 @@ class Clients:
             self.ledger.fail(f"{kind}: {len(items)} lines for {len(numbers)} texts, and a line that says the end")
         if complete and not ended and "error" not in lines[-1]:
             self.ledger.fail(f"{kind}: a complete answer ends with neither the usage nor an error")
-        self.ledger.note(kind, began, "ok" if ended else "broken")
+        self.ledger.note(kind, began, "ok" if ended else "broken", repr(data[-300:]))
 
     def _compare(self, kind: str, numbers: Sequence[int], vectors: Any) -> None:
         problem = self.reference.difference(numbers, vectors)

@@ -75,12 +75,14 @@ class Outcome:
         kind: kind of the client.
         began, ended: times of the clock.
         result: `ok`, `overloaded`, `unavailable` (503) or `broken` (the connection ended).
+        detail: text of the error.
     """
 
     kind: str
     began: float
     ended: float
     result: str
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -98,10 +100,10 @@ class Ledger:
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, kind: str, began: float, result: str) -> None:
+    def note(self, kind: str, began: float, result: str, detail: str = "") -> None:
         """Note the end of a request."""
         with self.lock:
-            self.outcomes.append(Outcome(kind, began, time.monotonic(), result))
+            self.outcomes.append(Outcome(kind, began, time.monotonic(), result, detail))
 
     def fail(self, text: str) -> None:
         """Note something that must never happen."""

@@ -189,7 +189,7 @@ def test_a_server_under_load_survives_its_processes(tiny_artifact: Path, folder:
                 while time.monotonic() < end:
                     for disturb in chance.sample(disturber.kinds(), len(disturber.kinds())):
                         if time.monotonic() < end:
-                            disturber.log.append(disturb.__name__)
+                            disturber.log.append(f"{time.monotonic():.2f} {disturb.__name__}")
                             disturb(chance)
                             time.sleep(chance.uniform(0.5, 3.0))
             finally:
@@ -201,15 +201,17 @@ def test_a_server_under_load_survives_its_processes(tiny_artifact: Path, folder:
         server.supervisor.send_signal(signal.SIGTERM)
         assert server.supervisor.wait(READY_SECONDS) == 0
         orphans, errors = server.orphans(), server.errors()
+    unexplained = ledger.unexplained()
     report = {
         "requests": ledger.counts(),
         "disturbances": disturber.log,
+        "unexplained": [dataclasses.asdict(outcome) for outcome in unexplained[:20]],
+        "windows": ledger.windows,
         "before": dataclasses.asdict(before),
         "after": dataclasses.asdict(after),
     }
     sys.stdout.write(json.dumps(report, indent=1, default=sorted) + "\n")
     assert not ledger.wrong, ledger.wrong[:10]
-    unexplained = ledger.unexplained()
     assert not unexplained, unexplained[:10]
     assert sum(outcome.result == "ok" for outcome in ledger.outcomes) > 10 * SOAK_SECONDS
     assert after.descriptors.keys() == before.descriptors.keys()
