@@ -102,7 +102,8 @@ class Server:
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
-                self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
+                self._http = http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
+                self.models.metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: http.open)
                 self._http.start()
         except BaseException:
             if listener is not None:

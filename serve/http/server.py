@@ -188,6 +188,11 @@ class HttpServer:
         where = listener.getsockname()
         self.url = f"http+unix://{where}" if isinstance(where, str) else f"http://{HostPort(*where[:2])}"
 
+    @property
+    def open(self) -> int:
+        """Number of open connections."""
+        return self._uvicorn.open
+
     def start(self) -> None:
         """Start the thread. Return when the server accepts connections.
 

@@ -68,10 +68,12 @@ class _Front:
             on_closed=lambda closed: control.send(Connections(closed)),
             on_end=forward.close,
         )
+        metrics = self.models.metrics
+        metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
         self._link = EngineLink(
             config.engine_rows,
             on_catalog=self._receive,
-            page=self.models.metrics.exposition,
+            page=metrics.exposition,
             finish=self._pool.submit,
         )
         self._flight: FrontFlightServer | None = None

@@ -71,6 +71,7 @@ class RemoteEngine:
         self._changed = threading.Condition()
         for name, (text, value) in backend.metrics().counters.items():
             metrics.counted(f"fletcher_{name}", text, value)
+        metrics.gauge("fletcher_front_requests", "Open requests in front processes", lambda: self._open)
 
     @property
     def open_requests(self) -> int:

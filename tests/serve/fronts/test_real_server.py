@@ -113,6 +113,15 @@ def test_http_and_flight_give_the_encoders_vectors(
     lines = [line for line in page.decode().splitlines() if line.startswith("fletcher_requests_total")]
     assert 'fletcher_requests_total{door="http",route="/v1/embeddings",status="200"} 1.0' in lines
     assert 'fletcher_requests_total{door="flight",route="exchange",status="ok"} 4.0' in lines
+    opened = [http.client.HTTPConnection(*address(server), timeout=SECONDS) for _ in range(6)]
+    for connection in opened:  # on both fronts
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+    lines = get(server, "/metrics")[1].decode().splitlines()
+    assert "fletcher_http_connections 7.0" in lines  # those and the scrape's own
+    assert "fletcher_fronts 2.0" in lines
+    for connection in opened:
+        connection.close()
 
 
 def test_a_killed_front_comes_back_and_no_vector_is_wrong(

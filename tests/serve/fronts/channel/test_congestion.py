@@ -67,7 +67,7 @@ def until(condition: Any) -> None:
 
 
 class RawFront:
-    """A front that sends rows and reads only when it is told to."""
+    """A front that sends rows and reads only when `read` is called."""
 
     def __init__(self, path: Path, engine: RowsServer, encodings: Any) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
