@@ -198,6 +198,20 @@ def test_the_command_starts_and_stops_everything(tiny_artifact: Path) -> None:
     assert not [child for child in children if child.is_running()]
 
 
+def test_a_front_starts_with_less_than_60_mb(server: Supervisor) -> None:
+    for front in server.pids[1]:  # with Flight; the tiny tokenizer has some kilobytes
+        lines = Path(f"/proc/{front}/smaps_rollup").read_text().splitlines()
+        private = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+        assert 10e6 < private < 60e6
+
+
+def test_a_front_loads_no_runtime_and_no_arrow() -> None:
+    program = "import sys, fletcher.serve.fronts.child, fletcher.serve.fronts.front.process; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert "tokenizers" in modules
+    assert not {"onnxruntime", "openvino", "pyarrow", "onnx", "torch", "rich", "typer"} & set(modules)
+
+
 def test_models_change_through_the_admin_api_in_all_fronts(
     server: Supervisor, tiny_artifact: Path, expected: dict[str, np.ndarray[Any, Any]]
 ) -> None:
