@@ -35,6 +35,9 @@ WARM_SECONDS = 8.0
 #: Seconds within which a server is ready again. The machine of the tests is busy.
 READY_SECONDS = 60.0
 
+#: Seconds within which a front that hangs is killed: `Timing.hang`, or `Timing.front_start` if it was about to start.
+HANG_SECONDS = 180.0
+
 #: Descriptors and bytes that a process may hold in addition after the load: connections that close a moment later, and
 #: memory of the allocator.
 MORE_DESCRIPTORS, MORE_MEMORY = 12, 60 << 20
@@ -105,7 +108,7 @@ class Disturber:
         front = chance.choice(self._server.children("front"))
         with self._clients.ledger.window():
             os.kill(front, signal.SIGSTOP)
-            wait_until(lambda: front not in self._server.children("front"), READY_SECONDS)
+            wait_until(lambda: front not in self._server.children("front"), HANG_SECONDS)
             self._wait_until_whole()
 
     def swap(self, chance: random.Random) -> None:
@@ -141,21 +144,31 @@ class Disturber:
         os.kill(pid, signal.SIGCONT)
 
     def _wait_until_whole(self) -> None:
-        """Wait until all processes are there and the server is ready."""
-        seconds = wait_until(
-            lambda: len(self._server.children("front")) == 2 and _ready(self._server.port), READY_SECONDS
-        )
+        """Wait until the server is ready, and both fronts are connected to the engine process."""
+        seconds = wait_until(lambda: _ready(self._server.port) and _fronts(self._server.port) == 2, READY_SECONDS)
         self.log.append(f"ready after {seconds:.1f} s")
         time.sleep(1.0)  # what was open at that moment has failed by now
 
 
 def _ready(port: int) -> bool:
+    return _get(port, "/ready")[0] == 200
+
+
+def _fronts(port: int) -> int:
+    """Return the number of fronts that are connected to the engine process."""
+    lines = _get(port, "/metrics")[1].splitlines()
+    return next((int(float(line.split()[1])) for line in lines if line.startswith("fletcher_fronts ")), 0)
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    """Return status and body of a page; 0 if the connection ends."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/ready")
-        return connection.getresponse().status == 200
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
     except (OSError, http.client.HTTPException):
-        return False
+        return 0, ""
     finally:
         connection.close()
 
@@ -194,6 +207,8 @@ def test_a_server_under_load_survives_its_processes(tiny_artifact: Path, folder:
                             time.sleep(chance.uniform(0.5, 3.0))
             finally:
                 stop.set()
+                counts = {"requests": ledger.counts(), "disturbances": disturber.log}
+                sys.stdout.write(json.dumps(counts, indent=1) + "\n")
             for work in running:
                 work.result()
         time.sleep(3.0)
@@ -203,8 +218,6 @@ def test_a_server_under_load_survives_its_processes(tiny_artifact: Path, folder:
         orphans, errors = server.orphans(), server.errors()
     unexplained = ledger.unexplained()
     report = {
-        "requests": ledger.counts(),
-        "disturbances": disturber.log,
         "unexplained": [dataclasses.asdict(outcome) for outcome in unexplained[:20]],
         "windows": ledger.windows,
         "before": dataclasses.asdict(before),
