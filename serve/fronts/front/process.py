@@ -83,8 +83,14 @@ class _Front:
 
     def _make_engine(self, backend: Backend, metrics: Metrics) -> RemoteEngine:
         assert isinstance(backend, FrontBackend)  # `_open_backend` makes no others
-        limit = self._surroundings.limits.tokens
-        return RemoteEngine(backend, self._link, self._pool, metrics, max_request_tokens=limit)
+        return RemoteEngine(
+            backend,
+            self._link,
+            self._pool,
+            metrics,
+            max_queue_tokens=self._surroundings.options.queue_tokens,
+            max_request_tokens=self._surroundings.limits.tokens,
+        )
 
     def _receive(self, catalog: Catalog) -> None:
         """Take a catalog on another thread than the event loop's: it opens tokenizers."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fletcher.runtime.errors import DeadlineError, InputError, StoppingError
+from fletcher.runtime.errors import DeadlineError, InputError, OverloadedError, StoppingError
 from fletcher.runtime.inputs import TokenIds
 
 from ...engine.admission import price_of
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
-from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
+from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, MAX_QUEUE_TOKENS, check_tokens
 from ...engine.rows_request import RowsRequest
 from ...observe.metrics import Metrics
 from ..channel.link import EngineLink, RowsOf, Waiting
@@ -49,6 +49,7 @@ class RemoteEngine:
         tokenizers: Executor,
         metrics: Metrics,
         *,
+        max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_request_tokens: int | None = None,
     ) -> None:
         """Begin to take requests.
@@ -58,6 +59,8 @@ class RemoteEngine:
             link: connection to the engine process.
             tokenizers: threads that tokenize long requests.
             metrics: receives the counts.
+            max_queue_tokens: largest number of tokens, by estimate, of long requests that wait for a thread; above it
+                requests are rejected. A larger request is taken if no other waits.
             max_request_tokens: largest number of tokens of one request that the model computes; None means without limit.
         """
         self.backend: Backend = backend
@@ -66,8 +69,10 @@ class RemoteEngine:
         self._entry = backend.entry
         self._link = link
         self._tokenizers = tokenizers
+        self._max_queue_tokens = max_queue_tokens
         self._max_request_tokens = max_request_tokens
         self._open = 0
+        self._queued_tokens = 0
         self._changed = threading.Condition()
         for name, (text, value) in backend.metrics().counters.items():
             metrics.counted(f"fletcher_{name}", text, value)
@@ -98,7 +103,7 @@ class RemoteEngine:
             InputError: the inputs or the options cannot be used.
             DeadlineError: its deadline has passed.
             FailingError: the engine process cannot be reached.
-            OverloadedError: the engine process does not read what was sent to it.
+            OverloadedError: too many long requests wait here, or the engine process does not read what was sent to it.
             StoppingError: the front is stopping.
         """
         if isinstance(request, RowsRequest):
@@ -112,15 +117,17 @@ class RemoteEngine:
         deadline = request.terms.deadline
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineError("the request's deadline had passed when it came")
-        self._link.check()
+        long = price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS
+        try:
+            self._link.check()
+            self._take(price.tokens if long else 0)
+        except OverloadedError:
+            self.metrics.refused("overloaded")
+            raise
         future: Future[Any] = Future()
-        with self._changed:
-            if self.stopping:
-                raise StoppingError("the server is stopping: send the request to another one, or again later")
-            self._open += 1
         future.add_done_callback(self._close)
-        if price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS:
-            self._tokenizers.submit(self._prepare_on_thread, request, future, draft)
+        if long:
+            self._tokenizers.submit(self._prepare_on_thread, request, future, draft, price.tokens)
             return future
         try:
             self._prepare(request, future, draft)
@@ -130,7 +137,30 @@ class RemoteEngine:
             raise
         return future
 
-    def _prepare_on_thread(self, request: EmbedRequest, future: Future[Any], draft: RecordDraft | None) -> None:
+    def _take(self, queued_tokens: int) -> None:
+        """Count a request, and the tokens that wait for a thread.
+
+        Raises:
+            OverloadedError: too many wait.
+            StoppingError: the front is stopping.
+        """
+        with self._changed:
+            if self.stopping:
+                raise StoppingError("the server is stopping: send the request to another one, or again later")
+            waiting, most = self._queued_tokens, self._max_queue_tokens
+            if waiting and queued_tokens and waiting + queued_tokens > most:
+                raise OverloadedError(
+                    f"the server is overloaded: about {waiting} tokens wait for the tokenizer, of {most}. Retry after 1 s",
+                    1.0,
+                )
+            self._queued_tokens += queued_tokens
+            self._open += 1
+
+    def _prepare_on_thread(
+        self, request: EmbedRequest, future: Future[Any], draft: RecordDraft | None, queued_tokens: int
+    ) -> None:
+        with self._changed:
+            self._queued_tokens -= queued_tokens
         try:
             if not future.cancelled():
                 self._prepare(request, future, draft)

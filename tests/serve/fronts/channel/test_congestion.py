@@ -20,6 +20,7 @@ from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.fronts.channel import frames
 from fletcher.serve.fronts.channel.rows_server import RowsServer
 from fletcher.serve.fronts.channel.wire import PREFIX, Message, Rows, Values, decode_header, rows_frame, values_of
+from fletcher.serve.fronts.front.backend import FrontBackend
 from fletcher.serve.models.spec import ModelSpec
 
 from .pair import Front, open_engine, open_front
@@ -223,3 +224,36 @@ def test_a_front_without_an_engine_refuses_by_another_error(path: Path) -> None:
 def _ask(front: Front, count: int) -> Any:
     texts = tuple(f"a text of many words {number}" for number in range(count))
     return front.models.submit_blocking("tiny", EmbedRequest(Texts(texts)))[1]
+
+
+def test_a_front_whose_tokenizer_is_behind_refuses_long_requests(
+    engine: RowsServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    prepare = FrontBackend.prepare
+
+    def slowly(self: FrontBackend, inputs: Any, *arguments: Any) -> Any:
+        assert len(inputs.texts) == 1 or release.wait(SECONDS)
+        return prepare(self, inputs, *arguments)
+
+    monkeypatch.setattr(FrontBackend, "prepare", slowly)
+    with open_front(path, max_queue_tokens=50_000) as front:
+        front.wait_for_catalog()
+        largest = _ask(front, 6000)  # more than the limit, and nothing waits
+        futures = []
+        with pytest.raises(
+            OverloadedError, match=r"tokens wait for the tokenizer, of 50000\. Retry after 1 s"
+        ) as caught:
+            for _ in range(100):
+                futures.append(_ask(front, 500))
+        assert caught.value.retry_after == 1.0
+        # About 500 * (30 / 2 + 4) tokens each; two threads have taken one each out of the queue.
+        assert 4 <= len(futures) <= 8
+        assert len(_ask(front, 1).result(SECONDS)) == 1  # a short request is tokenized at once
+        page = front.models.metrics.exposition().decode()
+        assert 'fletcher_admission_refused_total{reason="overloaded"} 1.0' in page
+        release.set()
+        assert len(largest.result(SECONDS)) == 6000
+        for future in futures:
+            assert len(future.result(SECONDS)) == 500
+        assert len(_ask(front, 500).result(SECONDS)) == 500
