@@ -217,7 +217,9 @@ def test_a_server_under_load_survives_its_processes(tiny_artifact: Path, folder:
         assert server.supervisor.wait(READY_SECONDS) == 0
         orphans, errors = server.orphans(), server.errors()
     unexplained = ledger.unexplained()
+    unexpected = [line for line in errors if (line["message"], line.get("error")) not in EXPECTED_ERRORS]
     report = {
+        "unexpected_errors": unexpected[:5],
         "unexplained": [dataclasses.asdict(outcome) for outcome in unexplained[:20]],
         "windows": ledger.windows,
         "before": dataclasses.asdict(before),
@@ -233,5 +235,5 @@ def test_a_server_under_load_survives_its_processes(tiny_artifact: Path, folder:
         assert count <= before.descriptors[name] + MORE_DESCRIPTORS, name
         assert after.memory[name] <= before.memory[name] + MORE_MEMORY, name
     assert not orphans
-    assert not [line for line in errors if (line["message"], line.get("error")) not in EXPECTED_ERRORS]
+    assert not unexpected, unexpected[:2]
     assert not list(folder.glob("fletcher-*"))
