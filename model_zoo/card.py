@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import msgspec
 
 __all__ = [
     "INPUT_TYPES",
+    "INPUT_TYPE_SYNONYMS",
     "RAW",
     "SIMILARITIES",
     "LateInteraction",
@@ -32,6 +34,19 @@ SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 
 #: Input types of every model; if a model has no prompt for one, the text stays as it is.
 INPUT_TYPES = ("query", "document", "clustering", "classification")
+
+#: Names of input types in Cohere's API, of Jina's tasks, and in NVIDIA NIM's API. A prompt of the card with such a name has
+#: precedence.
+INPUT_TYPE_SYNONYMS: Mapping[str, str] = MappingProxyType(
+    {
+        "search_query": "query",
+        "search_document": "document",
+        "retrieval.query": "query",
+        "retrieval.passage": "document",
+        "passage": "document",
+        "separation": "clustering",
+    }
+)
 
 #: Input type that never adds a prompt.
 RAW = "raw"

@@ -89,7 +89,13 @@ class DeviceLostError(ProviderError):
 
 
 class InputError(FletcherError):
-    """Texts, token ids, files or options cannot be used."""
+    """Texts, token ids, files or options cannot be used.
+
+    Attributes:
+        field: name of the field or option that cannot be used; None if the error does not name one.
+    """
+
+    field: str | None = None
 
 
 class OptionError(InputError):
@@ -98,6 +104,8 @@ class OptionError(InputError):
     Attributes:
         field: name of the option.
     """
+
+    field: str
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)

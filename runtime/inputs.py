@@ -36,22 +36,30 @@ class TokenIds(msgspec.Struct, frozen=True, tag="token_ids"):
     """Texts that the caller has tokenized.
 
     Attributes:
-        rows: token ids of each text, special tokens included. No prompt is added, and they are never split.
+        rows: token ids of each text. No prompt is added, and they are never split.
+        special_tokens: whether each row has the special tokens that the model's tokenizer puts around a text. A row without
+            them is refused, because it may be another tokenizer's. If False, they are added.
     """
 
     rows: Sequence[Sequence[int]]
+    special_tokens: bool = True
 
 
 class Pairs(msgspec.Struct, frozen=True, tag="pairs"):
-    """One query with documents, for models that score pairs of texts.
+    """Queries with documents, for models that score pairs of texts.
 
     Attributes:
-        query: the first text of every pair.
+        query: the first text of every pair, or the first text of each pair.
         documents: the second text of each pair. Each document becomes one row of the answer.
     """
 
-    query: str
+    query: str | tuple[str, ...]
     documents: tuple[str, ...]
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """Return the first text of each pair."""
+        return (self.query,) * len(self.documents) if isinstance(self.query, str) else self.query
 
 
 Inputs = Texts | TokenIds | Pairs

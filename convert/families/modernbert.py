@@ -50,6 +50,8 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
     """
     config, file = Config(checkpoint), checkpoint.folder / "config.json"
+    if config.value("classifier_dropout", 0.0) is None:
+        raise config.refusal("classifier_dropout is null, and transformers needs a number: correct it in a copy")
     hidden = config.integer("hidden_size")
     intermediate = config.integer("intermediate_size")
     heads = config.integer("num_attention_heads")

@@ -61,6 +61,7 @@ class _Shape:
     positions: int
     types: int
     gated: bool
+    original: bool
 
 
 def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
@@ -74,7 +75,8 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
     """
     shape = _read_shape(checkpoint)
     hidden, epsilon = shape.layer.hidden, shape.layer.epsilon
-    tensors = TensorReader(checkpoint, prefixes=("nomic_bert.", "bert."))
+    # The original's models with a head have the prefix `bert.`, which the class of transformers does not read.
+    tensors = TensorReader(checkpoint, prefixes=("nomic_bert.", "bert.") if shape.original else ("nomic_bert.",))
     original = tensors.has("emb_ln.weight")
     token_type = None
     if shape.types:
@@ -90,6 +92,14 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
     tensors.ignore("pooler.", "cls.", "classifier.")
     tensors.finish()
     return Architecture("nomic_bert", hidden, embedding, layers, max_positions=shape.positions)
+
+
+def _epsilon(config: Config, file: Path, original: bool) -> float:
+    """Return the epsilon of the norms, which has another name and default in the original's files."""
+    names = ("layer_norm_epsilon", "layer_norm_eps") if original else ("layer_norm_eps", "layer_norm_epsilon")
+    given = agreed(config, file, *names)
+    name = next((name for name in names if given is not None and config.value(name) is not None), names[0])
+    return config.number(name, 1e-5 if original else 1e-12)
 
 
 def _read_shape(checkpoint: Checkpoint) -> _Shape:
@@ -113,7 +123,7 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
         hidden=hidden,
         intermediate=intermediate,
         heads=heads,
-        epsilon=agreed(config, file, "layer_norm_epsilon", "layer_norm_eps", default=1e-5 if original else 1e-12),
+        epsilon=_epsilon(config, file, original),
         activation=activation,
         rotary=_rotary(config, file, size, original),
         attention_bias=switch(config, file, "qkv_proj_bias", original),
@@ -127,9 +137,14 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
         positions=positions,
         types=config.count("type_vocab_size", 2),
         gated=gated,
+        original=original,
     )
     for key in ("causal", "parallel_block", "parallel_block_tied_norm", "prenorm", "rotary_head_dim", "use_rms_norm"):
         config.must_be(key, False, None)
+    if not original and isinstance(config.value("classifier_dropout"), int):
+        raise config.refusal(
+            "classifier_dropout is an integer, and transformers needs a float or null: correct it in a copy"
+        )
     config.must_be("num_heads_kv", None, heads)
     config.must_be("norm_mlp", False, None)
     config.must_be("num_experts", 0, None)

@@ -249,11 +249,18 @@ def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requ
     own, origin = table, "config.json"
     if transformer is not None and transformer.max_seq_length is not None:
         own, origin = transformer.max_seq_length, "sentence_bert_config.json"
+        if own < 1:
+            raise CardError(f"{folder / origin}: max_seq_length is {own}, where a positive integer was expected")
     else:
         length = read_tokenizer_settings(folder).model_max_length
         # transformers writes 1e30 for "no limit".
         if length is not None and length < min(1e9, table or 1e9):
-            own, origin = int(length), "tokenizer_config.json"
+            if isinstance(length, float) or length < 1:
+                raise CardError(
+                    f"{folder / 'tokenizer_config.json'}: model_max_length is {length}, and a tokenizer truncates to a "
+                    "positive integer: correct it in a copy, or choose a length with --max-tokens and remove the key"
+                )
+            own, origin = length, "tokenizer_config.json"
     limits += [own] if own is not None else []
     if requested is None:
         if not limits:

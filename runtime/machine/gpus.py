@@ -19,9 +19,9 @@ CUDA_NEEDED = (13, 0)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-#: Number of batches in progress on a GPU: one computes, while the inputs of another are prepared and copied, and the vectors
-#: of a third are copied back.
-SLOTS = 3
+#: Number of batches in progress on a GPU: one computes, while the inputs of others are prepared and copied, and the vectors
+#: of another are copied back. With three, a server of MiniLM on one H200 had 0.95 of this throughput at 256 texts a request.
+SLOTS = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ from typing import Annotated, ClassVar, Literal, TypedDict, get_args
 
 from msgspec import Meta
 
-from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
+from fletcher.model_zoo.card import INPUT_TYPE_SYNONYMS, INPUT_TYPES, RAW, ModelCard
 
 from ..errors import OptionError
 from .struct import Options
 
 __all__ = [
+    "DEFAULT_INPUT_TYPE",
     "DTYPES",
     "OVERFLOWS",
     "DType",
@@ -37,6 +38,7 @@ InputType = Annotated[
     Meta(
         description="Purpose of the texts, which selects the model's prompt: `query`, `document`, `clustering`, "
         "`classification`, another prompt of the model's card, or `raw` for no prompt. Token ids get no prompt. "
+        "`search_query`, `search_document`, `retrieval.query`, `retrieval.passage` and `passage` are understood as well. "
         "Default: document."
     ),
 ]
@@ -56,6 +58,7 @@ Normalize = Annotated[
     Meta(description="Scale vectors to length 1. Default: as the model's authors publish them."),
 ]
 
+#: Input type of a request that names none.
 DEFAULT_INPUT_TYPE = "document"
 
 #: Fields of `EmbedOptions.identity`, in their order in that text.
@@ -140,13 +143,22 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
         Raises:
             OptionError: neither Fletcher nor the card defines the input type.
         """
+        purpose = self.purpose(card)
+        return "" if purpose == RAW else card.prompts.get(purpose, "")
+
+    def purpose(self, card: ModelCard) -> str:
+        """Return the name of the input type in the card or in Fletcher; `raw` if no prompt is wanted.
+
+        Raises:
+            OptionError: neither Fletcher nor the card defines the input type.
+        """
         input_type = DEFAULT_INPUT_TYPE if self.input_type is None else self.input_type
-        if input_type == RAW:
-            return ""
-        if input_type not in card.prompts and input_type not in INPUT_TYPES:
+        if input_type in card.prompts or input_type in INPUT_TYPES or input_type == RAW:
+            return input_type
+        if (meant := INPUT_TYPE_SYNONYMS.get(input_type)) is None:
             available = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
             raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
-        return card.prompts.get(input_type, "")
+        return meant
 
     def check(self, card: ModelCard, *, late: bool) -> None:
         """Raise an error if the model does not have one of these options, before anything is computed.

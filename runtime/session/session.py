@@ -23,8 +23,8 @@ class Session(Protocol):
     Attributes:
         provider: title of the provider that runs the graph (`Provider.title`); several titles are joined by ` + `.
         devices: number of devices that compute batches.
-        small_tokens: largest number of tokens of a batch that takes about as long as one text, because launches dominate; 0 if
-            a batch takes longer with every text. Two small batches at the same time delay one another.
+        small_tokens: largest number of tokens of a batch that takes about as long as one text, because launches dominate; 0
+            if a batch takes longer with every text. Two small batches at the same time delay one another.
         fallback: reason why another provider runs than the requested one; None if the requested one runs.
     """
 

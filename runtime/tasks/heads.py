@@ -36,10 +36,10 @@ DENSE_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores that a reranker gives to pairs of a query and a document.
+    """Scores that a reranker or a classifier gives to pairs of texts, or to texts.
 
     Attributes:
-        scores: scores in the order of the documents, float32, (n, labels); the card names the labels.
+        scores: scores in the order of the pairs or texts, float32, (n, labels); the card names the labels.
         tokens: number of tokens of each pair that the model processed, special tokens included, int64, (n,).
         dropped: number of tokens that truncation cut from each pair, int32, (n,).
     """
@@ -102,7 +102,7 @@ def prepare_head(
     Args:
         tokenizer: the model's tokenizer.
         card: the model's card.
-        inputs: pairs for `scores`, else texts.
+        inputs: pairs, or single texts of a classifier, for `scores`, else texts.
         options: options of embedding, of which input type and overflow are used. For pairs, overflow is `truncate` or
             `refuse`.
         output: `scores`, `sparse` or `token_vectors`. An embedder's token vectors are the states of its tokens.
@@ -118,12 +118,12 @@ def prepare_head(
     if isinstance(inputs, Pairs):
         require_output(card, "scores")
         return _prepare_scores(tokenizer, card, inputs, options)
-    if not isinstance(inputs, Texts) or output == "scores":
-        raise InputError(
-            "scores need pairs of texts: give a query and documents"
-            if output == "scores"
-            else f"token ids give vectors only, not {output.replace('_', ' ')}: send texts"
-        )
+    if not isinstance(inputs, Texts):
+        raise InputError(f"token ids give vectors only, not {output.replace('_', ' ')}: send texts")
+    if output == "scores":
+        require_output(card, "scores")
+        encodings = tokenize(tokenizer, card, inputs.texts, options)
+        return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
     if output == "sparse":
         require_output(card, "sparse")
         return _prepare_sparse(tokenizer, card, inputs.texts, options)
@@ -137,7 +137,7 @@ def prepare_head(
 
 def _prepare_scores(tokenizer: Tokenizer, card: ModelCard, pairs: Pairs, options: EmbedOptions) -> Task:
     """Return the task of a reranker, which gives `Scores`."""
-    encodings = tokenizer.encode_pairs([pairs.query] * len(pairs.documents), pairs.documents)
+    encodings = tokenizer.encode_pairs(pairs.queries, pairs.documents)
     if options.overflow == "refuse":
         refuse_long(encodings, card)
     return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
@@ -197,7 +197,7 @@ def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
     Queries (input type `query`) are extended with filler tokens, and skipped tokens are left out, according to the card.
     """
     late = card.late_interaction or _default_late_interaction(card)
-    role = "query" if options.input_type == "query" else "document"
+    role = "query" if options.purpose(card) == "query" else "document"
     encodings = prepare_late(tokenize(tokenizer, card, texts, options), tokenizer, late, role)
     if options.overflow == "refuse":
         refuse_long(encodings, card)

@@ -17,6 +17,7 @@ from fletcher.runtime.options.load import LoadOptions
 from ..models.heap import few_arenas
 from ..models.spec import SERVER_CACHE, ModelSpec, read_specs
 from ..server_options import ServerOptions
+from ..signals import end_process, ignore_stop_signals
 from .options import require_packages, serve_packages
 
 if TYPE_CHECKING:
@@ -46,9 +47,17 @@ def serve(
             help="Seconds without a request after which a model's memory is released. Default: never.",
         ),
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--alias",
+            metavar="NAME",
+            help="Other name of the model, if there is only one; repeat it for several.",
+        ),
+    ] = None,
     load: LoadOptions = LoadOptions(cache=SERVER_CACHE),
 ) -> None:
-    """Serve artifacts over HTTP (APIs of OpenAI, TEI and Cohere) and Arrow Flight until SIGTERM or Ctrl+C.
+    """Serve artifacts over HTTP (APIs of OpenAI, TEI, Cohere and others) and Arrow Flight until SIGTERM or Ctrl+C.
 
     Requests that were admitted before the signal are answered. With --json, the addresses are one line of JSON on stdout.
     After SIGHUP, the server reads the API keys and the [[models]] of the TOML file again.
@@ -61,12 +70,13 @@ def serve(
 
     config, name = ctx.obj.config, options.name
     from_folders = [
-        ModelSpec.of(load, path=str(directory), name=name or "", idle_seconds=idle_seconds)
+        ModelSpec.of(load, path=str(directory), name=name or "", aliases=tuple(alias or ()), idle_seconds=idle_seconds)
         for directory in directories or []
     ]
-    if name and len(from_folders) != 1:
+    if (name or alias) and len(from_folders) != 1:
         raise InputError(
-            f"--name is for one folder, and there are {len(from_folders)}: name them in [[models]] of a TOML file"
+            f"{'--name' if name else '--alias'} is for one folder, and there are {len(from_folders)}: name them in "
+            "[[models]] of a TOML file"
         )
 
     def all_specs() -> list[ModelSpec]:
@@ -93,10 +103,12 @@ def serve(
     if not specs:
         raise InputError("there is no model to serve: name a folder, or put [[models]] into the file of --config")
     if options.front_count:
-        require_packages("fletcher-serve run", "httptools", "prometheus_client", "uvicorn", "uvloop")
+        require_packages(
+            "fletcher-serve run", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop", "zstandard"
+        )
         from ..fronts.supervisor import run_supervisor
 
-        run_supervisor(
+        drained = run_supervisor(
             specs,
             options,
             reread=all_specs,
@@ -107,9 +119,12 @@ def serve(
             from ..models.served import served_models
             from ..server import run_server
 
-        run_server(
+        drained = run_server(
             specs,
             options,
             reread=all_specs,
             on_listening=lambda server: announce(server.addresses, served_models(server.models)),
         )
+    ignore_stop_signals()
+    if not drained:
+        end_process(0)

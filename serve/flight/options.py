@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from fletcher.model_zoo.decode import decode_json
-
 from ..arrow.options import ArrowOptions
 from ..errors import FieldError
+from ..json_bodies import decode
 from ..models.registry import Models
 
 __all__ = ["read_options", "read_ticket"]
@@ -17,6 +16,10 @@ class _Ticket(ArrowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A `DoGet` ticket."""
 
     texts: list[str]
+
+
+_options = msgspec.json.Decoder(ArrowOptions)
+_ticket = msgspec.json.Decoder(_Ticket)
 
 
 def read_ticket(data: bytes, models: Models) -> tuple[list[str], ArrowOptions]:
@@ -33,10 +36,10 @@ def read_ticket(data: bytes, models: Models) -> tuple[list[str], ArrowOptions]:
         InputError, UnknownModelError: as for `read_options`.
     """
     try:
-        ticket = decode_json(data, _Ticket)
-    except msgspec.DecodeError as error:
+        ticket = decode(_ticket, data)
+    except FieldError as error:
         raise FieldError(
-            f'the ticket cannot be used: {error}. It must be JSON such as {{"texts": ["a text"]}}', None
+            f'the ticket cannot be used: {error}. It must be JSON such as {{"texts": ["a text"]}}', error.field
         ) from None
     check_options(ticket, models)
     return ticket.texts, ticket
@@ -54,10 +57,10 @@ def read_options(data: bytes, models: Models) -> ArrowOptions:
         UnknownModelError: the server has no model of that name.
     """
     try:
-        options = decode_json(data, ArrowOptions)
-    except msgspec.DecodeError as error:
+        options = decode(_options, data)
+    except FieldError as error:
         raise FieldError(
-            f'the options cannot be used: {error}. They must be JSON such as {{"column": "text"}}', None
+            f'the options cannot be used: {error}. They must be JSON such as {{"column": "text"}}', error.field
         ) from None
     check_options(options, models)
     return options

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,19 +22,22 @@ import msgspec
 from fletcher.runtime.errors import DeadlineError, FletcherError
 
 from ..access.gate import Gate
+from ..access.proxies import FORWARDING
 from ..engine.terms import Priority, Terms
 from ..errors import MethodError, UnauthorizedError, UnknownRouteError
 from ..models.registry import Models
+from ..models.spaces import read_spaces
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
+from ..request_headers import PLAIN_ID, PRIORITY, REQUEST_ID, read_on_truncate, read_priority, read_timeout
 from ..statuses import retry_after
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
+from .coding.answers import shrink
 from .errors import OPENAI, ErrorShape
 from .openapi import openapi_document
-from .route import Route
+from .route import Route, RouteTable
 from .routes import http_routes
 
 if TYPE_CHECKING:
@@ -46,6 +50,13 @@ __all__ = ["HttpApp"]
 logger = logging.getLogger("fletcher.serve.http")
 
 ID_HEADER = REQUEST_ID.encode()
+PRIORITY_HEADER = PRIORITY.encode()
+
+#: Header with the number of texts that truncation has cut; it is absent if none was cut.
+TRUNCATED = b"x-truncated"
+
+#: Headers of requests that a page of a website or a proxy has sent.
+INDIRECT = frozenset({b"origin", *FORWARDING})
 
 #: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
@@ -63,6 +74,7 @@ class HttpApp:
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
+        root_path: str = "",
     ) -> None:
         """Build the application.
 
@@ -73,6 +85,7 @@ class HttpApp:
             longbow: destination of `/v1/ingest`; None rejects such requests.
             tracing: begins and ends spans; None disables traces.
             consumers: functions that receive the record of every request, in addition to metrics, log and traces.
+            root_path: prefix of the paths under which clients reach the server, for the OpenAPI document.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate
@@ -84,12 +97,10 @@ class HttpApp:
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
         routes = [*http_routes(longbow), Route("GET", "/openapi.json", self._schema, access="open")]
-        self._openapi = msgspec.json.encode(openapi_document(routes, self._limits, keys=self._gate.keys is not None))
-        self._routes: dict[str, dict[str, Route]] = {}
-        self._prefixes: dict[str, dict[str, Route]] = {}
-        for route in routes:
-            fixed, brace, _ = route.path.partition("{")
-            (self._prefixes if brace else self._routes).setdefault(fixed, {})[route.method] = route
+        self._openapi = msgspec.json.encode(
+            openapi_document(routes, self._limits, keys=self._gate.keys is not None, root_path=root_path)
+        )
+        self._routes = RouteTable(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or the lifespan events of ASGI.
@@ -108,8 +119,7 @@ class HttpApp:
         if request_id is None or not PLAIN_ID.fullmatch(request_id):
             request_id = b"%s%x" % (self._id_prefix, next(self._ids))
         path = scope["path"]
-        exact = self._routes.get(path)
-        name, methods = self._find_prefix(path) if exact is None else (path, exact)
+        name, methods = self._routes.fixed.get(path) or self._routes.find(path)
         shape = next(iter(methods.values())).shape if methods else OPENAI
         draft = RecordDraft(door="http", id=request_id.decode(), route=name)
         with self._requests.wrap(draft):
@@ -118,6 +128,8 @@ class HttpApp:
                     draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
                 route, call = self._open(scope, headers, receive, methods, draft)
                 response = await route.handler(call)
+                if draft.truncated and call.on_truncate != "allow":
+                    response = _report_truncated(response, draft)
             except FletcherError as error:
                 response = self._refuse(error, draft, shape)
             except ClientLeftError:
@@ -130,14 +142,11 @@ class HttpApp:
                     draft,
                     shape,
                 )
+            if (accept := headers.get(b"accept-encoding")) is not None:
+                shrunk = await shrink(response.body, response.density, accept, self._limits.compress_bytes)
+                if shrunk is not None:
+                    response = replace(response, body=shrunk[0], headers=(*response.headers, *shrunk[1]))
             await _send(response, draft, send)
-
-    def _find_prefix(self, path: str) -> tuple[str, Mapping[str, Route]]:
-        """Return the route's path, such as `/v1/models/{id}`, and its methods; `unknown` and none if it does not exist."""
-        for prefix, methods in self._prefixes.items():
-            if path.startswith(prefix) and len(path) > len(prefix):
-                return next(iter(methods.values())).path, methods
-        return "unknown", {}
 
     def _open(
         self,
@@ -163,24 +172,29 @@ class HttpApp:
             if methods:
                 raise MethodError(f"{scope['path']} does not support {method}: use {', '.join(methods)}", [*methods])
             raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
-        priority: Priority = "normal"
+        priority: Priority | None = None
+        on_truncate = self._limits.on_truncate
+        if (value := headers.get(b"x-on-truncate")) is not None:
+            on_truncate = read_on_truncate(value)
         timeout = deadline = None
-        if (value := headers.get(b"x-priority")) is not None:
+        if (value := headers.get(PRIORITY_HEADER)) is not None:
             priority = read_priority(value)
         if (value := headers.get(b"x-request-timeout")) is not None:
             timeout = read_timeout(value)
             deadline = time.monotonic() + timeout
+        spaces: tuple[str, ...] = ()
+        if (value := headers.get(b"if-space")) is not None:
+            spaces = read_spaces(value)
         key = ""
         if route.access == "admin" or (route.access == "key" and self._gate.keys is not None):
-            authorization = headers.get(b"authorization")
             key = self._gate.enter(
                 route.access,
-                None if authorization is None else authorization.decode("latin-1"),
+                _credentials(headers),
                 peer=peer[0] if peer else None,
-                browser=b"origin" in headers,
+                indirect=not INDIRECT.isdisjoint(headers),
             )
             draft.client = key or draft.client
-        terms = Terms(priority, draft.client, deadline)
+        terms = Terms(priority or "normal", draft.client, deadline, spaces=spaces)
         assert self._bridge is not None
         call = Call(
             scope=scope,
@@ -192,7 +206,9 @@ class HttpApp:
             bodies=self._bodies,
             client=key,
             timeout=timeout,
+            priority=priority,
             terms=terms,
+            on_truncate=on_truncate,
             draft=draft,
         )
         return route, call
@@ -242,9 +258,28 @@ class HttpApp:
         return Response(200, self._openapi)
 
 
+def _report_truncated(response: Response, draft: RecordDraft) -> Response:
+    """Log that texts were cut, and return the answer with the header that says so."""
+    fields = {"request_id": draft.id, "model": draft.model, "texts": draft.truncated}
+    logger.info("texts were truncated", extra={"fields": fields | trace_fields(draft.trace)})
+    return replace(response, headers=(*response.headers, (TRUNCATED, b"%d" % draft.truncated)))
+
+
+def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
+    """Return the bearer token of a request in the form of `Authorization`, or None. Azure's clients send `api-key`."""
+    if (authorization := headers.get(b"authorization")) is not None:
+        return authorization.decode("latin-1")
+    key = headers.get(b"api-key") or headers.get(b"x-api-key")
+    return None if key is None else f"Bearer {key.decode('latin-1')}"
+
+
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
     """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
     headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
+    if draft.chosen:
+        headers.append((PRIORITY_HEADER, draft.chosen.encode()))
+    if draft.space and response.status == 200:
+        headers.append((b"x-space", draft.space.encode()))
     body = response.body
     if isinstance(body, bytes):
         headers.append((b"content-length", b"%d" % len(body)))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fletcher.runtime.errors import FletcherError, OptionError
+from fletcher.runtime.errors import FletcherError, InputError
 
-from ..errors import FieldError, UnknownModelError
+from ..errors import UnknownModelError
 from ..statuses import public_message, status_of
 
 __all__ = ["OPENAI", "ErrorBody", "ErrorDetail", "ErrorShape", "field_of", "http_status"]
@@ -47,9 +47,9 @@ class ErrorShape:
 
 def field_of(error: FletcherError) -> str | None:
     """Return the field that an error names, or None."""
-    if isinstance(error, FieldError | OptionError):
-        return error.field
-    return "model" if isinstance(error, UnknownModelError) else None
+    if isinstance(error, UnknownModelError):
+        return "model"
+    return error.field if isinstance(error, InputError) else None
 
 
 def http_status(error: FletcherError) -> int:

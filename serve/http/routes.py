@@ -8,9 +8,12 @@ from .apis.admin import admin_routes
 from .apis.cbor import encode_routes
 from .apis.cohere.routes import cohere_routes
 from .apis.longbow import longbow_routes
+from .apis.ollama.routes import ollama_routes
 from .apis.openai.routes import openai_routes
 from .apis.service import service_routes
+from .apis.space import space_routes
 from .apis.tei.routes import tei_routes
+from .apis.vllm.routes import vllm_routes
 from .route import Route
 
 if TYPE_CHECKING:
@@ -21,7 +24,14 @@ __all__ = ["computing_routes", "http_routes"]
 
 def computing_routes() -> list[Route]:
     """Return the routes of the APIs that give vectors, scores or tokens."""
-    return [*openai_routes(), *tei_routes(), *cohere_routes(), *encode_routes()]
+    return [
+        *openai_routes(),
+        *tei_routes(),
+        *cohere_routes(),
+        *vllm_routes(),
+        *ollama_routes(),
+        *encode_routes(),
+    ]
 
 
 def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
@@ -30,4 +40,4 @@ def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
     Args:
         longbow: destination of `/v1/ingest`; None rejects such requests.
     """
-    return [*computing_routes(), *longbow_routes(longbow), *admin_routes(), *service_routes()]
+    return [*computing_routes(), *longbow_routes(longbow), *space_routes(), *admin_routes(), *service_routes()]

@@ -19,12 +19,13 @@ def loading(spec: ModelSpec, fields: Collection[str]) -> Change:
 
     Args:
         spec: specification of the version, with its name.
-        fields: names of the fields that the operator set; a replaced version keeps its other fields.
+        fields: names of the fields that the operator set; null means the default. A replaced version keeps its other fields.
+            Names of unknown fields, which must be null, are left out.
     """
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
         if any(old.key == spec.key for old in specs):
-            changes = {name: getattr(spec, name) for name in fields}
+            changes = {name: getattr(spec, name) for name in fields if name in spec.__struct_fields__}
             return [msgspec.structs.replace(old, **changes) if old.key == spec.key else old for old in specs]
         return [*specs, spec]
 

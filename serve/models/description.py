@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output, Similarity
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.model_info import ModelInfo
+from fletcher.runtime.space.bounds import Bounds
 
 __all__ = ["ModelDescription"]
+
+#: Prefix of the sources of a card that are ids on the HuggingFace Hub.
+HUB = "hf:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class ModelDescription:
         canary: origin of the canary: `verified`, `published` or `self-made`.
         proof: the same in words.
         similarity: function that the model's authors compare its vectors with; None if they name none.
+        space: identifier of the space of its vectors.
+        bounds: how far two vectors of the space may differ; None if nothing states it.
     """
 
     name: str
@@ -54,6 +60,8 @@ class ModelDescription:
     canary: Proof = "self-made"
     proof: str = ""
     similarity: Similarity | None = None
+    space: str = ""
+    bounds: Bounds | None = None
 
     @classmethod
     def of(
@@ -64,13 +72,14 @@ class ModelDescription:
         Args:
             info: the model.
             name: name of the model. Default: the name of its card.
-            aliases: other names, in addition to those of the card.
+            aliases: other names, in addition to those of the card and its ids on the hub.
             version: label of this version.
         """
         card = info.card
+        hub_ids = [source.removeprefix(HUB) for source in card.sources if source.startswith(HUB)]
         return cls(
             name=name or card.name,
-            names=frozenset([name or card.name, card.name, *card.aliases, *aliases]),
+            names=frozenset([name or card.name, card.name, *card.aliases, *hub_ids, *aliases]),
             dimension=info.dimension,
             dimensions=tuple(dict.fromkeys([info.dimension, *card.matryoshka])),
             max_tokens=info.max_tokens,
@@ -86,4 +95,6 @@ class ModelDescription:
             canary=info.canary,
             proof=info.proof,
             similarity=card.similarity or None,
+            space=info.space.id,
+            bounds=info.bounds,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ HARMLESS = frozenset(
     }
 )
 
-_NUMBERS = ("attention_probs_dropout_prob", "hidden_dropout_prob", "initializer_range")
+_NUMBERS = re.compile(r"(^|_)dropout(_prob)?$|^initializer_range$")
 _FLAGS = ("output_attentions", "output_hidden_states", "return_dict", "tie_word_embeddings", "use_cache")
 _DTYPES = (None, "bfloat16", "float16", "float32", "float64")
 
@@ -107,7 +108,7 @@ def check_types(file: Path, config: Mapping[str, Any]) -> None:
         CheckpointError: a value has another type.
     """
     expected = {
-        **dict.fromkeys(_NUMBERS, ("a number", _is_number)),
+        **dict.fromkeys(filter(_NUMBERS.search, config), ("a number", _is_number)),
         "classifier_dropout": ("a number or null", lambda value: value is None or _is_number(value)),
         "classifier_activation": ("the name of a function", lambda value: isinstance(value, str)),
         "bos_token_id": ("a token id or null", lambda value: value is None or _is_id(value)),

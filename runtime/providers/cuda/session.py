@@ -1,9 +1,9 @@
 """`CudaSession`: packed batches on one GPU, several at the same time, small ones as captured CUDA graphs.
 
 All other batches run on one stream: copy of the inputs, graph, copy of the output. Their threads wait for an event behind the
-output. So the GPU begins a batch when it ends the one before, the host prepares the next one meanwhile, and waiting threads do
-not use the processor. With a stream for each batch, and ONNX Runtime waiting for it, three batches of 1,000 texts at a time of
-MiniLM in fp16 ran at 0.95 of this speed on one H200, and a server with them at 0.83 (one run each).
+output. So the GPU begins a batch when it ends the one before, the host prepares the next one meanwhile, and threads that wait
+do not use the processor. A stream for each batch, for which ONNX Runtime waits, gave 0.95 of this speed with three batches of
+1,000 texts at a time of MiniLM in fp16 on one H200.
 """
 
 from __future__ import annotations
@@ -196,9 +196,7 @@ class CudaSession(Session):
 class _Slot:
     """`_Slot`: buffers, binding and event of one batch in progress."""
 
-    def __init__(
-        self, session: Any, stream: Stream, launching: threading.Lock, driver: CudaDriver, index: int
-    ) -> None:
+    def __init__(self, session: Any, stream: Stream, launching: threading.Lock, driver: CudaDriver, index: int) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._options = run_options()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,14 @@ import numpy as np
 from fletcher.runtime.errors import DeadlineError, InputError, OverloadedError, StoppingError
 from fletcher.runtime.inputs import TokenIds
 
-from ...engine.admission import price_of
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
 from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, MAX_QUEUE_TOKENS, check_tokens
+from ...engine.fairness.shares import Shares
+from ...engine.fairness.turn_pool import TurnPool
+from ...engine.price import price_of
 from ...engine.rows_request import RowsRequest
+from ...engine.terms import Flow, Terms
 from ...observe.metrics import Metrics
 from ..channel.link import EngineLink, RowsOf, Waiting
 from .backend import FrontBackend
@@ -46,7 +49,7 @@ class RemoteEngine:
         self,
         backend: FrontBackend,
         link: EngineLink,
-        tokenizers: Executor,
+        tokenizers: TurnPool,
         metrics: Metrics,
         *,
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
@@ -59,8 +62,8 @@ class RemoteEngine:
             link: connection to the engine process.
             tokenizers: threads that tokenize long requests.
             metrics: receives the counts.
-            max_queue_tokens: largest number of tokens, by estimate, of long requests that wait for a thread; above it
-                requests are rejected. A larger request is taken if no other waits.
+            max_queue_tokens: largest number of tokens, by estimate, of long requests that wait for a thread; clients share
+                it by the rules of the engine's queue.
             max_request_tokens: largest number of tokens of one request that the model computes; None means without limit.
         """
         self.backend: Backend = backend
@@ -69,10 +72,9 @@ class RemoteEngine:
         self._entry = backend.entry
         self._link = link
         self._tokenizers = tokenizers
-        self._max_queue_tokens = max_queue_tokens
+        self._shares = Shares(max_queue_tokens, backend.info.token_budget)  # of long requests that wait for a thread
         self._max_request_tokens = max_request_tokens
         self._open = 0
-        self._queued_tokens = 0
         self._changed = threading.Condition()
         for name, (text, value) in backend.metrics().counters.items():
             metrics.counted(f"fletcher_{name}", text, value)
@@ -120,14 +122,21 @@ class RemoteEngine:
         long = price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS
         try:
             self._link.check()
-            self._take(price.tokens if long else 0)
+            flow = self._take(request.terms, price.tokens if long else 0)
         except OverloadedError:
             self.metrics.refused("overloaded")
             raise
         future: Future[Any] = Future()
         future.add_done_callback(self._close)
-        if long:
-            self._tokenizers.submit(self._prepare_on_thread, request, future, draft, price.tokens)
+        if flow is not None:
+
+            def prepare() -> None:
+                with self._changed:
+                    self._shares.charge(flow, price.tokens, 0)
+                    self._shares.leave(flow)
+                self._prepare_on_thread(request, future, draft)
+
+            self._tokenizers.submit(request.terms.client, prepare)
             return future
         try:
             self._prepare(request, future, draft)
@@ -137,30 +146,30 @@ class RemoteEngine:
             raise
         return future
 
-    def _take(self, queued_tokens: int) -> None:
+    def _take(self, terms: Terms, queued_tokens: int) -> Flow | None:
         """Count a request, and the tokens that wait for a thread.
+
+        Returns:
+            The flow of the waiting tokens; None if none wait.
 
         Raises:
             OverloadedError: too many wait.
             StoppingError: the front is stopping.
         """
+        flow = None
         with self._changed:
             if self.stopping:
                 raise StoppingError("the server is stopping: send the request to another one, or again later")
-            waiting, most = self._queued_tokens, self._max_queue_tokens
-            if waiting and queued_tokens and waiting + queued_tokens > most:
-                raise OverloadedError(
-                    f"the server is overloaded: about {waiting} tokens wait for the tokenizer, of {most}. Retry after 1 s",
-                    1.0,
-                )
-            self._queued_tokens += queued_tokens
+            if queued_tokens:
+                flow = self._shares.enter(terms)
+                if (reason := self._shares.refusal(flow, queued_tokens)) is not None:
+                    self._shares.leave(flow)
+                    raise OverloadedError(f"the server's tokenizer is overloaded: {reason}. Retry after 1 s", 1.0)
+                self._shares.charge(flow, 0, queued_tokens)
             self._open += 1
+        return flow
 
-    def _prepare_on_thread(
-        self, request: EmbedRequest, future: Future[Any], draft: RecordDraft | None, queued_tokens: int
-    ) -> None:
-        with self._changed:
-            self._queued_tokens -= queued_tokens
+    def _prepare_on_thread(self, request: EmbedRequest, future: Future[Any], draft: RecordDraft | None) -> None:
         try:
             if not future.cancelled():
                 self._prepare(request, future, draft)

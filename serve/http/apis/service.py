@@ -71,8 +71,8 @@ async def metrics(call: Call) -> Response:
 
 
 async def home(call: Call) -> Response:
-    """Redirect browsers to the documentation."""
-    return Response(307, b"", b"text/plain", ((b"location", b"/docs"),))
+    """Redirect browsers to the documentation. The address is relative, so that it stays below the prefix of a proxy."""
+    return Response(307, b"", b"text/plain", ((b"location", b"docs"),))
 
 
 def service_routes() -> list[Route]:
@@ -95,10 +95,8 @@ def service_routes() -> list[Route]:
         "metrics", "Return the metrics for Prometheus", answers={METRICS_TYPE.partition(";")[0]: {"type": "string"}}
     )
     return [
-        Route("GET", "/health", health, health_doc, access="open"),
-        Route("GET", "/healthz", health, access="open"),  # another name of `/health`
-        Route("GET", "/ready", ready, ready_doc, access="open"),
-        Route("GET", "/readyz", ready, access="open"),  # another name of `/ready`
+        Route("GET", "/health", health, health_doc, access="open", also=("/healthz", "/livez", "/ping")),
+        Route("GET", "/ready", ready, ready_doc, access="open", also=("/readyz",)),
         Route("GET", "/metrics", metrics, metrics_doc),
         Route("GET", "/docs", docs, access="open"),
         Route("GET", "/", home, access="open"),

@@ -17,6 +17,16 @@ __all__ = ["LEAK", "FlightMessage", "mutate", "mutate_bytes", "mutate_flight"]
 
 HTTP_BODY = json.dumps({"model": "fake-model", "input": "ab"}).encode()
 
+#: Paths and bodies of the APIs of other servers.
+FOREIGN = {
+    "/v1/rerank": {"query": "a", "documents": ["b", {"text": "c"}], "top_k": 1, "truncation": True},
+    "/v1/score": {"text_1": "a", "text_2": ["b"]},
+    "/predict": {"inputs": [["a"], ["b", "c"]]},
+    "/v1/embed": {"texts": ["ab"], "images": None},
+    "/api/embed": {"model": "fake", "input": ["ab"], "options": {"num_ctx": 16}},
+    "/openai/deployments/fake/embeddings?api-version=1": {"input": "ab", "task": "passage", "encoding_format": None},
+}
+
 HTTP_SEEDS = [
     b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     % len(HTTP_BODY)
@@ -31,6 +41,10 @@ HTTP_SEEDS = [
     b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
     % len(gzip.compress(HTTP_BODY))
     + gzip.compress(HTTP_BODY),
+    *[
+        b"POST %s HTTP/1.1\r\nhost: x\r\napi-key: k\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+        for path, body in ((path, json.dumps(body).encode()) for path, body in FOREIGN.items())
+    ],
     b"GET /v1/models/fake HTTP/1.1\r\nhost: x\r\nx-request-id: a\r\n\r\n",
     b"GET /info HTTP/1.1\r\nhost: x\r\n\r\n",
     b'POST /admin/models HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{"path": "/"}',

@@ -100,5 +100,6 @@ def test_the_document_matches_the_server(url: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_document_matches_the_server_with_more_examples(url: str) -> None:
     assert run(url, 400) > 5000

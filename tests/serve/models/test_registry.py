@@ -74,7 +74,7 @@ class Shelf:
 
 @pytest.fixture(autouse=True)
 def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletcher.serve.server.fingerprint", lambda spec: spec.path)
+    monkeypatch.setattr("fletcher.serve.surroundings.fingerprint", lambda spec: spec.path)
 
 
 @pytest.fixture
@@ -256,6 +256,10 @@ def test_a_replacement_keeps_the_settings_that_it_does_not_name(shelf: Shelf) ->
         (state,) = http.post("/admin/models", json={"path": "2", "name": "m"}).json()["models"]
         assert (state["aliases"], state["idle_seconds"], state["path"]) == (["alias"], 60, "2")
         assert scale_of(http, "alias") == 2
+        # Null is the default value; in an unknown field it is left out.
+        body = {"path": "2", "name": "m", "idle_seconds": None, "weight": None, "color": None}
+        (state,) = http.post("/admin/models", json=body).json()["models"]
+        assert (state["aliases"], state["idle_seconds"], state["weight"]) == (["alias"], None, 1.0)
 
 
 def test_the_admin_api_needs_json_and_rejects_browsers(shelf: Shelf) -> None:

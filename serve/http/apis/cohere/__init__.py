@@ -1,1 +1,1 @@
-"""Embed API of Cohere, version 2."""
+"""API of Cohere: embeddings and rankings, versions 1 and 2."""

@@ -1,4 +1,4 @@
-"""Structs of the Cohere v2 API: request and answer of `POST /v2/embed`."""
+"""Structs of the Cohere API: requests and answers of `POST /v1/embed` and `POST /v2/embed`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from msgspec import Meta
 
 from fletcher.runtime.options.embed import Overflow
 
-__all__ = ["MAX_TEXTS", "ByType", "CohereRequest", "CohereResponse", "EmbeddingType"]
+__all__ = [
+    "MAX_TEXTS",
+    "ByType",
+    "CohereBody",
+    "CohereFloats",
+    "CohereRequest",
+    "CohereResponse",
+    "CohereV1Request",
+    "EmbeddingType",
+]
 
 #: Limit of Cohere itself.
 MAX_TEXTS: Final = 96
@@ -30,16 +39,17 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     content: Annotated[list[Content], Meta(min_length=1)]
 
 
-class CohereRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Request of `POST /v2/embed`, with either `texts` or `inputs`."""
+InputType = Annotated[
+    str,
+    Meta(
+        description="`search_document`, `search_query`, `classification`, `clustering`, or an input type of the model."
+    ),
+]
 
-    model: str
-    input_type: Annotated[
-        str,
-        Meta(
-            description="`search_document`, `search_query`, `classification`, `clustering`, or an input type of the model."
-        ),
-    ]
+
+class CohereBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Fields of both versions of the request, with either `texts` or `inputs`."""
+
     texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_TEXTS})] | None = None
     inputs: Annotated[list[Input], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_TEXTS})] | None = None
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
@@ -66,6 +76,22 @@ class CohereRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     normalize: bool | None = None
 
 
+class CohereRequest(CohereBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Request of `POST /v2/embed`."""
+
+    model: str
+    input_type: InputType
+
+
+class CohereV1Request(CohereBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Request of `POST /v1/embed`."""
+
+    model: Annotated[
+        str | None, Meta(description="Name of a served model. Default: the first model that gives vectors.")
+    ] = None
+    input_type: Annotated[InputType | None, Meta(description="Default: `search_document`.")] = None
+
+
 class ByType(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"floats": "float"}):
     """Vectors in each requested type."""
 
@@ -80,7 +106,7 @@ class ByType(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rena
 class ApiVersion(msgspec.Struct, frozen=True):
     """Version of the Cohere API."""
 
-    version: str = "2"
+    version: Literal["1", "2"]
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -93,6 +119,7 @@ class CohereMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Token counts of the request and of each of its texts.
 
     Attributes:
+        space: identifier of the space of the vectors.
         scales: factors by which the elements of each int8 or uint8 vector are multiplied; None for other types.
     """
 
@@ -101,11 +128,22 @@ class CohereMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: Tokens
     tokens_seen: list[int]
     tokens_dropped: list[int]
+    space: str = ""
     scales: list[float] | None = None
 
 
+class CohereFloats(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of `POST /v1/embed` without `embedding_types`."""
+
+    id: str
+    embeddings: list[list[float]]
+    texts: list[str]
+    meta: CohereMeta
+    response_type: Literal["embeddings_floats"] = "embeddings_floats"
+
+
 class CohereResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of `POST /v2/embed`."""
+    """Answer with vectors by type: of `POST /v2/embed`, and of `POST /v1/embed` with `embedding_types`."""
 
     id: str
     embeddings: ByType

@@ -14,10 +14,19 @@ from msgspec import Meta
 from fletcher.model_zoo.card import Output, Similarity
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.space.bounds import Bounds
 
 from ...embedding_items import EmbeddingItem, TokenId, Usage
 
-__all__ = ["MAX_INPUTS", "EmbeddingList", "EmbeddingRequest", "Model", "ModelList"]
+__all__ = [
+    "MAX_INPUTS",
+    "DeploymentRequest",
+    "EmbeddingBody",
+    "EmbeddingList",
+    "EmbeddingRequest",
+    "Model",
+    "ModelList",
+]
 
 #: Limit of OpenAI itself.
 MAX_INPUTS = 2048
@@ -29,7 +38,7 @@ Input = Annotated[
     str | list[str | TokenId | list[TokenId]],
     Meta(
         description="A text, a list of texts, the token ids of one text, or a list of token id lists. Token "
-        "ids include special tokens.",
+        "ids are this model's and include its special tokens; others are refused.",
         extra_json_schema={
             "oneOf": [
                 {"type": "string"},
@@ -43,19 +52,40 @@ Input = Annotated[
 ]
 
 
-class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Request of `POST /v1/embeddings`."""
+class EmbeddingBody(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Fields of a request for vectors, without the name of the model."""
 
     input: Input
-    model: Annotated[str, Meta(description="Name of a served model; `/v1/models` lists them.")]
     encoding_format: Annotated[
-        Literal["float", "base64"],
-        Meta(description="`base64` encodes the bytes of little-endian float32 values, four for each dimension."),
+        Literal["float", "base64", "bytes"],
+        Meta(
+            description="`base64` encodes the bytes of little-endian float32 values, four for each dimension. `bytes` "
+            "answers with these bytes alone, as `application/octet-stream`, and with the counts in headers."
+        ),
     ] = "float"
+    special_tokens: Annotated[
+        bool | None,
+        Meta(
+            description="Whether the token ids of `input` include the model's special tokens; `false` adds them. Only for "
+            "token ids. Default: true."
+        ),
+    ] = None
     user: Annotated[str | None, Meta(description="Accepted for the clients of OpenAI; not used and not logged.")] = None
 
     def __post_init__(self) -> None:
         """Check nothing: msgspec has checked the fields while it decoded them."""
+
+
+class EmbeddingRequest(EmbeddingBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Request of `POST /v1/embeddings`."""
+
+    model: Annotated[str, Meta(description="Name of a served model; `/v1/models` lists them.")]
+
+
+class DeploymentRequest(EmbeddingBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Request to the path of a deployment in Azure OpenAI."""
+
+    model: Annotated[str | None, Meta(description="Not used: the path has the name of the model.")] = None
 
 
 class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +95,7 @@ class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[EmbeddingItem]
     model: str
     usage: Usage
+    space: Annotated[str, Meta(description="Identifier of the vectors' space; see `/v1/space`.")] = ""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +117,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     canary: Proof
     proof: str
+    space: Annotated[str, Meta(description="Identifier of the vectors' space; see `/v1/space`.")]
+    bounds: Annotated[Bounds | None, Meta(description="How far two vectors of this space may differ.")]
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -8,8 +8,13 @@ from typing import Any
 from ...call import Call
 from ...ndjson import NDJSON
 from ...route import Doc, Route
+from ..answers import TOKEN_HEADERS
+from ..foreign_fields import RANKING, TEXTS, schemas
+from ..ranking import RankAnswer
 from .errors import TEI
-from .handlers import TOKEN_HEADERS, embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
+from .handlers import embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
+from .pooled import NORMALIZED
+from .predict import Prediction, PredictRequest, predict
 from .types import (
     AllItem,
     EmbedAllRequest,
@@ -27,6 +32,8 @@ from .types import (
 
 __all__ = ["tei_routes"]
 
+NORMALIZED_TEXT = "`true` if `normalize` is false, but the model has only vectors of length 1"
+
 
 def tei_routes() -> list[Route]:
     """Return the routes."""
@@ -38,7 +45,8 @@ def tei_routes() -> list[Route]:
             "description": "One EmbeddingItem on each line; the last line has the usage",
         }
     }
-    common: dict[str, Any] = {"errors": (404, 422, 424), "headers": TOKEN_HEADERS}
+    ranking: dict[str, Any] = {"errors": (404, 422, 424), "headers": TOKEN_HEADERS, "foreign": schemas(RANKING)}
+    common = ranking | {"foreign": schemas(TEXTS)}
 
     def post(path: str, handler: Callable[[Call], Any], doc: Doc) -> Route:
         return Route("POST", path, handler, doc, TEI)
@@ -54,7 +62,7 @@ def tei_routes() -> list[Route]:
                 vectors,
                 answers=lines,
                 example={"inputs": "a text"},
-                **common,
+                **common | {"headers": {**TOKEN_HEADERS, NORMALIZED: NORMALIZED_TEXT}},
             ),
         ),
         post(
@@ -88,8 +96,21 @@ def tei_routes() -> list[Route]:
                 "rerank",
                 "TEI: sort texts by their relevance to a query",
                 RerankRequest,
-                list[Rank],
+                (list[Rank], RankAnswer),
+                text="With `documents` instead of `texts`, the answer is that of Jina, vLLM and infinity.",
                 example={"query": "a question", "texts": ["an answer", "another"]},
+                **ranking,
+            ),
+        ),
+        post(
+            "/predict",
+            predict,
+            Doc(
+                "predict",
+                "TEI: return the labels of texts or of pairs of texts",
+                PredictRequest,
+                (list[Prediction], list[list[Prediction]]),
+                example={"inputs": [["a text"], ["another"]]},
                 **common,
             ),
         ),
@@ -115,6 +136,7 @@ def tei_routes() -> list[Route]:
                 list[list[Token]],
                 example={"inputs": "a text"},
                 errors=(404, 422, 424),
+                foreign=schemas(TEXTS),
             ),
         ),
         Route("POST", "/", embed, shape=TEI),  # the client of HuggingFace Hub uses this path

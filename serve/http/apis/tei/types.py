@@ -10,9 +10,10 @@ from msgspec import Meta
 from fletcher.runtime.options.embed import EmbedOptions, InputType, Overflow, VectorFields
 
 from ...embedding_items import ChunkItem, TokenId, Vector
+from ..answers import MAX_INPUTS
+from ..ranking import Documents, RankOptions
 
 __all__ = [
-    "MAX_INPUTS",
     "AllItem",
     "EmbedAllRequest",
     "EmbedItem",
@@ -26,10 +27,6 @@ __all__ = [
     "Token",
     "TokenizeRequest",
 ]
-
-#: Largest number of texts in a request. TEI's default is 32. With 512, the headers with token counts are small enough for
-#: proxies.
-MAX_INPUTS: Final = 512
 
 _IDS_SCHEMA: Final = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
 
@@ -130,6 +127,10 @@ class EmbedRequest(VectorFields, frozen=True, forbid_unknown_fields=True, kw_onl
     overflow: Annotated[Overflow | None, Meta(description="Same as in `/v1/embeddings`; it overrides `truncate`.")] = (
         None
     )
+    special_tokens: Annotated[
+        bool | None,
+        Meta(description="Same as in `/v1/embeddings`: `false` adds the model's special tokens to token ids."),
+    ] = None
     detail: Annotated[
         bool, Meta(description="Return objects with token counts, scale and chunks instead of bare vectors.")
     ] = False
@@ -184,18 +185,15 @@ class SparseValue(msgspec.Struct, frozen=True):
     value: float
 
 
-class RerankRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Request of `POST /rerank`."""
+class RerankRequest(RankOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Request of `POST /rerank`, with either `texts` as in TEI, or `documents` as in the APIs of Jina, vLLM and infinity."""
 
-    query: str
-    texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_INPUTS})]
-    truncate: Truncate = None
+    texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_INPUTS})] | None = None
+    documents: Documents | None = None
     truncation_direction: Annotated[
         Literal["Right", "right"], Meta(description="A long pair is cut at the end of its longer text.")
     ] = "Right"
-    raw_scores: Annotated[bool, Meta(description="Return logits instead of their sigmoids.")] = False
-    return_text: bool = False
-    model: Model = None
+    return_text: Annotated[bool, Meta(description="Return the texts, if the request has `texts`.")] = False
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -84,11 +84,31 @@ def test_valid_bodies_are_accepted(http: httpx.Client, route: str) -> None:
 
 
 @routes
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"nan"])
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"nan"])
 def test_not_json(http: httpx.Client, route: str, body: bytes) -> None:
     answer = http.post(route, content=body)
     # An error for invalid JSON does not name a field. TEI itself returns 400 for it.
     refused(route, answer, 400, "not valid JSON")
+
+
+@routes
+def test_an_empty_body(http: httpx.Client, route: str) -> None:
+    refused(route, http.post(route, content=b""), 400, "the body is empty")
+
+
+@routes
+@pytest.mark.parametrize(
+    "half",
+    ["\\ud83d", "a \\ud83d b", "\\ude00", "\\ud83d\\ud83d\\ude00", "\\ud83d\\u0041", "\\uD83D"],
+)
+def test_half_of_an_emoji_is_named(http: httpx.Client, route: str, half: str) -> None:
+    """JavaScript's `slice` and `JSON.stringify` leave such strings."""
+    _, valid, field, _ = ROUTES[route]
+    body = json.dumps(valid | {field: ["whole \U0001f600", "HALF", "another"]}).replace("HALF", half)
+    answer = http.post(route, content=body.encode())
+    refused(route, answer, ROUTES[route][3], f"{field}[1]: a lone surrogate")
+    if route == "/v1/embeddings":
+        assert answer.json()["error"]["param"] == "input[1]"
 
 
 @routes
@@ -206,7 +226,7 @@ def test_slow_bodies(server: Server, route: str) -> None:
     assert "did not arrive within 0.3 s" in ROUTES[route][0](json.loads(body))
 
 
-@pytest.mark.parametrize("value", ["base65", "hex", 1, None])
+@pytest.mark.parametrize("value", ["base65", "hex", 1])
 def test_unknown_encodings(http: httpx.Client, value: Any) -> None:
     body = ROUTES["/v1/embeddings"][1] | {"encoding_format": value}
     refused("/v1/embeddings", http.post("/v1/embeddings", json=body), 400, "encoding_format")
@@ -227,3 +247,57 @@ def test_invalid_binary_bodies(http: httpx.Client, route: str, body: bytes) -> N
     answer = http.post(route, content=body)
     assert answer.status_code == 400, answer.text
     assert openai(answer.json())
+
+
+#: Bodies with a text that is too long at an index, and the name of the text in the message.
+ITEMS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "/v1/embeddings",
+        {"model": "fake", "input": ["a", "b", "x" * 20], "overflow": "refuse"},
+        "input[2] has 22 tokens",
+    ),
+    ("/v1/embeddings", {"model": "fake", "input": [[1, 5, 2], [1, 500, 2]]}, "input[1] holds the token id 500"),
+    ("/embed", {"inputs": ["a", "x" * 20], "truncate": False}, "inputs[1] has 22 tokens"),
+    ("/embed", {"inputs": [[1, 500, 2]]}, "inputs[0] holds the token id 500"),
+    (
+        "/similarity",
+        {"inputs": {"source_sentence": "a", "sentences": ["b", "x" * 20]}, "parameters": {"truncate": False}},
+        "inputs.sentences[1] has 22 tokens",
+    ),
+    (
+        "/similarity",
+        {"inputs": {"source_sentence": "x" * 20, "sentences": ["b"]}, "parameters": {"truncate": False}},
+        "inputs.source_sentence has 22 tokens",
+    ),
+    (
+        "/v2/embed",
+        {"model": "fake", "input_type": "search_query", "texts": ["a", "x" * 20], "truncate": "NONE"},
+        "texts[1] has",
+    ),
+    ("/v1/embed", {"model": "fake", "texts": ["a", "x" * 20], "truncate": "NONE"}, "texts[1] has 22 tokens"),
+    ("/api/embed", {"model": "fake", "input": ["a", "x" * 20], "truncate": False}, "input[1] has 22 tokens"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "words"), ITEMS)
+def test_messages_name_the_item(http: httpx.Client, path: str, body: dict[str, Any], words: str) -> None:
+    answer = http.post(path, json=body)
+    assert answer.status_code in (400, 413, 422)
+    error = answer.json().get("error", answer.json().get("message"))
+    message = error if isinstance(error, str) else error["message"]
+    assert message.startswith(words)
+    if path == "/v1/embeddings":
+        assert answer.json()["error"]["param"] == words.split()[0]
+
+
+def test_a_line_of_a_stream_names_the_item_in_the_request() -> None:
+    texts = ["a"] * 200 + ["x" * 20]
+    body = {"model": "fake", "input": texts, "overflow": "refuse"}
+    with (
+        Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server,
+        httpx.Client(base_url=str(server.addresses.http), timeout=10) as client,
+    ):
+        answer = client.post("/v1/embeddings", json=body, headers={"accept": "application/x-ndjson"})
+    error = json.loads(answer.text.splitlines()[-1])["error"]
+    assert error["param"] == "input[200]"
+    assert error["message"].startswith("input[200] has 22 tokens")

@@ -16,7 +16,7 @@ from fletcher.serve.http.apis.cohere.errors import CohereError
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...fake_encoder import DIMENSION, FakeEncoder, expected
+from ...fake_encoder import DIMENSION, SPACE, FakeEncoder, expected
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_truncated_texts_and_shorter_vectors(client: cohere.ClientV2) -> None:
     )
     assert answer.embeddings.float_ == [expected("x" * 20)[:4].tolist()]
     assert answer.meta is not None
-    assert answer.meta.model_extra == {"tokens_seen": [16], "tokens_dropped": [6]}
+    assert answer.meta.model_extra == {"tokens_seen": [16], "tokens_dropped": [6], "space": f"{SPACE.id}.4"}
 
 
 def test_inputs_in_parts(client: cohere.ClientV2) -> None:
@@ -97,3 +97,41 @@ def test_the_client_raises_its_error_classes(client: cohere.ClientV2) -> None:
     with pytest.raises(ApiError) as caught:
         client.embed(model="fake", input_type="poem", texts=["a"])
     assert caught.value.status_code == 400
+
+
+# Version 1 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_client(http_url: str) -> Iterator[cohere.Client]:
+    with httpx.Client(timeout=10) as http:
+        yield cohere.Client(api_key="unused", base_url=http_url, httpx_client=http)
+
+
+def test_version_1_returns_a_list_of_vectors(old_client: cohere.Client) -> None:
+    answer = old_client.embed(texts=["ab", "cd"], model="fake-model", input_type="search_query", truncate="END")
+    assert answer.response_type == "embeddings_floats"
+    assert answer.embeddings == [expected("ab", "query: ").tolist(), expected("cd", "query: ").tolist()]
+    assert answer.texts == ["ab", "cd"]
+    assert answer.meta is not None and answer.meta.api_version is not None
+    assert answer.meta.api_version.version == "1"
+
+
+def test_version_1_returns_vectors_by_type(old_client: cohere.Client) -> None:
+    answer = old_client.embed(
+        texts=["ab"], model="fake-model", input_type="search_document", embedding_types=["float"], batching=False
+    )
+    assert answer.response_type == "embeddings_by_type"
+    assert answer.embeddings.float_ == [expected("ab").tolist()]
+
+
+def test_version_1_needs_neither_a_model_nor_an_input_type(http_url: str) -> None:
+    answer = httpx.post(f"{http_url}/v1/embed", json={"texts": ["ab"], "images": None}).json()
+    assert answer["embeddings"] == [expected("ab").tolist()]
+
+
+def test_version_1_refuses_images_by_name(old_client: cohere.Client) -> None:
+    with pytest.raises(ApiError) as refused:
+        old_client.embed(images=["data:image/png;base64,AA=="], model="fake-model", input_type="image", batching=False)
+    assert refused.value.status_code == 400
+    assert "images" in refused.value.body["message"]

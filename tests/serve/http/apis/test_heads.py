@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from sentence_transformers import CrossEncoder, MultiVectorEncoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
 
+from fletcher.convert.export.export import export
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ....convert.heads import test_classification, test_colbert, test_splade
 from ....convert.heads.tiny import DOCUMENTS, QUERY, VOCABULARY, convert
+from ....convert.tiny import HIDDEN, save_embedder
 
 
 @contextmanager
@@ -88,11 +92,13 @@ def test_colbert_and_a_reranker_in_one_server(folder: Path) -> None:
     with serving(convert(reranker).path, convert(colbert).path) as http:
         documents = http.post("/embed_all", json={"inputs": texts, "input_type": "document"}).json()
         (query,) = http.post("/embed_all", json={"inputs": QUERY, "prompt_name": "query", "detail": True}).json()
+        synonym = http.post("/embed_all", json={"inputs": QUERY, "input_type": "search_query"}).json()
         ranked = http.post("/rerank", json={"query": QUERY, "texts": texts})
     for vectors, rows in zip(documents, reference, strict=True):
         np.testing.assert_allclose(np.array(vectors), rows, atol=1e-5)
     np.testing.assert_allclose(np.array(query["embeddings"]), queries[0], atol=1e-5)
     assert query["tokens_dropped"] == 0
+    assert synonym == [query["embeddings"]]
     assert ranked.status_code == 200
 
 
@@ -115,3 +121,44 @@ def test_states_of_tokens_are_those_of_huggingface(minilm_artifact: Path, minilm
         assert [token["id"] for token in plain] == ids[1:-1]
         assert [[token["start"], token["stop"]] for token in plain] == offsets[1:-1]
         assert [token["special"] for token in row] == [True, *[False] * (len(ids) - 2), True]
+
+
+def test_vectors_before_their_normalization_are_those_of_sentence_transformers(
+    minilm_artifact: Path, minilm_checkpoint: Path
+) -> None:
+    """Haystack's embedders for TEI send `normalize: false` by default."""
+    texts = ["A man is eating food.", "The girl is carrying a baby, and the sun shines.", "", "word " * 400]
+    texts += [f"text number {number}" for number in range(70)]  # more than one piece
+    *modules, last = SentenceTransformer(str(minilm_checkpoint), device="cpu")
+    assert isinstance(last, Normalize)
+    reference = SentenceTransformer(modules=modules, device="cpu").encode(texts, batch_size=1)
+    body = {"inputs": texts, "truncate": True, "normalize": False}
+    with serving(minilm_artifact) as http:
+        plain = http.post("/embed", json=body)
+        detailed = http.post("/embed", json=body | {"detail": True}).json()
+        refused = http.post("/embed", json=body | {"truncate": False})
+        others = [http.post("/embed", json=body | more) for more in ({"dtype": "float16"}, {"overflow": "windows"})]
+        unit = http.post("/embed", json=body | {"normalize": True})
+    assert np.ptp(np.linalg.norm(reference, axis=1)) > 0.1
+    np.testing.assert_allclose(np.array(plain.json()), reference, atol=2e-5)
+    assert "x-normalized" not in plain.headers
+    assert plain.headers["x-space"] == f"{unit.headers['x-space']}.unscaled"
+    assert plain.headers["x-tokens-seen"] == unit.headers["x-tokens-seen"]
+    assert plain.headers["x-tokens-dropped"] == unit.headers["x-tokens-dropped"]
+    assert [item["embedding"] for item in detailed] == plain.json()
+    assert refused.status_code == 413
+    for other in others:
+        assert other.headers["x-normalized"] == "true"
+        np.testing.assert_allclose(np.linalg.norm(np.array(other.json()), axis=1), 1, atol=1e-3)
+
+
+def test_vectors_without_token_states_stay_normalized_and_a_header_says_so(tmp_path: Path) -> None:
+    """The pooling `cls` does not leave the states of tokens in the graph."""
+    folder = save_embedder(tmp_path / "cls")
+    settings = {"word_embedding_dimension": HIDDEN, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    export(str(folder), tmp_path / "artifact")
+    with serving(tmp_path / "artifact") as http:
+        response = http.post("/embed", json={"inputs": list(DOCUMENTS[:1]), "normalize": False})
+    assert response.headers["x-normalized"] == "true"
+    np.testing.assert_allclose(np.linalg.norm(np.array(response.json()), axis=1), 1, atol=1e-6)

@@ -1,0 +1,1 @@
+"""Embedding API of Ollama."""
