@@ -5,7 +5,7 @@
   `java.net.http.HttpClient` offers HTTP/2 in this way. httptools ends a message at the head that has such an offer.
 - A connection that its client resets leaves nothing behind. uvicorn cancels the timer of an idle connection only after a
   regular end, so that the timer keeps the connection with its last request for `KEEP_ALIVE_SECONDS`.
-- A client that sends several requests at once and leaves ends all of them. uvicorn tells only the last one, so that the one
+- A client that sends several requests at once and leaves ends all of them. uvicorn ends only the last one, so that the one
   that is computed goes on, and fails when it writes to the closed connection.
 """
 
