@@ -175,8 +175,11 @@ class EngineLink:
 
     # Requests ----------------------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Reject a request that cannot be sent now.
+    def check(self, terms: Terms) -> None:
+        """Reject a request that cannot be sent now. A part of a stream is sent in any case: a stream has few at a time.
+
+        Args:
+            terms: terms of the request.
 
         Raises:
             FailingError: the engine process is not there; it is started again.
@@ -185,7 +188,9 @@ class EngineLink:
         protocol = self._protocol
         if protocol is None:
             raise _engine_is_gone()
-        if protocol.congested:  # a front itself always reads, so that the two cannot wait for each other
+        if (
+            protocol.congested and not terms.stream
+        ):  # a front itself always reads, so that the two cannot wait for each other
             raise OverloadedError("the server is overloaded: its engine process is behind. Retry after 1 s", 1.0)
 
     def post(self, request: Waiting) -> None:

@@ -121,7 +121,7 @@ class RemoteEngine:
             raise DeadlineError("the request's deadline had passed when it came")
         long = price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS
         try:
-            self._link.check()
+            self._link.check(request.terms)
             flow = self._take(request.terms, price.tokens if long else 0)
         except OverloadedError:
             self.metrics.refused("overloaded")
@@ -162,7 +162,8 @@ class RemoteEngine:
                 raise StoppingError("the server is stopping: send the request to another one, or again later")
             if queued_tokens:
                 flow = self._shares.enter(terms)
-                if (reason := self._shares.refusal(flow, queued_tokens)) is not None:
+                reason = None if terms.stream else self._shares.refusal(flow, queued_tokens)
+                if reason is not None:
                     self._shares.leave(flow)
                     raise OverloadedError(f"the server's tokenizer is overloaded: {reason}. Retry after 1 s", 1.0)
                 self._shares.charge(flow, 0, queued_tokens)

@@ -206,8 +206,10 @@ def test_an_engine_that_does_not_read_lets_a_front_refuse(
             for _ in range(100_000):
                 futures.append(_ask(front, 500))
         assert caught.value.retry_after == 1.0
+        stream = _send_part(front, 0)  # a stream is never refused
         assert not any(future.done() for future in futures)
         release.set()
+        assert len(stream.result(SECONDS)) == 500
         for future in futures:
             try:
                 assert len(future.result(SECONDS)) == 500
@@ -219,7 +221,7 @@ def test_an_engine_that_does_not_read_lets_a_front_refuse(
 
 def test_a_front_without_an_engine_refuses_by_another_error(path: Path) -> None:
     with open_front(path) as front, pytest.raises(FailingError):
-        front.link.check()
+        front.link.check(Terms())
 
 
 def _ask(front: Front, count: int) -> Any:
@@ -253,6 +255,7 @@ def test_a_front_whose_tokenizer_is_behind_refuses_long_requests(
         assert 50_000 * 0.75 // 4096 - 1 <= len(futures) <= 50_000 * 0.75 // 4096 + 1
         other = EmbedRequest(Texts(("a text of many words",) * 500), terms=Terms(client="another"))
         futures.append(front.models.submit_blocking("tiny", other)[1])  # the rest of the limit is for others
+        futures += [_send_part(front, number) for number in range(20)]  # streams are never refused
         assert len(_ask(front, 1).result(SECONDS)) == 1  # a short request is tokenized at once
         page = front.models.metrics.exposition().decode()
         assert 'fletcher_admission_refused_total{reason="overloaded"} 1.0' in page
@@ -261,3 +264,9 @@ def test_a_front_whose_tokenizer_is_behind_refuses_long_requests(
         for future in futures:
             assert len(future.result(SECONDS)) == 500
         assert len(_ask(front, 500).result(SECONDS)) == 500
+
+
+def _send_part(front: Front, number: int) -> Any:
+    terms = Terms(stream="the stream", part=number)
+    request = EmbedRequest(Texts(("a text of many words",) * 500), terms=terms)
+    return front.models.submit_blocking("tiny", request)[1]
