@@ -242,6 +242,7 @@ def _write_manifest(folder: Path, parent: Artifact, variants: Sequence[Variant])
         ignored_keys=parent.manifest.ignored_keys,
         tokenizer_like=parent.manifest.tokenizer_like,
         strips_texts=parent.manifest.strips_texts,
+        content=parent.manifest.content,
     )
     write_manifest(folder, manifest)
     return manifest

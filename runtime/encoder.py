@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from fletcher.model_zoo.card import Output as ModelOutput
 from .artifact.folder import TOKENIZER, Artifact
 from .artifact.manifest import HALF_VECTORS, TOKEN_STATES, Variant
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
-from .canary import CanaryResult, gives_tokens, read_canary
+from .canary import Canary, CanaryResult, gives_tokens, read_canary
 from .closing import Closing
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError
@@ -27,6 +28,8 @@ from .options.embed import EmbedFields, EmbedOptions
 from .options.load import LoadFields, LoadOptions
 from .providers.selection import check_provider, choose_variant, choose_variants
 from .session.counters import EncoderMetrics
+from .space.bounds import Distance, bounds_of
+from .space.space import space_of
 from .tasks.duplicates import Promise, VectorCache
 from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse
 from .tasks.preparer import Preparer
@@ -112,11 +115,26 @@ class Encoder(Closing):
         """Open a variant, and check its canary."""
         encoder = cls(artifact, load_parts(artifact, variant, options, note), cache_bytes=options.cache_bytes)
         try:
-            encoder.require_canary()
+            encoder._note_canary(encoder.require_canary())
         except BaseException:
             encoder.close()
             raise
         return encoder
+
+    def _note_canary(self, result: CanaryResult) -> None:
+        """Add the distance of this session's canary from the reference to the model's bounds."""
+        info = self.info
+        if info.bounds is None:
+            return
+        session = Distance(
+            min_cosine=self.tolerance.min_cosine,
+            max_abs=self.tolerance.max_abs,
+            measured_cosine=result.min_cosine,
+            measured_abs=result.max_abs,
+            measured_on=f"the canary on {info.provider}, against its reference",
+        )
+        bounds = msgspec.structs.replace(info.bounds, session=session)
+        self._preparer.info = msgspec.structs.replace(info, bounds=bounds)
 
     @classmethod
     def open(cls, artifact: Artifact, options: LoadOptions | None = None, **fields: Unpack[LoadFields]) -> Encoder:
@@ -148,6 +166,10 @@ class Encoder(Closing):
     def dimension(self) -> int:
         """Return the length of a full vector, the number of scores per pair, or the vocabulary size of sparse vectors."""
         return self.info.dimension
+
+    def reference_canary(self) -> Canary:
+        """Return the texts and vectors that the session must reproduce."""
+        return self._canary
 
     def metrics(self) -> EncoderMetrics:
         """Return the counters of the tokenizer, the cache and the devices."""
@@ -373,4 +395,11 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
         canary=artifact.manifest.status,
         proof=artifact.manifest.proof,
         fallback=loaded.fallback,
+        space=space_of(artifact, loaded.variant, loaded.tokenizer.side, loaded.tolerance),
+        bounds=bounds_of(
+            loaded.variant,
+            loaded.tolerance,
+            exact=loaded.exact,
+            texts=0 if artifact.manifest.verified is None else artifact.manifest.verified.texts,
+        ),
     )

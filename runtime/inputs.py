@@ -36,10 +36,13 @@ class TokenIds(msgspec.Struct, frozen=True, tag="token_ids"):
     """Texts that the caller has tokenized.
 
     Attributes:
-        rows: token ids of each text, special tokens included. No prompt is added, and they are never split.
+        rows: token ids of each text. No prompt is added, and they are never split.
+        special_tokens: whether each row has the special tokens that the model's tokenizer puts around a text. A row without
+            them is refused, because it may be another tokenizer's. If False, they are added.
     """
 
     rows: Sequence[Sequence[int]]
+    special_tokens: bool = True
 
 
 class Pairs(msgspec.Struct, frozen=True, tag="pairs"):

@@ -31,6 +31,10 @@ logger = logging.getLogger("fletcher.runtime.loading")
 #: Largest share of the machine's memory that the weights may have for a second session, which holds a second copy of them.
 MODEST_SHARE = 0.05
 
+#: Tokens of a batch for `LoadOptions.exact`: every text is then a batch of its own, and no other text can change its vector.
+#: All texts run on one session, because two sessions with different threads may round differently.
+EXACT_BUDGET = 1
+
 #: Smallest cosine of the canary with a provider that computes in a lower precision than the variant's, such as bfloat16.
 #: The worst text of MiniLM, which consists of two special tokens, has 0.99991.
 REDUCED_COSINE = 0.999
@@ -48,6 +52,7 @@ class Loaded:
         fallback: reason why another provider runs than the requested one; None if the requested one runs.
         reason: reason for the choice of provider, workers and token budget.
         tolerance: allowed difference of the session's vectors from the canary's.
+        exact: whether every text is computed in a batch of its own.
     """
 
     variant: Variant
@@ -57,6 +62,7 @@ class Loaded:
     fallback: str | None
     reason: str
     tolerance: Accuracy
+    exact: bool = False
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
@@ -88,7 +94,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions, note:
         variant,
         provider=options.provider,
         workers=options.workers,
-        token_budget=options.token_budget,
+        token_budget=EXACT_BUDGET if options.exact else options.token_budget,
         min_cosine=options.min_cosine,
         memory_limit=options.memory_limit_bytes,
     )
@@ -112,14 +118,17 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions, note:
         opened.session,
         variant.outputs,
         name=str(artifact.path),
-        alone=_open_alone(artifact, variant, options, choice.alone if opened.fallback is None else None),
+        alone=_open_alone(
+            artifact, variant, options, choice.alone if opened.fallback is None and not options.exact else None
+        ),
         count=used.workers,
         token_budget=used.token_budget,
         budget=budget,
         initializer=pinning(used.workers, this_machine()) if _is_pinned(used) else None,
     )
     tolerance = _tolerance(variant, used, options.min_cosine)
-    return Loaded(variant, opened.provider, tokenizer, workers, opened.fallback, choice.reason + note, tolerance)
+    reason = choice.reason + note + ("; every text is a batch of its own (exact)" if options.exact else "")
+    return Loaded(variant, opened.provider, tokenizer, workers, opened.fallback, reason, tolerance, options.exact)
 
 
 def _layout_of(opened: Opened, layout: WorkerLayout, variant: Variant) -> WorkerLayout:

@@ -12,6 +12,9 @@ from fletcher.model_zoo.card import ModelCard, Output
 from .artifact.manifest import Proof
 from .errors import InputError
 from .options.embed import EmbedOptions
+from .space.bounds import Bounds
+from .space.derived import RequestSpaces
+from .space.space import Space
 
 __all__ = ["ModelInfo", "require_output"]
 
@@ -45,6 +48,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         proof: the same in words, with packages, versions and time.
         fallback: reason why another provider runs than the requested one; None if the requested one runs.
         tokenizer: SHA-256 of the tokenizer's file, hexadecimal: models with equal ones share token ids.
+        space: everything that decides a vector.
+        bounds: distances between vectors of this space; None if nothing states them.
     """
 
     card: ModelCard
@@ -57,6 +62,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[Output, ...]
     workers: int
     token_budget: int
+    space: Space
     devices: int = 1
     small_tokens: int = 0
     half_vectors: bool = False
@@ -65,6 +71,18 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     proof: str = ""
     fallback: str | None = None
     tokenizer: str = ""
+    bounds: Bounds | None = None
+
+    @property
+    def spaces(self) -> RequestSpaces:
+        """Return the identifiers of the vectors that requests get, to be kept: each call makes them anew."""
+        return RequestSpaces(
+            self.space.id,
+            output=self.card.output,
+            dimension=self.dimension,
+            normalized=self.card.normalize,
+            prompts=self.card.prompts,
+        )
 
     @property
     def has_token_states(self) -> bool:

@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .embedded.asgi import AsgiServer
+    from .embedded.async_engine import AsyncEngine
     from .engine.embed_request import EmbedRequest
     from .engine.engine import Engine
     from .http.app import HttpApp
@@ -13,10 +15,12 @@ if TYPE_CHECKING:
     from .server import Server
     from .server_options import ServerOptions
 
-__all__ = ["EmbedRequest", "Engine", "HttpApp", "ModelSpec", "Server", "ServerOptions"]
+__all__ = ["AsgiServer", "AsyncEngine", "EmbedRequest", "Engine", "HttpApp", "ModelSpec", "Server", "ServerOptions"]
 
 #: Module of each exported name. It is imported when the name is first used, because the help of a command needs none of them.
 _MODULES = {
+    "AsgiServer": ".embedded.asgi",
+    "AsyncEngine": ".embedded.async_engine",
     "EmbedRequest": ".engine.embed_request",
     "Engine": ".engine.engine",
     "HttpApp": ".http.app",

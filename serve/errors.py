@@ -9,6 +9,8 @@ InputError
 ├── MethodError              the path exists, but does not support this HTTP method
 ├── TooLargeError            the body is larger than the server accepts
 ├── SlowBodyError            the body did not arrive in time
+├── ConflictError            a change of the models contradicts a model that is served
+├── SpaceError               the vectors would be of another space than the request accepts
 ├── MediaTypeError           the route does not read the body's media type or content coding
 ├── UnauthorizedError        the request needs an API key, and has none or a wrong one
 └── ForbiddenError           the caller is authenticated, but may not do this
@@ -21,12 +23,14 @@ from collections.abc import Sequence
 from fletcher.runtime.errors import InputError
 
 __all__ = [
+    "ConflictError",
     "EmptyError",
     "FieldError",
     "ForbiddenError",
     "MediaTypeError",
     "MethodError",
     "SlowBodyError",
+    "SpaceError",
     "TooLargeError",
     "TooManyError",
     "UnauthorizedError",
@@ -81,6 +85,14 @@ class TooLargeError(InputError):
 
 class SlowBodyError(InputError):
     """The body did not arrive in time."""
+
+
+class ConflictError(InputError):
+    """A change of the models contradicts a model that is served."""
+
+
+class SpaceError(InputError):
+    """The vectors would be of another space than the request accepts."""
 
 
 class MediaTypeError(InputError):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .errors import FieldError
+from .surrogates import find_lone_surrogate
 
 __all__ = ["Translate", "decode", "invalid", "without_nulls"]
 
@@ -39,7 +40,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, translate: Translate |
         The request.
 
     Raises:
-        FieldError: the body is not JSON, or it does not match the struct; the error names the field.
+        FieldError: the body is not JSON, a string has a lone surrogate, or it does not match the struct; the error names the
+            field.
     """
     try:
         return decoder.decode(body)
@@ -48,6 +50,10 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, translate: Translate |
             raise invalid(error) from None
         return _decode_again(decoder, body, translate, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if (place := find_lone_surrogate(body)) is not None:
+            raise FieldError(
+                f"{place}: a lone surrogate, half of a character such as an emoji: cut texts between characters", place
+            ) from None
         raise FieldError(f"the body is not valid JSON in UTF-8: {error}", None) from None
 
 

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from typing import Final, Literal, get_args
 
 from .engine.terms import PRIORITIES, Priority
 from .errors import FieldError
 
-__all__ = ["PEER", "PLAIN_ID", "REQUEST_ID", "read_priority", "read_timeout"]
+__all__ = [
+    "PEER",
+    "PLAIN_ID",
+    "PRIORITY",
+    "REQUEST_ID",
+    "OnTruncate",
+    "read_on_truncate",
+    "read_priority",
+    "read_timeout",
+]
 
 #: Header of a request's id. OpenAI's clients read it. A caller may send an id, to find the request in the log.
 REQUEST_ID = "x-request-id"
+
+#: Header of a request's priority class. An answer has it if the server chose `bulk` because the request names no class.
+PRIORITY: Final = "x-priority"
 
 #: Header with the address of the client, from a front process to the engine process.
 PEER: Final = "x-fletcher-peer"
 
 #: Pattern of an accepted caller's id. Every other request gets an id from the server.
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+#: Policy for texts that are longer than the model takes.
+OnTruncate = Literal["allow", "report", "refuse"]
+
+
+def read_on_truncate(value: bytes) -> OnTruncate:
+    """Return the policy that `X-On-Truncate` names.
+
+    Raises:
+        FieldError: the policy does not exist.
+    """
+    name = value.decode("latin-1")
+    for policy in get_args(OnTruncate):
+        if policy == name:
+            return policy  # type: ignore[no-any-return]
+    raise FieldError(f"X-On-Truncate is {name!r}: use one of {', '.join(get_args(OnTruncate))}", "X-On-Truncate")
 
 
 def read_priority(value: bytes) -> Priority:

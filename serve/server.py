@@ -15,21 +15,13 @@ from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.server import HttpServer
 from .listening import announce, listening_addresses
-from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
 from .observe.record import Consumer
 from .server_options import ServerOptions
 from .signals import hangups, stop_signals, wait_until_stopped
-from .surroundings import (
-    Surroundings,
-    fingerprint,
-    flight_server_class,
-    load_encoder,
-    make_loader,
-    require_proof,
-)
+from .surroundings import Surroundings, flight_server_class, load_encoder
 
 if TYPE_CHECKING:
     from .flight.server import FlightServer
@@ -73,11 +65,8 @@ class Server:
             FletcherError: a model cannot be loaded.
         """
         options = ServerOptions() if options is None else options
-        load = make_loader(options, load)
-        if options.require_verified and not isinstance(models, Sequence):
-            require_proof(models.info.canary, models.info.card.name)
-        self._drain_seconds = options.drain_seconds
-        listening = listening_addresses(options)
+        self._options = options
+        self._listening = listening = listening_addresses(options)
         http_at, flight_at = listening.http, listening.flight
         flight_server = None if flight_at is None else flight_server_class()
         self._surroundings = surroundings = Surroundings.open(options, tracing)
@@ -85,32 +74,23 @@ class Server:
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
-        self.models = Models(
-            load,
-            surroundings.make_engine,
-            drain_seconds=options.drain_seconds,
-            fingerprint=fingerprint,
-            default=options.default_model,
-        )
+        self.models = surroundings.make_models(load)
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
-            if isinstance(models, Sequence):
-                self.models.apply(models)
-            else:
-                name = options.name or models.info.card.name
-                self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
+            surroundings.fill(self.models, models)
             if flight_at is not None and flight_server is not None:
                 self._flight = flight_server(
                     self.models, surroundings.gate, flight_at, surroundings.longbow, surroundings.tracing, consumers
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
-                self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
+                self._http = HttpServer(surroundings.edge.around(app), listener, drain_seconds=options.drain_seconds)
                 self._http.start()
         except BaseException:
             if listener is not None:
                 listener.close()
+                listening.remove_socket()
             self.stop()
             raise
         self.addresses = Addresses(
@@ -136,18 +116,24 @@ class Server:
     def stop(self) -> bool:
         """Stop admitting requests, answer the admitted ones, and close HTTP and Flight.
 
+        At first `/ready` answers 503 and requests are still answered, for `lame_duck_seconds`. Then new requests get 503. The
+        port of HTTP stays open until the admitted requests are answered.
+
         Returns:
             True if every admitted request was answered in time.
         """
-        deadline = time.monotonic() + self._drain_seconds
-        self.models.stop_admitting()
+        self.models.announce_stop()
+        if self._http is not None:  # an `__init__` that failed has none
+            time.sleep(self._options.lame_duck_seconds)
+        deadline = time.monotonic() + self._options.drain_seconds
+        drained = self.models.stop(self._options.drain_seconds)
         if self._http is not None:
-            self._http.stop()
-        drained = self.models.stop(self._drain_seconds)
+            self._http.stop(max(deadline - time.monotonic(), 1.0))
         if self._flight is not None:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
             self._http.join()
+            self._listening.remove_socket()
         self._surroundings.close()
         return drained
 
@@ -166,16 +152,21 @@ def run_server(
     *,
     reread: Callable[[], Sequence[ModelSpec]] | None = None,
     on_listening: Callable[[Server], None] | None = None,
-) -> None:
+) -> bool:
     """Serve until SIGTERM or SIGINT (Ctrl+C), then answer the admitted requests and return.
 
-    The call must run on the main thread, which receives the signals.
+    The call must run on the main thread, which receives the signals. A second signal within two seconds is the same signal; a
+    later one ends the process at once, with 128 plus the number of the signal.
 
     Args:
         models: models to load, or one loaded model, which the caller closes.
         options: as for `Server`.
         reread: returns the models to serve after SIGHUP. Default: SIGHUP reads only the keys again.
         on_listening: called when the server listens. Default: print the addresses on standard output.
+
+    Returns:
+        True if every admitted request was answered. If not, threads are still inside native code, and the interpreter would
+        abort at its end: end the process with `os._exit`.
 
     Raises:
         InputError, FletcherError: as for `Server`.
@@ -195,6 +186,7 @@ def run_server(
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})
             drained = server.stop()
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
+    return drained
 
 
 def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:

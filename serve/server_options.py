@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
@@ -9,6 +10,9 @@ from msgspec import Meta
 from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.options.sizes import parse_size
 from fletcher.runtime.options.struct import Options
+
+from .access.proxies import TrustedProxies
+from .request_headers import OnTruncate
 
 __all__ = ["FLIGHT", "OFF", "ServerOptions"]
 
@@ -28,10 +32,18 @@ MOST_AUTO_FRONTS: Final = 12
 #: Default address of Flight.
 FLIGHT: Final = "127.0.0.1:8815"
 
+PROXY_PANEL: Final = "Behind a proxy"
 ACCESS_PANEL: Final = "Access and limits"
 QUEUE_PANEL: Final = "Queue"
 WATCH_PANEL: Final = "Logs and traces"
 LONGBOW_PANEL: Final = "Longbow"
+
+
+_MODE: Final = re.compile(r"[0-7]{3}")
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_ORIGIN: Final = re.compile(
+    r"\*|[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._-]+(?::\d{1,5})?|[a-z]+://\[[0-9A-Fa-f:.]+\](?::\d{1,5})?"
+)
 
 
 class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -46,9 +58,43 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     http: Annotated[
         str,
         Meta(
-            description="Address of HTTP. Port 0 takes a free port; off turns HTTP off.", extra={"metavar": "HOST:PORT"}
+            description="Address of HTTP, HOST:PORT or unix:PATH for a Unix socket. Port 0 takes a free port; off turns HTTP "
+            "off.",
+            extra={"metavar": "ADDRESS"},
         ),
     ] = "127.0.0.1:8080"
+    socket_mode: Annotated[
+        str,
+        Meta(
+            description="Permissions of the Unix socket in octal. 600 lets only the server's user connect, 660 also its "
+            "group.",
+            extra={"metavar": "MODE", "panel": PROXY_PANEL},
+        ),
+    ] = "600"
+    root_path: Annotated[
+        str,
+        Meta(
+            description="Prefix of the path under which clients reach the server through a proxy, such as /fletcher. Paths "
+            "with and without it are answered.",
+            extra={"metavar": "PATH", "panel": PROXY_PANEL},
+        ),
+    ] = ""
+    trusted_proxy: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Network of a proxy whose X-Forwarded-For or Forwarded header names the client, such as 10.0.0.0/8, "
+            "or unix for the Unix socket. Can be given several times. Default: no header is believed.",
+            extra={"metavar": "CIDR", "panel": PROXY_PANEL},
+        ),
+    ] = ()
+    cors_allow_origin: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Origin of a website whose pages may call the server, such as https://example.org, or * for all. "
+            "The admin API never allows them. Can be given several times. Default: none.",
+            extra={"metavar": "ORIGIN", "panel": ACCESS_PANEL},
+        ),
+    ] = ()
     flight: Annotated[
         str | None,
         Meta(
@@ -81,6 +127,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_seconds: Annotated[
         float, Meta(ge=0, description="Seconds that open requests may take after the signal to stop.")
     ] = 30.0
+    lame_duck_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds after the signal to stop in which requests are still answered and /ready answers 503, so "
+            "that load balancers leave the server before it refuses requests.",
+        ),
+    ] = 0.0
     keys: Annotated[
         str | None,
         Meta(
@@ -118,6 +172,21 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Largest number of tokens in a request. Default: no limit.", extra={"panel": ACCESS_PANEL}),
     ] = None
+    on_truncate: Annotated[
+        OnTruncate,
+        Meta(
+            description="Policy for texts that are longer than the model takes: allow cuts them, report also says so in the "
+            "header x-truncated and in the log, refuse makes them an error in every request.",
+            extra={"panel": ACCESS_PANEL},
+        ),
+    ] = "report"
+    compress_above: Annotated[
+        int | str,
+        Meta(
+            description="Size from which answers are compressed for clients that accept zstd or gzip; off never compresses.",
+            extra={"metavar": "SIZE", "panel": PROXY_PANEL},
+        ),
+    ] = "64KiB"
     body_seconds: Annotated[
         float, Meta(gt=0, description="Seconds in which a body must arrive.", extra={"hidden": True})
     ] = 30.0
@@ -126,12 +195,17 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             ge=0.01,
             description="Longest expected wait in the queue, in seconds. A request that would wait longer is rejected with "
-            "429 and the time after which to retry.",
+            "429 and the time after which to retry. A stream waits.",
             extra={"panel": QUEUE_PANEL},
         ),
     ] = 30.0
     queue_tokens: Annotated[
-        int, Meta(ge=1, description="Largest number of tokens that wait for a model.", extra={"panel": QUEUE_PANEL})
+        int,
+        Meta(
+            ge=1,
+            description="Largest number of tokens that wait for a model. One client fills at most three quarters of it.",
+            extra={"panel": QUEUE_PANEL},
+        ),
     ] = 1 << 20
     otlp: Annotated[
         str | None,
@@ -177,14 +251,49 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            parse_size(self.max_body)
-        except InputError as error:
-            raise OptionError("max_body", f"max_body: {error}") from None
+        for name, value in (("max_body", self.max_body), ("compress_above", self.compress_above)):
+            if name == "compress_above" and value == OFF:
+                continue
+            try:
+                parse_size(value)
+            except InputError as error:
+                raise OptionError(name, f"{name}: {error}") from None
+        self._check_edge()
         if self.fronts != AUTO and not _is_count(str(self.fronts)):
             raise OptionError(
                 "fronts", f"fronts is {self.fronts!r}: use {AUTO} or a whole number from 0 to {MAX_FRONTS}"
             )
+
+    @property
+    def compress_bytes(self) -> int | None:
+        """The size in bytes from which answers are compressed; None if they are not."""
+        return None if self.compress_above == OFF else parse_size(self.compress_above)
+
+    def _check_edge(self) -> None:
+        """Check the options about proxies and websites.
+
+        Raises:
+            OptionError: one is invalid.
+        """
+        if not _MODE.fullmatch(self.socket_mode):
+            raise OptionError(
+                "socket_mode", f"socket_mode is {self.socket_mode!r}: use three octal digits, such as 660"
+            )
+        if self.root_path and not _PREFIX.fullmatch(self.root_path):
+            raise OptionError(
+                "root_path",
+                f"root_path is {self.root_path!r}: it begins with a slash and ends without one, as /fletcher",
+            )
+        for origin in self.cors_allow_origin:
+            if not _ORIGIN.fullmatch(origin):
+                raise OptionError(
+                    "cors_allow_origin",
+                    f"cors_allow_origin is {origin!r}: use *, or scheme and host without a path, as https://example.org",
+                )
+        try:
+            TrustedProxies(self.trusted_proxy)
+        except InputError as error:
+            raise OptionError("trusted_proxy", f"trusted_proxy: {error}") from None
 
     @property
     def max_body_bytes(self) -> int:

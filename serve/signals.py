@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final, NoReturn
 
-__all__ = ["SIGNAL_SECONDS", "hangups", "stop_signals", "wait_until_stopped"]
+__all__ = ["SIGNAL_SECONDS", "end_process", "hangups", "ignore_stop_signals", "stop_signals", "wait_until_stopped"]
 
 #: Seconds between two checks for a signal. A signal that another thread receives, or that comes just before the wait, does
 #: not interrupt it.
 SIGNAL_SECONDS = 0.5
+
+#: Signals that stop a server.
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+
+#: Seconds in which further signals to stop are the same one: a wrapper that signals a process and its group sends two.
+SAME_SECONDS: Final = 2.0
 
 
 @contextmanager
@@ -28,22 +39,50 @@ def hangups() -> Iterator[threading.Event]:
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Return an event that SIGTERM and SIGINT set. A second signal ends the process with the previous handler."""
+    """Return an event that SIGTERM and SIGINT set; restore the previous handlers at the end.
+
+    Signals in the first `SAME_SECONDS` are the same signal. A later one ends the process at once, with 128 plus the number of
+    the signal: neither the previous handler nor an exception would do, because an interpreter that ends while threads are
+    inside native code aborts.
+    """
     stopped = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    first = [0.0]
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for signal_number, handler in before.items():
-            signal.signal(signal_number, handler)
-        stopped.set()
+        now = time.monotonic()
+        if not stopped.is_set():
+            first[0] = now
+            stopped.set()
+        elif now - first[0] > SAME_SECONDS:
+            os._exit(128 + number)
 
-    for number in before:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_stop_signals() -> None:
+    """Ignore SIGTERM and SIGINT from now on: the process is ending with the exit code of its first signal."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process at once after its output was written.
+
+    Args:
+        code: exit code.
+
+    The end of the interpreter would abort the process if threads are still inside native code, for example in a batch that
+    was not done when the time to drain had passed.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def wait_until_stopped(

@@ -33,12 +33,14 @@ from fletcher.runtime.errors import (
 )
 
 from .errors import (
+    ConflictError,
     EmptyError,
     FieldError,
     ForbiddenError,
     MediaTypeError,
     MethodError,
     SlowBodyError,
+    SpaceError,
     TooLargeError,
     TooManyError,
     UnauthorizedError,
@@ -107,6 +109,8 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     TooLargeError: Status(413, "invalid_request_error", "request_too_large", "INVALID_ARGUMENT"),
     SlowBodyError: Status(408, "invalid_request_error", "request_timeout", "INVALID_ARGUMENT"),
     MediaTypeError: Status(415, "invalid_request_error", "unsupported_media_type", "INVALID_ARGUMENT"),
+    ConflictError: Status(409, "invalid_request_error", "conflict", "INVALID_ARGUMENT"),
+    SpaceError: Status(412, "invalid_request_error", "other_space", "INVALID_ARGUMENT"),
     UnauthorizedError: Status(401, "authentication_error", "invalid_api_key", "UNAUTHENTICATED"),
     ForbiddenError: Status(403, "permission_error", "forbidden", "PERMISSION_DENIED"),
     ServiceError: _UNREADY,

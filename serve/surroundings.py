@@ -22,6 +22,7 @@ from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.app import HttpApp
 from .http.call import Limits
+from .http.edge.edge import Edge
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
@@ -93,6 +94,7 @@ class Surroundings:
     Attributes:
         options: the options.
         limits: limits of a request.
+        edge: wrappers of the HTTP application of the process that has the connections.
         gate: decides who may call; it has the keys.
         longbow: destination of ingested texts, or None.
         tracing: destination of spans, or None.
@@ -100,6 +102,7 @@ class Surroundings:
 
     options: ServerOptions
     limits: Limits
+    edge: Edge
     gate: Gate
     longbow: LongbowDoor | None
     tracing: Tracing | None
@@ -120,8 +123,68 @@ class Surroundings:
         longbow = None if options.longbow is None else _open_longbow(options)
         if tracing is None and options.otlp is not None:
             tracing = _open_tracing(options.otlp)
-        limits = Limits(options.max_body_bytes, options.body_seconds, options.max_items, options.max_tokens)
-        return cls(options, limits, Gate(keys), longbow, tracing)
+        limits = Limits(
+            options.max_body_bytes,
+            options.body_seconds,
+            options.max_items,
+            options.max_tokens,
+            options.compress_bytes,
+            options.on_truncate,
+        )
+        edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
+        return cls(options, limits, edge, Gate(keys), longbow, tracing)
+
+    def make_models(self, load: Loader = load_encoder) -> Models:
+        """Return the registry of a server's models, without models.
+
+        Args:
+            load: opens a model.
+        """
+        return Models(
+            make_loader(self.options, load),
+            self.make_engine,
+            drain_seconds=self.options.drain_seconds,
+            fingerprint=fingerprint,
+            refuse_long=self.options.on_truncate == "refuse",
+            default=self.options.default_model,
+        )
+
+    def open_models(self, given: Backend | Sequence[ModelSpec], load: Loader = load_encoder) -> Models:
+        """Return models that answer.
+
+        Args:
+            given: models to load, or one loaded model, which the caller closes.
+            load: opens a model.
+
+        Raises:
+            InputError: `require_verified` refuses a model.
+            FletcherError: a model cannot be loaded.
+        """
+        models = self.make_models(load)
+        try:
+            self.fill(models, given)
+        except BaseException:
+            models.stop(0.0)
+            raise
+        return models
+
+    def fill(self, models: Models, given: Backend | Sequence[ModelSpec]) -> None:
+        """Let models answer.
+
+        Args:
+            models: registry of the server.
+            given: models to load, or one loaded model, which the caller closes.
+
+        Raises:
+            InputError, FletcherError: as for `open_models`.
+        """
+        if isinstance(given, Sequence):
+            models.apply(given)
+            return
+        if self.options.require_verified:
+            require_proof(given.info.canary, given.info.card.name)
+        name = self.options.name or given.info.card.name
+        models.add_loaded(ModelSpec(path="", name=name, aliases=()), given)
 
     def make_engine(self, encoder: Backend, metrics: Metrics) -> Engine:
         """Begin the engine of a loaded model."""
@@ -147,6 +210,7 @@ class Surroundings:
             longbow=self.longbow,
             tracing=self.tracing,
             consumers=consumers,
+            root_path=self.options.root_path,
         )
 
     def reload_keys(self) -> None:

@@ -103,6 +103,7 @@ def fletcher() -> Any:
     from fletcher.runtime.model_info import ModelInfo
     from fletcher.runtime.options.embed import EmbedOptions
     from fletcher.runtime.session.counters import EncoderMetrics
+    from fletcher.runtime.space.space import Space
     from fletcher.runtime.tasks.task import Task
     from fletcher.serve.engine.engine import Engine
     from fletcher.serve.http.app import HttpApp
@@ -131,6 +132,17 @@ def fletcher() -> Any:
             max_tokens=256,
             outputs=("vectors",),
             workers=1,
+            space=Space(
+                weights="none",
+                graph="none",
+                tokenizer="none",
+                precision="float",
+                output="vectors",
+                dimension=DIMENSION,
+                normalize=True,
+                max_tokens=256,
+                cut="right",
+            ),
             token_budget=512,
         )
         table = np.zeros((1024, DIMENSION), np.float32)

@@ -35,6 +35,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.space.space import Space
 from fletcher.serve.files.embed_file import embed_file
 from fletcher.serve.files.texts import open_texts
 from fletcher.serve.longbow.job.capacity import CapacityWatch
@@ -76,6 +77,17 @@ class Instant:
             max_tokens=256,
             outputs=("vectors",),
             workers=1,
+            space=Space(
+                weights="none",
+                graph="none",
+                tokenizer="none",
+                precision="float",
+                output="vectors",
+                dimension=DIMENSION,
+                normalize=True,
+                max_tokens=256,
+                cut="right",
+            ),
             token_budget=1024,
         )
         vectors = np.random.default_rng(0).standard_normal((4096, DIMENSION)).astype(np.float32)

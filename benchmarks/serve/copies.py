@@ -95,7 +95,7 @@ def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
     table = Table()
     texts = [TEXT.format(number) for number in range(count)]
     batch = pa.record_batch({"text": texts})
-    schema = output_schema(batch.schema, ModelDescription.of(encoder.info), options)
+    schema = output_schema(batch.schema, ModelDescription.of(encoder.info), options, encoder.info.spaces.of(options))
 
     read = table.stage("Arrow strings to Python's", lambda: read_texts(batch, 0, 0), result=lambda _: batch.nbytes)
     task = table.stage(

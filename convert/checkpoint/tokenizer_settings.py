@@ -121,6 +121,10 @@ def check_keys(file: Path, settings: Mapping[str, Any], ignored: IgnoredKeys) ->
     Raises:
         CheckpointError: a key is unknown, or has an effect that Fletcher does not reproduce.
     """
+    if settings.get("pad_token", "") is None:
+        raise CheckpointError(
+            f"{file}: pad_token is null, so transformers may have no token to fill batches with: name the token in a copy"
+        )
     refused = {key for key, value in settings.items() if key in REFUSED and not _is_off(key, value, settings)}
     unknown = {
         key for key in settings if not (key in APPLIED or key in HARMLESS or key in REFUSED or _names_token(key))

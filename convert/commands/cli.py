@@ -14,6 +14,7 @@ from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 
+from .diff import diff_models
 from .quantize import quantize
 
 if TYPE_CHECKING:
@@ -254,18 +255,25 @@ def verify_model(
     result.raise_if_failed()
 
 
+model.command("diff")(diff_models)
+
+
 @model.command("inspect")
 def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     """Show the contents of an artifact, and check its files."""
+    from ..spaces import read_space
+
     report = reporter(ctx)
     artifact = Artifact.open(folder)
     artifact.check_files()
     manifest = artifact.manifest
+    space = read_space(folder).id
     if report.as_json:
         report.result(
             {
                 "path": artifact.path,
                 "digest": artifact.digest,
+                "space": space,
                 "status": manifest.status,
                 "proof": manifest.proof,
                 "manifest": manifest,
@@ -291,6 +299,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "proof": manifest.proof,
         "not checked": manifest.verified.not_checked if manifest.verified else (),
         "digest": artifact.digest,
+        "space": space,
         "tools": manifest.tools,
     }
     if manifest.ignored_keys:

@@ -43,8 +43,9 @@ from ..targets.emit import emit
 from ..texts import SENTENCES
 from ..verify.verify import reference_name, verify_with
 from .card import settle_card
+from .content import describe_content
 from .options import ExportFields, ExportOptions
-from .own_canary import check_canaries, own_canary, own_texts, shorten_canary, with_tokens
+from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, shorten_canary, with_tokens
 from .traced import check_traceable, trace
 from .variants import Emitter, GraphWriter, check_variants
 
@@ -151,7 +152,8 @@ def export(
         session = _write(folder, checkpoint, checkout, recipe, progress)
         progress.line("checking the canary")
         artifact = Artifact.open(folder)
-        results = check_canaries(artifact, session)
+        checks = check_canaries(artifact, session)
+        artifact = _note_batches(artifact, checks)
         if options.verify:
             artifact = _verify(artifact, checkout, output, progress)
     return Exported(
@@ -165,11 +167,22 @@ def export(
         status=artifact.manifest.status,
         proof=artifact.manifest.proof,
         canary_unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
-        min_cosine=min((result.min_cosine for result in results), default=None),
-        max_abs=max((result.max_abs for result in results), default=None),
+        min_cosine=min((check.result.min_cosine for check in checks), default=None),
+        max_abs=max((check.result.max_abs for check in checks), default=None),
         digest=artifact.digest,
         ignored_keys=artifact.manifest.ignored_keys,
     )
+
+
+def _note_batches(artifact: Artifact, checks: Sequence[CanaryCheck]) -> Artifact:
+    """Record how far the canary's texts alone were from all of them together."""
+    apart = {check.variant: {"batch_max_abs": check.batch_max_abs} for check in checks}
+    variants = tuple(
+        msgspec.structs.replace(variant, measured=apart.get(variant.name, variant.measured))
+        for variant in artifact.manifest.variants
+    )
+    write_manifest(artifact.path, msgspec.structs.replace(artifact.manifest, variants=variants))
+    return Artifact.open(artifact.path)
 
 
 def _verify(artifact: Artifact, checkout: Checkout, output: str | Path, progress: Progress) -> Artifact:
@@ -262,6 +275,7 @@ def _write(
         ignored_keys=checkpoint.ignored.met,
         tokenizer_like=f"transformers {written.like}",
         strips_texts=strips,
+        content=describe_content(checkpoint, architecture, folder / TOKENIZER),
     )
     write_manifest(folder, manifest)
     return session

@@ -24,7 +24,7 @@ from fletcher.runtime.workers.pool import Workers
 from ..texts import SENTENCES
 from .variants import GraphWriter
 
-__all__ = ["check_canaries", "own_canary", "own_texts", "shorten_canary", "with_tokens"]
+__all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "shorten_canary", "with_tokens"]
 
 #: Of the built-in sentences, every eighth is in an own canary: English, German, Arabic, a command. It is run twice here, and
 #: at every load.
@@ -34,7 +34,22 @@ CANARY_STEP = 8
 ORIGIN = "self-made: this artifact's cpu-fp32"
 
 
-def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryResult]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class CanaryCheck:
+    """Result of a variant's run on the canary.
+
+    Attributes:
+        variant: name of the variant.
+        result: its comparison with the reference.
+        batch_max_abs: largest difference of an element between a text alone and all texts together.
+    """
+
+    variant: str
+    result: CanaryResult
+    batch_max_abs: float
+
+
+def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryCheck]:
     """Load every variant that this machine runs, and compare its canary.
 
     Args:
@@ -56,13 +71,16 @@ def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryRe
         opened = session if is_open and session is not None else _open_for_check(artifact, variant)
         workers = Workers(opened, variant.outputs, name=card.name, count=1, token_budget=card.max_tokens)
         with closing(workers):
-            result = canary.judge(workers.compute(canary.encodings), card.output, variant.tolerance)
+            together = workers.compute(canary.encodings)
+            rows = [canary.encodings.select(np.array([row])) for row in range(len(canary.encodings))]
+            apart = float(np.abs(together - np.concatenate([workers.compute(row) for row in rows])).max(initial=0.0))
+            result = canary.judge(together, card.output, variant.tolerance)
         if not result.passed:
             raise CanaryError(
                 f"{card.name} ({variant.name} on {opened.provider}) does not reproduce its canary: {result.reason}. It "
                 "would serve wrong vectors, so it was removed"
             )
-        results.append(result)
+        results.append(CanaryCheck(variant.name, result, apart))
     return results
 
 

@@ -39,6 +39,10 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
         ("cosine, mean", lambda variant: f"{variant.cosine_mean:.9f}"),
         ("max abs difference", lambda variant: f"{variant.max_abs:.1e}"),
         ("alone against in a batch, max abs", lambda variant: f"{variant.batch_max_abs:.1e}"),
+        (
+            "provider against provider, max abs",
+            lambda variant: "one provider" if variant.providers_max_abs is None else f"{variant.providers_max_abs:.1e}",
+        ),
         ("ten nearest neighbors agree", lambda variant: f"{variant.neighbors:.2%}"),
         ("Spearman of pairwise similarities", lambda variant: f"{variant.spearman:.6f}"),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import compress
 
+import msgspec
 import numpy as np
 
 from fletcher.model_zoo.progress import Progress
@@ -15,10 +16,12 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.selection import default_provider, runnable_targets
+from fletcher.runtime.space.bounds import BATCH_LOGITS, UNBOUNDED
 
 from ..reference.witness import Answer, Witness
 from .case import Case
 from .outputs import TokenRow, Values, compute_alone, compute_together, tokenize
+from .providers import measure_providers
 from .report import RefusedText, TokenizerResult, VariantResult, excerpt
 from .tables import make_tables
 from .texts import QUERIES_EACH
@@ -26,10 +29,6 @@ from .verdicts import VariantVectors, compare_ids, compare_vectors, out_of_toler
 from .versions import VersionGap
 
 __all__ = ["Comparison", "Question", "ask_reference", "choose_variants", "compare_variant", "versions"]
-
-#: Outputs that are not normalized: the last bit of a float32 logit of 10 is 1e-6 already.
-UNBOUNDED = ("scores", "sparse")
-BATCH_TOLERANCE_LOGITS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +116,10 @@ def compare_variant(
     expected = [values for answer in answers if (values := answer.values) is not None]
     alone_table, together_table, right, first = make_tables(card.output, alone, together, expected)
     lengths = np.array([len(rows[valued[index]].ids) for index in first], np.int64)
-    loose = BATCH_TOLERANCE_LOGITS if variant.precision == "fp32" and card.output in UNBOUNDED else None
+    loose = BATCH_LOGITS if variant.precision == "fp32" and card.output in UNBOUNDED else None
     vectors = VariantVectors(variant, provider, lengths, alone_table, together_table)
     result = compare_vectors(vectors, right, [cases[valued[index]] for index in first], card, batch_tolerance=loose)
+    result = msgspec.structs.replace(result, providers_max_abs=measure_providers(artifact, variant))
     values_differ = [False] * len(cases)
     group = QUERIES_EACH if card.output == "scores" else 1
     for start, bad in zip(first.tolist(), out_of_tolerance(result), strict=True):

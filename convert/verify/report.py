@@ -110,6 +110,8 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
         cosine_min: smallest of these cosines.
         max_abs: largest absolute difference of an element.
         batch_max_abs: largest absolute difference of an element between a text alone and the same text in a batch.
+        providers_max_abs: largest absolute difference of an element between two providers that this machine has, on the
+            canary; None if it has only one.
         neighbors: agreement of the ten nearest neighbors, 0 to 1.
         spearman: rank correlation of the pairwise similarities.
         worst: text with the smallest cosine.
@@ -128,6 +130,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     cosine_min: float
     max_abs: float
     batch_max_abs: float
+    providers_max_abs: float | None = None
     neighbors: float
     spearman: float
     worst: TextResult
@@ -150,6 +153,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
             "batch_max_abs": self.batch_max_abs,
             "neighbors": self.neighbors,
             "spearman": self.spearman,
+            **({} if self.providers_max_abs is None else {"providers_max_abs": self.providers_max_abs}),
         }
 
 

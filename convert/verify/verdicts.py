@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.quantize.measure.metrics import compare, similarities
 from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.space.bounds import BATCH_FP32, BATCH_REDUCED
 
 from ..reference.witness import Tokens
 from .case import Case
@@ -21,13 +22,6 @@ __all__ = ["IdsResult", "VariantVectors", "compare_ids", "compare_vectors", "out
 
 #: Default accuracy by precision; precisions without an entry have the tolerance of their variant.
 DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
-
-#: Largest difference of an element between a text alone and in a batch: float32's own rounding, in another order.
-BATCH_TOLERANCE_FP32 = 1e-6
-
-#: The same for reduced precisions, where a different order can change the direction of one rounding. A scale shared by the
-#: batch, which this tolerance must detect, moves elements by 1e-2 (batch cosine 0.978 was measured for such INT8).
-BATCH_TOLERANCE_REDUCED = 2e-3
 
 #: Number of points in the plot of pairwise similarities.
 PLOTTED_PAIRS = 1200
@@ -129,7 +123,7 @@ def compare_vectors(
     variant = vectors.variant
     tolerance = card.accuracy.get(variant.precision) or DEFAULT_ACCURACY.get(variant.precision, variant.tolerance)
     if batch_tolerance is None:
-        batch_tolerance = BATCH_TOLERANCE_FP32 if variant.precision == "fp32" else BATCH_TOLERANCE_REDUCED
+        batch_tolerance = BATCH_FP32 if variant.precision == "fp32" else BATCH_REDUCED
     agreement, in_batch = compare(vectors.batched, expected), compare(vectors.batched, vectors.alone)
     results = tuple(
         TextResult(

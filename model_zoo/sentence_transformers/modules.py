@@ -257,9 +257,9 @@ def require_width(module: Module, config: Mapping[str, Any]) -> int:
         config: its configuration.
 
     Raises:
-        CardError: the value is not an integer.
+        CardError: the value is not a positive integer.
     """
     width = config.get("out_features")
-    if isinstance(width, bool) or not isinstance(width, int):
-        raise CardError(f"{module.folder / 'config.json'}: `out_features`: must be an integer, not {width!r}")
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise CardError(f"{module.folder / 'config.json'}: `out_features`: must be a positive integer, not {width!r}")
     return width

@@ -249,6 +249,8 @@ def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requ
     own, origin = table, "config.json"
     if transformer is not None and transformer.max_seq_length is not None:
         own, origin = transformer.max_seq_length, "sentence_bert_config.json"
+        if own < 1:
+            raise CardError(f"{folder / origin}: max_seq_length is {own}, where a positive integer was expected")
     else:
         length = read_tokenizer_settings(folder).model_max_length
         # transformers writes 1e30 for "no limit".

@@ -18,6 +18,7 @@ __all__ = [
     "LEFT_OUT",
     "TOKEN_OUTPUTS",
     "TOKEN_STATES",
+    "Content",
     "FeedRules",
     "FileInfo",
     "Manifest",
@@ -48,7 +49,7 @@ Proof = Literal["verified", "published", "self-made"]
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
 
 #: Fields of the manifest that are written only where they differ from their default.
-LEFT_OUT = ("ignored_keys", "tokenizer_like", "strips_texts")
+LEFT_OUT = ("ignored_keys", "tokenizer_like", "strips_texts", "content")
 
 
 _PROOFS: Mapping[str, str] = MappingProxyType(
@@ -133,7 +134,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         tolerance: allowed difference of its vectors from the canary's.
         instructions: processor features that it needs, named as in /proc/cpuinfo; `a|b` means one of the two.
         exporter: `fletcher` for a graph that Fletcher wrote, otherwise the name of the tracer.
-        measured: figures of the comparison with HuggingFace in float32; empty if it was not verified.
+        measured: figures of the comparison with HuggingFace in float32, and `providers_max_abs`, the largest difference of
+            an element between two providers. Before a verification, only `batch_max_abs` of the canary, alone and together.
         canary: `passed` if it passed the canary at export; `unchecked` if the exporting machine could not run its target.
         arithmetic: type in which its nodes compute, if that is not `precision`; else None.
         islands: nodes of the encoder that compute in fp32 because a half type would overflow. The nodes after the encoder
@@ -202,6 +204,20 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     not_checked: tuple[str, ...] = ()
 
 
+class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Digests of what decides an artifact's vectors. They are made of content, so a later export has the same ones.
+
+    Attributes:
+        weights: sha256 of the checkpoint's tensors: names, shapes, and values in float32.
+        graph: sha256 of the description of the layers and modules that the graphs compute.
+        tokenizer: sha256 of the tokenizer's content, without the keys that change no token id.
+    """
+
+    weights: str
+    graph: str
+    tokenizer: str
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Manifest of an artifact, the content of `fletcher.json`.
 
@@ -225,6 +241,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             differ; None for an artifact from before this field.
         strips_texts: whether the blanks around a text are removed, as sentence-transformers 5 and older do. It is set only
             where that changes token ids.
+        content: digests of what decides the vectors; None for an artifact from before this field.
     """
 
     format: int
@@ -240,6 +257,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ignored_keys: tuple[str, ...] = ()
     tokenizer_like: str | None = None
     strips_texts: bool = False
+    content: Content | None = None
 
     @property
     def status(self) -> Proof:

@@ -127,6 +127,7 @@ def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
             name = ".".join(words[: depth + 1])
             raise typer.BadParameter(f"{path}: {name} must be a table: [{name}]", param_hint="--config")
     names = {long_name(param) or param.name: param.name for param in ctx.command.params if param.expose_value}
+    repeatable = {long_name(param) for param in ctx.command.params if getattr(param, "multiple", False)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         option = key.replace("_", "-") if key.replace("_", "-") in names else key
@@ -139,6 +140,8 @@ def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
         # Typer converts text in the same way as a command line.
         if isinstance(value, list):
             values[str(names[option])] = [str(item) for item in value]
+        elif option in repeatable:
+            values[str(names[option])] = [str(value)]
         else:
             values[str(names[option])] = value if isinstance(value, bool) else str(value)
     return values

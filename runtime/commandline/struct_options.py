@@ -15,7 +15,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import typer
@@ -125,15 +125,21 @@ def _names(struct: type[Options], name: str) -> list[str]:
 
 
 def _kinds(field: Field) -> tuple[Any, ...]:
+    if get_origin(field.type) is tuple:
+        return (list,)
     return get_args(field.type) if not field.choices and get_args(field.type) else (field.type,)
 
 
 def _type(field: Field) -> Any:
     """Return the type that typer converts to: text for choices and sizes, because the struct checks these."""
     kinds = _kinds(field)
+    if kinds == (list,):  # the option can be given several times
+        return list[str]
     kind: Any = str if field.choices or str in kinds else next(kind for kind in kinds if kind is not type(None))
     return kind | None if type(None) in kinds else kind
 
 
 def _default(field: Field, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if value is not None and str in _kinds(field) else value

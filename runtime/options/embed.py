@@ -12,6 +12,7 @@ from ..errors import OptionError
 from .struct import Options
 
 __all__ = [
+    "DEFAULT_INPUT_TYPE",
     "DTYPES",
     "OVERFLOWS",
     "DType",
@@ -57,6 +58,7 @@ Normalize = Annotated[
     Meta(description="Scale vectors to length 1. Default: as the model's authors publish them."),
 ]
 
+#: Input type of a request that names none.
 DEFAULT_INPUT_TYPE = "document"
 
 #: Fields of `EmbedOptions.identity`, in their order in that text.

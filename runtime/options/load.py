@@ -66,6 +66,13 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Tokens that a batch should hold. Default: measured on this machine."),
     ] = None
+    exact: Annotated[
+        bool,
+        Meta(
+            description="Compute every text in a batch of its own, so that its vector is the same to the last bit whatever "
+            "texts come with it. It needs more time for short texts; docs/explanation/spaces.md has the cost."
+        ),
+    ] = False
     memory_limit: Annotated[
         int | str | None,
         Meta(
@@ -84,6 +91,10 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.exact and self.token_budget is not None:
+            raise OptionError(
+                "token_budget", "token_budget and exact exclude each other: exact means one text per batch"
+            )
         sizes = {"memory_limit": self.memory_limit, "cache": self.cache}
         for field, size in sizes.items():
             if size is None or (field == "cache" and size in (0, "0")):
@@ -114,5 +125,6 @@ class LoadFields(TypedDict, total=False):
     min_cosine: float | None
     workers: int | None
     token_budget: int | None
+    exact: bool
     memory_limit: int | str | None
     cache: int | str

@@ -87,6 +87,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             if isinstance(value, Integral) and not isinstance(value, int):
                 value = int(value)  # numpy's integers are allowed, but `repr` and JSON must show Python's
                 msgspec.structs.force_setattr(self, field.name, value)
+            elif isinstance(value, list) and get_origin(field.type) is tuple:  # from a command line
+                value = tuple(value)
+                msgspec.structs.force_setattr(self, field.name, value)
             if (problem := field.problem(value)) is not None:
                 raise OptionError(field.name, f"{field.name} is {value!r}: {problem}")
 

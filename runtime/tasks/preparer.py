@@ -61,7 +61,7 @@ class Preparer:
             has_states = self.info.has_token_states
             return prepare_head(self.tokenizer, card, inputs, options, output, has_states=has_states)
         if isinstance(inputs, TokenIds):
-            task = prepare_ids(self.tokenizer, card, inputs.rows, options)
+            task = prepare_ids(self.tokenizer, card, inputs, options)
         else:
             task = prepare_vectors(self.tokenizer, card, self.cache, inputs.texts, options, promised)
         if options.dtype == "float16" and task.output is None and self.leaves_in_half(options):

@@ -14,6 +14,7 @@ from fletcher.model_zoo.card import ModelCard
 
 from ..encodings import Chunks, Embeddings, Encodings, ragged_index
 from ..errors import InputError, TooLongError
+from ..inputs import TokenIds
 from ..options.embed import EmbedOptions
 from ..tokenizing.tokenizer import Tokenizer
 from .duplicates import Known, Promise, VectorCache, unique
@@ -32,6 +33,12 @@ __all__ = [
     "refuse_long",
     "tokenize",
 ]
+
+
+#: Advice for ids that another tokenizer made: with their defaults, some clients send those of OpenAI's tokenizers.
+OTHER_IDS = (
+    "Send texts (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)), or ids of this model's tokenizer"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +96,36 @@ def prepare_vectors(
     return Task(encodings, None, partial(finish_rows, encodings, inverse, card, options))
 
 
-def prepare_ids(tokenizer: Tokenizer, card: ModelCard, rows: Sequence[Sequence[int]], options: EmbedOptions) -> Task:
+def prepare_ids(tokenizer: Tokenizer, card: ModelCard, inputs: TokenIds, options: EmbedOptions) -> Task:
     """Check and truncate token ids, which get no prompt and are never split.
 
     Args:
         tokenizer: the model's tokenizer.
         card: the model's card.
-        rows: token ids of each text, special tokens included.
+        inputs: token ids of each text.
         options: dimensions, type and norm of the vectors.
 
     Raises:
         InputError: token ids cannot be used; see `encode_ids`.
     """
-    encodings = encode_ids(tokenizer, rows)
+    encodings = encode_ids(tokenizer, inputs, card.name)
     return Task(encodings, None, partial(finish_rows, encodings, None, card, options))
 
 
-def encode_ids(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> Encodings:
-    """Return a caller's token ids as encodings, truncated to the longest input. The ids include special tokens.
+def encode_ids(tokenizer: Tokenizer, inputs: TokenIds, model: str) -> Encodings:
+    """Return a caller's token ids as encodings, truncated to the longest input.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        inputs: token ids of each text.
+        model: name of the model, for messages.
 
     Raises:
-        InputError: an empty row, an id outside the vocabulary, or an id that is not a whole number.
+        InputError: an empty row, an id outside the vocabulary, an id that is not a whole number, or a row with special tokens
+            where it should have none, or without them where it should have them.
     """
     size = tokenizer.vocabulary_size
-    arrays = [np.asarray(row) for row in rows]
+    arrays = [np.asarray(row) for row in inputs.rows]
     for index, ids in enumerate(arrays):
         if not ids.size:
             raise InputError(f"row {index} of token ids is empty: it needs at least one id")
@@ -120,8 +133,29 @@ def encode_ids(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> Encodings
             raise InputError(f"row {index} of token ids holds values that are not whole numbers below 2^63")
         for token in (int(ids.min()), int(ids.max())):
             if not 0 <= token < size:
-                raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
-    return tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
+                raise InputError(
+                    f"row {index} holds the token id {token}; the vocabulary of {model} has ids 0 to {size - 1}. {OTHER_IDS}"
+                )
+        if tokenizer.num_special and tokenizer.has_special_ids(ids) is not inputs.special_tokens:
+            raise InputError(_explain_special_tokens(index, tokenizer, inputs, model))
+    rows = [ids.astype(np.int32) for ids in arrays]
+    return tokenizer.truncate(rows if inputs.special_tokens else [tokenizer.framed(ids) for ids in rows])
+
+
+def _explain_special_tokens(index: int, tokenizer: Tokenizer, inputs: TokenIds, model: str) -> str:
+    """Return the message about a row whose special tokens are missing, or are there already."""
+    if not inputs.special_tokens:
+        return (
+            f"special_tokens is false, but row {index} begins and ends with the special tokens of {model} already: leave it "
+            "out"
+        )
+    prefix, suffix = tokenizer.special_words
+    places = [*([f"begin with {prefix}"] if prefix else []), *([f"end with {suffix}"] if suffix else [])]
+    return (
+        f"row {index} of token ids does not {' and '.join(places)}, as {model}'s tokenizer makes every text do, so they may "
+        f"be another tokenizer's. {OTHER_IDS}. Ids of this model that lack only its special tokens need "
+        '"special_tokens": false'
+    )
 
 
 def _prepare_split(

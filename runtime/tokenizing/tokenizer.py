@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib import metadata
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,8 @@ class Tokenizer:
         self.vocabulary_size = vocabulary_size(self._tokenizer)
         self._ends = ends_of(self._tokenizer)
         self._prefix, self._suffix = _special_ids(self._tokenizer, path)
+        #: The same as lists, which are faster to compare with a few ids than arrays.
+        self._special: tuple[list[int], list[int]] = self._prefix.tolist(), self._suffix.tolist()
         if max_tokens <= self.num_special:
             raise ArtifactError(
                 f"a longest input of {max_tokens} tokens leaves no room beside the tokenizer's {self.num_special} "
@@ -163,6 +165,24 @@ class Tokenizer:
     def num_special(self) -> int:
         """Number of special tokens around a text."""
         return len(self._prefix) + len(self._suffix)
+
+    @property
+    def special_words(self) -> tuple[str, str]:
+        """Special tokens before and behind a text, for messages, such as `101 ([CLS])`; empty if there are none."""
+        prefix, suffix = (
+            ", ".join(f"{token} ({self._tokenizer.id_to_token(token)})" for token in ids.tolist())
+            for ids in (self._prefix, self._suffix)
+        )
+        return prefix, suffix
+
+    def has_special_ids(self, ids: NDArray[np.integer[Any]]) -> bool:
+        """Return whether token ids, (tokens,), begin and end with the special tokens that belong around a text."""
+        prefix, suffix = self._special
+        return (
+            len(ids) >= len(prefix) + len(suffix)
+            and ids[: len(prefix)].tolist() == prefix
+            and ids[len(ids) - len(suffix) :].tolist() == suffix
+        )
 
     @cached_property
     def implementation(self) -> str:
@@ -236,9 +256,9 @@ class Tokenizer:
         for part in self._counted_parts(text):
             held = np.concatenate([held, part]) if len(held) else part
             while len(held) > body:
-                yield self._framed(held[:body], lead)
+                yield self.framed(held[:body], lead)
                 held = held[body - overlap :]
-        yield self._framed(held, lead)
+        yield self.framed(held, lead)
 
     def plain_ids(self, text: str) -> NDArray[np.int32]:
         """Return the token ids of a text without special tokens, int32, (tokens,).
@@ -262,7 +282,13 @@ class Tokenizer:
             texts = 0
             yield part
 
-    def _framed(self, ids: NDArray[np.int32], lead: Sequence[int] | NDArray[np.int32] = ()) -> NDArray[np.int32]:
+    def framed(self, ids: NDArray[np.int32], lead: Sequence[int] | NDArray[np.int32] = ()) -> NDArray[np.int32]:
+        """Return token ids with the special tokens around them, int32.
+
+        Args:
+            ids: ids of a text without special tokens, int32.
+            lead: ids between the special tokens and the text's, such as those of a prompt.
+        """
         return np.concatenate([self._prefix, np.asarray(lead, np.int32), ids, self._suffix])
 
     def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Encodings:
@@ -334,7 +360,7 @@ class Tokenizer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
     def _framed_long(self, text: str) -> NDArray[np.int32]:
-        return self._framed(np.concatenate(list(self._parts(text))))
+        return self.framed(np.concatenate(list(self._parts(text))))
 
     def _parts(self, text: str) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of a text without special tokens, a part at a time."""

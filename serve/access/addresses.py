@@ -10,7 +10,7 @@ from pathlib import Path
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
-__all__ = ["Addresses", "HostPort", "bind", "bind_path", "parse"]
+__all__ = ["Addresses", "HostPort", "UnixPath", "bind", "bind_path", "parse", "url_of"]
 
 #: Largest number of connections that wait to be accepted. The system can have a lower limit.
 BACKLOG = 2048
@@ -40,6 +40,22 @@ class HostPort:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class UnixPath:
+    """A Unix socket to listen on.
+
+    Attributes:
+        path: absolute path.
+        mode: permissions of the socket.
+    """
+
+    path: Path
+    mode: int = 0o600
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
 def parse(text: str, option: str) -> HostPort:
     """Read `HOST:PORT`, `:PORT` or `[IPV6]:PORT`.
 
@@ -62,7 +78,13 @@ def parse(text: str, option: str) -> HostPort:
     return HostPort(host or "127.0.0.1", int(port))
 
 
-def bind(address: HostPort, option: str) -> socket.socket:
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of HTTP on a listening socket."""
+    where = listener.getsockname()
+    return f"http+unix://{where}" if isinstance(where, str) else f"http://{HostPort(*where[:2])}"
+
+
+def bind(address: HostPort | UnixPath, option: str) -> socket.socket:
     """Return a listening socket.
 
     Args:
@@ -73,6 +95,8 @@ def bind(address: HostPort, option: str) -> socket.socket:
         InputError: the port is in use, the host is unknown, the address does not belong to this machine, or the system does
             not allow it.
     """
+    if isinstance(address, UnixPath):
+        return _bind_unix(address, option)
     try:
         family, kind, protocol, _, location = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -92,6 +116,36 @@ def bind(address: HostPort, option: str) -> socket.socket:
                 f"{option} {address}: the port is in use. Stop the program that listens there, or choose another port with "
                 f"{option} {HostPort(address.host, 0)} (0 takes a free one)"
             ) from error
+        raise InputError(f"{option} {address}: cannot listen there ({explain(error)})") from error
+    return listener
+
+
+def _bind_unix(address: UnixPath, option: str) -> socket.socket:
+    """Return a listening Unix socket. A socket that an ended process left is replaced.
+
+    Raises:
+        InputError: a program listens there, the path has another file, or the system does not allow it.
+    """
+    path = address.path
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(f"{option} {address}: cannot listen there ({explain(error)})") from error
+            else:
+                raise InputError(f"{option} {address}: a program listens there. Stop it, or choose another path")
+    elif path.exists():
+        raise InputError(f"{option} {address}: the file exists and is not a socket")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(address.mode)  # before anybody can connect
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
         raise InputError(f"{option} {address}: cannot listen there ({explain(error)})") from error
     return listener
 

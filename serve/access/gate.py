@@ -31,14 +31,14 @@ class Gate:
         """
         self.keys = keys
 
-    def enter(self, access: Access, authorization: str | None, *, peer: str | None, browser: bool = False) -> str:
+    def enter(self, access: Access, authorization: str | None, *, peer: str | None, indirect: bool = False) -> str:
         """Check a caller.
 
         Args:
             access: level of access that the route or call needs.
             authorization: value of the header `authorization`, or None.
             peer: address of the caller, or None if it is unknown.
-            browser: True if a page of a website sent the request.
+            indirect: True if a page of a website or a proxy sent the request.
 
         Returns:
             The name of the caller's key; empty if the caller does not need a key.
@@ -50,8 +50,9 @@ class Gate:
         if access == "open":
             return ""
         if self.keys is None:
-            # A website that the operator visits could send requests to the loopback through the browser.
-            if access == "admin" and (browser or not is_loopback(peer)):
+            # A website that the operator visits could send requests to the loopback through the browser, and a proxy on this
+            # machine sends those of anybody.
+            if access == "admin" and (indirect or not is_loopback(peer)):
                 raise ForbiddenError(
                     "without API keys, only programs on the loopback may use the admin API: start the server with --keys FILE"
                 )

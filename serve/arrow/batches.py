@@ -91,8 +91,15 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
     return cast(list[str], texts)
 
 
-def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions) -> Any:
-    """Return the stream's schema with the vector columns. Its metadata has the model and the options of the vectors."""
+def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions, space: str) -> Any:
+    """Return the stream's schema with the vector columns. Its metadata has the model, the space and the options.
+
+    Args:
+        schema: schema of the client's batches.
+        model: the model that answers.
+        options: options of the vectors.
+        space: identifier of the space of the vectors.
+    """
     size = model.dimension if options.dimensions is None else options.dimensions
     normalized = model.normalized if options.normalize is None else options.normalize
     metadata = dict(schema.metadata or {}) | {
@@ -100,6 +107,7 @@ def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions) -
         b"fletcher.model": model.name.encode(),
         b"fletcher.digest": model.digest.encode(),
         b"fletcher.variant": model.variant.encode(),
+        b"fletcher.space": space.encode(),
         b"fletcher.dimension": b"%d" % size,
         b"fletcher.dtype": options.dtype.encode(),
         b"fletcher.normalization": b"l2" if normalized else b"none",

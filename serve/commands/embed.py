@@ -32,10 +32,18 @@ def embed(
     options: EmbedOptions,
     load: LoadOptions = LoadOptions(cache=SERVER_CACHE),
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Space that the vectors must have, as /v1/space gives it. Default: any space is accepted.",
+        ),
+    ] = None,
 ) -> None:
     """Embed every text of a file, in the file's order.
 
-    A `.npy` output holds the vectors, (n, dimension), in the type of --dtype. A `.parquet` or `.arrow` output has the columns
+    A `.npy` output holds the vectors, (n, dimension), in the type of --dtype, and a file NAME.npy.json beside it names their
+    space. A `.parquet` or `.arrow` output has the columns
     id (the row number, or the id of the input), text, vector, and all other columns of the input.
     """
     report = reporter(ctx)
@@ -52,7 +60,7 @@ def embed(
         Encoder.load(directory, load) as encoder,
         report.count("embedding", total=texts.total, units=("texts", "tokens")) as progress,
     ):
-        summary = embed_file(encoder, texts, output, options=options, force=force, progress=progress)
+        summary = embed_file(encoder, texts, output, options=options, force=force, space=space, progress=progress)
     if not summary.texts:
         report.warn(f"{texts.name} has no text; {output} has no vector")
     if summary.truncated_texts:

@@ -20,7 +20,7 @@ __all__ = ["Directory", "check_options", "require_packages", "serve_packages"]
 
 #: Extra of Fletcher that installs a package, by the package's import name.
 EXTRAS: Final = {
-    **dict.fromkeys(["cbor2", "httptools", "prometheus_client", "uvicorn", "uvloop"], "http"),
+    **dict.fromkeys(["cbor2", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop", "zstandard"], "http"),
     "pyarrow": "flight",
     "opentelemetry": "otel",
 }

@@ -17,6 +17,7 @@ from fletcher.runtime.options.load import LoadOptions
 from ..models.heap import few_arenas
 from ..models.spec import SERVER_CACHE, ModelSpec, read_specs
 from ..server_options import ServerOptions
+from ..signals import end_process, ignore_stop_signals
 from .options import require_packages, serve_packages
 
 if TYPE_CHECKING:
@@ -102,10 +103,12 @@ def serve(
     if not specs:
         raise InputError("there is no model to serve: name a folder, or put [[models]] into the file of --config")
     if options.front_count:
-        require_packages("fletcher-serve run", "httptools", "prometheus_client", "uvicorn", "uvloop")
+        require_packages(
+            "fletcher-serve run", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop", "zstandard"
+        )
         from ..fronts.supervisor import run_supervisor
 
-        run_supervisor(
+        drained = run_supervisor(
             specs,
             options,
             reread=all_specs,
@@ -116,9 +119,12 @@ def serve(
             from ..models.served import served_models
             from ..server import run_server
 
-        run_server(
+        drained = run_server(
             specs,
             options,
             reread=all_specs,
             on_listening=lambda server: announce(server.addresses, served_models(server.models)),
         )
+    ignore_stop_signals()
+    if not drained:
+        end_process(0)

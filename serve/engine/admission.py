@@ -1,32 +1,33 @@
 """`Admission`: limits of the open requests. It admits requests, joins equal ones, and settles each of them once.
 
-`Price` is the predicted cost of a request. Admission compares it with the limits.
+Limits are by client (`fairness/shares.py`). A request above a limit is rejected. A part of a stream waits for room instead.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import msgspec
-
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, ProviderError, StoppingError
-from fletcher.runtime.inputs import Pairs, TokenIds
-from fletcher.runtime.model_info import ModelInfo
 
 from ..observe.metrics import Metrics
-from .drain_rate import DrainRate
 from .embed_request import EmbedRequest
+from .fairness.drain_rate import DrainRate
+from .fairness.parking import Parking
+from .fairness.shares import OCCUPIED, Shares
 from .open_request import SHORTEST_RETRY, OpenRequest
+from .price import Price
 from .rows_request import RowsRequest
-from .terms import PRIORITIES, SHARES, WEIGHTS, Priority, Terms
+from .terms import Flow, Terms
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["MAX_MEMORY", "Admission", "Price", "price_of", "price_of_rows"]
+__all__ = ["MAX_MEMORY", "Admission"]
 
 #: Limit of the predicted memory of all open requests in bytes: token ids, and vectors until they are answered.
 MAX_MEMORY: Final = 1 << 30
@@ -42,59 +43,6 @@ MAX_WAIT_FACTOR: Final = 1.25
 LONGEST_RETRY: Final = 60.0
 
 
-class Price(msgspec.Struct, frozen=True):
-    """Predicted cost of a request, known before it is tokenized.
-
-    Attributes:
-        characters: number of characters of all texts; 0 for token ids.
-        ids: number of token ids that the client sent; 0 for texts.
-        rows: number of rows of the answer.
-        tokens: number of tokens to compute: an upper estimate for texts, exact for token ids.
-        memory: bytes that the request holds until it is answered.
-    """
-
-    characters: int
-    ids: int
-    rows: int
-    tokens: int
-    memory: int
-
-
-def price_of(request: EmbedRequest, info: ModelInfo) -> Price:
-    """Return the predicted cost of a request to a model.
-
-    English has about four characters per token. The estimate is high until the real count is known: it assumes two characters
-    per token, and four tokens per row for the prompt and special tokens. A row is not longer than the longest input, unless
-    texts are split. A token takes 4 bytes for its id and 4 bytes for the copy in a batch. The vector of a row takes
-    `dimension` float32 values. Late chunking also holds a vector for each token.
-    """
-    inputs, options = request.inputs, request.options
-    characters = ids = 0
-    if isinstance(inputs, TokenIds):
-        rows = len(inputs.rows)
-        lengths = [len(row) for row in inputs.rows]
-        ids, tokens = sum(lengths), sum(min(length, info.max_tokens) for length in lengths)
-    else:
-        if isinstance(inputs, Pairs):
-            rows = len(inputs.documents)
-            characters = sum(map(len, inputs.documents)) + sum(map(len, inputs.queries))
-        else:
-            rows = len(inputs.texts)
-            characters = sum(map(len, inputs.texts))
-        tokens, most = characters // 2 + 4 * rows, rows * info.max_tokens
-        if tokens > most and not options.splits:
-            tokens = most
-    vectors = rows + tokens if options.overflow == "late" else rows
-    return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
-
-
-def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:
-    """Return the cost of rows that are tokenized; its tokens are exact."""
-    rows, tokens = len(request.encodings), request.encodings.num_tokens
-    vectors = tokens if request.by_token else rows
-    return Price(0, tokens, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
-
-
 class Admission:
     """Open requests: admitted and not yet settled. Safe to use from any thread.
 
@@ -106,13 +54,16 @@ class Admission:
         stopping: True if every new request is rejected.
         joinable: open requests by their identity.
         rate: speed at which the queue empties.
+        shares: waiting tokens by client.
+        parked: parts of streams that wait for room.
+        resume: function that tokenizes and queues a part of a stream for which there is room now. It is called with the lock.
     """
 
-    def __init__(self, *, max_tokens: int, max_wait: float, max_memory: int, metrics: Metrics, rate: DrainRate) -> None:
+    def __init__(self, *, shares: Shares, max_wait: float, max_memory: int, metrics: Metrics, rate: DrainRate) -> None:
         """Start without open requests.
 
         Args:
-            max_tokens: largest number of waiting tokens. A single larger request is admitted if no other request waits.
+            shares: waiting tokens by client, with their limit.
             max_wait: longest expected wait for the first batch, in seconds.
             max_memory: limit of the predicted memory of all open requests, in bytes.
             metrics: receives the counts of admitted, rejected and settled requests.
@@ -125,11 +76,12 @@ class Admission:
         self.stopping = False
         self.joinable: dict[object, OpenRequest] = {}
         self.rate = rate
-        self._max_tokens = max_tokens
+        self.shares = shares
+        self.parked = Parking()
+        self.resume: Callable[[OpenRequest], None] = lambda request: None
         self._max_wait = max_wait
         self._metrics = metrics
         self._drained = threading.Condition(self.lock)
-        self._tokens_of = dict.fromkeys(PRIORITIES, 0)
         self._open: set[OpenRequest] = set()
 
     @property
@@ -154,7 +106,7 @@ class Admission:
             draft: record that receives its stages, or None.
 
         Returns:
-            The open request.
+            The open request. A part of a stream may be parked: `resume` gets it when there is room.
 
         Raises:
             StoppingError: the server is stopping.
@@ -169,22 +121,23 @@ class Admission:
                     raise StoppingError("the server is stopping: send the request to another server, or again later")
                 if terms.deadline is not None and terms.deadline <= now:
                     raise DeadlineError("the request's deadline had passed when it arrived")
-                wait = self._check_room(price.tokens, terms, now) if self.tokens else 0.0
-                if self._open and self.memory + price.memory > self.max_memory:
-                    _reject(
-                        f"open requests hold about {self.memory >> 20} MiB, and with this request they would hold more than "
-                        f"{self.max_memory >> 20} MiB",
-                        wait,
-                    )
-                # A request in a long queue may wait longer before it is dropped.
-                patience = max(self._max_wait, min(EXPECTED_WAIT_FACTOR * wait, MAX_WAIT_FACTOR * self._max_wait))
-                admitted = OpenRequest(
-                    request, price.tokens, price.memory, expires=now + patience, key=key, draft=draft
-                )
-                self.tokens += price.tokens
-                self._tokens_of[terms.priority] += price.tokens
-                self.memory += price.memory
+                flow = self.shares.enter(terms)
+                patience = self._max_wait
+                if terms.stream:
+                    patience = math.inf
+                elif self._open:
+                    try:
+                        patience = self._patience(flow, price, terms, now)
+                    except OverloadedError:
+                        self.shares.leave(flow)
+                        raise
+                admitted = OpenRequest(request, price, flow, expires=now + patience, key=key, draft=draft)
                 self._open.add(admitted)
+                if terms.stream and (flow in self.parked.flows or self._refusal(flow, price) is not None):
+                    admitted.parked = True
+                    self.parked.add(admitted)
+                else:
+                    self._hold(admitted)
         except FletcherError as error:
             reasons = {OverloadedError: "overloaded", StoppingError: "stopping"}
             self._metrics.refused(reasons.get(type(error), "deadline"))
@@ -194,29 +147,65 @@ class Admission:
         self._metrics.admitted.inc(request.requests if isinstance(request, RowsRequest) else 1)
         return admitted
 
-    def _check_room(self, tokens: int, terms: Terms, now: float) -> float:
-        """Return the expected wait in seconds.
+    def _patience(self, flow: Flow, price: Price, terms: Terms, now: float) -> float:
+        """Return the seconds that a request may wait for its first batch.
 
         Raises:
-            OverloadedError: too many tokens wait, or the expected wait is longer than the limit or the deadline allows.
+            OverloadedError: too many tokens wait, memory is short, or the expected wait is longer than the limit or the
+                deadline allows.
         """
-        limit, waiting = int(self._max_tokens * SHARES[terms.priority]), self.tokens
-        wait = self._expected_wait(terms.priority)
-        if waiting + tokens > limit:
-            _reject(f"{waiting} tokens wait, and this request has {tokens}; the limit is {limit}", wait)
+        wait, speed = 0.0, self.rate.tokens_per_second
+        if self.tokens and speed:
+            wait = (
+                self.tokens / speed
+            )  # all waiting tokens: only if they are many, it is worth to count those before it
+            if wait * EXPECTED_WAIT_FACTOR > self._max_wait or (
+                terms.deadline is not None and wait > terms.deadline - now
+            ):
+                wait = self.shares.tokens_before(flow) / speed
+        reason = self._refusal(flow, price)
+        if reason is not None:
+            _reject(reason, wait)
+        before = f"the requests before this one are about {wait:.1f} s of work"
         if wait > self._max_wait:
-            _reject(f"{waiting} tokens wait, about {wait:.1f} s of work, and the limit is {self._max_wait:g} s", wait)
+            _reject(f"{before}, and the limit is {self._max_wait:g} s", wait)
         if terms.deadline is not None and wait > (left := terms.deadline - now):
-            _reject(f"{waiting} tokens wait, about {wait:.1f} s of work, and the deadline is in {left:.1f} s", wait)
-        return wait
+            _reject(f"{before}, and the deadline is in {left:.1f} s", wait)
+        # A request in a long queue may wait longer before it is dropped.
+        return max(self._max_wait, min(EXPECTED_WAIT_FACTOR * wait, MAX_WAIT_FACTOR * self._max_wait))
 
-    def _expected_wait(self, priority: Priority) -> float:
-        """Return the expected seconds until a new request of a class is in a batch; 0 while the queue's speed is unknown."""
-        speed = self.rate.tokens_per_second
-        if not speed:
-            return 0.0
-        weight = WEIGHTS[priority]
-        return sum(tokens * min(1.0, WEIGHTS[kind] / weight) for kind, tokens in self._tokens_of.items()) / speed
+    def _refusal(self, flow: Flow, price: Price) -> str | None:
+        """Return the reason why the queue does not have room for a request, or None."""
+        reason = self.shares.refusal(flow, price.tokens)
+        if reason is None and self.memory:
+            limit = int(self.max_memory * OCCUPIED) if flow.client.memory else self.max_memory
+            if self.memory + price.memory > limit:
+                return (
+                    f"open requests hold about {self.memory >> 20} MiB, and with this request they would hold more than "
+                    f"{limit >> 20} MiB"
+                )
+        return reason
+
+    def _hold(self, request: OpenRequest) -> None:
+        """Give a request its share of tokens and memory. The caller holds the lock."""
+        price = request.price
+        self.charge(request, -price.tokens)
+        request.memory = price.memory
+        self.memory += price.memory
+        request.flow.client.memory += price.memory
+
+    def resume_parked(self) -> None:
+        """Give room to parked requests. The caller holds the lock."""
+        now = time.monotonic()
+
+        def fits(request: OpenRequest) -> bool:
+            # A request that need not be computed leaves at once: `resume` ends it.
+            return self._refusal(request.flow, request.price) is None or request.reason_to_drop(now) is not None
+
+        while (request := self.parked.take(fits)) is not None:
+            if not request.settled:
+                self._hold(request)
+                self.resume(request)
 
     def join(self, key: object, terms: Terms, draft: RecordDraft | None) -> Future[Any] | None:
         """Return a future of an equal open request; None if there is no such request that the caller can wait for.
@@ -227,8 +216,10 @@ class Admission:
             draft: the caller's record, or None. Its trace is linked to the trace of the open request.
         """
         same = self.joinable.get(key)
-        future = None if same is None else same.join(terms)
-        if same is None or future is None:
+        if same is None or (same.terms.client != terms.client and same.flow.tokens > same.cost):
+            return None  # the request of another client waits behind others of that client, and the caller's would not
+        future = same.join(terms)
+        if future is None:
             return None
         self._metrics.admitted.inc()
         self._metrics.joined.inc()
@@ -238,9 +229,10 @@ class Admission:
 
     def charge(self, request: OpenRequest, tokens: int) -> None:
         """Subtract tokens of a request from the waiting ones; a negative number adds tokens. The caller holds the lock."""
-        request.cost -= tokens
+        before = request.cost
+        request.cost = before - tokens
         self.tokens -= tokens
-        self._tokens_of[request.terms.priority] -= tokens
+        self.shares.charge(request.flow, before, before - tokens)
 
     def settle(self, request: OpenRequest, answer: object = None, error: BaseException | None = None) -> None:
         """End a request. Every request ends here, for any reason. Only the first call has an effect.
@@ -277,6 +269,10 @@ class Admission:
                 self.charge(request, request.cost)
             self._open.discard(request)
             self.memory -= request.memory
+            request.flow.client.memory -= request.memory
+            self.shares.leave(request.flow)
+            if self.parked.flows:
+                self.resume_parked()
             if not self._open:
                 self._drained.notify_all()
 
@@ -293,6 +289,7 @@ class Admission:
     def settle_all(self, error: FletcherError) -> None:
         """End every open request with an error."""
         with self.lock:
+            self.parked.clear()
             requests = list(self._open)
         for request in requests:
             self.settle(request, error=error)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime import Encodings
-from fletcher.runtime.canary import CanaryResult
+from fletcher.runtime.canary import Canary, CanaryResult
 from fletcher.runtime.inputs import Inputs
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
@@ -71,6 +71,10 @@ class Backend(Protocol):
 
     def check_canary(self) -> CanaryResult:
         """Compare the session's vectors with the canary's."""
+        ...
+
+    def reference_canary(self) -> Canary:
+        """Return the texts and vectors that the session must reproduce."""
         ...
 
     def metrics(self) -> EncoderMetrics:

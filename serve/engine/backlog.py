@@ -1,10 +1,5 @@
 """`Backlog`: queue of tokenized requests in a fair order, from which it forms batches. It handles tokens, not models.
 
-The order is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996). Each request has a start and an end on a virtual
-clock. It starts when the previous request of its client ends. A token takes more virtual time in a class with a lower weight.
-The request with the earliest start is next. A client that was idle starts at the clock's present time, so that it has no
-advantage from its idle time.
-
 On a GPU a batch of a few thousand tokens takes about as long as one text, and two of them at the same time delay one another.
 So while as many small batches are computed as there are devices, the queue forms no other batch until more tokens wait than a
 small batch has, or one of the batches ends. The requests that came meanwhile form the next batch together. On one H200 with
@@ -13,8 +8,6 @@ MiniLM, 64 connections with one text a request got 13,900 requests/s instead of 
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -24,69 +17,17 @@ from fletcher.runtime.errors import FletcherError
 from fletcher.runtime.tasks.task import Task
 
 from .admission import Admission
+from .fairness.order import FairQueue
 from .open_request import OpenRequest, Piece
-from .terms import WEIGHTS, Priority
 
-__all__ = ["Backlog", "FairQueue"]
+__all__ = ["Backlog"]
 
 #: Largest number of requests that are compared for one batch: enough to find similar lengths, and fast to sort.
 WINDOW: Final = 256
 
-#: Largest number of tokens that a request is charged for when it is queued. The remaining tokens of a larger request are
-#: charged when it is queued again, behind the client's other requests.
-TURN_TOKENS: Final = 4096
-
 #: Longest time in seconds for which a small batch holds back others: far longer than any takes, so that one that hangs does
 #: not stop the queue.
 SMALL_SECONDS: Final = 0.05
-
-#: Number of clients whose end on the clock is stored while others wait.
-MOST_CLIENTS: Final = 4096
-
-
-class FairQueue:
-    """Waiting requests. Not safe to use from several threads: the admission's lock guards it.
-
-    Attributes:
-        heap: the requests with their places, the next one first; empty if no request waits.
-    """
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[float, int, OpenRequest]] = []
-        self._ends: dict[tuple[Priority, str], float] = {}
-        self._clock = 0.0
-        self._numbers = itertools.count()
-
-    def push(self, request: OpenRequest) -> None:
-        """Add a request behind the other requests of its client."""
-        if not self.heap:  # no request waits, so every client starts at 0 again
-            self._ends.clear()
-            self._clock = 0.0
-        terms = request.terms
-        flow = (terms.priority, terms.client)
-        start = max(self._clock, self._ends.get(flow, 0.0))
-        self._ends[flow] = start + min(request.cost, TURN_TOKENS) / WEIGHTS[terms.priority]
-        if len(self._ends) > MOST_CLIENTS:
-            self._ends = {flow: end for flow, end in self._ends.items() if end > self._clock}
-        request.place = (start, next(self._numbers))
-        heapq.heappush(self.heap, (*request.place, request))
-
-    def put_back(self, request: OpenRequest) -> None:
-        """Return a request that was drawn and not used to its place."""
-        heapq.heappush(self.heap, (*request.place, request))
-
-    def draw(self) -> OpenRequest:
-        """Remove and return the next request."""
-        return heapq.heappop(self.heap)[2]
-
-    def advance(self, request: OpenRequest) -> None:
-        """Set the clock to the start of a request that goes into a batch while others wait."""
-        self._clock = max(self._clock, request.place[0])
-
-    def clear(self) -> None:
-        """Remove all requests."""
-        self.heap.clear()
-        self._ends.clear()
 
 
 class Backlog:
@@ -103,7 +44,7 @@ class Backlog:
         self._admission = admission
         self._lock = admission.lock
         self._arrival = threading.Condition(self._lock)
-        self._waiting = FairQueue()
+        self._waiting = FairQueue(admission.shares.turn)
         self._closed = False
         self._small_tokens = small_tokens
         self._devices = devices
@@ -183,11 +124,10 @@ class Backlog:
         window: list[OpenRequest] = []
         while queue.heap and len(window) < WINDOW:
             request = queue.draw()
-            late = now >= request.due or request.futures[0].cancelled()
-            if late and (error := request.reason_to_drop(now)) is not None:
-                dropped.append((request, error))
-            elif not request.settled:
+            if now < request.due and not request.settled and not request.futures[0].cancelled():
                 window.append(request)
+            elif (following := self._first_wanted(request, now, dropped)) is not None:
+                window.append(following)
         if admission.tokens > budget and len(window) > 2:
             # The first request is always in the batch. Then requests of its class with the most similar lengths follow, so
             # that the batch has little padding, and then other requests if there is room left.
@@ -196,9 +136,11 @@ class Backlog:
                 window[1:], key=lambda request: (request.terms.priority != priority, abs(request.next_length - length))
             )
         pieces: list[Piece] = []
-        unfinished: list[OpenRequest] = []
+        unfinished: list[tuple[OpenRequest, int]] = []
         room = budget
-        for request in window:
+        for (
+            request
+        ) in window:  # it grows: the next part of a stream comes after the present parts of the other requests
             # A batch has one output, so rows of late chunking need another batch.
             fits = room > 0 and (not pieces or request.task.output == pieces[0].request.task.output)
             piece = request.take(room, budget, 0 if pieces else 1) if fits else None
@@ -210,16 +152,35 @@ class Backlog:
             room -= tokens
             admission.charge(request, tokens)
             if request.untaken:
-                unfinished.append(request)
+                unfinished.append((request, tokens))
+            elif request.terms.stream:
+                following = self._first_wanted(queue.follow(request), now, dropped)
+                if following is not None:
+                    window.append(following)
         if pieces and queue.heap:
             queue.advance(pieces[0].request)
-        for request in unfinished:
-            queue.push(request)
+        for request, tokens in unfinished:
+            queue.push_rest(request, tokens)
         if pieces and (queue.heap or admission.rate.sampling):
             admission.rate.count_drained(budget - room, now, waiting=bool(queue.heap))
         if queue.heap:
             self._arrival.notify()
+        if admission.parked.flows:
+            admission.resume_parked()
         return pieces
+
+    def _first_wanted(
+        self, request: OpenRequest | None, now: float, dropped: list[tuple[OpenRequest, FletcherError]]
+    ) -> OpenRequest | None:
+        """Return a request that was drawn, or the first part after it in its stream, that must be computed; or None."""
+        while request is not None:
+            late = now >= request.due or request.futures[0].cancelled()
+            if late and (error := request.reason_to_drop(now)) is not None:
+                dropped.append((request, error))
+            elif not request.settled:
+                return request
+            request = self._waiting.follow(request)
+        return None
 
     def close(self) -> None:
         """End `take` for every worker."""

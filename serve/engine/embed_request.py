@@ -17,9 +17,17 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from .terms import USUAL, Terms
 
-__all__ = ["PLAIN", "EmbedRequest"]
+__all__ = ["PLAIN", "EmbedRequest", "refusing_long"]
 
 PLAIN: Final = EmbedOptions()
+
+#: Values of `overflow` that cut a long text.
+CUTTING: Final = ("truncate", "truncate_left")
+
+
+def refusing_long(options: EmbedOptions) -> EmbedOptions:
+    """Return the same options, but with an error for a long text instead of its truncation."""
+    return options.replace(overflow="refuse") if options.overflow in CUTTING else options
 
 
 class EmbedRequest(msgspec.Struct, frozen=True):
@@ -36,3 +44,8 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     options: EmbedOptions = PLAIN
     output: Output = "vectors"
     terms: Terms = USUAL
+
+    def refusing_long(self) -> EmbedRequest:
+        """Return the same request, but with an error for a long text instead of its truncation."""
+        options = refusing_long(self.options)
+        return self if options is self.options else msgspec.structs.replace(self, options=options)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -20,13 +22,17 @@ from fletcher.runtime.tasks.task import Task
 
 from ..errors import TooLargeError
 from ..observe.metrics import Metrics
-from .admission import MAX_MEMORY, Admission, price_of, price_of_rows
+from .admission import MAX_MEMORY, Admission
 from .backend import Backend
 from .backlog import Backlog
-from .drain_rate import DrainRate
 from .embed_request import PLAIN, EmbedRequest
 from .failover import Failover
+from .fairness.drain_rate import DrainRate
+from .fairness.shares import Shares
+from .fairness.token_estimate import TokenEstimate
+from .fairness.turn_pool import TurnPool
 from .open_request import OpenRequest
+from .price import price_of, price_of_rows
 from .rows_request import RowsRequest
 from .watchdog import STUCK_SECONDS
 from .workers import BatchWorkers
@@ -101,17 +107,19 @@ class Engine:
         self.metrics = metrics = Metrics() if metrics is None else metrics
         self.failover = Failover(backend, spare, metrics)
         self.admission = Admission(
-            max_tokens=max_queue_tokens,
+            shares=Shares(max_queue_tokens, backend.info.token_budget),
             max_wait=max_wait_seconds,
             max_memory=max_memory,
             metrics=metrics,
             rate=DrainRate(backend.info.workers),
         )
+        self.admission.resume = self._resume
         self._info = backend.info
+        self._estimate = TokenEstimate()
         self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
         self._register_metrics()
-        self._tokenizers = ThreadPoolExecutor(self._info.workers, thread_name_prefix="fletcher-tokenize")
+        self._tokenizers = TurnPool(self._info.workers, "fletcher-tokenize")
         self._workers = BatchWorkers(self.admission, self._backlog, self.failover, metrics, stuck_seconds)
 
     def _register_metrics(self) -> None:
@@ -122,6 +130,11 @@ class Engine:
         )
         metrics.gauge(
             "fletcher_open_request_bytes", "Predicted memory of open requests in bytes", lambda: admission.memory
+        )
+        metrics.gauge(
+            "fletcher_parked_requests",
+            "Parts of streams that wait for room in the queue",
+            lambda: admission.parked.count,
         )
         metrics.gauge(
             "fletcher_batches_stuck", "Batches that the device does not answer", lambda: float(self._workers.stuck)
@@ -188,7 +201,7 @@ class Engine:
         """Admit a request of any size. Its answer is the same as if it were computed alone.
 
         If the caller cancels the future, the part of the request that has not been computed is dropped. Open requests with
-        equal texts and equal options are computed once.
+        equal texts and equal options are computed once. A part of a stream waits until the queue has room for it.
 
         Args:
             request: the request.
@@ -212,11 +225,12 @@ class Engine:
         inputs, options, vectors = request.inputs, request.options, request.output == "vectors"
         if vectors and options != PLAIN:
             self._info.check(options)
-        price = price_of(request, self._info)
+        price = price_of(request, self._info, self._estimate.ratio)
         if isinstance(inputs, TokenIds):
             check_tokens(self._max_request_tokens, price.tokens)
         key: object = None
-        if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS:
+        # A part of a stream is computed in its place in the stream, so it does not join another request.
+        if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS and not request.terms.stream:
             key = inputs.texts, options
             if key in self.admission.joinable:
                 future = self.admission.join(key, request.terms, draft)
@@ -225,9 +239,11 @@ class Engine:
         if self.failover.breaker.failures:
             self.failover.check()
         admitted = self.admission.admit(request, price, key=key, draft=draft)
+        if admitted.parked:
+            return admitted.futures[0]
         if price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS:
             try:
-                self._tokenizers.submit(self._prepare, admitted)
+                self._tokenizers.submit(request.terms.client, partial(self._prepare, admitted))
             except RuntimeError:  # the pool was shut down after the request was admitted
                 error = StoppingError("the server stopped before it computed this request")
                 self.admission.settle(admitted, error=error)
@@ -235,12 +251,30 @@ class Engine:
             self._prepare(admitted)
         return admitted.futures[0]
 
+    def _resume(self, admitted: OpenRequest) -> None:
+        """Tokenize and queue a part of a stream that waited for room. The admission calls this method with its lock."""
+        rows = isinstance(admitted.request, RowsRequest)
+        with suppress(RuntimeError):  # the pool was shut down: `stop` ends all open requests
+            self._tokenizers.submit(
+                admitted.terms.client, partial(self._push_rows if rows else self._prepare, admitted)
+            )
+
     def _submit_rows(self, request: RowsRequest, draft: RecordDraft | None) -> Future[Any]:
         """Admit rows that another process has tokenized. That process bounds the tokens of a client's request."""
         if self.failover.breaker.failures:
             self.failover.check()
         admitted = self.admission.admit(request, price_of_rows(request, self._info), draft=draft)
+        if not admitted.parked:
+            self._push_rows(admitted)
+        return admitted.futures[0]
+
+    def _push_rows(self, admitted: OpenRequest) -> None:
+        """Queue an admitted request of rows. If that fails, settle the request and raise the error."""
+        request = admitted.request
+        assert isinstance(request, RowsRequest)
         try:
+            if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
+                raise dropped
             task = self.backend.prepare_rows(request.encodings, request.output, by_token=request.by_token)
         except BaseException as error:
             self.admission.settle(admitted, error=error)
@@ -249,7 +283,6 @@ class Engine:
             self._backlog.push(admitted, task)
         else:
             self._answer_empty(admitted, task)
-        return admitted.futures[0]
 
     def _prepare(self, admitted: OpenRequest) -> None:
         """Tokenize an admitted request and queue it. If that fails, settle the request and raise the error."""
@@ -262,6 +295,9 @@ class Engine:
             task = self.backend.prepare(request.inputs, request.options, request.output)
             ended, tokens = time.perf_counter(), task.encodings.num_tokens
             self.metrics.tokenization.observe(ended - started)
+            if (price := admitted.price).characters > INLINE_CHARACTERS and len(task.encodings) == price.rows:
+                dropped_tokens = int(task.encodings.dropped.sum())
+                self._estimate.learn(price.characters, price.rows, tokens + dropped_tokens)
             admitted.queued = ended
             if (draft := admitted.draft) is not None:
                 draft.stages.wait += started - admitted.admitted
@@ -299,7 +335,7 @@ class Engine:
         """
         self.admission.stop()
         drained = self.admission.wait_until_drained(drain_seconds)
-        self._tokenizers.shutdown(wait=drained, cancel_futures=True)
+        self._tokenizers.shutdown(wait=drained, cancel=True)
         self._backlog.close()
         self.admission.settle_all(
             StoppingError(f"the server stopped after {drain_seconds:g} s, before it computed this request")

@@ -17,8 +17,9 @@ from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedErro
 from fletcher.runtime.tasks.task import Task
 
 from .embed_request import EmbedRequest
+from .price import Price
 from .rows_request import RowsRequest
-from .terms import WEIGHTS, Terms
+from .terms import WEIGHTS, Flow, Terms
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
@@ -37,17 +38,20 @@ class OpenRequest:
         futures: futures of the answer, one for each caller.
         terms: the request's terms; a caller that joins may extend the deadline.
         draft: record that receives the request's stages, or None.
-        cost: number of its tokens that wait: a prediction until it is tokenized.
-        memory: predicted memory until it is answered, in bytes.
+        price: predicted cost at admission.
+        flow: the client and class whose share it uses.
+        cost: number of its tokens that wait: a prediction until it is tokenized; 0 while it waits for room in the queue.
+        memory: predicted memory until it is answered, in bytes; 0 while it waits for room in the queue.
         admitted: `time.perf_counter()` at admission.
         queued: `time.perf_counter()` at the start of its wait for the first batch; None after that stage was reported.
-        expires: `time.monotonic()` at which its wait for the first batch becomes too long.
+        expires: `time.monotonic()` at which its wait for the first batch becomes too long; infinite for a part of a stream.
         due: `time.monotonic()` from which it may be too late: the earlier one of `expires` and the deadline.
         key: identity of the request, by which equal requests find it; None if they do not look for it.
         place: position in the queue.
         task: its rows; set after it was tokenized.
         encodings: token ids of the task.
         untaken: number of rows that are not in a batch yet.
+        parked: True if the queue had no room for it at its admission.
         settled: True after it was answered, with a result or an error.
         lock: guards `settled` and `futures`.
     """
@@ -64,11 +68,14 @@ class OpenRequest:
         "due",
         "encodings",
         "expires",
+        "flow",
         "futures",
         "key",
         "lock",
         "memory",
+        "parked",
         "place",
+        "price",
         "queued",
         "request",
         "settled",
@@ -80,8 +87,8 @@ class OpenRequest:
     def __init__(
         self,
         request: EmbedRequest | RowsRequest,
-        cost: int,
-        memory: int,
+        price: Price,
+        flow: Flow,
         *,
         expires: float,
         key: object = None,
@@ -90,14 +97,16 @@ class OpenRequest:
         """Start to wait for tokenizing.
 
         Args:
-            request, cost, memory, expires, key, draft: see the attributes.
+            request, price, flow, expires, key, draft: see the attributes.
         """
         self.request = request
         self.futures: list[Future[Any]] = [Future()]
         self.terms = request.terms
         self.draft = draft
-        self.cost = cost
-        self.memory = memory
+        self.price = price
+        self.flow = flow
+        self.cost = 0
+        self.memory = 0
         self.admitted = time.perf_counter()
         self.queued: float | None = self.admitted
         self.expires = expires
@@ -108,6 +117,7 @@ class OpenRequest:
         self.task: Task
         self.encodings: Encodings
         self.untaken = 0
+        self.parked = False
         self.settled = False
         self.lock = threading.Lock()
         self._next = 0
@@ -146,7 +156,7 @@ class OpenRequest:
             return StoppingError("every caller of this request has cancelled it")
         if self.terms.deadline is not None and now >= self.terms.deadline:
             return DeadlineError("the request's deadline passed before it was computed")
-        if now >= self.expires and self._next == 0 and not self.terms.patient:
+        if now >= self.expires and self._next == 0:
             waited = time.perf_counter() - self.admitted
             return OverloadedError(
                 f"the server is overloaded: the request waited {waited:.1f} s, longer than expected. Retry after "

@@ -1,13 +1,30 @@
-"""`Terms`: priority, client and deadline of a request."""
+"""`Terms`: priority, client and deadline of a request, and its place in a stream. `Flow`: requests of a client in a class."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import msgspec
 
-__all__ = ["PRIORITIES", "SHARES", "USUAL", "WEIGHTS", "Priority", "Terms"]
+from fletcher.runtime.inputs import Inputs, Pairs, TokenIds
+
+__all__ = [
+    "BULK_CHARACTERS",
+    "BULK_TEXTS",
+    "BULK_TOKENS",
+    "PRIORITIES",
+    "SHARES",
+    "USUAL",
+    "WEIGHTS",
+    "Client",
+    "Flow",
+    "Priority",
+    "Terms",
+    "is_bulk",
+]
 
 Priority = Literal["interactive", "normal", "bulk"]
 
@@ -20,6 +37,13 @@ WEIGHTS: Final[Mapping[Priority, float]] = {"interactive": 16.0, "normal": 4.0, 
 #: Share of the queue's limit up to which requests of each class are admitted, so that bulk requests leave room for others.
 SHARES: Final[Mapping[Priority, float]] = {"interactive": 1.25, "normal": 1.0, "bulk": 0.5}
 
+#: Numbers of texts and tokens above which a request is a bulk request if it names no class.
+BULK_TEXTS: Final = 256
+BULK_TOKENS: Final = 1 << 16
+
+#: Characters of so many tokens. English has about four characters per token.
+BULK_CHARACTERS: Final = 4 * BULK_TOKENS
+
 
 class Terms(msgspec.Struct, frozen=True):
     """Conditions under which a request waits.
@@ -28,19 +52,79 @@ class Terms(msgspec.Struct, frozen=True):
         priority: class of the request.
         client: client that sent the request; clients of one class get equal shares.
         deadline: `time.monotonic()` of this machine after which the client does not use the answer, or None.
-        patient: whether the request is a later part of a stream that was admitted: it waits until the queue has room. It is
-            not dropped because it waits long.
+        stream: identity of the stream of which the request is a part; empty if it is not part of a stream. A part of a stream
+            is not rejected while the queue is full: it waits for room. It is not dropped because it waits long.
+        part: number of the part in its stream. Parts are computed in the order of their numbers.
+        spaces: identifiers of the spaces whose vectors the client accepts; empty if it accepts all.
     """
 
     priority: Priority = "normal"
     client: str = ""
     deadline: float | None = None
-    patient: bool = False
+    stream: str = ""
+    part: int = 0
+    spaces: tuple[str, ...] = ()
 
-    def waiting(self) -> Terms:
-        """Return the same terms for a later part of a stream."""
-        return msgspec.structs.replace(self, patient=True)
+    def within(self, space: str) -> Terms:
+        """Return the same terms for a later part of an answer whose first part has vectors of a space."""
+        return msgspec.structs.replace(self, spaces=(space,))
+
+    def as_stream(self, priority: Priority) -> Terms:
+        """Return the terms of the first part of a new stream.
+
+        Args:
+            priority: class of the stream.
+        """
+        return msgspec.structs.replace(self, priority=priority, stream=secrets.token_hex(8), part=0)
+
+    def at(self, part: int) -> Terms:
+        """Return the terms of another part of the stream."""
+        return msgspec.structs.replace(self, part=part)
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """Use of the queue by one client.
+
+    Attributes:
+        name: name of the client.
+        open: number of its open requests.
+        counted: its waiting tokens, of large requests only the counted ones.
+        memory: predicted memory of its requests in bytes.
+    """
+
+    name: str
+    open: int = 0
+    counted: int = 0
+    memory: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """Requests of one client in one class.
+
+    Attributes:
+        priority: the class.
+        client: the client.
+        open: number of its open requests.
+        tokens: its waiting tokens.
+    """
+
+    priority: Priority
+    client: Client
+    open: int = 0
+    tokens: int = 0
 
 
 #: Default terms.
 USUAL: Final = Terms()
+
+
+def is_bulk(inputs: Inputs) -> bool:
+    """Return whether a request of this size is a bulk request unless its client names a class."""
+    if isinstance(inputs, TokenIds):
+        return len(inputs.rows) > BULK_TEXTS or sum(map(len, inputs.rows)) > BULK_TOKENS
+    if isinstance(inputs, Pairs):
+        characters = sum(map(len, inputs.documents)) + sum(map(len, inputs.queries))
+        return len(inputs.documents) > BULK_TEXTS or characters > BULK_CHARACTERS
+    return len(inputs.texts) > BULK_TEXTS or sum(map(len, inputs.texts)) > BULK_CHARACTERS

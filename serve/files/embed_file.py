@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fletcher import __version__
 from fletcher.model_zoo.progress import SILENT, Counter
 from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.embed import EmbedOptions
 
 from .chunks import TextChunk, TextSource
@@ -35,6 +37,7 @@ class EmbedSummary:
         truncated_texts: number of texts that were longer than the model's limit.
         dropped_tokens: number of tokens that were cut from these texts.
         seconds: seconds from the first text to the complete file, without loading the model.
+        space: identifier of the space of the vectors.
         texts_per_second: `texts` divided by `seconds`.
         tokens_per_second: `tokens` divided by `seconds`.
     """
@@ -49,6 +52,7 @@ class EmbedSummary:
     truncated_texts: int
     dropped_tokens: int
     seconds: float
+    space: str
     texts_per_second: float
     tokens_per_second: float
 
@@ -60,6 +64,7 @@ def embed_file(
     *,
     options: EmbedOptions,
     force: bool,
+    space: str | None = None,
     progress: Counter = SILENT,
 ) -> EmbedSummary:
     """Embed every text of a source, in its order.
@@ -70,17 +75,25 @@ def embed_file(
         output: file to write: .npy, .parquet or .arrow.
         options: options of embedding.
         force: replace `output` if it exists.
+        space: identifier of the space that the vectors must have; None accepts every space.
         progress: counts texts and tokens.
 
     Raises:
-        InputError: a text, an option or a file cannot be used. `output` is not changed.
+        InputError: a text, an option or a file cannot be used, or the vectors would be of another space. `output` is not
+            changed.
         OSError: the output cannot be written. `output` is not changed.
     """
     encoder.info.check(options)  # raise the error before the output is created
+    ours = encoder.info.spaces.of(options)
+    if space not in (None, ours):
+        raise InputError(
+            f"the vectors would be of the space {ours}, not {space}: vectors of two spaces cannot be compared. "
+            "`fletcher-convert model diff` says why two artifacts differ"
+        )
     dimension = options.dimensions or encoder.info.dimension
     started = time.monotonic()
     texts = tokens = truncated = dropped = 0
-    with open_vectors(output, dimension, source.schema, options, force=force) as writer:
+    with open_vectors(output, dimension, source.schema, options, _facts(encoder, options, ours), force=force) as writer:
         for chunk, embeddings in _embedded(encoder, source, options):
             counts, cut = embeddings.tokens, embeddings.dropped
             writer.write(chunk, embeddings)
@@ -101,9 +114,23 @@ def embed_file(
         truncated_texts=truncated,
         dropped_tokens=dropped,
         seconds=round(seconds, 6),
+        space=ours,
         texts_per_second=round(texts / seconds, 1),
         tokens_per_second=round(tokens / seconds, 1),
     )
+
+
+def _facts(encoder: Encoder, options: EmbedOptions, space: str) -> dict[str, str]:
+    """Return the facts about the vectors that their file has: the names are those of Flight's schemas."""
+    info = encoder.info
+    return {
+        "version": __version__,
+        "model": info.card.name,
+        "digest": info.digest,
+        "variant": info.variant,
+        "space": space,
+        "dtype": options.dtype,
+    }
 
 
 def _embedded(encoder: Encoder, source: TextSource, options: EmbedOptions) -> Iterator[tuple[TextChunk, Embeddings]]:

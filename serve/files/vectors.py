@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Final, Protocol
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +19,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.embed import EmbedOptions
 
-from ..arrow.columns import made_columns, vector_columns, vector_fields
+from ..arrow.columns import VECTOR_COLUMN, made_columns, vector_columns, vector_fields
 from .chunks import TextChunk
 
 __all__ = ["VECTOR_SUFFIXES", "VectorWriter", "open_vectors"]
@@ -50,11 +52,18 @@ class VectorWriter(Protocol):
 
 @contextmanager
 def open_vectors(
-    path: Path, dimension: int, carried: pa.Schema, options: EmbedOptions, *, force: bool = False
+    path: Path,
+    dimension: int,
+    carried: pa.Schema,
+    options: EmbedOptions,
+    facts: Mapping[str, str] = MappingProxyType({}),
+    *,
+    force: bool = False,
 ) -> Iterator[VectorWriter]:
     """Open a writer for the format of the suffix.
 
-    A `.npy` file has only the vectors. A `.parquet` (zstd) or `.arrow` (IPC) file has the columns `id`, `text`, those of
+    A `.npy` file has only the vectors; the facts are in a JSON file beside it, `NAME.npy.json`. The other formats have the
+    facts in their schema's metadata. A `.parquet` (zstd) or `.arrow` (IPC) file has the columns `id`, `text`, those of
     `vector_fields`, and the carried columns.
 
     The content goes to a temporary file in the same folder. At the end, the temporary file is renamed to `path`. It is
@@ -65,6 +74,7 @@ def open_vectors(
         dimension: number of elements of a vector.
         carried: schema of the columns beside the texts; a column `id` replaces the row number.
         options: options of the vectors.
+        facts: facts about the vectors, such as their space, by name.
         force: whether an existing file is replaced.
 
     Raises:
@@ -84,11 +94,16 @@ def open_vectors(
         raise InputError(f"{path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
-    _refuse_existing(path, force=force)
+    beside = path.with_name(f"{path.name}.json") if facts and path.suffix.lower() == ".npy" else None
+    for result in (path, beside):
+        if result is not None:
+            _refuse_existing(result, force=force)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("xb") as file:
-            writer = _open_writer(path.suffix.lower(), file, dimension, carried, options)
+            writer = _open_writer(
+                path.suffix.lower(), file, _output_schema(dimension, carried, options, facts), options
+            )
             try:
                 yield writer
                 writer.finish()
@@ -98,6 +113,8 @@ def open_vectors(
             file.flush()
             os.fsync(file.fileno())
         _refuse_existing(path, force=force)
+        if beside is not None:
+            _write_beside(beside, facts)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -108,13 +125,21 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
         raise InputError(f"{path} exists; choose another name, or replace it with --force")
 
 
-def _open_writer(
-    suffix: str, file: IO[bytes], dimension: int, carried: pa.Schema, options: EmbedOptions
-) -> VectorWriter:
+def _write_beside(path: Path, facts: Mapping[str, str]) -> None:
+    """Write facts about a file of vectors as JSON, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _open_writer(suffix: str, file: IO[bytes], schema: pa.Schema, options: EmbedOptions) -> VectorWriter:
     if suffix == ".npy":
-        columns = dimension // 8 if options.dtype == "ubinary" else dimension
+        kind = schema.field(VECTOR_COLUMN).type
+        columns = kind.byte_width if options.dtype == "ubinary" else kind.list_size
         return _NpyWriter(file, columns, _NPY_TYPES[options.dtype])
-    schema = _output_schema(dimension, carried, options)
     return _ParquetWriter(file, schema) if suffix == ".parquet" else _ArrowWriter(file, schema)
 
 
@@ -214,10 +239,11 @@ class _ArrowWriter:
         """Do nothing: the writer writes only when it is called."""
 
 
-def _output_schema(dimension: int, carried: pa.Schema, options: EmbedOptions) -> pa.Schema:
+def _output_schema(dimension: int, carried: pa.Schema, options: EmbedOptions, facts: Mapping[str, str]) -> pa.Schema:
     id_field = carried.field("id") if "id" in carried.names else pa.field("id", pa.int64(), nullable=False)
     fields = [id_field, pa.field("text", pa.string(), nullable=False), *vector_fields(dimension, options)]
-    return pa.schema([*fields, *(field for field in carried if field.name != "id")])
+    metadata = {f"fletcher.{name}": value for name, value in facts.items()}
+    return pa.schema([*fields, *(field for field in carried if field.name != "id")], metadata=metadata or None)
 
 
 def _output_batch(schema: pa.Schema, chunk: TextChunk, embeddings: Embeddings) -> pa.RecordBatch:

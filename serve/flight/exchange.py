@@ -13,7 +13,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -21,15 +21,18 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError, StoppingError
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, StoppingError
 from fletcher.runtime.inputs import Texts
 
 from ..arrow.batches import choose_column, output_schema, read_texts, with_vectors
 from ..arrow.options import ArrowOptions
 from ..engine.embed_request import EmbedRequest
+from ..engine.fairness.read_ahead import ReadAhead
 from ..engine.terms import Terms
 from ..errors import UnknownModelError
+from ..models.description import ModelDescription
 from ..models.registry import Models
+from ..models.spaces import require_space
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from ..statuses import public_message
@@ -37,17 +40,8 @@ from .options import read_options
 
 __all__ = ["Exchange", "Stream", "wait"]
 
-#: Number of batches of a stream that are in progress: one is computed, one waits behind it, others are read or written.
-READ_AHEAD = 4
-
 #: Seconds between two checks that the client is still connected.
 LOOK_SECONDS = 0.25
-
-#: Seconds for which a new stream waits for room in a full queue before it is rejected.
-ADMISSION_SECONDS = 2.0
-
-#: Seconds between two attempts to submit a batch while the queue is full.
-FULL_SECONDS = 0.01
 
 #: Seconds that the reader may take to notice that the stream failed, before the client gets the failure inside the stream.
 GRACE_SECONDS = 0.05
@@ -60,8 +54,6 @@ class _Pending:
     batch: Any
     schema: Any
     ipc: Any
-    texts: list[str]
-    options: ArrowOptions
     version: ModelVersion
     future: Future[Embeddings]
 
@@ -75,11 +67,11 @@ class _End:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """pyarrow's side of a `DoExchange` call.
+    """pyarrow's side of a `DoExchange` or `DoPut` call.
 
     Attributes:
         reader: the call's `MetadataRecordBatchReader`.
-        writer: the call's `MetadataRecordBatchWriter`.
+        writer: the call's `MetadataRecordBatchWriter`, or its `FlightMetadataWriter`.
         context: the call's `ServerCallContext`.
     """
 
@@ -102,7 +94,7 @@ class Exchange:
             models: models of the server.
             options: options in the descriptor.
             stream: pyarrow's side of the call.
-            terms: priority, client and deadline of the stream's batches.
+            terms: terms of the first part of the stream.
             draft: draft of the call's record.
         """
         self._models = models
@@ -112,9 +104,10 @@ class Exchange:
         self._context = stream.context
         self._terms = terms
         self._draft = draft
-        self._pending: queue.Queue[_Pending | _End] = queue.Queue(READ_AHEAD)
+        self._pending: queue.Queue[_Pending | _End] = queue.Queue()
         self._unanswered = 0
-        self._admitted_until = time.monotonic() + ADMISSION_SECONDS
+        self._ahead: ReadAhead
+        self._answered = threading.Condition()  # also guards `_ahead`
         self._ended = False
         self._begun = False
         self._digest = ""
@@ -139,7 +132,7 @@ class Exchange:
             self._send_failure(error, thread)
             raise
         finally:
-            self._ended = True
+            self._end_reading()
             while thread.is_alive():
                 self._discard()
                 thread.join(GRACE_SECONDS)
@@ -176,35 +169,49 @@ class Exchange:
                 continue
             if column is None:
                 column = choose_column(chunk.data.schema, options)
-                served = self._models.pick(options.model).description
+                served, schema = self._begin_schema(chunk.data.schema, options)
                 # One version answers the whole stream, because the schema names the version.
                 name = f"{served.name}@{served.version}"
-                schema = output_schema(chunk.data.schema, served, options.embed)
                 self._digest = served.digest
             self._draft.bytes_in += chunk.data.nbytes
             texts = read_texts(chunk.data, column, self.rows)
+            with self._answered:
+                self._ahead.begin(texts)
             version, future = self._submit(texts, options, name)
             self.rows += len(texts)
             self._unanswered += 1
-            self._pending.put(_Pending(chunk.data, schema, options.ipc, texts, options, version, future))
+            self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
+            with self._answered:  # the client's own writing waits, because nothing more is read
+                self._answered.wait_for(lambda: self._ended or not self._ahead.full)
+
+    def _begin_schema(self, schema: Any, options: ArrowOptions) -> tuple[ModelDescription, Any]:
+        """Return the model that answers and the schema of the answers, and refuse other spaces' vectors from now on.
+
+        Raises:
+            SpaceError: the vectors would be of another space than the client accepts.
+        """
+        request = EmbedRequest(Texts(()), options.embed, terms=self._terms)
+        version = self._models.pick(options.model, request=request)
+        if self._terms.spaces:
+            require_space(version, request)
+        self._ahead = ReadAhead(version.info)
+        space = version.spaces.of(options.embed)
+        self._terms = self._terms.within(space)
+        return version.description, output_schema(schema, version.description, options.embed, space)
 
     def _submit(
         self, texts: list[str], options: ArrowOptions, name: str | None
     ) -> tuple[ModelVersion, Future[Embeddings]]:
-        """Submit one batch. If the queue is full, a stream that has begun waits; a new one waits for `ADMISSION_SECONDS`."""
-        terms = self._terms.waiting() if self.rows else self._terms
-        request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
-        while True:
-            try:
-                return self._models.submit_blocking(name, request, self._draft)
-            except UnknownModelError:
-                if name == options.model:
-                    raise
-                name = options.model  # the version was unloaded during the stream: use another one
-            except OverloadedError:
-                if self._ended or (not self.rows and time.monotonic() > self._admitted_until):
-                    raise
-                time.sleep(FULL_SECONDS)
+        """Submit one batch. If the queue is full, the batch waits for room."""
+        request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=self._terms)
+        self._terms = self._terms.at(self._terms.part + 1)
+        try:
+            return self._models.submit_blocking(name, request, self._draft)
+        except UnknownModelError:
+            if name == options.model:
+                raise
+            # The version was unloaded during the stream: use another one.
+            return self._models.submit_blocking(options.model, request, self._draft)
 
     def _write_all(self) -> None:
         """Write the answers of the batches, in order."""
@@ -216,7 +223,7 @@ class Exchange:
                 if not self._begun:
                     self._begin_empty()
                 return
-            embeddings = self._wait_for(pending)
+            embeddings = wait(pending.future, self._context, self._terms.deadline)
             if not self._begun:
                 self._writer.begin(pending.schema, options=pending.ipc)
                 self._begun = True
@@ -230,30 +237,25 @@ class Exchange:
                 notice = {"model": {"version": served.version, "digest": served.digest, "variant": served.variant}}
                 self._writer.write_with_metadata(answer, pa.py_buffer(msgspec.json.encode(notice)))
             self._unanswered -= 1
+            with self._answered:
+                self._ahead.end(int(embeddings.tokens.sum()))
+                self._answered.notify()
 
-    def _wait_for(self, pending: _Pending) -> Embeddings:
-        """Return the answer of a batch. The first batch of a stream is submitted again while the queue is full."""
-        while True:
-            try:
-                return wait(pending.future, self._context, self._terms.deadline)
-            except OverloadedError:
-                if self._begun or time.monotonic() > self._admitted_until:
-                    raise
-            time.sleep(FULL_SECONDS)
-            request = EmbedRequest(Texts(tuple(pending.texts)), pending.options.embed, terms=self._terms)
-            version, future = self._models.submit_blocking(pending.options.model, request, self._draft)
-            pending = replace(pending, version=version, future=future)
+    def _end_reading(self) -> None:
+        """Let the reading thread end after its present message."""
+        with self._answered:
+            self._ended = True
+            self._answered.notify()
 
     def _begin_empty(self) -> None:
         """Answer a stream without batches: send a schema and no batch."""
         schema = self._reader.schema
         choose_column(schema, self._options)
-        served = self._models.pick(self._options.model).description
-        self._writer.begin(output_schema(schema, served, self._options.embed))
+        self._writer.begin(self._begin_schema(schema, self._options)[1])
 
     def _send_failure(self, error: FletcherError, thread: threading.Thread) -> None:
         """Send a failure to a client that waits for an answer before it sends or closes anything."""
-        self._ended = True
+        self._end_reading()
         self._discard()
         thread.join(GRACE_SECONDS)
         if not thread.is_alive() or not self._begun:

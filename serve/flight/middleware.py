@@ -15,8 +15,9 @@ from fletcher.runtime.errors import FletcherError
 
 from ..access.gate import Gate
 from ..engine.terms import Priority, Terms
+from ..models.spaces import read_spaces
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PEER, PLAIN_ID, REQUEST_ID, read_priority, read_timeout
+from ..request_headers import PEER, PLAIN_ID, PRIORITY, REQUEST_ID, read_priority, read_timeout
 from .errors import flight_error
 from .peers import peer_host
 
@@ -40,6 +41,9 @@ METHODS = {
     fl.FlightMethod.LIST_ACTIONS: ("ListActions", "actions"),
     fl.FlightMethod.DO_EXCHANGE: ("DoExchange", "exchange"),
 }
+
+#: Methods that embed a stream. The class of a stream is `bulk`, unless its client names another one.
+STREAMS = ("DoExchange", "DoPut")
 
 Headers = Mapping[str, list[str]]
 
@@ -82,18 +86,20 @@ class Caller:
     Attributes:
         client: name of the API key; empty if the server has no keys.
         authorization: value of the header `authorization`, or None.
-        priority: priority class.
+        priority: priority class that the call names, or None.
         deadline: time by `time.monotonic()` at which the caller stops waiting for the answer, or None.
         headers: the first value of every text header, by name in lower case.
         method: name of the Flight method in gRPC.
+        spaces: spaces whose vectors the caller accepts; empty if it accepts all.
     """
 
     client: str
     authorization: str | None
-    priority: Priority
+    priority: Priority | None
     deadline: float | None
     headers: Mapping[str, str]
     method: str
+    spaces: tuple[str, ...] = ()
 
     def begin_trace(self, tracing: Tracing, request_id: str) -> Trace | None:
         """Begin the span of the call, as a child of the span that its `traceparent` names."""
@@ -103,7 +109,11 @@ class Caller:
 
     def terms(self, draft: RecordDraft) -> Terms:
         """Return the priority, the client and the deadline of the call, for the engine."""
-        return Terms(self.priority, draft.client, self.deadline)
+        return Terms(self.priority or "normal", draft.client, self.deadline, spaces=self.spaces)
+
+    def stream_terms(self, draft: RecordDraft) -> Terms:
+        """Return the terms of the first part of the call's stream."""
+        return self.terms(draft).as_stream(self.priority or "bulk")
 
 
 class _Caller(fl.ServerMiddleware):  # type: ignore[misc]
@@ -112,11 +122,15 @@ class _Caller(fl.ServerMiddleware):  # type: ignore[misc]
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
 
+    def sending_headers(self) -> dict[str, str]:
+        """Return the header with the class of a stream whose client has named no class."""
+        return {PRIORITY: "bulk"} if self.caller.priority is None and self.caller.method in STREAMS else {}
+
 
 class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
     """Factory of callers: it checks API keys with the gate that HTTP uses, and reads the same headers as HTTP.
 
-    The headers are `x-priority` and `x-request-timeout`. pyarrow does not give access to gRPC's deadline.
+    The headers are `x-priority`, `x-request-timeout` and `if-space`. pyarrow does not give access to gRPC's deadline.
     """
 
     def __init__(self, gate: Gate, ids: RequestIdFactory, requests: Requests) -> None:
@@ -154,14 +168,16 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         texts = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
         authorization = texts.get("authorization")
         client = self._gate.enter("key", authorization, peer=None)
-        priority, timeout = _header(headers, "x-priority"), _header(headers, "x-request-timeout")
+        spaces = _header(headers, "if-space")
+        priority, timeout = _header(headers, PRIORITY), _header(headers, "x-request-timeout")
         return Caller(
             client=client,
             authorization=authorization,
-            priority="normal" if priority is None else read_priority(priority),
+            priority=None if priority is None else read_priority(priority),
             deadline=None if timeout is None else time.monotonic() + read_timeout(timeout),
             headers=texts,
             method=method,
+            spaces=() if spaces is None else read_spaces(spaces),
         )
 
 

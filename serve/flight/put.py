@@ -12,17 +12,19 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ..arrow.batches import choose_column, read_texts
 from ..arrow.options import ArrowOptions
+from ..engine.terms import Terms
 from ..errors import UnknownRouteError
 from ..longbow.door import LongbowDoor
 from ..longbow.ingest_request import Document, require
 from ..models.registry import Models
 from ..observe.requests import RecordDraft
+from .exchange import Stream
 
 __all__ = ["flight_put"]
 
 
 def flight_put(
-    door: LongbowDoor | None, models: Models, descriptor: Any, reader: Any, writer: Any, draft: RecordDraft
+    door: LongbowDoor | None, models: Models, descriptor: Any, stream: Stream, terms: Terms, draft: RecordDraft
 ) -> None:
     """Answer `DoPut(["longbow", dataset])`: acknowledge each record batch, in Longbow's format, after Longbow has it.
 
@@ -32,8 +34,8 @@ def flight_put(
         door: connection to Longbow; None rejects the call.
         models: models of the server.
         descriptor: pyarrow's `FlightDescriptor`.
-        reader: pyarrow's `MetadataRecordBatchReader`.
-        writer: pyarrow's `FlightMetadataWriter`.
+        stream: pyarrow's side of the call.
+        terms: terms of the first part of the stream.
         draft: draft of the call's record.
 
     Raises:
@@ -43,22 +45,22 @@ def flight_put(
     if len(path) != 2 or path[0] != "longbow":
         raise UnknownRouteError(f'DoPut does not accept the path {path}: use ["longbow", DATASET]')
     door = require(door)
-    column = choose_column(_without_id(reader.schema), ArrowOptions())
-    name = _without_id(reader.schema).field(column).name
+    column = choose_column(_without_id(stream.reader.schema), ArrowOptions())
+    name = _without_id(stream.reader.schema).field(column).name
     first_row = 0
-    for number, batch in enumerate(_batches(reader), start=1):
+    for number, batch in enumerate(_batches(stream.reader), start=1):
         draft.bytes_in += batch.nbytes
         texts = read_texts(batch, batch.schema.get_field_index(name), first_row)
         others = [other for other in batch.schema.names if other not in (name, "id")]
         ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
         fields = batch.select(others).to_pylist() if others else [None] * len(texts)
         documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
-        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), draft)
+        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), terms.at(number), draft)
         first_row += len(texts)
         ack = {"status": "acked", "batch_id": number, "rows": len(texts), "sent": answer.sent}
         body = json.dumps(ack).encode()
         draft.bytes_out += len(body)
-        writer.write(pa.py_buffer(body))
+        stream.writer.write(pa.py_buffer(body))
 
 
 def _batches(reader: Any) -> Iterator[Any]:

@@ -103,7 +103,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Embed a stream of record batches."""
         with self._call("exchange", context) as draft:
-            stream, terms = Stream(reader, writer, context), caller_of(context).terms(draft)
+            stream, terms = Stream(reader, writer, context), caller_of(context).stream_terms(draft)
             exchange = Exchange(self._models, self._options(descriptor), stream, terms, draft)
             with self._lock:
                 self._exchanges.add(exchange)
@@ -116,7 +116,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Embed a stream of record batches and store the vectors in Longbow."""
         with self._call("put", context) as draft:
-            flight_put(self._longbow, self._models, descriptor, reader, writer, draft)
+            stream, terms = Stream(reader, writer, context), caller_of(context).stream_terms(draft)
+            flight_put(self._longbow, self._models, descriptor, stream, terms, draft)
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """Return a description of the answers of `DoExchange` to this descriptor."""
@@ -139,7 +140,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             embeddings = wait(future, context, terms.deadline)
             draft.count(version.description.name, version.description.version, embeddings)
             batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
-            schema = output_schema(batch.schema, version.description, options.embed)
+            schema = output_schema(batch.schema, version.description, options.embed, version.spaces.of(options.embed))
             answer = with_vectors(batch, embeddings, schema)
             draft.bytes_out = answer.nbytes
             return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [answer]), options.ipc)
@@ -239,7 +240,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def _info(self, descriptor: Any, options: ArrowOptions) -> Any:
         """Return a descriptor's `FlightInfo`."""
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
-        schema = output_schema(texts, self._models.pick(options.model).description, options.embed)
+        version = self._models.pick(options.model)
+        schema = output_schema(texts, version.description, options.embed, version.spaces.of(options.embed))
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
 
     @contextmanager

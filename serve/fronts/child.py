@@ -20,6 +20,7 @@ from fletcher.runtime.errors import FletcherError, InputError
 
 from ..models.heap import few_arenas
 from ..observe import logs
+from ..signals import end_process
 from .config import ProcessConfig
 from .control import Control
 from .messages import Failed
@@ -86,4 +87,4 @@ def _run(role: str, config: ProcessConfig, control: Control) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

@@ -73,9 +73,13 @@ class PassedConnections:
                 self._waiting -= 1
             connection.close()
 
-    def stop(self) -> None:
-        """Close idle connections, and return at once. Open requests continue; connections that come later are closed."""
-        self._uvicorn.stop()
+    def stop(self, seconds: float | None = None) -> None:
+        """Close idle connections, and return at once. Open requests continue; connections that come later are closed.
+
+        Args:
+            seconds: seconds that open requests may take from now on. Default: `drain_seconds`.
+        """
+        self._uvicorn.stop(seconds)
 
     def join(self) -> bool:
         """Wait until all open requests are answered, or until the time limit passes.

@@ -41,7 +41,7 @@ import msgspec
 from fletcher.runtime.errors import ServiceError
 
 from .config import ProcessConfig
-from .messages import Connection, Ping, Pong, Received, Reload, Report, Stop, ToChild
+from .messages import Connection, Leave, Ping, Pong, Received, Reload, Report, Stop, ToChild
 
 __all__ = ["Channel", "Command", "Control"]
 
@@ -53,7 +53,7 @@ READ_DESCRIPTORS: Final = 16
 
 
 #: A command as `Control.commands` yields it.
-Command = socket.socket | Reload | Stop
+Command = socket.socket | Reload | Leave | Stop
 
 _encoder = msgspec.json.Encoder()
 _to_child: msgspec.json.Decoder[ToChild] = msgspec.json.Decoder(ToChild)
@@ -147,7 +147,7 @@ class Control:
         connection.set_inheritable(False)
         self._socket = connection
         self._lines = _Lines(connection)
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._received = 0
@@ -187,9 +187,13 @@ class Control:
         self._loop = loop
 
     def commands(self) -> Iterator[Command]:
-        """Yield commands as they arrive, without an end."""
-        while True:
-            yield self._commands.get()
+        """Yield commands as they arrive, until `end_commands`."""
+        while (command := self._commands.get()) is not None:
+            yield command
+
+    def end_commands(self) -> None:
+        """Let `commands` end after the commands that have arrived. Any thread may call it."""
+        self._commands.put(None)
 
     def send(self, report: Report) -> None:
         """Send a message to the supervisor. It does not wait."""
@@ -223,7 +227,7 @@ class Control:
                 except RuntimeError:  # the loop is closed: the child ends
                     pass
                 self.send(Pong())
-            case Reload() | Stop():
+            case Reload() | Leave() | Stop():
                 self._commands.put(message)
 
     def _write(self) -> None:

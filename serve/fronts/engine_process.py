@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Final
 from fletcher.runtime.errors import FletcherError
 
 from ..http.server import HttpServer
-from ..models.registry import Models
 from ..models.served import served_models
 from ..models.spec import ModelSpec
-from ..surroundings import Surroundings, fingerprint, flight_server_class, make_loader
+from ..surroundings import Surroundings, flight_server_class
 from .channel.rows_server import RowsServer
 from .config import ProcessConfig
 from .control import Control
 from .forward import trusting_peer
-from .messages import Changed, Ready, Reload, Reloaded, Stop, Stopped
+from .messages import Changed, Leave, Ready, Reload, Reloaded, Stop, Stopped
 from .switching import SWITCH_SECONDS
 
 if TYPE_CHECKING:
@@ -40,13 +39,7 @@ class _Engine:
         options = config.options
         self._control = control
         self._surroundings = surroundings = Surroundings.open(options)
-        self.models = Models(
-            make_loader(options),
-            surroundings.make_engine,
-            drain_seconds=options.drain_seconds,
-            fingerprint=fingerprint,
-            default=options.default_model,
-        )
+        self.models = surroundings.make_models()
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)
         self._rows = RowsServer(self.models, Path(config.engine_rows), drain_seconds=options.drain_seconds)
@@ -103,6 +96,8 @@ def run_engine(config: ProcessConfig, control: Control) -> None:
     for command in control.commands():
         if isinstance(command, Reload):
             control.send(engine.reload(command.specs))
+        elif isinstance(command, Leave):
+            engine.models.announce_stop()
         elif isinstance(command, Stop):
             control.send(Stopped(engine.stop(command.drain_seconds)))
             return

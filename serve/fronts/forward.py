@@ -30,7 +30,16 @@ PEER: Final = b"x-fletcher-peer"
 #: Headers of one connection, which do not belong to the other one (RFC 9110, section 7.6.1), and the peer that a client
 #: invents. uvicorn answers `expect` itself.
 REQUEST_DROPS: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"transfer-encoding", b"expect", PEER}
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"upgrade",
+        b"http2-settings",
+        b"transfer-encoding",
+        b"expect",
+        PEER,
+    }
 )
 
 #: The same for answers. uvicorn adds its own date.

@@ -17,6 +17,7 @@ __all__ = [
     "Connection",
     "Connections",
     "Failed",
+    "Leave",
     "Ping",
     "Pong",
     "Ready",
@@ -46,6 +47,10 @@ class Reload(msgspec.Struct, frozen=True, tag="reload", tag_field="type"):
     """
 
     specs: tuple[ModelSpec, ...] | None = None
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave", tag_field="type"):
+    """To the engine: the server is going to stop, so that `/ready` answers 503 from now on."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop", tag_field="type"):
@@ -131,7 +136,7 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped", tag_field="type"):
 
 
 #: Messages to a child.
-ToChild = ProcessConfig | Connection | Ping | Reload | Stop
+ToChild = ProcessConfig | Connection | Ping | Reload | Leave | Stop
 
 #: Messages from a child.
 Report = Ready | Failed | Received | Connections | Pong | Reloaded | Changed | Stopped

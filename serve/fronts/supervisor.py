@@ -217,16 +217,20 @@ def run_supervisor(
     *,
     reread: Callable[[], Sequence[ModelSpec]] | None = None,
     on_listening: Callable[[Supervisor], None] | None = None,
-) -> None:
+) -> bool:
     """Serve until SIGTERM or SIGINT (Ctrl+C), then answer open requests and return.
 
-    The call must run on the main thread, which receives the signals.
+    The call must run on the main thread, which receives the signals. A second signal within two seconds is the same signal; a
+    later one ends all processes at once.
 
     Args:
         specs: models to serve.
         options: options of the server; `fronts` is at least 1.
         reread: returns the models to serve after SIGHUP. Default: SIGHUP reads only the keys again.
         on_listening: called when the server listens. Default: print the addresses on standard output.
+
+    Returns:
+        True if every open request was answered in time.
 
     Raises:
         InputError, FletcherError: as for `Supervisor`.
@@ -247,6 +251,7 @@ def run_supervisor(
             logger.info("stopping")
             drained = supervisor.stop()
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
+    return drained
 
 
 def _reread(supervisor: Supervisor, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,16 +22,19 @@ import msgspec
 from fletcher.runtime.errors import DeadlineError, FletcherError
 
 from ..access.gate import Gate
+from ..access.proxies import FORWARDING
 from ..engine.terms import Priority, Terms
 from ..errors import MethodError, UnauthorizedError, UnknownRouteError
 from ..models.registry import Models
+from ..models.spaces import read_spaces
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
+from ..request_headers import PLAIN_ID, PRIORITY, REQUEST_ID, read_on_truncate, read_priority, read_timeout
 from ..statuses import retry_after
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
+from .coding.answers import shrink
 from .errors import OPENAI, ErrorShape
 from .openapi import openapi_document
 from .route import Route, RouteTable
@@ -46,6 +50,13 @@ __all__ = ["HttpApp"]
 logger = logging.getLogger("fletcher.serve.http")
 
 ID_HEADER = REQUEST_ID.encode()
+PRIORITY_HEADER = PRIORITY.encode()
+
+#: Header with the number of texts that truncation has cut; it is absent if none was cut.
+TRUNCATED = b"x-truncated"
+
+#: Headers of requests that a page of a website or a proxy has sent.
+INDIRECT = frozenset({b"origin", *FORWARDING})
 
 #: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
@@ -63,6 +74,7 @@ class HttpApp:
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
+        root_path: str = "",
     ) -> None:
         """Build the application.
 
@@ -73,6 +85,7 @@ class HttpApp:
             longbow: destination of `/v1/ingest`; None rejects such requests.
             tracing: begins and ends spans; None disables traces.
             consumers: functions that receive the record of every request, in addition to metrics, log and traces.
+            root_path: prefix of the paths under which clients reach the server, for the OpenAPI document.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate
@@ -84,7 +97,9 @@ class HttpApp:
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
         routes = [*http_routes(longbow), Route("GET", "/openapi.json", self._schema, access="open")]
-        self._openapi = msgspec.json.encode(openapi_document(routes, self._limits, keys=self._gate.keys is not None))
+        self._openapi = msgspec.json.encode(
+            openapi_document(routes, self._limits, keys=self._gate.keys is not None, root_path=root_path)
+        )
         self._routes = RouteTable(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,6 +128,8 @@ class HttpApp:
                     draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
                 route, call = self._open(scope, headers, receive, methods, draft)
                 response = await route.handler(call)
+                if draft.truncated and call.on_truncate != "allow":
+                    response = _report_truncated(response, draft)
             except FletcherError as error:
                 response = self._refuse(error, draft, shape)
             except ClientLeftError:
@@ -125,6 +142,10 @@ class HttpApp:
                     draft,
                     shape,
                 )
+            if (accept := headers.get(b"accept-encoding")) is not None:
+                shrunk = await shrink(response.body, response.density, accept, self._limits.compress_bytes)
+                if shrunk is not None:
+                    response = replace(response, body=shrunk[0], headers=(*response.headers, *shrunk[1]))
             await _send(response, draft, send)
 
     def _open(
@@ -151,23 +172,29 @@ class HttpApp:
             if methods:
                 raise MethodError(f"{scope['path']} does not support {method}: use {', '.join(methods)}", [*methods])
             raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
-        priority: Priority = "normal"
+        priority: Priority | None = None
+        on_truncate = self._limits.on_truncate
+        if (value := headers.get(b"x-on-truncate")) is not None:
+            on_truncate = read_on_truncate(value)
         timeout = deadline = None
-        if (value := headers.get(b"x-priority")) is not None:
+        if (value := headers.get(PRIORITY_HEADER)) is not None:
             priority = read_priority(value)
         if (value := headers.get(b"x-request-timeout")) is not None:
             timeout = read_timeout(value)
             deadline = time.monotonic() + timeout
+        spaces: tuple[str, ...] = ()
+        if (value := headers.get(b"if-space")) is not None:
+            spaces = read_spaces(value)
         key = ""
         if route.access == "admin" or (route.access == "key" and self._gate.keys is not None):
             key = self._gate.enter(
                 route.access,
                 _credentials(headers),
                 peer=peer[0] if peer else None,
-                browser=b"origin" in headers,
+                indirect=not INDIRECT.isdisjoint(headers),
             )
             draft.client = key or draft.client
-        terms = Terms(priority, draft.client, deadline)
+        terms = Terms(priority or "normal", draft.client, deadline, spaces=spaces)
         assert self._bridge is not None
         call = Call(
             scope=scope,
@@ -179,7 +206,9 @@ class HttpApp:
             bodies=self._bodies,
             client=key,
             timeout=timeout,
+            priority=priority,
             terms=terms,
+            on_truncate=on_truncate,
             draft=draft,
         )
         return route, call
@@ -229,6 +258,13 @@ class HttpApp:
         return Response(200, self._openapi)
 
 
+def _report_truncated(response: Response, draft: RecordDraft) -> Response:
+    """Log that texts were cut, and return the answer with the header that says so."""
+    fields = {"request_id": draft.id, "model": draft.model, "texts": draft.truncated}
+    logger.info("texts were truncated", extra={"fields": fields | trace_fields(draft.trace)})
+    return replace(response, headers=(*response.headers, (TRUNCATED, b"%d" % draft.truncated)))
+
+
 def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
     """Return the bearer token of a request in the form of `Authorization`, or None. Azure's clients send `api-key`."""
     if (authorization := headers.get(b"authorization")) is not None:
@@ -240,6 +276,10 @@ def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
     """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
     headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
+    if draft.chosen:
+        headers.append((PRIORITY_HEADER, draft.chosen.encode()))
+    if draft.space and response.status == 200:
+        headers.append((b"x-space", draft.space.encode()))
     body = response.body
     if isinstance(body, bytes):
         headers.append((b"content-length", b"%d" % len(body)))

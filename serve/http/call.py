@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError, InputError, OptionError
-from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.terms import Terms
-from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
+from ..engine.terms import Priority, Terms, is_bulk
+from ..errors import FieldError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, Models
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
+from ..request_headers import OnTruncate
 from .bridge import Bridge, ClientLeftError, Message, Receive
+from .coding.answers import Density
+from .coding.bodies import check_coding, decompress
 
 __all__ = ["JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
 
@@ -40,7 +44,10 @@ MAX_BODY_BYTES = 32 << 20
 BODY_SECONDS = 30.0
 
 #: Largest compressed body that is decompressed on the event loop. A larger one takes milliseconds, so a thread does it.
-INLINE_GZIP = 1 << 16
+INLINE_COMPRESSED = 1 << 16
+
+#: Size in bytes from which answers are compressed: below, the time of a network is shorter than that of compressing.
+COMPRESS_BYTES = 64 << 10
 
 #: Beginning of the engine's messages about one text, or one row of token ids.
 ITEM = re.compile(r"(?:text|row) (\d+)\b(?: of token ids)?")
@@ -55,12 +62,16 @@ class Limits:
         body_seconds: seconds in which a body must arrive.
         items: largest number of texts in a request; None for the limit of each API.
         tokens: largest number of tokens to compute for a request, over HTTP and Flight; None for no limit.
+        compress_bytes: size in bytes from which answers are compressed for clients that accept it; None for no compression.
+        on_truncate: policy for texts that are longer than the model takes, if the request does not name one.
     """
 
     body_bytes: int = MAX_BODY_BYTES
     body_seconds: float = BODY_SECONDS
     items: int | None = None
     tokens: int | None = None
+    compress_bytes: int | None = COMPRESS_BYTES
+    on_truncate: OnTruncate = "report"
 
     def most_items(self, own: int) -> int:
         """Return the limit of items: the smaller one of the server's limit and an API's limit.
@@ -73,12 +84,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Answer of a route. The body is bytes, or an iterator over parts."""
+    """Answer of a route. The body is bytes, or an iterator over parts; its density decides whether it is compressed."""
 
     status: int
     body: bytes | AsyncIterator[bytes]
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    density: Density = "text"
 
 
 @dataclass(slots=True)
@@ -95,7 +107,9 @@ class Call:
         bodies: tasks that wait for a body, with their start times; a task that waits too long is cancelled.
         client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
+        priority: `X-Priority`, or None.
         terms: priority, client and deadline of the request.
+        on_truncate: policy for texts that are longer than the model takes.
         draft: draft of the request's record.
         fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
             sets it.
@@ -112,7 +126,9 @@ class Call:
     bodies: dict[asyncio.Task[Any], float]
     client: str
     timeout: float | None
+    priority: Priority | None
     terms: Terms
+    on_truncate: OnTruncate
     draft: RecordDraft
     fields: Mapping[str, str] = field(default_factory=dict)
     items: Callable[[int], str] | None = None
@@ -127,8 +143,8 @@ class Call:
         Raises:
             TooLargeError: the body is larger than the limit.
             SlowBodyError: the body did not arrive in time.
-            MediaTypeError: the body has a content coding other than gzip.
-            FieldError: the body is not gzip although its header says so.
+            MediaTypeError: the body has an unknown content coding.
+            FieldError: the body is empty, or does not have the content coding that its header names.
             ClientLeftError: the client disconnected.
         """
         limit, started = self.limits.body_bytes, time.perf_counter()
@@ -137,11 +153,7 @@ class Call:
             raise TooLargeError(
                 f"the body has {int(declared)} bytes; the limit is {limit}: send it in several requests"
             )
-        coding = self.headers.get(b"content-encoding", b"identity").lower()
-        if coding not in (b"identity", b"gzip"):
-            raise MediaTypeError(
-                f"the Content-Encoding of the body is {coding.decode('latin-1')!r}: send the body plain or as gzip"
-            )
+        coding = check_coding(self.headers.get(b"content-encoding"))
         task = asyncio.current_task()
         assert task is not None
         self.bodies[task] = asyncio.get_running_loop().time()
@@ -170,11 +182,20 @@ class Call:
             self.bodies.pop(task, None)
             self.draft.stages.read = time.perf_counter() - started
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if coding == b"identity" or not body:
-            return body
-        if len(body) <= INLINE_GZIP:
-            return gunzip(body, limit)
-        return await asyncio.get_running_loop().run_in_executor(None, gunzip, body, limit)
+        if coding is not None and body:
+            if len(body) <= INLINE_COMPRESSED:
+                body = decompress(body, coding, limit)
+            else:
+                body = await asyncio.get_running_loop().run_in_executor(None, decompress, body, coding, limit)
+        if not body:
+            raise FieldError("the body is empty: send the request in the body", None)
+        return body
+
+    def stream_terms(self) -> Terms:
+        """Return the terms of the first part of a stream. Its class is `bulk` if the request names no class."""
+        if self.priority is None:
+            self.draft.chosen = "bulk"
+        return self.terms.as_stream(self.priority or "bulk")
 
     async def ask(
         self,
@@ -183,6 +204,7 @@ class Call:
         options: EmbedOptions = PLAIN,
         output: Output = "vectors",
         *,
+        terms: Terms | None = None,
         first: int = 0,
     ) -> tuple[ModelVersion, Any]:
         """Submit a request to a model's engine and wait for the answer.
@@ -192,6 +214,8 @@ class Call:
             inputs: texts, token ids, or pairs.
             options: options for embedding.
             output: the requested output.
+            terms: terms of a part of a stream. Default: the terms of the call; a large request is a bulk request if it names
+                no class.
             first: index of the first input in the request, if the inputs are a part of it.
 
         Returns:
@@ -204,10 +228,17 @@ class Call:
             ClientLeftError: the client disconnected.
         """
         timeout = self.timeout
-        request = EmbedRequest(inputs, options, output, self.terms)
+        if terms is None:
+            terms = self.terms
+            if self.priority is None and is_bulk(inputs):
+                terms = msgspec.structs.replace(terms, priority="bulk")
+                self.draft.chosen = "bulk"
+        request = EmbedRequest(inputs, options, output, terms)
+        if self.on_truncate == "refuse":
+            request = request.refusing_long()
         try:
             while True:
-                version = self.models.pick(name, ANSWERED_BY[output])
+                version = self.models.pick(name, ANSWERED_BY[output], request)
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break
@@ -227,8 +258,13 @@ class Call:
             raise self.name_field(error) from error
         except InputError as error:
             raise self.name_item(error, first) from error
+        self.draft.space = version.spaces.of(options, output, has_ids=isinstance(inputs, TokenIds))
         self.draft.count(version.description.name, version.description.version, answer)
         return version, answer
+
+    def stay_in_space(self) -> None:
+        """Refuse vectors of another space than the first part of the answer has, in all later parts."""
+        self.terms = self.terms.within(self.draft.space)
 
     def name_field(self, error: OptionError) -> OptionError:
         """Return an error about an option with the name of the request's field that set the option."""
@@ -256,22 +292,3 @@ class Call:
 
 #: Function that answers the requests of a route.
 Handler = Callable[[Call], Awaitable[Response]]
-
-
-def gunzip(data: bytes, limit: int) -> bytes:
-    """Decompress a body. Stop at the limit, so that a small body cannot expand to a huge one.
-
-    Raises:
-        TooLargeError: the decompressed body is larger than the limit.
-        FieldError: the data are not gzip, or are incomplete.
-    """
-    reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        plain = reader.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise FieldError(f"the body is not gzip, but its Content-Encoding is gzip: {error}", None) from None
-    if len(plain) > limit:
-        raise TooLargeError(f"the body has more than {limit} bytes when decompressed: send it in several requests")
-    if not reader.eof or reader.unused_data:
-        raise FieldError("the gzip data of the body are incomplete, or other data follow them", None)
-    return plain

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fletcher.runtime import Embeddings
 from fletcher.runtime.encodings import Chunks
 
-from .json import little_endian
+from .json import json_rows, little_endian
 
 __all__ = [
     "ChunkItem",
@@ -75,7 +75,7 @@ def embedding_items(
     tokens = embeddings.tokens[start:end].tolist()
     dropped = embeddings.dropped[start:end].tolist()
     rows = embeddings.vectors[start:end]
-    values: Sequence[Vector] = [row.tobytes() for row in little_endian(rows)] if binary else rows.tolist()
+    values: Sequence[Vector] = [row.tobytes() for row in little_endian(rows)] if binary else json_rows(rows)
     scales = None if embeddings.scales is None else embeddings.scales[start:end].tolist()
     chunks = embeddings.chunks
     offset = start if first_index is None else first_index
@@ -97,7 +97,7 @@ def _chunk_items(chunks: Chunks, text: int, *, binary: bool) -> list[ChunkItem]:
     """Return the items of the chunks of one text."""
     rows = slice(*chunks.offsets[text : text + 2].tolist())
     vectors: NDArray[Any] = chunks.vectors[rows]
-    values: Sequence[Vector] = [row.tobytes() for row in little_endian(vectors)] if binary else vectors.tolist()
+    values: Sequence[Vector] = [row.tobytes() for row in little_endian(vectors)] if binary else json_rows(vectors)
     scales = [None] * len(vectors) if chunks.scales is None else chunks.scales[rows].tolist()
     return [
         ChunkItem(embedding=value, start=start, end=end, scale=scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -13,11 +12,13 @@ from typing import Any
 import msgspec
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.errors import FletcherError, InputError, OverloadedError
+from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
-from ..engine.embed_request import EmbedRequest
+from ..engine.embed_request import EmbedRequest, refusing_long
+from ..engine.fairness.read_ahead import ReadAhead
+from ..engine.terms import Terms
 from ..errors import FieldError
 from ..models.version import ModelVersion
 from .bridge import ClientLeftError
@@ -36,12 +37,6 @@ MAX_LINES = 65_536
 
 #: Number of texts that are submitted as one piece. The first line is sent after the first piece is computed.
 PIECE = 64
-
-#: Largest number of open pieces. There are several, so that workers do not wait for the network; memory is bounded.
-AHEAD = 8
-
-#: Seconds between two attempts of an open stream to submit a piece while the queue is full.
-RETRY_SECONDS = 0.02
 
 _encoder = msgspec.json.Encoder()
 
@@ -62,57 +57,66 @@ async def stream(
             f"the request has {len(texts)} texts; the limit of a streamed request is {most}: send several requests",
             call.fields.get("input", "input"),
         )
+    if call.on_truncate == "refuse":
+        options = refusing_long(options)
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
-    version, first = await call.ask(name, pieces[0], options)
-    answers = _answers(call, version, pieces[1:], options)
+    terms = call.stream_terms()
+    version, first = await call.ask(name, pieces[0], options, terms=terms)
+    answers = _answers(call, version, pieces[1:], options, terms.within(call.draft.space))
     body = _lines(call, version, first, answers, encoding_format, shape)
-    return Response(200, body, NDJSON)
+    return Response(200, body, NDJSON, density="base64" if encoding_format == "base64" else "text")
 
 
 async def _answers(
-    call: Call, version: ModelVersion, pieces: Sequence[Texts], options: EmbedOptions
+    call: Call, version: ModelVersion, pieces: Sequence[Texts], options: EmbedOptions, terms: Terms
 ) -> AsyncIterator[Embeddings]:
-    """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces open."""
+    """Yield the embeddings of the pieces, in order, and keep some pieces in progress.
+
+    Args:
+        call: the request.
+        version: version that answered the first piece.
+        pieces: the other pieces.
+        options: options for embedding.
+        terms: terms of the first piece.
+    """
     waiting: deque[tuple[int, Future[Any]]] = deque()  # with the index of the piece's first text
     left = deque(enumerate(pieces, 1))
+    ahead = ReadAhead(version.info)
     try:
         while left or waiting:
-            while left and len(waiting) < AHEAD:
-                first, texts = PIECE * left[0][0], left[0][1]
-                request = EmbedRequest(texts, options, terms=call.terms.waiting())
+            while left and not ahead.full:
+                part, texts = left.popleft()
+                first, request = PIECE * part, EmbedRequest(texts, options, terms=terms.at(part))
                 try:
                     future = call.models.submit(version, request, call.draft)
-                except OverloadedError:
-                    if waiting:
-                        break
-                    await asyncio.sleep(RETRY_SECONDS)
-                    continue
                 except InputError as error:
                     raise call.name_item(error, first) from error
                 # The version was replaced or sleeps: the stream continues with another version of the model.
                 if future is None:
-                    version, answer = await call.ask(version.spec.name, texts, options, first=first)
-                    left.popleft()
+                    version, answer = await call.ask(
+                        version.spec.name, texts, options, terms=request.terms, first=first
+                    )
                     while waiting:
-                        yield await _wait(call, version, *waiting.popleft())
+                        yield await _wait(call, version, *waiting.popleft(), ahead)
                     yield answer
                     continue
-                left.popleft()
+                ahead.begin(texts.texts)
                 waiting.append((first, future))
             if waiting:
-                yield await _wait(call, version, *waiting.popleft())
+                yield await _wait(call, version, *waiting.popleft(), ahead)
     finally:
         for _, future in waiting:
             future.cancel()
 
 
-async def _wait(call: Call, version: ModelVersion, first: int, future: Future[Any]) -> Embeddings:
+async def _wait(call: Call, version: ModelVersion, first: int, future: Future[Any], ahead: ReadAhead) -> Embeddings:
     """Return the embeddings of a piece, and count them in the record of the request."""
     try:
         embeddings: Embeddings = await call.bridge.wait(future, call.receive)
     except InputError as error:
         raise call.name_item(error, first) from error
     call.draft.count(version.description.name, version.description.version, embeddings)
+    ahead.end(int(embeddings.tokens.sum()))
     return embeddings
 
 
@@ -139,7 +143,8 @@ async def _lines(
             tokens += int(embeddings.tokens.sum())
             embeddings = await anext(others, None)
         usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-        yield _encoder.encode({"object": "end", "model": version.description.name, "usage": usage}) + b"\n"
+        end = {"object": "end", "model": version.description.name, "usage": usage, "space": draft.space}
+        yield _encoder.encode(end) + b"\n"
     except ClientLeftError:
         return
     except FletcherError as error:

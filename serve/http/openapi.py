@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from fletcher import __version__
 
+from ..request_headers import OnTruncate
 from .call import Limits
+from .coding.bodies import CODINGS
 from .errors import ErrorShape
 from .route import Doc, Route
 
@@ -20,16 +22,17 @@ Schema = dict[str, Any]
 
 #: Error statuses of all routes that read a body, and of all routes that submit requests to an engine.
 BODY_ERRORS = (400, 408, 413, 415)
-ENGINE_ERRORS = (429, 500, 503, 504)
+ENGINE_ERRORS = (412, 429, 500, 503, 504)
 
 
-def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> Schema:
+def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool, root_path: str = "") -> Schema:
     """Return the document, ready to encode as JSON.
 
     Args:
         routes: all routes; those without a `Doc` are left out.
         limits: limits of a request.
         keys: whether the server requires API keys.
+        root_path: prefix of the paths under which clients reach the server.
     """
     shown = [(route, route.doc) for route in routes if route.doc is not None]
     types: list[Any] = []
@@ -55,6 +58,7 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
             "description": "Text embeddings. The server checks at its start that they match the published model.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": root_path or "/"}],
         "paths": paths,
         "components": {"schemas": components},
     }
@@ -134,6 +138,8 @@ def _operation(
     headers = _ID_HEADER | {
         name: {"description": text, "schema": {"type": "string"}} for name, text in doc.headers.items()
     }
+    if contents and route.access == "key":
+        headers |= _SPACE_HEADER | _TRUNCATED_HEADER
     success = {"content": answers} if answers else {}
     operation: Schema = {
         "operationId": doc.name,
@@ -147,7 +153,8 @@ def _operation(
         operation["requestBody"] = {
             "required": True,
             "content": contents,
-            "description": f"At most {limits.body_bytes} bytes, plain or as gzip (`Content-Encoding`).",
+            "description": f"At most {limits.body_bytes} bytes, plain or compressed (`Content-Encoding`: "
+            f"{', '.join(CODINGS)}).",
         }
     if parameters := [*_parameters(route, doc)]:
         operation["parameters"] = parameters
@@ -175,10 +182,22 @@ def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
             "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e9},
         }
         yield {
+            "name": "If-Space",
+            "in": "header",
+            "description": "Identifiers of spaces, as `/v1/space` gives them; vectors of another space are refused with 412",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        }
+        yield {
             "name": "X-Priority",
             "in": "header",
-            "description": "Priority class of the request",
+            "description": "Priority class of the request. Default: normal; bulk for streams and large requests",
             "schema": {"enum": ["interactive", "normal", "bulk"]},
+        }
+        yield {
+            "name": "X-On-Truncate",
+            "in": "header",
+            "description": "Policy for texts that are longer than the model takes. Default: that of the server.",
+            "schema": {"enum": [*get_args(OnTruncate)]},
         }
 
 
@@ -207,6 +226,8 @@ _MEANINGS = {
     401: "The request needs a valid API key",
     403: "The caller does not have permission",
     404: "The server does not have this model or path",
+    409: "The change contradicts a model that is served",
+    412: "The vectors would be of another space than `If-Space` accepts",
     408: "The body did not arrive in time",
     413: "The body is too large, or the request has too many texts or texts that are too long",
     415: "The media type or the coding of the body is not supported",
@@ -221,6 +242,18 @@ _MEANINGS = {
 _ID_HEADER: Schema = {
     "x-request-id": {
         "description": "Id of the request: the `x-request-id` of the caller, or a new one",
+        "schema": {"type": "string"},
+    }
+}
+_TRUNCATED_HEADER: Schema = {
+    "x-truncated": {
+        "description": "Number of texts that truncation cut, if there are any",
+        "schema": {"type": "integer"},
+    },
+}
+_SPACE_HEADER: Schema = {
+    "x-space": {
+        "description": "Identifier of the space of the vectors, if the answer has vectors or scores",
         "schema": {"type": "string"},
     }
 }

@@ -11,6 +11,7 @@ from .apis.longbow import longbow_routes
 from .apis.ollama.routes import ollama_routes
 from .apis.openai.routes import openai_routes
 from .apis.service import service_routes
+from .apis.space import space_routes
 from .apis.tei.routes import tei_routes
 from .apis.vllm.routes import vllm_routes
 from .route import Route
@@ -39,4 +40,4 @@ def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
     Args:
         longbow: destination of `/v1/ingest`; None rejects such requests.
     """
-    return [*computing_routes(), *longbow_routes(longbow), *admin_routes(), *service_routes()]
+    return [*computing_routes(), *longbow_routes(longbow), *space_routes(), *admin_routes(), *service_routes()]

@@ -14,38 +14,18 @@ from collections.abc import Callable
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fletcher.runtime.errors import ServiceError
 
-from ..access.addresses import HostPort
+from ..access.addresses import url_of
 from .call import AsgiApp
+from .protocol import KEEP_ALIVE_SECONDS, Protocol
 
 __all__ = ["HttpServer", "UvicornThread"]
 
-#: Seconds that an idle connection stays open: longer than the usual minute of load balancers, so that the balancer closes it.
-KEEP_ALIVE_SECONDS = 75
 
-#: Seconds in which a new connection must send the head of its first request.
-HEADER_SECONDS = 30.0
-
-
-class _Protocol(HttpToolsProtocol):
-    """Protocol of uvicorn with a time limit for the first request of a connection. uvicorn itself does not have one."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer of the connection."""
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEADER_SECONDS, self._check_head)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer of the connection."""
-        super().connection_lost(exc)
-        self._head_timer.cancel()  # an open timer would keep a few kilobytes of the connection alive
-
-    def _check_head(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+#: Seconds that open requests may take above the time to drain, because the engine applies this time, too.
+MARGIN_SECONDS = 2
 
 
 class _Ticking(uvicorn.Server):
@@ -93,7 +73,7 @@ class UvicornThread:
         """
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=Protocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -103,7 +83,7 @@ class UvicornThread:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             # The engine applies the limit and answers what it drops. The limit of uvicorn cancels requests that hang.
-            timeout_graceful_shutdown=math.ceil(drain_seconds) + 2,
+            timeout_graceful_shutdown=math.ceil(drain_seconds) + MARGIN_SECONDS,
         )
         self._config = config
         self._server = _Ticking(config, on_tick)
@@ -141,14 +121,20 @@ class UvicornThread:
         """
         loop = self.loop
         _, protocol = await loop.connect_accepted_socket(
-            lambda: _Protocol(config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop),
+            lambda: Protocol(config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop),
             sock=connection,
         )
         if self._server.should_exit:
             protocol.shutdown()  # the shutdown of uvicorn may have passed this connection already
 
-    def stop(self) -> None:
-        """Close the listening sockets and idle connections, and return at once. Open requests continue."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Close the listening sockets and idle connections, and return at once. Open requests continue.
+
+        Args:
+            seconds: seconds that open requests may take from now on. Default: `drain_seconds`.
+        """
+        if seconds is not None:
+            self._config.timeout_graceful_shutdown = math.ceil(seconds) + MARGIN_SECONDS
         self._server.should_exit = True
 
     def join(self) -> None:
@@ -185,8 +171,7 @@ class HttpServer:
             on_end: called on the event loop when everything is answered.
         """
         self._uvicorn = UvicornThread(app, [listener], drain_seconds=drain_seconds, on_end=on_end)
-        where = listener.getsockname()
-        self.url = f"http+unix://{where}" if isinstance(where, str) else f"http://{HostPort(*where[:2])}"
+        self.url = url_of(listener)
 
     def start(self) -> None:
         """Start the thread. Return when the server accepts connections.
@@ -196,9 +181,13 @@ class HttpServer:
         """
         self._uvicorn.start()
 
-    def stop(self) -> None:
-        """Close the listening socket and idle connections, and return at once. Open requests continue."""
-        self._uvicorn.stop()
+    def stop(self, seconds: float | None = None) -> None:
+        """Close the listening socket and idle connections, and return at once. Open requests continue.
+
+        Args:
+            seconds: seconds that open requests may take from now on. Default: `drain_seconds`.
+        """
+        self._uvicorn.stop(seconds)
 
     def join(self) -> None:
         """Wait until all open requests are answered, or until the time limit passes."""

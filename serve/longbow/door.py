@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -38,13 +38,6 @@ from .wire.sink import Parcel, Sink
 from .wire.target import Target
 
 __all__ = ["LongbowDoor"]
-
-
-#: Seconds for which a request waits for room in a full queue before it is rejected.
-ADMISSION_SECONDS = 2.0
-
-#: Seconds between two attempts to submit a request while the queue is full.
-FULL_SECONDS = 0.02
 
 
 class _Waiting:
@@ -92,6 +85,7 @@ class LongbowDoor:
         dataset: str,
         documents: Sequence[Document],
         options: EmbedOptions,
+        terms: Terms,
         draft: RecordDraft,
     ) -> IngestAnswer:
         """Embed documents and wait until Longbow has acknowledged them.
@@ -102,34 +96,29 @@ class LongbowDoor:
             dataset: name of the dataset in Longbow.
             documents: documents to ingest.
             options: options of embedding.
+            terms: terms of a part of a stream, which waits while the queue is full.
             draft: draft of the request's record; its id is stored in the metadata of the rows.
 
         Raises:
             InputError: the documents, the options or the dataset cannot be used.
-            OverloadedError: the engine's queue is full, or Longbow failed a moment ago.
+            OverloadedError: Longbow failed a moment ago.
             ServiceError: Longbow cannot be reached.
         """
         if not dataset:
             raise FieldError("the dataset has no name", "dataset")
-        admitted_until = time.monotonic() + ADMISSION_SECONDS
-        while True:  # repeat if the model is replaced or loaded at the same time, or the queue is full
-            version = models.pick(name)
+        while True:  # repeat if the model is replaced or loaded at the same time
+            version = models.pick(name, request=EmbedRequest(Texts(()), options, terms=terms))
+            space = version.spaces.of(options)
             model = version.description
             ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
             if not rows:
-                return IngestAnswer(dataset, ids, 0, len(documents), 0)
+                return IngestAnswer(dataset, ids, 0, len(documents), 0, space)
             dimension = options.dimensions or model.dimension
             channel = self._channel(dataset, dimension)
             channel.sink.breaker.check(f"Longbow at {self.target.url}")
             chosen = [documents[row] for row in rows]
             texts = Texts(tuple(document.text for document in chosen))
-            try:
-                future = models.submit(version, EmbedRequest(texts, options, terms=Terms("bulk", patient=True)), draft)
-            except OverloadedError:
-                if time.monotonic() > admitted_until:
-                    raise
-                time.sleep(FULL_SECONDS)
-                continue
+            future = models.submit(version, EmbedRequest(texts, options, terms=terms), draft)
             if future is not None:
                 break
             if not version.retired:
@@ -141,6 +130,7 @@ class LongbowDoor:
             "model": model.name,
             "digest": model.digest,
             "variant": model.variant,
+            "space": space,
             "input_type": options.input_type or "document",
             "source": "server",
             "chunk": 0,
@@ -159,7 +149,7 @@ class LongbowDoor:
         )
         self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
         tokens = int(embeddings.tokens.sum())
-        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens)
+        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens, space)
 
     def _channel(self, dataset: str, dimension: int) -> _Channel:
         with self._lock:

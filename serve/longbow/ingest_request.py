@@ -39,6 +39,7 @@ class IngestAnswer(msgspec.Struct, frozen=True):
         sent: number of rows that were sent; duplicates are not sent.
         duplicates: number of documents that are equal to an earlier one of the request.
         tokens: number of tokens that the model processed.
+        space: identifier of the space of the vectors.
     """
 
     dataset: str
@@ -46,6 +47,7 @@ class IngestAnswer(msgspec.Struct, frozen=True):
     sent: int
     duplicates: int
     tokens: int
+    space: str = ""
 
 
 def require(door: _T | None) -> _T:

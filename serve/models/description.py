@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output, Similarity
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.model_info import ModelInfo
+from fletcher.runtime.space.bounds import Bounds
 
 __all__ = ["ModelDescription"]
 
@@ -38,6 +39,8 @@ class ModelDescription:
         canary: origin of the canary: `verified`, `published` or `self-made`.
         proof: the same in words.
         similarity: function that the model's authors compare its vectors with; None if they name none.
+        space: identifier of the space of its vectors.
+        bounds: how far two vectors of the space may differ; None if nothing states it.
     """
 
     name: str
@@ -57,6 +60,8 @@ class ModelDescription:
     canary: Proof = "self-made"
     proof: str = ""
     similarity: Similarity | None = None
+    space: str = ""
+    bounds: Bounds | None = None
 
     @classmethod
     def of(
@@ -90,4 +95,6 @@ class ModelDescription:
             canary=info.canary,
             proof=info.proof,
             similarity=card.similarity or None,
+            space=info.space.id,
+            bounds=info.bounds,
         )

@@ -29,6 +29,7 @@ from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
 from .named import NamedModel, group, table_of
 from .shadows import Shadows
+from .spaces import check_versions, in_space, require_space
 from .spec import ModelSpec, check_specs
 from .version import Loader, MakeEngine, ModelVersion
 
@@ -75,6 +76,7 @@ class Models:
         metrics: Metrics | None = None,
         drain_seconds: float = 30.0,
         fingerprint: Callable[[ModelSpec], str] | None = None,
+        refuse_long: bool = False,
         default: str | None = None,
     ) -> None:
         """Start without models.
@@ -86,6 +88,7 @@ class Models:
             drain_seconds: longest time in which a removed version may answer its admitted requests.
             fingerprint: returns a digest of the folder of a specification, to detect a changed folder.
                 Default: only specifications are compared.
+            refuse_long: whether a text that truncation would cut is an error in every request.
             default: name of the model that answers requests with an unknown name. Default: they are refused.
         """
         self.metrics = Metrics() if metrics is None else metrics
@@ -93,12 +96,13 @@ class Models:
         self._make_engine: MakeEngine = lambda encoder: make_engine(encoder, self.metrics.of_one())
         self._drain_seconds = drain_seconds
         self._fingerprint = fingerprint or (lambda spec: "")
+        self._refuse_long = refuse_long
         self._default = default
         self._change = threading.Lock()
         self._named: tuple[NamedModel, ...] = ()
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
-        self._stopping = False
+        self._stopping = self._leaving = False
         #: Called after a change of the versions and before the old ones stop; it may wait for those who still use them.
         self.on_change: Callable[[], None] = lambda: None
         self._shadows = Shadows(self.metrics)
@@ -145,12 +149,15 @@ class Models:
         """Return True if a model or a version has this name."""
         return name in self._table
 
-    def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
+    def pick(
+        self, name: str | None = None, outputs: Sequence[Output] = VECTORS, request: EmbedRequest | None = None
+    ) -> ModelVersion:
         """Return the version that answers the next request.
 
         Args:
             name: name of the model in the request. Default: the first model that has one of the outputs.
             outputs: outputs of the models that can answer.
+            request: the request; if it accepts only certain spaces, a version that gives them is preferred.
 
         Raises:
             UnknownModelError: no model has this name, or no model has one of the outputs.
@@ -160,7 +167,7 @@ class Models:
             self._first(outputs) if name is None else self._table.get(name) or self._stand_in(name, outputs)
         )
         if isinstance(entry, NamedModel):
-            entry = entry.answering[0] if len(entry.answering) == 1 else entry.choose()
+            entry = entry.answering[0] if len(entry.answering) == 1 else _choose(entry, request)
         served = entry.description
         if served.output not in outputs:
             raise InputError(f"{served.name} returns {_words([served.output])}, but this route needs {_words(outputs)}")
@@ -206,7 +213,11 @@ class Models:
             if self._stopping:  # no load follows, so a caller that picks again would never end
                 raise StoppingError("the server is stopping: send the request to another server, or again later")
             return None
+        if request.terms.spaces and isinstance(request, EmbedRequest):
+            require_space(version, request)
         version.used = time.monotonic()
+        if self._refuse_long and isinstance(request, EmbedRequest):
+            request = request.refusing_long()
         try:
             future = engine.submit(request, draft)
         except StoppingError:
@@ -240,7 +251,7 @@ class Models:
             FletcherError: as for `pick`, `wake` and `submit`.
         """
         while True:
-            version = self.pick(name, ANSWERED_BY[request.output])
+            version = self.pick(name, ANSWERED_BY[request.output], request)
             if (future := self.submit(version, request, draft)) is not None:
                 return version, future
             if not version.retired:
@@ -271,7 +282,7 @@ class Models:
 
     def not_ready(self) -> str:
         """Return the reason why the server is not ready; empty if it is ready. It can take as long as a canary run."""
-        if self._stopping:
+        if self._leaving:
             return "the server is stopping"
         for model in self._named:
             for version in model.answering:
@@ -283,7 +294,7 @@ class Models:
     def settled(self) -> bool:
         """Return True if `not_ready` returns at once, without a canary run."""
         every = (version.readiness for model in self._named for version in model.versions)
-        return self._stopping or all(readiness is None or readiness.settled for readiness in every)
+        return self._leaving or all(readiness is None or readiness.settled for readiness in every)
 
     # Changes -----------------------------------------------------------------------------------------------------------
 
@@ -315,7 +326,7 @@ class Models:
             reload: names and versions to load again even if their specifications do not change.
 
         Raises:
-            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications conflict.
+            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications or versions conflict.
         """
         with self._change:
             self._apply([spec.named() for spec in specs], reload)
@@ -358,6 +369,7 @@ class Models:
                 else:
                     fresh.append(ModelVersion(spec, self._load, self._make_engine))
                     after.append(fresh[-1])
+            check_versions(zip(after, specs, strict=True))
             table = table_of(group(after))  # raises an error for names that are taken, before anything changes
             self._check_default(table)
         except BaseException:
@@ -412,9 +424,13 @@ class Models:
                 if time.monotonic() - version.used > limit:
                     version.sleep(self._drain_seconds)
 
+    def announce_stop(self) -> None:
+        """Report that the server is not ready from now on, so that load balancers leave it. Requests are still answered."""
+        self._leaving = True
+
     def stop_admitting(self) -> None:
         """Reject all new requests. Admitted requests are still answered."""
-        self._stopping = True
+        self._leaving = self._stopping = True
         self._stopped.set()
         for model in self._named:
             for version in model.versions:
@@ -455,11 +471,20 @@ class Models:
                         "version": version.spec.version,
                         "output": version.description.output,
                         "digest": version.description.digest,
+                        "space": version.description.space,
                         "awake": engine is not None,
                         "open_requests": 0 if engine is None else engine.open_requests,
                     }
                 )
         return rows
+
+
+def _choose(model: NamedModel, request: EmbedRequest | None) -> ModelVersion:
+    """Return a version that answers, if possible one whose vectors the request accepts."""
+    version = model.choose()
+    if request is None or not request.terms.spaces or in_space(version, request):
+        return version
+    return next((other for other in model.answering if in_space(other, request)), version)
 
 
 def _words(outputs: Sequence[Output]) -> str:

@@ -38,6 +38,7 @@ class ModelVersion:
         spec: configuration of the version.
         info: description of the loaded model.
         description: description for clients.
+        spaces: identifiers of the vectors that its requests get.
         engine: engine that answers requests; None while the version sleeps.
         readiness: readiness of the model; None while the version sleeps, because its canary is checked when it wakes.
         used: `time.monotonic()` of the latest request.
@@ -66,6 +67,7 @@ class ModelVersion:
         self._encoder: Backend | None = load(spec)
         self.info = self._encoder.info
         self.description = ModelDescription.of(self.info, spec.name, spec.aliases, spec.version)
+        self.spaces = self.info.spaces
         self.engine: AnsweringEngine | None = self._begin(self._encoder)
         self.readiness: Readiness | None = Readiness(self.engine)
 

@@ -71,6 +71,7 @@ def log_request(record: RequestRecord) -> None:
         fields = {
             "request_id": record.id,
             "route": record.route,
+            "client": record.client,
             "status": record.status,
             "milliseconds": round(record.stages.total * 1000, 3),
         }

@@ -30,6 +30,9 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     Attributes:
         started: `time.perf_counter()` of the request's arrival.
         answered: `time.perf_counter()` when the engine's latest answer arrived, or None.
+        truncated: number of texts that truncation has cut.
+        chosen: priority class that the server chose because of the request's size; empty if it chose none.
+        space: identifier of the space of the answer's vectors; empty if it has none.
 
     The other attributes are those of `RequestRecord`.
     """
@@ -42,6 +45,7 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     version: str = ""
     texts: int = 0
     tokens: int = 0
+    truncated: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     status: int | str = "left"
@@ -50,18 +54,23 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     trace: Trace | None = None
     started: float = msgspec.field(default_factory=time.perf_counter)
     answered: float | None = None
+    chosen: str = ""
+    space: str = ""
 
     def count(self, model: str, version: str, answer: Any) -> None:
         """Count the texts and tokens of an answer from the engine.
 
         Args:
             model, version: name of the model and label of the version that answered.
-            answer: `Embeddings` or another answer with `tokens`, int64, (n,).
+            answer: `Embeddings` or another answer with `tokens`, int64, (n,), and `dropped`, int32, (n,).
         """
         self.model = model
         self.version = version
         self.texts += len(answer.tokens)
         self.tokens += sum(answer.tokens.tolist())  # for a few numbers, a sum in numpy takes ten times as long
+        dropped = answer.dropped.tolist()
+        if any(dropped):
+            self.truncated += sum(count > 0 for count in dropped)
         self.answered = time.perf_counter()
 
 

@@ -25,7 +25,14 @@ def run(program: str, *arguments: str | Path) -> str:
 
 def test_every_example_is_tested_and_listed() -> None:
     programs = {path.name for path in EXAMPLES.glob("*.py")}
-    tested = {"similarity.py", "search_file.py", "convert_and_quantize.py", "serve_in_process.py", "flight_client.py"}
+    tested = {
+        "similarity.py",
+        "search_file.py",
+        "convert_and_quantize.py",
+        "serve_in_process.py",
+        "flight_client.py",
+        "check_space.py",
+    }
     assert programs == tested
     listed = (EXAMPLES / "README.md").read_text()
     assert all(f"]({name})" in listed for name in programs)
@@ -62,6 +69,21 @@ def test_flight_client(minilm_artifact: Path) -> None:
     options = ServerOptions(http="off", flight="127.0.0.1:0")
     with Encoder.load(minilm_artifact, provider="mlas", workers=2) as encoder, Server(encoder, options) as server:
         assert run("flight_client.py", str(server.addresses.flight)) == "1000 rows; fixed_size_list<item: float>[384]\n"
+
+
+def test_check_space(minilm_artifact: Path, tiny_artifact: Path, tmp_path: Path) -> None:
+    options = ServerOptions(http="127.0.0.1:0", flight="off")
+    file = tmp_path / "space.json"
+    with Encoder.load(minilm_artifact, provider="mlas", workers=1) as encoder, Server(encoder, options) as server:
+        url = str(server.addresses.http)
+        assert run("check_space.py", "save", file, url) == f"saved {encoder.info.space.id}\n"
+        assert run("check_space.py", "check", file, url) == "the server gives vectors of the saved space\n"
+    with Encoder.load(tiny_artifact, provider="mlas", workers=1) as encoder, Server(encoder, options) as server:
+        command = [sys.executable, str(EXAMPLES / "check_space.py"), "check", str(file), str(server.addresses.http)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 1 and done.stderr == ""
+        assert "weights, graph, tokenizer, dimension, max_tokens differ" in done.stdout
+        assert "differs from the saved one" in done.stdout
 
 
 @pytest.mark.parametrize(

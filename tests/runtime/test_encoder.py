@@ -25,6 +25,7 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.batch import Batch
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.inputs import TokenIds
 from fletcher.runtime.loading import Loaded
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.session import Session
@@ -153,7 +154,7 @@ def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
 def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[str]) -> None:
     encodings = encoder.tokenize(texts)
     rows = np.split(encodings.ids, encodings.offsets[1:-1])
-    checked = encode_ids(encoder.tokenizer, [row.tolist() for row in rows])
+    checked = encode_ids(encoder.tokenizer, TokenIds([row.tolist() for row in rows]), "minilm")
     assert np.array_equal(checked.ids, encodings.ids) and np.array_equal(checked.offsets, encodings.offsets)
 
 
@@ -161,7 +162,7 @@ def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[s
     ("rows", "message"),
     [
         ([[101, 102], []], "row 1 of token ids is empty"),
-        ([[101, 30522]], "row 0 holds the token id 30522; the vocabulary has ids 0 to 30521"),
+        ([[101, 30522]], "row 0 holds the token id 30522; the vocabulary of minilm has ids 0 to 30521"),
         ([[-1]], "token id -1"),
         ([[1.5, 2]], "row 0 of token ids holds values that are not whole numbers below"),
         ([["a"]], "values that are not whole numbers below"),
@@ -172,7 +173,7 @@ def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[s
 )
 def test_invalid_token_ids_are_rejected(encoder: Encoder, rows: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        encode_ids(encoder.tokenizer, rows)
+        encode_ids(encoder.tokenizer, TokenIds(rows), "minilm")
 
 
 # Prompts and Matryoshka -------------------------------------------------------------------------------------------------

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime import Encodings
-from fletcher.runtime.canary import CanaryResult
+from fletcher.runtime.canary import Canary, CanaryResult
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.inputs import Inputs, Pairs, Texts, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.counters import DeviceMetric, EncoderMetrics
+from fletcher.runtime.space.space import Space
 from fletcher.runtime.tasks.task import Task, finish_rows, refuse_long
 from fletcher.runtime.tokenizing.token_details import TextToken
 from fletcher.serve.engine.embed_request import PLAIN, EmbedRequest
@@ -41,6 +42,20 @@ CARD = ModelCard(
     prompts={"query": "query: "},
     matryoshka=(4,),
     aliases=("fake",),
+)
+
+
+SPACE = Space(
+    weights="by hand",
+    graph="by hand",
+    tokenizer="by hand",
+    precision="float",
+    output="vectors",
+    dimension=DIMENSION,
+    normalize=False,
+    max_tokens=MAX_TOKENS,
+    cut="right",
+    prompts=CARD.prompts,
 )
 
 
@@ -78,6 +93,7 @@ def info(**changes: Any) -> ModelInfo:
         outputs=("vectors",),
         workers=2,
         token_budget=64,
+        space=SPACE,
         reason="there is no other",
     )
     return msgspec.structs.replace(described, **changes)
@@ -141,7 +157,8 @@ class FakeEncoder:
                 for token in row:
                     if not 0 <= token < 100:
                         raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to 99")
-            encodings = self._truncate(inputs.rows)
+            rows = inputs.rows if inputs.special_tokens else [[1, *row, 2] for row in inputs.rows]
+            encodings = self._truncate(rows)
         else:
             encodings = self.tokenize(inputs.texts, options.input_type)
         if options.overflow == "refuse":
@@ -172,6 +189,10 @@ class FakeEncoder:
 
     def check_canary(self) -> CanaryResult:
         return self.canary
+
+    def reference_canary(self) -> Canary:
+        texts = ("", "a text")
+        return Canary(texts, self.tokenize(texts, "document"), np.stack([expected(text) for text in texts]), "by hand")
 
     def metrics(self) -> EncoderMetrics:
         return EncoderMetrics(

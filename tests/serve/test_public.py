@@ -21,7 +21,8 @@ def test_every_exported_name_exists() -> None:
 
 def test_an_unknown_name_is_an_error_that_lists_the_exported_names() -> None:
     with pytest.raises(
-        AttributeError, match="no attribute 'Serve'; it has EmbedRequest, Engine, HttpApp, ModelSpec, Server"
+        AttributeError,
+        match="no attribute 'Serve'; it has AsgiServer, AsyncEngine, EmbedRequest, Engine, HttpApp, ModelSpec, Server",
     ):
         fletcher.serve.Serve  # noqa: B018
 

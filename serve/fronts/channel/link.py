@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FailingError, FletcherError, OverloadedError, ServiceError
+from fletcher.runtime.errors import FailingError, FletcherError, ServiceError
 from fletcher.runtime.tasks.task import Task
 
 from ...engine.terms import Terms
@@ -56,9 +56,6 @@ GATHER_REQUESTS: Final = 256
 
 #: Seconds between two attempts to connect.
 RETRY_SECONDS: Final = 0.05
-
-#: Seconds after which a later part of a stream is sent again if the queue was full.
-FULL_SECONDS: Final = 0.01
 
 #: Values of a message, in elements, up to which the event loop's thread makes the answers of them.
 INLINE_VALUES: Final = 1 << 18
@@ -214,9 +211,9 @@ class EngineLink:
             request = self._outbox.popleft()
             if request.future.cancelled():
                 request.future.set_running_or_notify_cancel()
-            elif request.kind.terms.deadline is None:
+            elif request.kind.terms.deadline is None and not request.kind.terms.stream:
                 groups.setdefault(request.kind, []).append(request)
-            else:  # a deadline is one request's
+            else:  # a deadline or a part of a stream is one request's
                 self._send([request])
         for requests in groups.values():
             part: list[Waiting] = []
@@ -257,7 +254,8 @@ class EngineLink:
             priority=terms.priority,
             client=terms.client,
             seconds=None if terms.deadline is None else max(terms.deadline - time.monotonic(), 0.0),
-            patient=terms.patient,
+            stream=terms.stream,
+            part=terms.part,
         )
         self._sent[number] = _Sent(requests, len(requests))
         self._protocol.write([rows_frame(message, encodings)])
@@ -308,24 +306,12 @@ class EngineLink:
             _settle(sent.requests, values)
 
     def _refuse(self, requests: Sequence[Waiting], error: FletcherError) -> None:
-        """Fail requests.
-
-        If the engine failed on a message of several, each is sent alone, so that one cannot fail others. Later parts of
-        streams are sent again until the queue has room.
-        """
+        """Fail requests. If the engine failed on a message of several, each is sent alone, so that one cannot fail others."""
         if len(requests) > 1 and not isinstance(error, ServiceError):
             for request in requests:
                 self._send([request])
             return
-        if requests[0].kind.terms.patient and isinstance(error, OverloadedError):
-            self._loop.call_later(FULL_SECONDS, self._repeat, requests)
-            return
         self._fail(requests, error)
-
-    def _repeat(self, requests: Sequence[Waiting]) -> None:
-        """Send requests again that the engine had no room for."""
-        for request in requests:
-            self.post(request)
 
     def _fail(self, requests: Sequence[Waiting], error: FletcherError) -> None:
         for request in requests:

@@ -149,7 +149,9 @@ class RowsServer:
     def _catalog(self) -> Catalog:
         entries = []
         for model in self.models.named:
-            for version in model.answering:
+            for version in model.versions:
+                if version.spec.shadow:  # only the engine process sends requests to it
+                    continue
                 self._versions[_key(version)] = version
                 spec = msgspec.structs.replace(version.spec, idle_seconds=None, allow_fallback=False)
                 entries.append(CatalogEntry(spec, version.info, self._publish_tokenizer(version)))
@@ -203,7 +205,7 @@ class RowsServer:
     def compute(self, front: _Front, message: Rows, payload: memoryview) -> None:
         """Submit the rows of a message, perhaps together with those of others; answer it when they are computed."""
         deadline = None if message.seconds is None else time.monotonic() + message.seconds
-        terms = Terms(message.priority, message.client, deadline, message.patient)
+        terms = Terms(message.priority, message.client, deadline, message.stream, message.part)
         request = rows_request(message, payload, terms)
         part = _Part(front, message.id, request)
         front.open[message.id] = part
@@ -212,7 +214,7 @@ class RowsServer:
         except FletcherError as error:
             self._fail(part, error)
             return
-        if deadline is not None or message.tokens > SMALL_TOKENS:
+        if deadline is not None or message.stream or message.tokens > SMALL_TOKENS:
             self._submit(version, [part])
             return
         kind = version, message.output, message.by_token, message.has_types, terms

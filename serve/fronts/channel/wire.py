@@ -78,7 +78,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
         requests: number of clients' requests that the rows come from.
         priority, client: of the requests.
         seconds: time until their deadline; None for none.
-        patient: whether they are later parts of streams.
+        stream, part: the stream that the request is a part of, and the number of the part; empty and 0 without a stream.
     """
 
     id: int
@@ -94,7 +94,8 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
     priority: Priority
     client: str
     seconds: float | None
-    patient: bool = False
+    stream: str = ""
+    part: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -151,7 +152,7 @@ class Catalog(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
     Attributes:
         number: number of the catalog, which `CatalogTaken` repeats.
-        entries: the versions that answer, in order.
+        entries: the versions that answer or have the weight 0, in order; a request can name the latter.
     """
 
     number: int

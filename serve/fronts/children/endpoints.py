@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ...access.addresses import Addresses, HostPort, bind
-from ...listening import listening_addresses
+from ...access.addresses import Addresses, HostPort, bind, url_of
+from ...listening import Listening, listening_addresses
 from ...server_options import ServerOptions
 
 __all__ = ["Endpoints"]
@@ -25,6 +25,7 @@ class Endpoints:
 
     Attributes:
         addresses: addresses on which the server listens.
+        listening: the addresses as the options name them.
         listener: listening socket of HTTP, or None.
         flight_listener: listening socket of Flight, or None.
         flight: address of Flight with its port, or None.
@@ -32,6 +33,7 @@ class Endpoints:
     """
 
     addresses: Addresses
+    listening: Listening
     listener: socket.socket | None
     flight_listener: socket.socket | None
     flight: HostPort | None
@@ -53,11 +55,11 @@ class Endpoints:
                 flight_listener.close()
             raise
         flight = None if flight_listener is None else HostPort(*flight_listener.getsockname()[:2])
-        http = None if listener is None else f"http://{HostPort(*listener.getsockname()[:2])}"
+        http = None if listener is None else url_of(listener)
         addresses = Addresses(http, None if flight is None else f"grpc://{flight}")
         long = len(tempfile.gettempdir()) > LONGEST_FOLDER
         folder = Path(tempfile.mkdtemp(prefix="fletcher-", dir="/tmp" if long else None))
-        return cls(addresses, listener, flight_listener, flight, folder)
+        return cls(addresses, listening, listener, flight_listener, flight, folder)
 
     def clear_folder(self) -> None:
         """Remove the sockets of an engine that was killed."""
@@ -70,4 +72,5 @@ class Endpoints:
         for opened in (self.listener, self.flight_listener):
             if opened is not None:
                 opened.close()
+        self.listening.remove_socket()
         shutil.rmtree(self.folder, ignore_errors=True)

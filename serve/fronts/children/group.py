@@ -16,7 +16,7 @@ from ...models.spec import ModelSpec
 from ...server_options import ServerOptions
 from ..config import ProcessConfig
 from ..flight_relay import FlightRelay
-from ..messages import Changed, Failed, Ready, Reload, Reloaded, Report
+from ..messages import Changed, Failed, Leave, Ready, Reload, Reloaded, Report
 from .endpoints import Endpoints
 from .handing import Handing
 from .process import ChildProcess, Timing
@@ -76,6 +76,7 @@ class Group:
         self.engine = Slot(0, timing)
         self.fronts = [Slot(number, timing) for number in range(1, max(options.front_count, 1) + 1)]
         self._engine_ready_since: float | None = None
+        self._stop_at = math.inf  # end of the seconds in which `/ready` says that the server stops
         self._stop_since: float | None = None  # from then on no child is started again
         self._engine_stops = False
         self._kill_at = math.inf
@@ -94,7 +95,7 @@ class Group:
     @property
     def accepts(self) -> bool:
         """True while connections may be accepted."""
-        return self.started.done() and self._stop_since is None
+        return self.started.done() and not self._engine_stops
 
     @property
     def changing(self) -> bool:
@@ -108,6 +109,8 @@ class Group:
             now: time of the clock.
         """
         self._note_ends(now)
+        if self._stop_since is None and now >= self._stop_at:
+            self._begin_stop(now)
         if self._stop_since is None:
             self._start_due(now)
             self._check_fronts(now)
@@ -137,13 +140,20 @@ class Group:
             child.channel.send(Reload(specs if child is self.engine.child else None))
 
     def stop(self) -> None:
-        """Stop accepting, and tell the fronts to stop; `look` does the rest."""
-        if self._stop_since is not None:
-            return
-        now = time.monotonic()
+        """Let `/ready` say that the server stops; `look` does the rest. Connections are accepted until the fronts end."""
+        if self._stop_at == math.inf:
+            self._stop_at = time.monotonic() + self._options.lame_duck_seconds
+            self._announce_stop()
+
+    def _announce_stop(self) -> None:
+        """Tell the engine that the server stops, if it does."""
+        if self._stop_at < math.inf and self.engine.child is not None:
+            self.engine.child.channel.send(Leave())
+
+    def _begin_stop(self, now: float) -> None:
+        """Tell the fronts to answer what is open, and to end."""
         self._stop_since = now
         self._kill_at = now + self._options.drain_seconds + self._timing.margin
-        self.handing.close()
         if self._relay is not None:
             self._relay.close_listener()
         for slot in self.fronts:
@@ -211,6 +221,7 @@ class Group:
                 if from_engine:
                     self._engine_ready_since = now
                     self.models = self.models or message.models
+                    self._announce_stop()
                 if self.started.done():
                     logger.info("a process is ready", extra={"fields": {"process": child.name}})
                 elif self.engine.ready and all(slot.ready for slot in self.fronts):
@@ -262,7 +273,7 @@ class Group:
                 self.handing.take_back(child)
             if slot is self.engine:
                 self._engine_ready_since = None
-            error = slot.end(child, code, now, again=self.accepts)
+            error = slot.end(child, code, now, again=self.started.done() and self._stop_since is None)
             if self._stop_since is not None:
                 self._drained &= child.stopped is not None and child.stopped.drained
             elif not self.started.done():
@@ -275,6 +286,7 @@ class Group:
             self.ended.set_result(self._drained)
         elif not fronts and engine is not None and not self._engine_stops:
             self._engine_stops = True
+            self.handing.close()
             rest = max(since + self._options.drain_seconds - now, 1.0)
             self._kill_at = now + rest + self._timing.margin
             if engine.ready:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime import Encodings
-from fletcher.runtime.canary import CanaryResult
+from fletcher.runtime.canary import Canary, CanaryResult
 from fletcher.runtime.errors import ProviderError
 from fletcher.runtime.inputs import Inputs
 from fletcher.runtime.model_info import ModelInfo
@@ -43,7 +43,7 @@ class FrontBackend:
         """
         self.entry = entry
         self.info: ModelInfo = entry.info
-        tokenizer = Tokenizer(Path(entry.tokenizer), entry.info.max_tokens)
+        tokenizer = Tokenizer(Path(entry.tokenizer), entry.info.max_tokens, strip=entry.info.space.strips_texts)
         self._preparer = Preparer(tokenizer, entry.info, VectorCache("", 0))
 
     def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /) -> Task:
@@ -72,6 +72,14 @@ class FrontBackend:
 
     def check_canary(self) -> CanaryResult:
         """Raise an error: a front has no session.
+
+        Raises:
+            ProviderError: always.
+        """
+        raise _no_session()
+
+    def reference_canary(self) -> Canary:
+        """Raise an error: the engine process has the artifact.
 
         Raises:
             ProviderError: always.

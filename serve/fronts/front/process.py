@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fletcher.runtime.errors import FletcherError
 
 from ...engine.backend import Backend
+from ...engine.fairness.turn_pool import TurnPool
 from ...models.registry import Models
 from ...models.spec import ModelSpec
 from ...observe.metrics import Metrics
@@ -25,7 +27,7 @@ from ..config import ProcessConfig
 from ..connections import PassedConnections
 from ..control import Control
 from ..forward import Forward
-from ..messages import Connections, Failed, Ready, Reload, Reloaded, Stopped
+from ..messages import Connections, Failed, Ready, Reload, Reloaded, Stop, Stopped
 from ..switching import SWITCH_SECONDS
 from .app import FrontApp
 from .backend import FrontBackend
@@ -51,7 +53,7 @@ class _Front:
         self._control = control
         self._surroundings = surroundings = Surroundings.open(options)
         self._entries: dict[tuple[str, str], CatalogEntry] = {}
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fletcher-tokenize")
+        self._pool = TurnPool(THREADS, "fletcher-tokenize")
         self._catalogs = ThreadPoolExecutor(1, thread_name_prefix="fletcher-catalog")
         self._ready = threading.Event()
         self.models = Models(
@@ -59,12 +61,13 @@ class _Front:
             self._make_engine,
             drain_seconds=options.drain_seconds,
             fingerprint=lambda spec: self._entries[spec.key].info.digest,
+            refuse_long=options.on_truncate == "refuse",
             default=options.default_model,
         )
         app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)
         self.connections = PassedConnections(
-            FrontApp(app, forward),
+            surroundings.edge.around(FrontApp(app, forward)),
             drain_seconds=options.drain_seconds,
             on_closed=lambda closed: control.send(Connections(closed)),
             on_end=forward.close,
@@ -73,7 +76,7 @@ class _Front:
             config.engine_rows,
             on_catalog=self._receive,
             page=self.models.metrics.exposition,
-            finish=self._pool.submit,
+            finish=partial(self._pool.submit, ""),  # answers take turns with the texts of clients
         )
         self._flight: FrontFlightServer | None = None
 
@@ -136,9 +139,8 @@ class _Front:
     def stop(self, drain_seconds: float) -> bool:
         """Answer what is open, and close; return whether everything was answered in time."""
         deadline = time.monotonic() + drain_seconds
-        self.models.stop_admitting()
-        self.connections.stop()
         drained = self.models.stop(drain_seconds)
+        self.connections.stop(max(deadline - time.monotonic(), 1.0))
         if self._flight is not None:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         # The loop ends by itself when no connection is left, and the link with it.
@@ -162,11 +164,20 @@ def run_front(config: ProcessConfig, control: Control) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     front = _Front(config, control)
     front.start()
+
+    def stop(drain_seconds: float) -> None:
+        drained = False
+        try:
+            drained = front.stop(drain_seconds)
+        finally:
+            control.send(Stopped(drained))
+            control.end_commands()
+
     for command in control.commands():
         if isinstance(command, socket.socket):
             front.connections.add(command)
         elif isinstance(command, Reload):
             control.send(front.reload_keys())
-        else:
-            control.send(Stopped(front.stop(command.drain_seconds)))
-            return
+        elif isinstance(command, Stop):
+            # On another thread: connections still come, and their requests are answered with 503.
+            threading.Thread(target=stop, args=(command.drain_seconds,), name="fletcher-stop", daemon=True).start()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from fletcher.runtime.errors import DeadlineError, InputError, StoppingError
 from fletcher.runtime.inputs import TokenIds
 
-from ...engine.admission import price_of
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
 from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
+from ...engine.fairness.turn_pool import TurnPool
+from ...engine.price import price_of
 from ...engine.rows_request import RowsRequest
 from ...observe.metrics import Metrics
 from ..channel.link import EngineLink, RowsOf, Waiting
@@ -46,7 +48,7 @@ class RemoteEngine:
         self,
         backend: FrontBackend,
         link: EngineLink,
-        tokenizers: Executor,
+        tokenizers: TurnPool,
         metrics: Metrics,
         *,
         max_request_tokens: int | None = None,
@@ -118,7 +120,7 @@ class RemoteEngine:
             self._open += 1
         future.add_done_callback(self._close)
         if price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS:
-            self._tokenizers.submit(self._prepare_on_thread, request, future, draft)
+            self._tokenizers.submit(request.terms.client, partial(self._prepare_on_thread, request, future, draft))
             return future
         try:
             self._prepare(request, future, draft)

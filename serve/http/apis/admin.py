@@ -33,6 +33,7 @@ class ModelState(ModelSpec, frozen=True, kw_only=True, omit_defaults=False):
 
     output: str
     digest: str
+    space: str
     awake: bool
     open_requests: int
 
@@ -170,7 +171,7 @@ async def _edit(
 
 def admin_routes() -> list[Route]:
     """Return the routes."""
-    errors = (403, 404, 415)
+    errors = (403, 404, 409, 415)
     return [
         Route(
             "GET",

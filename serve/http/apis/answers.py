@@ -20,11 +20,14 @@ MAX_INPUTS: Final = 512
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
+#: Texts whose counts fit into headers: more would exceed the 8 KiB that clients and proxies allow for one header.
+MAX_COUNTED: Final = 1024
+
 TOKEN_HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "x-compute-tokens": "Tokens of all texts that the model saw",
-        "x-tokens-seen": "Tokens of each text that the model saw",
-        "x-tokens-dropped": "Tokens of each text that truncation cut",
+        "x-tokens-seen": f"Tokens of each text that the model saw, for at most {MAX_COUNTED} texts",
+        "x-tokens-dropped": f"Tokens of each text that truncation cut, for at most {MAX_COUNTED} texts",
     }
 )
 
@@ -36,8 +39,11 @@ def token_headers(tokens: NDArray[np.int64], dropped: NDArray[Any]) -> Headers:
         tokens: number of tokens of each text that the model saw, int64, (n,).
         dropped: number of tokens that truncation cut from each text, int32, (n,).
     """
+    total = (b"x-compute-tokens", b"%d" % int(tokens.sum()))
+    if len(tokens) > MAX_COUNTED:
+        return (total,)
     return (
-        (b"x-compute-tokens", b"%d" % int(tokens.sum())),
+        total,
         (b"x-tokens-seen", ",".join(map(str, tokens.tolist())).encode()),
         (b"x-tokens-dropped", ",".join(map(str, dropped.tolist())).encode()),
     )

@@ -19,6 +19,7 @@ from ...errors import FieldError, MediaTypeError
 from ...json_bodies import invalid
 from ..call import Call, Response
 from ..route import Doc, Route
+from .answers import TOKEN_HEADERS, token_headers
 
 __all__ = ["encode_routes"]
 
@@ -54,11 +55,8 @@ async def encode(call: Call) -> Response:
     if len(texts) > most:
         raise FieldError(f"the request has {len(texts)} texts; the limit is {most}: send several requests", None)
     _, embeddings = await call.ask(options.model, Texts(tuple(texts)), options.embed)
-    headers = (
-        (b"x-tokens-seen", ",".join(map(str, embeddings.tokens.tolist())).encode()),
-        (b"x-tokens-dropped", ",".join(map(str, embeddings.dropped.tolist())).encode()),
-    )
-    return Response(200, cbor_rows(embeddings.vectors), CBOR.encode(), headers)
+    headers = token_headers(embeddings.tokens, embeddings.dropped)
+    return Response(200, cbor_rows(embeddings.vectors), CBOR.encode(), headers, "raw")
 
 
 def read_cbor(body: bytes) -> list[str]:
@@ -126,24 +124,21 @@ async def encode_arrow(call: Call) -> Response:
         )
     call.items = "row {}".format
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
+    call.stay_in_space()
     received = batches[0].schema if batches else streams.read_schema(body)
-    schema = streams.output_schema(received, version.description, options.embed)
+    schema = streams.output_schema(received, version.description, options.embed, call.draft.space)
     answers: list[Embeddings] = [first] if texts else []
     done = len(first)
     for part in texts[1:]:
         answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed, first=done))[1])
         done += len(part)
     answer = await loop.run_in_executor(None, streams.write_arrow, schema, batches, answers)
-    return Response(200, answer, ARROW.encode())
+    return Response(200, answer, ARROW.encode(), density="raw")
 
 
 def encode_routes() -> list[Route]:
     """Return the routes."""
     binary = {"type": "string", "format": "binary"}
-    tokens = {
-        "x-tokens-seen": "Tokens of each text that the model saw",
-        "x-tokens-dropped": "Tokens of each text that were cut",
-    }
     return [
         Route(
             "POST",
@@ -155,7 +150,7 @@ def encode_routes() -> list[Route]:
                 requests={CBOR: binary},
                 answers={CBOR: binary},
                 query=ArrowOptions,
-                headers=tokens,
+                headers=TOKEN_HEADERS,
                 errors=(404,),
             ),
         ),

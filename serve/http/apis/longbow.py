@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -12,6 +13,9 @@ from msgspec import Meta
 from fletcher.runtime.errors import DeadlineError, OverloadedError
 from fletcher.runtime.options.embed import EmbedOptions
 
+from ...engine.embed_request import refusing_long
+from ...engine.fairness.shares import OCCUPIED
+from ...engine.fairness.turn_pool import TurnPool
 from ...errors import FieldError
 from ...json_bodies import decode
 from ...longbow.ingest_request import MAX_DOCUMENTS, Document, IngestAnswer, require
@@ -23,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestRequest", "longbow_routes"]
 
-#: Largest number of requests that wait for Longbow, each on a separate thread, and of requests that wait for a thread.
+#: Largest number of requests that wait for Longbow, each on a separate thread, and of requests that wait for a thread. One
+#: client may have `OCCUPIED` of them.
 CALLS, WAITING = 16, 64
 
 
@@ -47,12 +52,11 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
     Args:
         door: connection to Longbow. If it is None, the route returns 404 with the option that sets the address of Longbow.
     """
-    pool = ThreadPoolExecutor(CALLS, "fletcher-ingest")
-    waiting = 0
+    pool = TurnPool(CALLS, "fletcher-ingest")
+    waiting: Counter[str] = Counter()
 
     async def ingest(call: Call) -> Response:
         """Embed documents and store them."""
-        nonlocal waiting
         request = decode(_decoder, await call.body())
         limit = call.limits.most_items(MAX_DOCUMENTS)
         if len(request.documents) > limit:
@@ -61,24 +65,41 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
                 "documents",
             )
         longbow = require(door)
-        if waiting >= CALLS + WAITING:
-            raise OverloadedError(f"{waiting} requests are already waiting for Longbow: retry after 1 s", 1.0)
+        client, open_requests = call.terms.client, waiting.total()
+        if open_requests >= CALLS + WAITING or waiting[client] >= OCCUPIED * (CALLS + WAITING):
+            raise OverloadedError(
+                f"{open_requests} requests are already waiting for Longbow, {waiting[client]} of them from this client: "
+                "retry after 1 s",
+                1.0,
+            )
         options = EmbedOptions.of(request)
+        if call.on_truncate == "refuse":
+            options = refusing_long(options)
         documents = [Document(item) if isinstance(item, str) else item for item in request.documents]
-        loop = asyncio.get_running_loop()
-        waiting += 1
+        work = partial(
+            longbow.ingest,
+            call.models,
+            request.model,
+            request.dataset,
+            documents,
+            options,
+            call.stream_terms(),
+            call.draft,
+        )
+        waiting[client] += 1
         try:
             async with asyncio.timeout(call.timeout):
-                answer = await loop.run_in_executor(
-                    pool, longbow.ingest, call.models, request.model, request.dataset, documents, options, call.draft
-                )
+                answer = await asyncio.wrap_future(pool.submit(client, work))
         except TimeoutError:
             raise DeadlineError(
                 f"the request's {call.timeout:g} s (X-Request-Timeout) passed before Longbow acknowledged it; the rows may "
                 "still arrive"
             ) from None
         finally:
-            waiting -= 1
+            waiting[client] -= 1
+            if not waiting[client]:
+                del waiting[client]
+        call.draft.space = answer.space
         return Response(200, msgspec.json.encode(answer))
 
     doc = Doc(

@@ -71,8 +71,8 @@ async def metrics(call: Call) -> Response:
 
 
 async def home(call: Call) -> Response:
-    """Redirect browsers to the documentation."""
-    return Response(307, b"", b"text/plain", ((b"location", b"/docs"),))
+    """Redirect browsers to the documentation. The address is relative, so that it stays below the prefix of a proxy."""
+    return Response(307, b"", b"text/plain", ((b"location", b"docs"),))
 
 
 def service_routes() -> list[Route]:

@@ -95,6 +95,7 @@ class Ingestion:
             "model": encoder.info.card.name,
             "digest": encoder.info.digest,
             "variant": encoder.info.variant,
+            "space": encoder.info.spaces.of(job.embed),
             "input_type": job.embed.input_type or "document",
             **({"trace": job.options.trace} if job.options.trace else {}),
             "source": source.name,

@@ -192,3 +192,21 @@ def test_an_interrupted_export_keeps_the_previous_artifact(
     assert "Traceback" not in errors
     assert [file.name for file in tmp_path.iterdir()] == ["artifact"]
     Artifact.open(path).check_files()
+
+
+def test_diff_says_why_two_artifacts_differ_and_that_two_are_equal(
+    checkpoint: Path, artifact: Path, tmp_path: Path
+) -> None:
+    equal = convert("model", "diff", artifact, artifact)
+    assert equal.returncode == 0 and equal.stdout.startswith("equal: fs1-"), equal.stderr
+    export(str(checkpoint), tmp_path / "short", max_tokens=12, verify=False)
+    different = convert("model", "diff", artifact, tmp_path / "short")
+    assert different.returncode == 1 and different.stderr == ""
+    assert "max_tokens" in different.stdout and "longer texts are cut at another place" in different.stdout
+    assert "tokenizer" not in different.stdout
+    as_json = convert("model", "diff", artifact, tmp_path / "short", "--json")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout)["differences"] == [{"component": "max_tokens", "first": 20, "second": 12}]
+    check_failed(convert("model", "diff", artifact, tmp_path), "is not an artifact")
+    inspected = json.loads(convert("model", "inspect", artifact, "--json").stdout)
+    assert equal.stdout.split()[1].strip(".") == inspected["space"]

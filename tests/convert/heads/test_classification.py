@@ -20,6 +20,7 @@ from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError, InputError
+from fletcher.runtime.inputs import TokenIds
 from fletcher.runtime.tasks.task import encode_ids
 
 from ..verify.parity import randomize
@@ -87,7 +88,7 @@ def test_token_types_are_an_input_and_change_the_scores(tmp_path: Path) -> None:
         assert "token_type_ids" in [info.name for info in encoder.variant.inputs]
         encodings = encoder.tokenizer.encode_pairs([QUERY], DOCUMENTS[:1])
         typed = encoder.compute(encodings)
-        untyped = encoder.compute(encode_ids(encoder.tokenizer, [encodings.ids.tolist()]))
+        untyped = encoder.compute(encode_ids(encoder.tokenizer, TokenIds([encodings.ids.tolist()]), "reranker"))
     assert abs(typed - untyped).max() > 1e-3
 
 

@@ -154,7 +154,7 @@ def test_without_keys_clients_of_the_loopback_are_admins() -> None:
         with pytest.raises(ForbiddenError):
             gate.enter("admin", None, peer=peer)
     with pytest.raises(ForbiddenError):
-        gate.enter("admin", None, peer="127.0.0.1", browser=True)
+        gate.enter("admin", None, peer="127.0.0.1", indirect=True)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_embed_json(
     assert summary.pop("seconds") > 0
     assert summary.pop("texts_per_second") > 0
     assert summary.pop("tokens_per_second") > 0
+    assert summary.pop("space") == json.loads(Path(f"{output}.json").read_text())["space"]
     assert summary == {
         "output": str(output),
         "model": "lengths",

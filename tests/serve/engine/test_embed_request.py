@@ -13,9 +13,9 @@ import pytest
 from fletcher.runtime import Encoder
 from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
-from fletcher.serve.engine.admission import Price, price_of
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import Engine
+from fletcher.serve.engine.price import Price, price_of
 from fletcher.serve.engine.terms import Terms
 
 from ..fake_encoder import FakeEncoder, info, request_for

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from fletcher.runtime.errors import DeadlineError, FletcherError, ProviderError
-from fletcher.serve.engine.admission import Admission, Price
-from fletcher.serve.engine.drain_rate import DrainRate
+from fletcher.serve.engine.admission import Admission
+from fletcher.serve.engine.fairness.drain_rate import DrainRate
+from fletcher.serve.engine.fairness.shares import Shares
 from fletcher.serve.engine.open_request import OpenRequest
+from fletcher.serve.engine.price import Price
 from fletcher.serve.engine.terms import USUAL
 from fletcher.serve.observe.metrics import Metrics
 
@@ -19,7 +21,7 @@ from ..fake_encoder import request_for
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission(max_tokens=100, max_wait=1.0, max_memory=1000, metrics=Metrics(), rate=DrainRate())
+    return Admission(shares=Shares(100, 64), max_wait=1.0, max_memory=1000, metrics=Metrics(), rate=DrainRate())
 
 
 def admit(admission: Admission, text: str = "ab") -> OpenRequest:

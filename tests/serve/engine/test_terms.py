@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError, ProviderError
 from fletcher.runtime.options.embed import EmbedOptions
-from fletcher.serve.engine.admission import MAX_MEMORY, Admission, Price
+from fletcher.serve.engine.admission import MAX_MEMORY, Admission
 from fletcher.serve.engine.breaker import Breaker
-from fletcher.serve.engine.drain_rate import DrainRate
 from fletcher.serve.engine.engine import Engine
+from fletcher.serve.engine.fairness.drain_rate import DrainRate
+from fletcher.serve.engine.fairness.shares import Shares
 from fletcher.serve.engine.open_request import OpenRequest
+from fletcher.serve.engine.price import Price
 from fletcher.serve.engine.terms import Priority, Terms
 from fletcher.serve.models.readiness import Readiness
 from fletcher.serve.observe.metrics import Metrics
@@ -82,15 +84,17 @@ def test_classes_share_by_weight_and_the_lightest_also_runs() -> None:
 def test_bulk_requests_leave_space_for_others() -> None:
     encoder = one_at_a_time()
     with begun(encoder, max_queue_tokens=40) as engine:
-        waiting = [
-            engine.submit(request_for([f"text {number}"], terms=Terms("bulk"))) for number in range(2)
-        ]  # 16 tokens
-        with pytest.raises(OverloadedError, match="this request has 7; the limit is 20"):
-            engine.submit(request_for(["text 2"], terms=Terms("bulk")))
-        waiting += [engine.submit(request_for([f"more {number}"])) for number in range(3)]  # 40 tokens
-        with pytest.raises(OverloadedError, match="this request has 7; the limit is 40"):
-            engine.submit(request_for(["more 3"]))
-        waiting.append(engine.submit(request_for(["urgent"], terms=Terms("interactive"))))
+
+        def submit(text: str, priority: Priority) -> Future[Embeddings]:
+            return engine.submit(request_for([text], terms=Terms(priority, client=text)))
+
+        waiting = [submit(f"text {number}", "bulk") for number in range(2)]  # 16 tokens
+        with pytest.raises(OverloadedError, match=r"this request has 7; the limit is 20\."):
+            submit("text 2", "bulk")
+        waiting += [submit(f"more {number}", "normal") for number in range(3)]  # 40 tokens
+        with pytest.raises(OverloadedError, match=r"this request has 7; the limit is 40\."):
+            submit("more 3", "normal")
+        waiting.append(submit("urgent", "interactive"))
         encoder.gate.set()
         for future in waiting:
             future.result(SECONDS)
@@ -137,7 +141,7 @@ def test_a_request_that_waits_longer_than_expected_fails() -> None:
 def test_no_request_waits_longer_than_125_percent_of_the_limit() -> None:
     rate = DrainRate()
     rate.count_batch(1000, 1.0)
-    admission = Admission(max_tokens=10_000, max_wait=1.0, max_memory=MAX_MEMORY, metrics=Metrics(), rate=rate)
+    admission = Admission(shares=Shares(10_000, 64), max_wait=1.0, max_memory=MAX_MEMORY, metrics=Metrics(), rate=rate)
 
     def admit(tokens: int) -> OpenRequest:
         return admission.admit(request_for([]), Price(0, 0, 0, tokens, 0))

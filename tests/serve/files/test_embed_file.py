@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,3 +163,53 @@ def test_the_real_model_returns_its_published_vectors(minilm_artifact: Path, tmp
     assert summary.texts == len(canary.texts)
     assert summary.tokens == canary.encodings.num_tokens
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), canary.vectors, rtol=0, atol=1e-5)
+
+
+def test_every_format_names_the_space_of_its_vectors(source: Path, tmp_path: Path) -> None:
+    space = f"{info().space.id}.2"
+    for suffix in (".npy", ".parquet", ".arrow"):
+        summary, _ = embed(source, tmp_path / f"out{suffix}", dimensions=2)
+        assert summary.space == space
+    beside = json.loads((tmp_path / "out.npy.json").read_text())
+    assert (beside["space"], beside["model"], beside["dtype"]) == (space, "lengths", "float32")
+    assert pq.read_schema(tmp_path / "out.parquet").metadata[b"fletcher.space"] == space.encode()
+    with pa.OSFile(str(tmp_path / "out.arrow")) as file:
+        assert pa.ipc.open_file(file).schema.metadata[b"fletcher.space"] == space.encode()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "in.txt") == [
+        "out.arrow",
+        "out.npy",
+        "out.npy.json",
+        "out.parquet",
+    ]
+
+
+def test_vectors_of_another_space_are_refused_before_a_file_is_created(source: Path, tmp_path: Path) -> None:
+    space = info().space.id
+    with (
+        open_texts(str(source)) as texts,
+        pytest.raises(InputError, match=rf"would be of the space {space}\.2, not {space}"),
+    ):
+        embed_file(
+            cast(Encoder, Lengths()),
+            texts,
+            tmp_path / "out.npy",
+            options=EmbedOptions(dimensions=2),
+            force=False,
+            space=space,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+    with open_texts(str(source)) as texts:
+        embed_file(
+            cast(Encoder, Lengths()), texts, tmp_path / "out.npy", options=EmbedOptions(), force=False, space=space
+        )
+    assert (tmp_path / "out.npy").exists()
+
+
+def test_a_file_beside_the_vectors_is_not_replaced_without_force(source: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "out.npy.json"
+    beside.write_text("mine")
+    with pytest.raises(InputError, match=r"out\.npy\.json exists"):
+        embed(source, tmp_path / "out.npy")
+    assert beside.read_text() == "mine" and not (tmp_path / "out.npy").exists()
+    embed(source, tmp_path / "out.npy", force=True)
+    assert "space" in json.loads(beside.read_text())

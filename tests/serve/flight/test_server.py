@@ -229,6 +229,7 @@ def test_several_streams_at_once(flight_url: str) -> None:
         (pa.RecordBatch.from_pydict({"id": pa.array([1])}), EMBED, "no string column"),
         (pa.RecordBatch.from_pydict({"a": pa.array(["x"]), "b": pa.array(["y"])}), EMBED, "several string columns"),
         (texts_batch(["a"]), command(column="body"), "no string column named 'body'"),
+        (pa.RecordBatch.from_pydict({"text": pa.array([[15339, 1917]])}), EMBED, "no string column"),  # token ids
         (texts_batch(["a"], vector=pa.array([1.0])), EMBED, "column 'vector' already"),
         (pa.RecordBatch.from_pydict({"text": pa.array(["a", None])}), EMBED, "row 1 .* of column 'text' is null"),
         (texts_batch(["a"]), command(color="blue"), "unknown field `color`"),
@@ -339,7 +340,7 @@ def test_a_failure_during_a_stream_is_sent_to_the_client(client: Any) -> None:
         writer.close()
 
 
-def test_overload_is_unavailable_with_the_time_of_a_retry() -> None:
+def test_overload_is_unavailable_with_the_time_of_a_retry_and_a_stream_waits() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with Server(encoder, ServerOptions(http="off", flight="127.0.0.1:0", queue_tokens=4)) as server:
@@ -348,9 +349,17 @@ def test_overload_is_unavailable_with_the_time_of_a_retry() -> None:
         wait_for(lambda: engine.admission.tokens == 0)
         engine.submit(request_for(["cd"]))
         with fl.connect(str(server.addresses.flight)) as client:
-            error = refused(client, [texts_batch(["ef"])])
-        encoder.gate.set()
-    assert isinstance(error, fl.FlightUnavailableError)
+            with pytest.raises(fl.FlightUnavailableError) as caught:
+                client.do_get(ticket(texts=["gh"]))
+            writer, reader = client.do_exchange(EMBED, fl.FlightCallOptions(timeout=SECONDS))
+            with writer:
+                writer.begin(pa.schema([("text", pa.string())]))
+                writer.write_batch(texts_batch(["ef"]))
+                wait_for(lambda: engine.admission.parked.count == 1)
+                encoder.gate.set()
+                writer.done_writing()
+                np.testing.assert_array_equal(vectors_of(reader.read_all())[0], expected("ef"))
+    error = caught.value
     info = json.loads(error.extra_info)
     assert info["type"] == "OverloadedError"
     assert info["retry_after"] >= 1

@@ -14,7 +14,7 @@ import pytest
 from fletcher.runtime.errors import DeadlineError, FletcherError, MissingPackageError, OverloadedError, ServiceError
 from fletcher.serve.fronts.config import ProcessConfig
 from fletcher.serve.fronts.control import Channel, Control
-from fletcher.serve.fronts.messages import Connections, Failed, Ping, Pong, Ready, Received, Reload, Stop
+from fletcher.serve.fronts.messages import Connections, Failed, Leave, Ping, Pong, Ready, Received, Reload, Stop
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server_options import ServerOptions
 
@@ -68,11 +68,13 @@ def test_the_configuration_arrives_as_it_was_sent(pair: Pair) -> None:
 
 def test_messages_arrive_in_their_order(pair: Pair) -> None:
     pair.begin()
-    sent: list[Reload | Stop] = [Reload(), Reload((ModelSpec(path="c"),)), Stop(1.5)]
+    sent: list[Reload | Leave | Stop] = [Reload(), Reload((ModelSpec(path="c"),)), Leave(), Stop(1.5)]
     for message in sent:
         pair.channel.send(message)
     commands = pair.control.commands()
     assert [next(commands) for _ in sent] == sent
+    pair.control.end_commands()  # from another thread, while the commands are awaited
+    assert list(commands) == []
     pair.control.send(Ready())
     pair.control.send(Connections(7))
     assert pair.messages(2) == [Ready(), Connections(7)]

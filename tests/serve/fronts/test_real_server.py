@@ -206,3 +206,39 @@ def test_models_change_through_the_admin_api_in_all_fronts(
         vector = json.loads(answer.read())["data"][0]["embedding"]
         np.testing.assert_allclose(np.array(vector, np.float32), expected[TEXTS[0]], atol=1e-6)
         client.close()
+
+
+def test_fronts_name_the_space_and_refuse_another_one_and_foreign_ids(server: Supervisor, tiny_artifact: Path) -> None:
+    with Encoder.load(tiny_artifact, provider="mlas") as encoder:
+        space = encoder.info.space.id
+        row = encoder.tokenize(["hello"]).ids.tolist()
+        vector = encoder.embed(["hello"]).vectors[0]
+
+    def post(body: dict[str, Any], **headers: str) -> tuple[int, str | None, Any]:
+        connection = http.client.HTTPConnection(*address(server), timeout=SECONDS)
+        try:
+            fields = {"model": "tiny", "encoding_format": "float"} | body
+            connection.request("POST", "/v1/embeddings", json.dumps(fields), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.getheader("x-space"), json.loads(answer.read())
+        finally:
+            connection.close()
+
+    for _ in range(4):  # both fronts
+        status, header, body = post({"input": row}, **{"If-Space": space})
+        assert (status, header, body["space"]) == (200, space, space)
+        np.testing.assert_allclose(body["data"][0]["embedding"], vector, atol=1e-6)
+        status, header, body = post({"input": row[1:-1], "special_tokens": False})
+        np.testing.assert_allclose(body["data"][0]["embedding"], vector, atol=1e-6)
+        status, _, body = post({"input": row[1:-1]})
+        assert status == 400 and "check_embedding_ctx_length=False" in body["error"]["message"]
+        status, header, body = post({"input": "hello"}, **{"If-Space": "fs1-aaaaaaaaaaaaaaaa"})
+        assert (status, header, body["error"]["code"]) == (412, None, "other_space")
+        known = json.loads(get(server, "/v1/space?model=tiny")[1])
+        assert known["space"] == space and len(known["canary"]["texts"]) == len(known["canary"]["vectors"])
+        call = fl.FlightCallOptions(headers=[(b"if-space", b"fs1-aaaaaaaaaaaaaaaa")], timeout=SECONDS)
+        with fl.connect(str(server.addresses.flight)) as client:
+            with pytest.raises(pa.ArrowInvalid, match="accepts only fs1-aaaaaaaaaaaaaaaa"):
+                client.do_get(fl.Ticket(b'{"texts": ["hello"]}'), call)
+            table = client.do_get(fl.Ticket(b'{"texts": ["hello"]}')).read_all()
+            assert table.schema.metadata[b"fletcher.space"] == space.encode()

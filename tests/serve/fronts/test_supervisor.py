@@ -453,20 +453,34 @@ def test_a_signal_to_the_whole_group_drains(stage: Stage, number: signal.Signals
         assert not [line for line in lines if line["level"] == "error"]
 
 
-def test_a_second_signal_ends_at_once(stage: Stage) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with process(stage) as (running, url), ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(httpx.get, f"{url}/slow?30", timeout=SECONDS)
-            time.sleep(0.5)
-            running.send_signal(number)
-            time.sleep(1.0)
-            began = time.monotonic()
-            running.send_signal(number)
-            running.communicate(timeout=SECONDS)
-            assert time.monotonic() - began < 2
-            assert running.returncode != 0
-            with pytest.raises(httpx.HTTPError):
-                answer.result()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_soon_after_the_first_is_the_same(stage: Stage, number: signal.Signals) -> None:
+    """A wrapper that signals its child and the child's group sends two."""
+    with process(stage) as (running, url), ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.get, f"{url}/slow?1.0", timeout=SECONDS)
+        time.sleep(0.5)
+        running.send_signal(number)
+        time.sleep(0.005)
+        os.killpg(running.pid, number)
+        assert answer.result().status_code == 200
+        assert running.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_later_than_two_seconds_ends_at_once(stage: Stage, number: signal.Signals) -> None:
+    with process(stage) as (running, url), ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.get, f"{url}/slow?30", timeout=SECONDS)
+        time.sleep(0.5)
+        running.send_signal(number)
+        time.sleep(2.2)
+        assert running.poll() is None
+        began = time.monotonic()
+        running.send_signal(number)
+        running.communicate(timeout=SECONDS)
+        assert time.monotonic() - began < 2
+        assert running.returncode == 128 + number
+        with pytest.raises(httpx.HTTPError):
+            answer.result()
 
 
 def test_sighup_reads_again(stage: Stage) -> None:

@@ -105,7 +105,7 @@ def test_a_slow_body_is_408_and_others_are_served_meanwhile(http: httpx.Client, 
 
 
 def test_connections_with_slow_headers_are_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletcher.serve.http.server.HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("fletcher.serve.http.protocol.HEADER_SECONDS", 0.3)
     with connect(server) as slow:
         slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost:")
         assert slow.recv(65536) == b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -20,7 +21,8 @@ from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ...doubles.longbow import LongbowDouble
-from ..fake_encoder import FakeEncoder, expected
+from ..engine.test_engine import wait_for
+from ..fake_encoder import FakeEncoder, expected, request_for
 
 
 class UnitLengths(FakeEncoder):
@@ -58,6 +60,37 @@ def test_documents_over_http(serving: Server, longbow: LongbowDouble) -> None:
     metadata = json.loads(rows[7]["metadata"])
     assert metadata["fields"] == {"lang": "en"}
     assert metadata["trace"].startswith("req-")
+    assert metadata["space"] == body["space"] == answer.headers["x-space"] == UnitLengths().info.space.id
+
+
+def test_another_space_s_vectors_are_not_stored(serving: Server, longbow: LongbowDouble) -> None:
+    space = UnitLengths().info.space.id
+    body = {"dataset": "docs", "documents": ["one"]}
+    url = f"{serving.addresses.http}/v1/ingest"
+    refused = httpx.post(url, json=body, headers={"If-Space": "fs1-x"}, timeout=20)
+    assert refused.status_code == 412 and refused.json()["error"]["code"] == "other_space"
+    headers = [(b"if-space", b"fs1-x")]
+    with fl.connect(serving.addresses.flight) as client, pytest.raises(pa.ArrowInvalid, match="accepts only fs1-x"):
+        table = pa.table({"id": [1], "text": ["a"]})
+        descriptor = fl.FlightDescriptor.for_path("longbow", "docs")
+        writer, _ = client.do_put(descriptor, table.schema, fl.FlightCallOptions(headers=headers))
+        writer.write_table(table)
+        writer.close()
+    assert not longbow.store.ids("docs")
+    assert httpx.post(url, json=body, headers={"If-Space": space}, timeout=20).status_code == 200
+
+
+def test_long_documents_are_reported_or_refused(serving: Server, longbow: LongbowDouble) -> None:
+    body = {"dataset": "long", "documents": ["one", "a text that is longer than the model takes"]}
+    url = f"{serving.addresses.http}/v1/ingest"
+    refused = httpx.post(url, json=body, headers={"x-on-truncate": "refuse"}, timeout=20)
+    assert refused.status_code == 400 and "has 44 tokens" in refused.text
+    answer = httpx.post(url, json=body, timeout=20)
+    assert (answer.status_code, answer.headers["x-truncated"]) == (200, "1")
+    assert len(longbow.store.ids("long")) == 2  # none of them came from the refused request
+    options = ServerOptions(http="127.0.0.1:0", flight="off", longbow=longbow.url, on_truncate="refuse")
+    with Server(UnitLengths(), options) as strict:
+        assert post(strict, body).status_code == 400
 
 
 def test_documents_over_flight(serving: Server, longbow: LongbowDouble) -> None:
@@ -171,6 +204,27 @@ def test_a_client_with_a_short_timeout(serving: Server, longbow: LongbowDouble) 
     )
     assert answer.status_code == 504
     assert "the rows may still arrive" in answer.json()["error"]["message"]
+
+
+def test_documents_wait_while_the_queue_is_full_as_bulk_work_of_their_client(longbow: LongbowDouble) -> None:
+    encoder = UnitLengths(workers=1)
+    encoder.gate.clear()
+    options = ServerOptions(http="127.0.0.1:0", flight="off", longbow=longbow.url, queue_tokens=4)
+    with Server(encoder, options) as server, ThreadPoolExecutor(1) as pool:
+        admission = server.engine.admission
+        server.engine.submit(request_for(["ab"]))
+        wait_for(lambda: admission.tokens == 0)
+        server.engine.submit(request_for(["cd"]))
+        answer = pool.submit(post, server, {"dataset": "docs", "documents": ["one"]})
+        wait_for(lambda: admission.parked.count == 1)
+        (flow,) = admission.parked.flows
+        assert (flow.priority, flow.client.name) == ("bulk", "127.0.0.1")
+        encoder.gate.set()
+        response = answer.result(20)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-priority"] == "bulk"
+    (row,) = longbow.store.live("docs").drop_columns(["timestamp"]).to_pylist()
+    np.testing.assert_allclose(row["vector"], expected("one") / np.linalg.norm(expected("one")), rtol=1e-6)
 
 
 def test_the_name_of_the_model_is_checked(serving: Server, longbow: LongbowDouble) -> None:

@@ -67,6 +67,7 @@ def post(
     server: Server, content: bytes | dict[str, Any], path: str = "/v1/embeddings", **headers: str
 ) -> httpx.Response:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    headers = {"accept-encoding": "identity"} | headers  # so that the size of the answer is that of its content
     return httpx.post(f"{server.addresses.http}{path}", content=body, headers=headers, timeout=SECONDS)
 
 

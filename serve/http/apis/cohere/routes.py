@@ -16,7 +16,7 @@ from fletcher.runtime.tasks.postprocess import cast
 from ....errors import FieldError
 from ....json_bodies import decode
 from ...call import Call, Response
-from ...json import little_endian
+from ...json import json_rows, little_endian
 from ...route import Doc, Route
 from ..answers import TOKEN_HEADERS, token_headers
 from ..foreign_fields import RANKING, schemas, translate
@@ -122,6 +122,7 @@ async def _embed(
         tokens=used,
         tokens_seen=embeddings.tokens.tolist(),
         tokens_dropped=embeddings.dropped.tolist(),
+        space=call.draft.space,
         scales=scales,
     )
     return _Answer(ByType(**by_type), texts, meta)
@@ -143,7 +144,7 @@ def _texts(call: Call, request: CohereBody) -> list[str]:
 def _as(vectors: Any, kind: str) -> tuple[Any, list[float] | None]:
     """Return the vectors in one of the types of Cohere, and the scales of int8 and uint8 vectors."""
     if kind == "float":
-        return vectors.tolist(), None
+        return json_rows(vectors), None
     if kind == "base64":
         return [row.tobytes() for row in little_endian(vectors)], None
     if kind in ("binary", "ubinary"):

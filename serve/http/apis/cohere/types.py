@@ -119,6 +119,7 @@ class CohereMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Token counts of the request and of each of its texts.
 
     Attributes:
+        space: identifier of the space of the vectors.
         scales: factors by which the elements of each int8 or uint8 vector are multiplied; None for other types.
     """
 
@@ -127,6 +128,7 @@ class CohereMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: Tokens
     tokens_seen: list[int]
     tokens_dropped: list[int]
+    space: str = ""
     scales: list[float] | None = None
 
 

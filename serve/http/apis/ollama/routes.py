@@ -21,6 +21,7 @@ from ....models.version import ModelVersion
 from ....statuses import public_message
 from ...call import Call, Response
 from ...errors import ErrorShape, http_status
+from ...json import json_numbers, json_rows
 from ...route import Doc, Route
 from ..answers import TOKEN_HEADERS, check_count, token_headers
 from .types import (
@@ -67,7 +68,7 @@ async def embed(call: Call) -> Response:
     _, embeddings = await _ask(call, request, texts, options)
     answer = EmbedAnswer(
         model=request.model,
-        embeddings=embeddings.vectors.tolist(),
+        embeddings=json_rows(embeddings.vectors),
         total_duration=time.perf_counter_ns() - started,
         load_duration=0,
         prompt_eval_count=int(embeddings.tokens.sum()),
@@ -81,7 +82,7 @@ async def embeddings(call: Call) -> Response:
     options = EmbedOptions(input_type=request.input_type or RAW)
     call.items = lambda index: "prompt"
     _, vectors = await _ask(call, request, [request.prompt], options)
-    answer = EmbeddingsAnswer(vectors.vectors[0].tolist())
+    answer = EmbeddingsAnswer(json_numbers(vectors.vectors[0]))
     return Response(200, msgspec.json.encode(answer), headers=token_headers(vectors.tokens, vectors.dropped))
 
 

@@ -40,7 +40,7 @@ def read_inputs(request: EmbeddingBody, limits: Limits | None) -> Texts | TokenI
     kind = type(value[0])
     if kind is int:
         _check_kind(value, int, "a list of token ids must hold only integers")
-        return TokenIds([cast(list[int], value)])
+        return TokenIds([cast(list[int], value)], request.special_tokens is not False)
     if limits is not None and len(value) > (most := limits.most_items(MAX_INPUTS)):
         raise FieldError(f"input has {len(value)} items; the limit is {most}: send several requests", "input")
     if kind is str:
@@ -51,7 +51,7 @@ def read_inputs(request: EmbeddingBody, limits: Limits | None) -> Texts | TokenI
     if [] in rows:
         index = rows.index([])
         raise FieldError(f"input[{index}] is an empty list of token ids", f"input[{index}]")
-    return TokenIds(rows)
+    return TokenIds(rows, request.special_tokens is not False)
 
 
 def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:
@@ -60,27 +60,35 @@ def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:
             raise FieldError(f"input[{index}] has another type than input[0]: {rule}", f"input[{index}]")
 
 
-async def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) -> bytes:
+async def encode_embeddings(embeddings: Embeddings, model: str, space: str, encoding_format: str) -> bytes:
     """Return the body of the answer. The event loop serves other requests while a long answer is encoded.
 
     Args:
         embeddings: answer of the engine.
         model: name of the model in the answer.
+        space: identifier of the vectors' space.
         encoding_format: `float` or `base64`.
     """
     total = sum(embeddings.tokens.tolist())
     usage = Usage(prompt_tokens=total, total_tokens=total)
     count = len(embeddings.vectors)
     if count > SLICE_ROWS:
-        return await gather(_slices(embeddings, model, usage, binary=encoding_format == "base64"))
+        answer = EmbeddingList(data=[], model=model, usage=usage, space=space)
+        return await gather(_slices(embeddings, answer, binary=encoding_format == "base64"))
     items = embedding_items(embeddings, 0, count, binary=encoding_format == "base64")
-    return _encoder.encode(EmbeddingList(data=items, model=model, usage=usage))
+    return _encoder.encode(EmbeddingList(data=items, model=model, usage=usage, space=space))
 
 
-def _slices(embeddings: Embeddings, model: str, usage: Usage, *, binary: bool) -> Iterator[bytes]:
-    """Yield the body of a long answer in parts."""
+def _slices(embeddings: Embeddings, answer: EmbeddingList, *, binary: bool) -> Iterator[bytes]:
+    """Yield the body of a long answer in parts.
+
+    Args:
+        embeddings: answer of the engine.
+        answer: the answer without its items.
+        binary: True to encode vectors as base64 instead of numbers.
+    """
     # A quote inside a JSON string is escaped, so this sequence occurs only once, at the list.
-    head, tail = _encoder.encode(EmbeddingList(data=[], model=model, usage=usage)).split(b'"data":[]', 1)
+    head, tail = _encoder.encode(answer).split(b'"data":[]', 1)
     yield head + b'"data":['
     count = len(embeddings.vectors)
     for start in range(0, count, SLICE_ROWS):
@@ -109,6 +117,8 @@ def describe(model: ModelDescription) -> Model:
         names=sorted(model.names),
         canary=model.canary,
         proof=model.proof,
+        space=model.space,
+        bounds=model.bounds,
         similarity=model.similarity or msgspec.UNSET,
     )
 

@@ -14,11 +14,13 @@ from ....json_bodies import decode
 from ....models.named import NamedModel
 from ....models.version import ModelVersion
 from ...call import Call, Response
+from ...coding.answers import Density
 from ...errors import OPENAI
 from ...ndjson import NDJSON, stream
 from ...route import Doc, Route, named_part
 from ..foreign_fields import EMBEDDING, schemas, translate
 from .codec import describe, encode_embeddings, list_models, read_inputs
+from .octets import OCTET_HEADERS, OCTETS, encode_octets
 from .types import DeploymentRequest, EmbeddingBody, EmbeddingList, EmbeddingRequest, Model, ModelList
 
 __all__ = ["openai_routes"]
@@ -47,16 +49,28 @@ async def embed_deployment(call: Call) -> Response:
 
 async def _answer(call: Call, request: EmbeddingBody, model: str) -> Response:
     options = EmbedOptions.of(request)
-    streamed = b"accept" in call.headers and call.wants(NDJSON)
+    accept = call.headers.get(b"accept", b"")
+    streamed = NDJSON in accept
     inputs = read_inputs(request, None if streamed else call.limits)
     if isinstance(inputs, TokenIds):
         _check_ids_options(request)
         if streamed:
             raise FieldError("input holds token ids, but a streamed request must hold texts", "input")
+    elif request.special_tokens is not None:
+        raise FieldError("special_tokens is for token ids, and input holds texts: leave it out", "special_tokens")
     elif streamed:
+        if request.encoding_format == "bytes":
+            raise FieldError(
+                "encoding_format is 'bytes', but a streamed answer has lines of JSON: use base64", "encoding_format"
+            )
         return await stream(call, model, inputs.texts, options, request.encoding_format, OPENAI)
     version, embeddings = await call.ask(model, inputs, options)
-    return Response(200, await encode_embeddings(embeddings, version.description.name, request.encoding_format))
+    name = version.description.name
+    if request.encoding_format == "bytes" or OCTETS in accept:
+        return encode_octets(embeddings, name)
+    density: Density = "base64" if request.encoding_format == "base64" else "text"
+    body = await encode_embeddings(embeddings, name, call.draft.space, request.encoding_format)
+    return Response(200, body, density=density)
 
 
 def _check_ids_options(request: EmbeddingBody) -> None:
@@ -99,13 +113,16 @@ def openai_routes() -> list[Route]:
                 EmbeddingList,
                 text="OpenAI's embeddings API. The vector of a text does not depend on other texts or requests. With "
                 "`Accept: application/x-ndjson`, each text is answered with a line as soon as its vector is computed; such a "
-                "request may have up to 65,536 texts.",
+                "request may have up to 65,536 texts. With `Accept: application/octet-stream`, the body is the rows of the "
+                "vectors, little-endian and without gaps.",
+                headers=OCTET_HEADERS,
                 example={"input": ["a text", "another"], "model": "MODEL", "encoding_format": "float"},
                 answers={
+                    OCTETS.decode(): {"type": "string", "format": "binary", "description": "Rows of the vectors"},
                     NDJSON.decode(): {
                         "type": "string",
                         "description": "One EmbeddingItem on each line; the last line has the usage",
-                    }
+                    },
                 },
                 errors=(404,),
                 foreign=schemas(EMBEDDING),

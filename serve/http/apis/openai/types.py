@@ -14,6 +14,7 @@ from msgspec import Meta
 from fletcher.model_zoo.card import Output, Similarity
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.space.bounds import Bounds
 
 from ...embedding_items import EmbeddingItem, TokenId, Usage
 
@@ -37,7 +38,7 @@ Input = Annotated[
     str | list[str | TokenId | list[TokenId]],
     Meta(
         description="A text, a list of texts, the token ids of one text, or a list of token id lists. Token "
-        "ids include special tokens.",
+        "ids are this model's and include its special tokens; others are refused.",
         extra_json_schema={
             "oneOf": [
                 {"type": "string"},
@@ -56,9 +57,19 @@ class EmbeddingBody(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_on
 
     input: Input
     encoding_format: Annotated[
-        Literal["float", "base64"],
-        Meta(description="`base64` encodes the bytes of little-endian float32 values, four for each dimension."),
+        Literal["float", "base64", "bytes"],
+        Meta(
+            description="`base64` encodes the bytes of little-endian float32 values, four for each dimension. `bytes` "
+            "answers with these bytes alone, as `application/octet-stream`, and with the counts in headers."
+        ),
     ] = "float"
+    special_tokens: Annotated[
+        bool | None,
+        Meta(
+            description="Whether the token ids of `input` include the model's special tokens; `false` adds them. Only for "
+            "token ids. Default: true."
+        ),
+    ] = None
     user: Annotated[str | None, Meta(description="Accepted for the clients of OpenAI; not used and not logged.")] = None
 
     def __post_init__(self) -> None:
@@ -84,6 +95,7 @@ class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[EmbeddingItem]
     model: str
     usage: Usage
+    space: Annotated[str, Meta(description="Identifier of the vectors' space; see `/v1/space`.")] = ""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +117,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     canary: Proof
     proof: str
+    space: Annotated[str, Meta(description="Identifier of the vectors' space; see `/v1/space`.")]
+    bounds: Annotated[Bounds | None, Meta(description="How far two vectors of this space may differ.")]
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
 
 

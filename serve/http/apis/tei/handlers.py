@@ -28,7 +28,7 @@ from ....models.description import ModelDescription
 from ....models.version import ModelVersion
 from ...call import Call, Response
 from ...embedding_items import embedding_items
-from ...json import SLICE_ROWS, gather, json_list
+from ...json import SLICE_ROWS, gather, json_list, json_numbers, json_rows, short_floats
 from ...ndjson import NDJSON, stream
 from ..answers import MAX_INPUTS, Headers, check_count, token_headers
 from ..foreign_fields import RANKING, TEXTS, translate
@@ -95,7 +95,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
         check_count(call, 0, "inputs")
     kinds = {type(item) for item in value}
     if kinds == {int}:
-        return TokenIds([cast("list[int]", value)])
+        return TokenIds([cast("list[int]", value)], request.special_tokens is not False)
     if not streamed:
         check_count(call, len(value), "inputs")
     if kinds == {str}:
@@ -105,7 +105,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
     rows = cast("list[list[int]]", value)
     if [] in rows:
         raise EmptyError(f"inputs[{rows.index([])}] is an empty list of token ids", f"inputs[{rows.index([])}]")
-    return TokenIds(rows)
+    return TokenIds(rows, request.special_tokens is not False)
 
 
 async def embed(call: Call) -> Response:
@@ -119,6 +119,8 @@ async def embed(call: Call) -> Response:
         raise FieldError(
             "inputs holds token ids, which do not get a prompt and are always cut at their end: send texts", "inputs"
         )
+    if isinstance(inputs, Texts) and request.special_tokens is not None:
+        raise FieldError("special_tokens is for token ids, and inputs holds texts: leave it out", "special_tokens")
     if streamed:
         if isinstance(inputs, TokenIds):
             raise FieldError("inputs holds token ids, but a streamed request must hold texts", "inputs")
@@ -136,7 +138,7 @@ async def embed(call: Call) -> Response:
 
 def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(vectors), SLICE_ROWS):
-        yield vectors[start : start + SLICE_ROWS].tolist()
+        yield json_rows(vectors[start : start + SLICE_ROWS])
 
 
 def _details(embeddings: Embeddings) -> Iterator[list[Any]]:
@@ -167,7 +169,7 @@ async def embed_all(call: Call) -> Response:
 def _token_slices(embeddings: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]]:
     bounds = embeddings.offsets.tolist()
     for index, (start, end) in enumerate(pairwise(bounds)):
-        vectors = embeddings.vectors[start:end].tolist()
+        vectors = json_numbers(embeddings.vectors[start:end])
         if detail:
             seen, dropped = int(embeddings.tokens[index]), int(embeddings.dropped[index])
             yield [AllItem(embeddings=vectors, tokens_seen=seen, tokens_dropped=dropped)]
@@ -191,7 +193,7 @@ async def embed_sparse(call: Call) -> Response:
 def _sparse_slices(embeddings: SparseEmbeddings) -> Iterator[list[list[SparseValue]]]:
     bounds = embeddings.offsets.tolist()
     for start, end in pairwise(bounds):
-        pairs = zip(embeddings.indices[start:end].tolist(), embeddings.values[start:end].tolist(), strict=True)
+        pairs = zip(embeddings.indices[start:end].tolist(), short_floats(embeddings.values[start:end]), strict=True)
         yield [[SparseValue(index, value) for index, value in pairs]]
 
 

@@ -127,6 +127,10 @@ class EmbedRequest(VectorFields, frozen=True, forbid_unknown_fields=True, kw_onl
     overflow: Annotated[Overflow | None, Meta(description="Same as in `/v1/embeddings`; it overrides `truncate`.")] = (
         None
     )
+    special_tokens: Annotated[
+        bool | None,
+        Meta(description="Same as in `/v1/embeddings`: `false` adds the model's special tokens to token ids."),
+    ] = None
     detail: Annotated[
         bool, Meta(description="Return objects with token counts, scale and chunks instead of bare vectors.")
     ] = False

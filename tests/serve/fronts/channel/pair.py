@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from fletcher.serve.engine.backend import Backend
 from fletcher.serve.engine.engine import Engine
+from fletcher.serve.engine.fairness.turn_pool import TurnPool
 from fletcher.serve.fronts.channel.link import EngineLink
 from fletcher.serve.fronts.channel.rows_server import RowsServer
 from fletcher.serve.fronts.channel.wire import Catalog, CatalogEntry
@@ -72,7 +74,7 @@ def open_front(path: Path, *, take_late: float = 0.0) -> Iterator[Front]:
         take_late: seconds before a catalog is taken.
     """
     entries: dict[tuple[str, str], CatalogEntry] = {}
-    pool, changes = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
+    pool, changes = TurnPool(2, "test"), ThreadPoolExecutor(1)
     taken: list[Catalog] = []
 
     def take(catalog: Catalog) -> None:
@@ -91,7 +93,7 @@ def open_front(path: Path, *, take_late: float = 0.0) -> Iterator[Front]:
         lambda backend, metrics: RemoteEngine(backend, link, pool, metrics),  # type: ignore[arg-type]
         fingerprint=lambda spec: entries[spec.key].info.digest,
     )
-    link = EngineLink(str(path), on_catalog=receive, page=models.metrics.exposition, finish=pool.submit)
+    link = EngineLink(str(path), on_catalog=receive, page=models.metrics.exposition, finish=partial(pool.submit, ""))
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

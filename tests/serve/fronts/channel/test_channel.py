@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,6 +31,7 @@ from fletcher.runtime.inputs import Texts, TokenIds
 from fletcher.serve.engine.backend import Backend
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.terms import Terms
+from fletcher.serve.errors import UnknownModelError
 from fletcher.serve.fronts.channel.errors import error_of, failure_of
 from fletcher.serve.fronts.channel.rows_server import RowsServer
 from fletcher.serve.fronts.channel.wire import Rows, encode, rows_frame
@@ -431,3 +433,18 @@ def test_a_message_with_wrong_ids_fails_alone(front: Front, path: Path, encoder:
         attacker.sendall(b"".join(rows_frame(message, encodings)) + b"".join(encode(message)))
         expected = encoder.embed(TEXTS).vectors
         np.testing.assert_allclose(ask(front, EmbedRequest(Texts(tuple(TEXTS)))).vectors, expected, atol=1e-6)
+
+
+def test_a_version_with_the_weight_0_answers_requests_that_name_it(
+    spec: ModelSpec, path: Path, encoder: Encoder
+) -> None:
+    other = msgspec.structs.replace(spec, version="2", weight=0.0)
+    shadow = msgspec.structs.replace(spec, version="3", shadow=True)
+    with open_engine([spec, other, shadow], path), open_front(path) as front:
+        front.wait_for_catalog()
+        version, future = front.models.submit_blocking("tiny@2", EmbedRequest(Texts(("hello",))))
+        assert version.spec.version == "2"
+        np.testing.assert_allclose(future.result(20).vectors, encoder.embed(["hello"]).vectors, atol=1e-6)
+        assert {front.models.pick("tiny").spec.version for _ in range(50)} == {"1"}
+        with pytest.raises(UnknownModelError):
+            front.models.submit_blocking("tiny@3", EmbedRequest(Texts(("hello",))))

@@ -84,11 +84,31 @@ def test_valid_bodies_are_accepted(http: httpx.Client, route: str) -> None:
 
 
 @routes
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"nan"])
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"nan"])
 def test_not_json(http: httpx.Client, route: str, body: bytes) -> None:
     answer = http.post(route, content=body)
     # An error for invalid JSON does not name a field. TEI itself returns 400 for it.
     refused(route, answer, 400, "not valid JSON")
+
+
+@routes
+def test_an_empty_body(http: httpx.Client, route: str) -> None:
+    refused(route, http.post(route, content=b""), 400, "the body is empty")
+
+
+@routes
+@pytest.mark.parametrize(
+    "half",
+    ["\\ud83d", "a \\ud83d b", "\\ude00", "\\ud83d\\ud83d\\ude00", "\\ud83d\\u0041", "\\uD83D"],
+)
+def test_half_of_an_emoji_is_named(http: httpx.Client, route: str, half: str) -> None:
+    """JavaScript's `slice` and `JSON.stringify` leave such strings."""
+    _, valid, field, _ = ROUTES[route]
+    body = json.dumps(valid | {field: ["whole \U0001f600", "HALF", "another"]}).replace("HALF", half)
+    answer = http.post(route, content=body.encode())
+    refused(route, answer, ROUTES[route][3], f"{field}[1]: a lone surrogate")
+    if route == "/v1/embeddings":
+        assert answer.json()["error"]["param"] == "input[1]"
 
 
 @routes

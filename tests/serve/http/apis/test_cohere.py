@@ -16,7 +16,7 @@ from fletcher.serve.http.apis.cohere.errors import CohereError
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...fake_encoder import DIMENSION, FakeEncoder, expected
+from ...fake_encoder import DIMENSION, SPACE, FakeEncoder, expected
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_truncated_texts_and_shorter_vectors(client: cohere.ClientV2) -> None:
     )
     assert answer.embeddings.float_ == [expected("x" * 20)[:4].tolist()]
     assert answer.meta is not None
-    assert answer.meta.model_extra == {"tokens_seen": [16], "tokens_dropped": [6]}
+    assert answer.meta.model_extra == {"tokens_seen": [16], "tokens_dropped": [6], "space": f"{SPACE.id}.4"}
 
 
 def test_inputs_in_parts(client: cohere.ClientV2) -> None:

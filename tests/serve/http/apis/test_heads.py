@@ -142,6 +142,7 @@ def test_vectors_before_their_normalization_are_those_of_sentence_transformers(
     assert np.ptp(np.linalg.norm(reference, axis=1)) > 0.1
     np.testing.assert_allclose(np.array(plain.json()), reference, atol=2e-5)
     assert "x-normalized" not in plain.headers
+    assert plain.headers["x-space"] == f"{unit.headers['x-space']}.unscaled"
     assert plain.headers["x-tokens-seen"] == unit.headers["x-tokens-seen"]
     assert plain.headers["x-tokens-dropped"] == unit.headers["x-tokens-dropped"]
     assert [item["embedding"] for item in detailed] == plain.json()

@@ -1,0 +1,77 @@
+"""`Price`: predicted cost of a request, which admission compares with the limits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from fletcher.runtime.inputs import Pairs, TokenIds
+from fletcher.runtime.model_info import ModelInfo
+
+from .embed_request import EmbedRequest
+from .rows_request import RowsRequest
+
+__all__ = ["FIRST_RATIO", "ROW_CHARACTERS", "Price", "price_of", "price_of_rows"]
+
+#: Tokens per character before any text was tokenized. It is high: English has about one token for four characters.
+FIRST_RATIO: Final = 0.5
+
+#: Characters that a row counts for besides its own: its special tokens and its prompt.
+ROW_CHARACTERS: Final = 8
+
+
+class Price(msgspec.Struct, frozen=True):
+    """Predicted cost of a request, known before it is tokenized.
+
+    Attributes:
+        characters: number of characters of all texts; 0 for token ids.
+        ids: number of token ids that the client sent; 0 for texts.
+        rows: number of rows of the answer.
+        tokens: number of tokens to compute: an estimate for texts, exact for token ids.
+        memory: bytes that the request holds until it is answered.
+    """
+
+    characters: int
+    ids: int
+    rows: int
+    tokens: int
+    memory: int
+
+
+def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO) -> Price:
+    """Return the predicted cost of a request to a model.
+
+    A row is not longer than the longest input, unless texts are split. A token takes 4 bytes for its id and 4 bytes for the
+    copy in a batch. The vector of a row takes `dimension` float32 values. Late chunking also holds a vector for each token.
+
+    Args:
+        request: the request.
+        info: description of the model.
+        ratio: tokens per character of earlier texts.
+    """
+    inputs, options = request.inputs, request.options
+    characters = ids = 0
+    if isinstance(inputs, TokenIds):
+        rows = len(inputs.rows)
+        lengths = [len(row) for row in inputs.rows]
+        ids, tokens = sum(lengths), sum(min(length, info.max_tokens) for length in lengths)
+    else:
+        if isinstance(inputs, Pairs):
+            rows = len(inputs.documents)
+            characters = sum(map(len, inputs.documents)) + sum(map(len, inputs.queries))
+        else:
+            rows = len(inputs.texts)
+            characters = sum(map(len, inputs.texts))
+        tokens, most = int(ratio * (characters + ROW_CHARACTERS * rows)), rows * info.max_tokens
+        if tokens > most and not options.splits:
+            tokens = most
+    vectors = rows + tokens if options.overflow == "late" else rows
+    return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+
+
+def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:
+    """Return the cost of rows that are tokenized; its tokens are exact."""
+    rows, tokens = len(request.encodings), request.encodings.num_tokens
+    vectors = tokens if request.by_token else rows
+    return Price(0, tokens, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)

@@ -1,0 +1,1 @@
+"""Content codings of HTTP: compressed bodies of requests and of answers."""

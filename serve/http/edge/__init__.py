@@ -1,0 +1,1 @@
+"""Parts of the HTTP server between a connection and the application: proxies, prefixes of paths, cross-origin requests."""

@@ -1,0 +1,35 @@
+"""`forwarded`: ASGI wrapper that takes the client's address from the headers of trusted proxies."""
+
+from __future__ import annotations
+
+from ...access.proxies import FORWARDED, X_FORWARDED_FOR, TrustedProxies
+from ..bridge import Receive
+from ..call import AsgiApp, Scope, Send
+
+__all__ = ["forwarded"]
+
+
+def forwarded(app: AsgiApp, proxies: TrustedProxies) -> AsgiApp:
+    """Return an application whose requests have the address of the client instead of a proxy's.
+
+    Args:
+        app: the application.
+        proxies: networks of the proxies whose headers are believed.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            peer = scope.get("client")
+            host = peer[0] if peer else None
+            if proxies.trusts(host):
+                headers = scope["headers"]
+                client = proxies.client(
+                    host,
+                    [value for name, value in headers if name == X_FORWARDED_FOR],
+                    [value for name, value in headers if name == FORWARDED],
+                )
+                if client != host:
+                    scope = {**scope, "client": (client, 0)}
+        await app(scope, receive, send)
+
+    return answer
