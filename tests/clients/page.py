@@ -18,12 +18,21 @@ PAGE = ROOT / "docs" / "reference" / "compatibility.md"
 #: Kind of code block by the ending of a driver's file.
 FENCES = {".py": "python", ".mjs": "js", ".java": "java"}
 
+#: Words for the kinds of right results that do not explain themselves.
+WORDS = {
+    "query": "vectors of queries",
+    "document": "vectors of documents",
+    "pooled": "vectors before their scaling to length 1",
+    "names": "names of the models",
+    "similarities": "cosine similarities",
+}
+
 INTRODUCTION = f"""\
 # Tested clients
 
 Each client on this page was installed in its own environment and made the calls of its own documentation, with only the
-address, the key and the name of the model changed. Each call was made to two servers: one process, and one engine with
-two front processes (`--fronts 2`).
+address, the key and the name of the model changed. Each call was made to two servers: one process without keys, and one
+engine with two front processes (`--fronts 2`) that demands a key, which is `none` here.
 
 A call is right if its vectors and scores are those of sentence-transformers in float32, computed in process from the same
 checkpoint: no component and no score may differ by more than {TOLERANCE:g}. Rankings must have the reference's order. The
@@ -57,7 +66,7 @@ def _row(client: Client, result: ClientResult | None) -> str:
 
 
 def _section(client: Client, result: ClientResult | None) -> str:
-    return "\n".join([f"## {client.name}", "", *_settings(client), *_calls(result)])
+    return "\n".join([f"## {client.name}", "", *_settings(client), *_calls(client, result)])
 
 
 def _settings(client: Client) -> Iterator[str]:
@@ -71,13 +80,13 @@ def _settings(client: Client) -> Iterator[str]:
         yield ""
 
 
-def _calls(result: ClientResult | None) -> Iterator[str]:
+def _calls(client: Client, result: ClientResult | None) -> Iterator[str]:
     if result is None or not result.calls:
         return
     yield "| call | right result | outcome |"
     yield "|---|---|---|"
     for call in result.calls:
-        yield f"| `{_cell(call.name)}` | {_cell(_words(call))} | {_outcome(call)} |"
+        yield f"| `{_cell(call.name)}` | {_cell(_words(call))} | {_outcome(client, call)} |"
     yield ""
 
 
@@ -85,11 +94,15 @@ def _words(call: CallResult) -> str:
     """Return the right result of a call in words."""
     if call.expected.startswith("refused "):
         return f"refused, with `{call.expected.removeprefix('refused ')}` in the message"
-    return call.expected
+    kind, separator, rest = call.expected.partition(" ")
+    return WORDS.get(kind, kind) + separator + rest
 
 
-def _outcome(call: CallResult) -> str:
-    return "right" if call.fault is None else f"**fails**: {_cell(call.fault)}"
+def _outcome(client: Client, call: CallResult) -> str:
+    if call.fault is None:
+        return "right"
+    reason = client.expected_failures.get(call.name, "")
+    return f"**fails**: {_cell(' '.join([reason, call.fault]).strip())}"
 
 
 def _cell(text: str) -> str:

@@ -47,7 +47,7 @@ def run(
     except LeftOutError as reason:
         return ClientResult(date=date, fletcher=version, left_out=str(reason))
     except DriverError as error:
-        failed = CallResult(name="all calls", expected="results", fault=" ".join(str(error).split())[:300])
+        failed = CallResult(name="all calls", expected="results", fault=" ".join(str(error).split())[-300:])
         return ClientResult(date=date, fletcher=version, versions=found, calls=(failed,))
     calls = tuple(_outcome(dict(zip(made, same, strict=True)), reference) for same in zip(*made.values(), strict=True))
     return ClientResult(date=date, fletcher=version, versions=found, calls=calls)

@@ -5,7 +5,7 @@ import { createVoyage } from "@ai-sdk/voyage";
 import { embed, embedMany, rerank } from "ai";
 import { DOCUMENTS, QUERY, TEXTS, call, report } from "./harness.mjs";
 
-const fletcher = createOpenAICompatible({ name: "fletcher", baseURL: "http://localhost:8080/v1" });
+const fletcher = createOpenAICompatible({ name: "fletcher", baseURL: "http://localhost:8080/v1", apiKey: "none" });
 const cohere = createCohere({ baseURL: "http://localhost:8080/v2", apiKey: "none" });
 const voyage = createVoyage({ baseURL: "http://localhost:8080/v1", apiKey: "none" });
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import chromadb
@@ -28,12 +29,13 @@ def openai_function() -> Any:
 
 @call("OllamaEmbeddingFunction")
 def ollama() -> Any:
+    os.environ["OLLAMA_API_KEY"] = "none"
     return vectors(OllamaEmbeddingFunction(model_name="minilm", url="http://localhost:8080"))
 
 
 @call("HuggingFaceEmbeddingServer")
 def tei() -> Any:
-    return vectors(HuggingFaceEmbeddingServer(url="http://localhost:8080/embed"))
+    return vectors(HuggingFaceEmbeddingServer(url="http://localhost:8080/embed", api_key="none"))
 
 
 @call("collection.add and get, OpenAIEmbeddingFunction")

@@ -48,7 +48,9 @@ def openai_documents() -> Any:
 @call("HuggingFaceAPITextEmbedder with its defaults (normalize=False)", "pooled of one text")
 def tei_text() -> Any:
     return one(
-        HuggingFaceAPITextEmbedder(api_type="text_embeddings_inference", api_params={"url": "http://localhost:8080"})
+        HuggingFaceAPITextEmbedder(
+            api_type="text_embeddings_inference", api_params={"url": "http://localhost:8080"}, token=KEY
+        )
     )
 
 
@@ -56,7 +58,7 @@ def tei_text() -> Any:
 def tei_documents() -> Any:
     return many(
         HuggingFaceAPIDocumentEmbedder(
-            api_type="text_embeddings_inference", api_params={"url": "http://localhost:8080"}
+            api_type="text_embeddings_inference", api_params={"url": "http://localhost:8080"}, token=KEY
         )
     )
 
@@ -64,7 +66,7 @@ def tei_documents() -> Any:
 @call("HuggingFaceAPIDocumentEmbedder(normalize=True)")
 def tei_normalized() -> Any:
     embedder = HuggingFaceAPIDocumentEmbedder(
-        api_type="text_embeddings_inference", api_params={"url": "http://localhost:8080"}, normalize=True
+        api_type="text_embeddings_inference", api_params={"url": "http://localhost:8080"}, token=KEY, normalize=True
     )
     return many(embedder)
 
@@ -118,7 +120,7 @@ def cohere_ranker() -> Any:
 
 @call("HuggingFaceTEIRanker", "ranking")
 def tei_ranker() -> Any:
-    return ranked(HuggingFaceTEIRanker(url="http://localhost:8080"))
+    return ranked(HuggingFaceTEIRanker(url="http://localhost:8080", token=KEY))
 
 
 report()

@@ -7,7 +7,7 @@ from typing import Any
 from harness import TEXTS, call, report
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 
-client = InferenceClient("http://localhost:8080")
+client = InferenceClient("http://localhost:8080", token="none")
 
 
 @call("feature_extraction")
@@ -32,13 +32,13 @@ def pooled() -> Any:
 
 @call("sentence_similarity", "similarities")
 def similarity() -> Any:
-    client = InferenceClient("http://localhost:8080/similarity")
+    client = InferenceClient("http://localhost:8080/similarity", token="none")
     return client.sentence_similarity(TEXTS[0], TEXTS[1:])
 
 
 @call("AsyncInferenceClient.feature_extraction")
 async def asynchronous() -> Any:
-    async with AsyncInferenceClient("http://localhost:8080") as client:
+    async with AsyncInferenceClient("http://localhost:8080", token="none") as client:
         return (await client.feature_extraction(TEXTS)).tolist()
 
 

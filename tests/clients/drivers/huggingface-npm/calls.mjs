@@ -2,8 +2,8 @@
 import { InferenceClient } from "@huggingface/inference";
 import { TEXTS, call, report } from "./harness.mjs";
 
-const client = new InferenceClient().endpoint("http://localhost:8080");
-const similarity = new InferenceClient().endpoint("http://localhost:8080/similarity");
+const client = new InferenceClient("none").endpoint("http://localhost:8080");
+const similarity = new InferenceClient("none").endpoint("http://localhost:8080/similarity");
 
 await call("featureExtraction", "vectors", () => client.featureExtraction({ inputs: TEXTS }));
 await call("featureExtraction of one text", "vectors of one text", () => client.featureExtraction({ inputs: TEXTS[0] }));

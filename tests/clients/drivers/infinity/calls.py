@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from harness import DOCUMENTS, QUERY, TEXTS, call, report
-from infinity_client import Client
+from infinity_client import AuthenticatedClient
 from infinity_client.api.default import embeddings, rerank
 from infinity_client.models import OpenAIEmbeddingInputText, RerankInput
 
-client = Client(base_url="http://localhost:8080")
+client = AuthenticatedClient(base_url="http://localhost:8080", token="none")
 
 
 @call("embeddings")

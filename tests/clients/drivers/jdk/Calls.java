@@ -36,6 +36,7 @@ public class Calls {
         try {
             HttpRequest request = HttpRequest.newBuilder(URI.create("http://localhost:8080" + path))
                 .header("Content-Type", "application/json")
+                .header("Authorization", "Bearer none")
                 .POST(HttpRequest.BodyPublishers.ofString(body))
                 .build();
             HttpResponse<String> response = client.send(request, HttpResponse.BodyHandlers.ofString());

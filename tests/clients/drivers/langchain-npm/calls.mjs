@@ -6,7 +6,7 @@ import { CohereClient } from "cohere-ai";
 import { DOCUMENTS, QUERY, TEXTS, call, report } from "./harness.mjs";
 
 const openai = new OpenAIEmbeddings({ model: "minilm", apiKey: "none", configuration: { baseURL: "http://localhost:8080/v1" } });
-const ollama = new OllamaEmbeddings({ model: "minilm", baseUrl: "http://localhost:8080" });
+const ollama = new OllamaEmbeddings({ model: "minilm", baseUrl: "http://localhost:8080", headers: { Authorization: "Bearer none" } });
 const client = new CohereClient({ token: "none", environment: "http://localhost:8080" });
 const cohere = new CohereEmbeddings({ model: "minilm", client });
 const queries = new CohereEmbeddings({ model: "prompted", inputType: "search_query", client });

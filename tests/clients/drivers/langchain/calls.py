@@ -69,14 +69,16 @@ async def huggingface_asynchronous() -> Any:
 
 def _huggingface() -> HuggingFaceEndpointEmbeddings:
     embeddings = HuggingFaceEndpointEmbeddings()
-    embeddings.client = InferenceClient("http://localhost:8080")
-    embeddings.async_client = AsyncInferenceClient("http://localhost:8080")
+    embeddings.client = InferenceClient("http://localhost:8080", token="none")
+    embeddings.async_client = AsyncInferenceClient("http://localhost:8080", token="none")
     return embeddings
 
 
 @call("OllamaEmbeddings.embed_documents")
 def ollama() -> Any:
-    return OllamaEmbeddings(model="minilm", base_url="http://localhost:8080").embed_documents(TEXTS)
+    return OllamaEmbeddings(
+        model="minilm", base_url="http://localhost:8080", client_kwargs={"headers": {"Authorization": "Bearer none"}}
+    ).embed_documents(TEXTS)
 
 
 @call("CohereEmbeddings.embed_documents")

@@ -25,7 +25,8 @@ async def openai() -> Any:
 @call("EmbeddingFunc of ollama_embed")
 async def ollama() -> Any:
     function = EmbeddingFunc(
-        embedding_dim=384, func=partial(ollama_embed.func, embed_model="minilm", host="http://localhost:8080")
+        embedding_dim=384,
+        func=partial(ollama_embed.func, embed_model="minilm", host="http://localhost:8080", api_key="none"),
     )
     return (await function(TEXTS)).tolist()
 

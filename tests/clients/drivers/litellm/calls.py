@@ -61,7 +61,7 @@ def azure() -> Any:
 
 @call("embedding, ollama/")
 def ollama() -> Any:
-    return vectors(litellm.embedding("ollama/minilm", input=TEXTS, api_base="http://localhost:8080"))
+    return vectors(litellm.embedding("ollama/minilm", input=TEXTS, api_base="http://localhost:8080", api_key="none"))
 
 
 @call("embedding, cohere/")

@@ -19,7 +19,7 @@ def openai() -> OpenAILikeEmbedding:
 
 
 def tei() -> TextEmbeddingsInference:
-    return TextEmbeddingsInference(model_name="minilm", base_url="http://localhost:8080")
+    return TextEmbeddingsInference(model_name="minilm", base_url="http://localhost:8080", auth_token="none")
 
 
 def ranked(reranker: Any) -> Any:
@@ -55,7 +55,11 @@ async def tei_asynchronous() -> Any:
 
 @call("OllamaEmbedding.get_text_embedding_batch")
 def ollama() -> Any:
-    return OllamaEmbedding(model_name="minilm", base_url="http://localhost:8080").get_text_embedding_batch(TEXTS)
+    return OllamaEmbedding(
+        model_name="minilm",
+        base_url="http://localhost:8080",
+        client_kwargs={"headers": {"Authorization": "Bearer none"}},
+    ).get_text_embedding_batch(TEXTS)
 
 
 @call("CohereRerank(top_n=3)", "ranking of 3")
@@ -70,7 +74,7 @@ def jina_rerank() -> Any:
 
 @call("TextEmbeddingInference (reranker, top_n=3)", "ranking of 3")
 def tei_rerank() -> Any:
-    return ranked(TextEmbeddingInference(base_url="http://localhost:8080", top_n=3))
+    return ranked(TextEmbeddingInference(base_url="http://localhost:8080", auth_token="Bearer none", top_n=3))
 
 
 report()

@@ -7,7 +7,7 @@ from typing import Any
 from harness import TEXTS, call, report
 from ollama import AsyncClient, Client
 
-client = Client(host="http://localhost:8080")
+client = Client(host="http://localhost:8080", headers={"Authorization": "Bearer none"})
 
 
 @call("embed")
@@ -22,7 +22,11 @@ def single() -> Any:
 
 @call("AsyncClient.embed")
 async def asynchronous() -> Any:
-    return (await AsyncClient(host="http://localhost:8080").embed(model="minilm", input=TEXTS)).embeddings
+    return (
+        await AsyncClient(host="http://localhost:8080", headers={"Authorization": "Bearer none"}).embed(
+            model="minilm", input=TEXTS
+        )
+    ).embeddings
 
 
 @call("list", "names")
