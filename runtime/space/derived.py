@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from fletcher.model_zoo.card import RAW, Output
@@ -10,6 +11,10 @@ from fletcher.model_zoo.card import RAW, Output
 from ..options.embed import DEFAULT_INPUT_TYPE, EmbedOptions
 
 __all__ = ["RequestSpaces"]
+
+
+#: Number of different options of requests whose identifiers are remembered.
+MOST_OPTIONS: Final = 256
 
 
 class RequestSpaces:
@@ -43,8 +48,10 @@ class RequestSpaces:
         compared = {prompts.get("query", ""), prompts.get(DEFAULT_INPUT_TYPE, "")}
         self._raw = "" if "" in compared else f".{RAW}"
         self._types = {name: "" if prompt in compared else f".{name}" for name, prompt in prompts.items()}
+        #: `derive` for few different options: nearly all requests of a model have the same.
+        self.of = lru_cache(MOST_OPTIONS)(self.derive)
 
-    def of(self, options: EmbedOptions, output: Output = "vectors", *, has_ids: bool = False) -> str:
+    def derive(self, options: EmbedOptions, output: Output = "vectors", *, has_ids: bool = False) -> str:
         """Return the identifier of the vectors that a request gets.
 
         Args:

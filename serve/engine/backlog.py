@@ -78,7 +78,7 @@ class Backlog:
         """Wait for requests and form a batch of at most `budget` tokens, or of one longer text; return None after `close`.
 
         Requests that every caller cancelled, and requests that are too late, are settled here, before they are computed.
-        The caller calls `end` with the batch when it is computed.
+        If there are small batches, the caller calls `end` with the batch when it is computed.
         """
         while True:
             dropped: list[tuple[OpenRequest, FletcherError]] = []
@@ -86,7 +86,7 @@ class Backlog:
                 while not self._closed:
                     if not self._waiting.heap:
                         self._arrival.wait()
-                    elif seconds := self._hold(time.monotonic()):
+                    elif self._small_tokens and (seconds := self._hold(time.monotonic())):
                         self._holding = True
                         self._arrival.wait(seconds)
                         self._holding = False
@@ -104,7 +104,7 @@ class Backlog:
                 return pieces
 
     def end(self, pieces: Sequence[Piece]) -> None:
-        """Count a batch of `take` as computed. The caller takes the next batch, or wakes a worker that does."""
+        """Count a batch of `take` as computed; without small batches it need not be called. The caller takes the next one."""
         with self._lock:
             self._computed.pop(id(pieces), None)
             if self._holding:

@@ -1,4 +1,4 @@
-"""`Price`: predicted cost of a request, which admission compares with the limits."""
+"""`Price`: predicted cost of a request, which admission compares with the limits, and the size of a bulk request."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ from typing import Final
 
 import msgspec
 
-from fletcher.runtime.inputs import Pairs, TokenIds
+from fletcher.runtime.inputs import Inputs, Pairs, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 
 from .embed_request import EmbedRequest
 from .rows_request import RowsRequest
 
-__all__ = ["FIRST_RATIO", "ROW_CHARACTERS", "Price", "price_of", "price_of_rows"]
+__all__ = [
+    "BULK_CHARACTERS",
+    "BULK_TEXTS",
+    "BULK_TOKENS",
+    "FIRST_RATIO",
+    "ROW_CHARACTERS",
+    "Price",
+    "is_bulk",
+    "price_of",
+    "price_of_rows",
+]
 
 #: Tokens per character before any text was tokenized. It is high: English has about one token for four characters.
 FIRST_RATIO: Final = 0.5
 
 #: Characters that a row counts for besides its own: its special tokens and its prompt.
 ROW_CHARACTERS: Final = 8
+
+#: Numbers of texts and tokens above which a request is a bulk request if it names no class.
+BULK_TEXTS: Final = 256
+BULK_TOKENS: Final = 1 << 16
+
+#: Characters of so many tokens. English has about four characters per token.
+BULK_CHARACTERS: Final = 4 * BULK_TOKENS
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -75,3 +92,13 @@ def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:
     rows, tokens = len(request.encodings), request.encodings.num_tokens
     vectors = tokens if request.by_token else rows
     return Price(0, tokens, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+
+
+def is_bulk(inputs: Inputs) -> bool:
+    """Return whether a request of this size is a bulk request unless its client names a class."""
+    if isinstance(inputs, TokenIds):
+        return len(inputs.rows) > BULK_TEXTS or sum(map(len, inputs.rows)) > BULK_TOKENS
+    if isinstance(inputs, Pairs):
+        characters = sum(map(len, inputs.documents)) + sum(map(len, inputs.queries))
+        return len(inputs.documents) > BULK_TEXTS or characters > BULK_CHARACTERS
+    return len(inputs.texts) > BULK_TEXTS or sum(map(len, inputs.texts)) > BULK_CHARACTERS

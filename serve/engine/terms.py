@@ -9,12 +9,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from fletcher.runtime.inputs import Inputs, Pairs, TokenIds
-
 __all__ = [
-    "BULK_CHARACTERS",
-    "BULK_TEXTS",
-    "BULK_TOKENS",
     "PRIORITIES",
     "SHARES",
     "USUAL",
@@ -23,7 +18,6 @@ __all__ = [
     "Flow",
     "Priority",
     "Terms",
-    "is_bulk",
 ]
 
 Priority = Literal["interactive", "normal", "bulk"]
@@ -36,13 +30,6 @@ WEIGHTS: Final[Mapping[Priority, float]] = {"interactive": 16.0, "normal": 4.0, 
 
 #: Share of the queue's limit up to which requests of each class are admitted, so that bulk requests leave room for others.
 SHARES: Final[Mapping[Priority, float]] = {"interactive": 1.25, "normal": 1.0, "bulk": 0.5}
-
-#: Numbers of texts and tokens above which a request is a bulk request if it names no class.
-BULK_TEXTS: Final = 256
-BULK_TOKENS: Final = 1 << 16
-
-#: Characters of so many tokens. English has about four characters per token.
-BULK_CHARACTERS: Final = 4 * BULK_TOKENS
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -118,13 +105,3 @@ class Flow:
 
 #: Default terms.
 USUAL: Final = Terms()
-
-
-def is_bulk(inputs: Inputs) -> bool:
-    """Return whether a request of this size is a bulk request unless its client names a class."""
-    if isinstance(inputs, TokenIds):
-        return len(inputs.rows) > BULK_TEXTS or sum(map(len, inputs.rows)) > BULK_TOKENS
-    if isinstance(inputs, Pairs):
-        characters = sum(map(len, inputs.documents)) + sum(map(len, inputs.queries))
-        return len(inputs.documents) > BULK_TEXTS or characters > BULK_CHARACTERS
-    return len(inputs.texts) > BULK_TEXTS or sum(map(len, inputs.texts)) > BULK_CHARACTERS

@@ -87,7 +87,8 @@ class BatchWorkers:
         while (pieces := self._backlog.take(budget)) is not None:
             with self._watchdog.watch(pieces) as watched:
                 self._compute(pieces)
-            self._backlog.end(pieces)
+            if self._info.small_tokens:
+                self._backlog.end(pieces)
             if watched.lost:  # another worker has replaced this one
                 return
 

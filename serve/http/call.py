@@ -17,7 +17,8 @@ from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.terms import Priority, Terms, is_bulk
+from ..engine.price import is_bulk
+from ..engine.terms import Priority, Terms
 from ..errors import FieldError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, Models
 from ..models.version import ModelVersion
@@ -153,7 +154,8 @@ class Call:
             raise TooLargeError(
                 f"the body has {int(declared)} bytes; the limit is {limit}: send it in several requests"
             )
-        coding = check_coding(self.headers.get(b"content-encoding"))
+        header = self.headers.get(b"content-encoding")
+        coding = None if header is None else check_coding(header)
         task = asyncio.current_task()
         assert task is not None
         self.bodies[task] = asyncio.get_running_loop().time()

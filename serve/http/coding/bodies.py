@@ -20,14 +20,12 @@ ZSTD_WINDOW: Final = 8 << 20
 ZSTD_STEP: Final = 1 << 10
 
 
-def check_coding(header: bytes | None) -> str | None:
+def check_coding(header: bytes) -> str | None:
     """Return the coding that a `Content-Encoding` names; None if the body is plain.
 
     Raises:
         MediaTypeError: the coding is unknown, or there are several.
     """
-    if header is None:
-        return None
     name = header.decode("latin-1").strip().lower()
     name = name.removeprefix("x-")  # RFC 9110: x-gzip is gzip
     if name in ("", "identity"):
