@@ -77,7 +77,8 @@ def fault(made: Made, reference: Reference) -> str | None:
     """Return the fault of a call, or None for a right result.
 
     Kinds of `expected`: a key of `Reference.vectors`, also with `of one text`; `ranking` and `ranking of N`;
-    `similarities` and `most similar N` of the first text and the others; `names` of the served models; `refused TEXT`.
+    `similarities` and `most similar N` of the first text and the others; `names` of the served models;
+    `nothing`, an empty list; `refused TEXT`.
     """
     if made.expected.startswith("refused "):
         words = made.expected.removeprefix("refused ")
@@ -90,6 +91,8 @@ def fault(made: Made, reference: Reference) -> str | None:
         number = int(made.expected.removeprefix("ranking").removeprefix(" of ") or len(DOCUMENTS))
         order = np.argsort(-reference.scores, kind="stable")[:number].tolist()
         return _ranking_fault(made.value, order, reference.scores)
+    if made.expected == "nothing":
+        return f"the result is {_short(repr(made.value))}, not empty" if made.value else None
     if made.expected == "names":
         missing = [name for name in MODELS if name not in made.value]
         return f"{', '.join(missing)} not in {made.value}" if missing else None

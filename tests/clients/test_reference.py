@@ -32,6 +32,7 @@ def judged(expected: str, value: Any = None, error: str | None = None) -> str | 
         ("similarities", [0.0, 0.0, 0.0]),
         ("most similar 2", [(0, 0.0), (1, 0.0)]),
         ("names", ["minilm", "prompted", "reranker", "another"]),
+        ("nothing", []),
     ],
 )
 def test_right_results_have_no_fault(expected: str, value: Any) -> None:
@@ -50,6 +51,7 @@ def test_right_results_have_no_fault(expected: str, value: Any) -> None:
         ("ranking", RANKING[:2], "the order is [3, 2], not"),
         ("ranking", [(index, score + 0.1) for index, score in RANKING], "1.0e-01"),
         ("names", ["minilm", "reranker"], "prompted not in"),
+        ("nothing", [[0.5]], "the result is [[0.5]], not empty"),
     ],
 )
 def test_wrong_results_have_one(expected: str, value: Any, words: str) -> None:

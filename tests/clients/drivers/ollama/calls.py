@@ -20,6 +20,11 @@ def single() -> Any:
     return [client.embeddings(model="minilm", prompt=TEXTS[0]).embedding]
 
 
+@call("embed without texts", "nothing")
+def load() -> Any:
+    return client.embed(model="minilm").embeddings
+
+
 @call("AsyncClient.embed")
 async def asynchronous() -> Any:
     return (
