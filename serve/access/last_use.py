@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
+
 __all__ = ["LastUse", "read_last_use"]
 
 logger = logging.getLogger("fletcher.serve.access")
@@ -33,7 +35,7 @@ def read_last_use(keys: Path) -> dict[str, float]:
         keys: the file of keys.
     """
     try:
-        return msgspec.json.decode(_path(keys).read_bytes(), type=dict[str, float])
+        return decode_json(_path(keys).read_bytes(), dict[str, float])
     except (OSError, msgspec.DecodeError):  # no server has written it yet, or it is not a file of times
         return {}
 
@@ -87,7 +89,7 @@ class LastUse:
             with os.fdopen(handle, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 try:
-                    known = msgspec.json.decode(file.read(), type=dict[str, float])
+                    known = decode_json(file.read(), dict[str, float])
                 except msgspec.DecodeError:
                     known = {}
                 joined = known | {name: max(at, known.get(name, 0.0)) for name, at in times.items()}
