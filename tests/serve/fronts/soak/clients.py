@@ -37,7 +37,7 @@ BURST, BURST_TEXTS = 120, 256
 VICTIM = """
 import socket, sys, time
 host, port, body = "127.0.0.1", int(sys.argv[1]), sys.stdin.buffer.read()
-head = b"POST /v1/embeddings HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body)
+head = b"POST /v1/embeddings HTTP/1.1\\r\\nhost: localhost\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body)
 opened = [socket.create_connection((host, port)) for _ in range(8)]
 for number, connection in enumerate(opened):
     connection.sendall(head + (body if number % 2 else body[: len(body) // 2]))
