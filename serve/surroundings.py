@@ -18,6 +18,7 @@ from fletcher.runtime.errors import InputError, MissingPackageError
 
 from .access.gate import Gate
 from .access.keys import Keys
+from .byte_budget import ByteBudget
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.app import HttpApp
@@ -130,6 +131,7 @@ class Surroundings:
             options.max_tokens,
             options.compress_bytes,
             options.on_truncate,
+            ByteBudget(shares=max(options.front_count, 1)),
         )
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
         return cls(options, limits, edge, Gate(keys), longbow, tracing)

@@ -40,7 +40,7 @@ from .workers import BatchWorkers
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine", "check_tokens"]
+__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine", "check_chunks", "check_tokens", "too_large"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
 
@@ -61,6 +61,9 @@ MAX_WAIT_SECONDS: Final = 30.0
 
 #: Largest number of tokens of a request with late chunking, which holds the states of all of them: 200 MB for 384 dimensions.
 MAX_LATE_TOKENS: Final = 1 << 17
+
+#: Largest number of chunks in an answer: those of a text are encoded together, 50 MB of JSON with 384 dimensions.
+MAX_CHUNKS: Final = 1 << 14
 
 #: Largest number of characters of a request that is compared with open requests. It takes microseconds to hash them.
 JOINED_CHARACTERS: Final = 1 << 16
@@ -228,6 +231,8 @@ class Engine:
         price = price_of(request, self._info, self._estimate.ratio)
         if isinstance(inputs, TokenIds):
             check_tokens(self._max_request_tokens, price.tokens)
+        if price.memory > self.admission.max_memory:
+            raise too_large(price.memory, self.admission.max_memory)
         key: object = None
         # A part of a stream is computed in its place in the stream, so it does not join another request.
         if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS and not request.terms.stream:
@@ -306,6 +311,8 @@ class Engine:
                     draft.trace.stage("tokenize", started, ended, {"fletcher.tokens": tokens})
             if self._max_request_tokens is not None or task.by_token:
                 check_tokens(self._max_request_tokens, tokens, by_token=task.by_token)
+            if request.options.splits:
+                check_chunks(request, tokens, len(task.encodings))
         except BaseException as error:
             # Callers that joined the request get the error from their futures; a caller on this thread gets an exception.
             self.admission.settle(admitted, error=error)
@@ -350,6 +357,38 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def too_large(memory: int, limit: int) -> TooLargeError:
+    """Return the error about a request that would take more memory than all requests may.
+
+    Args:
+        memory: bytes that the request would take.
+        limit: bytes that all open requests may take.
+    """
+    return TooLargeError(
+        f"the request would take about {memory >> 20} MiB of memory; the limit is {limit >> 20} MiB: send fewer texts in one "
+        "request"
+    )
+
+
+def check_chunks(request: EmbedRequest, tokens: int, rows: int) -> None:
+    """Reject a request whose texts become too many chunks: each has a vector in the answer.
+
+    Args:
+        request: a request with windows or late chunking.
+        tokens: number of its tokens.
+        rows: number of its rows to compute.
+
+    Raises:
+        TooLargeError: the answer would have too many chunks.
+    """
+    chunks = tokens // request.options.chunk if request.options.overflow == "late" else rows
+    if chunks > MAX_CHUNKS:
+        raise TooLargeError(
+            f"the answer would have about {chunks} chunks; the limit is {MAX_CHUNKS}: send fewer texts in one request, or take "
+            "larger windows or chunks"
+        )
 
 
 def check_tokens(limit: int | None, count: int, *, by_token: bool = False) -> None:

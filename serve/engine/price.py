@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from fletcher.runtime.inputs import Inputs, Pairs, TokenIds
+from fletcher.runtime.inputs import Inputs, Pairs, Texts, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 
 from .embed_request import EmbedRequest
@@ -19,6 +19,7 @@ __all__ = [
     "FIRST_RATIO",
     "ROW_CHARACTERS",
     "Price",
+    "answer_bytes",
     "is_bulk",
     "price_of",
     "price_of_rows",
@@ -36,6 +37,10 @@ BULK_TOKENS: Final = 1 << 16
 
 #: Characters of so many tokens. English has about four characters per token.
 BULK_CHARACTERS: Final = 4 * BULK_TOKENS
+
+
+#: Bytes of an answer that are encoded at a time: the pieces that wait for a client, and the one that is being made.
+ENCODED_BYTES: Final = 4 << 20
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -59,8 +64,9 @@ class Price(msgspec.Struct, frozen=True):
 def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO) -> Price:
     """Return the predicted cost of a request to a model.
 
-    A row is not longer than the longest input, unless texts are split. A token takes 4 bytes for its id and 4 bytes for the
-    copy in a batch. The vector of a row takes `dimension` float32 values. Late chunking also holds a vector for each token.
+    A row is not longer than the longest input, unless texts are split; then it becomes windows, which overlap. A token takes 4
+    bytes for its id and 4 bytes for the copy in a batch. The vector of a row takes `dimension` float32 values. Late chunking
+    and outputs by token also hold a vector for each token, and windows one for each window.
 
     Args:
         request: the request.
@@ -83,8 +89,40 @@ def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO)
         tokens, most = int(ratio * (characters + ROW_CHARACTERS * rows)), rows * info.max_tokens
         if tokens > most and not options.splits:
             tokens = most
-    vectors = rows + tokens if options.overflow == "late" else rows
+    vectors = rows
+    if options.splits:
+        window, step = options.window(info.card), options.step(info.card)
+        windows = rows + tokens // step
+        tokens = min(tokens * window // step, windows * window)
+        vectors += tokens + tokens // options.chunk if options.overflow == "late" else windows
+    elif request.output == "token_vectors":
+        vectors += tokens
     return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+
+
+def answer_bytes(request: EmbedRequest, info: ModelInfo) -> int:
+    """Return the bytes that the answer to a request takes until its client has it: its values and their encoding.
+
+    An element takes 4 bytes, and about 12 in JSON. Long answers are encoded in pieces, so the encoding takes at most
+    `ENCODED_BYTES`.
+
+    Args:
+        request: the request.
+        info: description of the model.
+    """
+    inputs = request.inputs
+    if request.output == "token_vectors" or request.options.splits:
+        values = price_of(request, info).memory
+    else:
+        rows = (
+            inputs.texts
+            if isinstance(inputs, Texts)
+            else inputs.rows
+            if isinstance(inputs, TokenIds)
+            else inputs.documents
+        )
+        values = 4 * len(rows) * info.dimension
+    return values + min(3 * values, ENCODED_BYTES)
 
 
 def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:

@@ -16,7 +16,7 @@ from fletcher.runtime.inputs import TokenIds
 
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
-from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
+from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_chunks, check_tokens
 from ...engine.fairness.turn_pool import TurnPool
 from ...engine.price import price_of
 from ...engine.rows_request import RowsRequest
@@ -148,6 +148,8 @@ class RemoteEngine:
         encodings = task.encodings
         if self._max_request_tokens is not None or task.by_token:
             check_tokens(self._max_request_tokens, encodings.num_tokens, by_token=task.by_token)
+        if request.options.splits:
+            check_chunks(request, encodings.num_tokens, len(encodings))
         spec = self._entry.spec
         kind = RowsOf(
             model=spec.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import cast
 
 import msgspec
@@ -60,7 +60,9 @@ def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:
             raise FieldError(f"input[{index}] has another type than input[0]: {rule}", f"input[{index}]")
 
 
-async def encode_embeddings(embeddings: Embeddings, model: str, space: str, encoding_format: str) -> bytes:
+async def encode_embeddings(
+    embeddings: Embeddings, model: str, space: str, encoding_format: str
+) -> bytes | AsyncIterator[bytes]:
     """Return the body of the answer. The event loop serves other requests while a long answer is encoded.
 
     Args:
