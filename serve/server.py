@@ -81,7 +81,13 @@ class Server:
             surroundings.fill(self.models, models)
             if flight_at is not None and flight_server is not None:
                 self._flight = flight_server(
-                    self.models, surroundings.gate, flight_at, surroundings.longbow, surroundings.tracing, consumers
+                    self.models,
+                    surroundings.gate,
+                    flight_at,
+                    surroundings.longbow,
+                    surroundings.tracing,
+                    consumers,
+                    surroundings.flight_bounds(),
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)

@@ -21,6 +21,7 @@ from .access.keys import Keys
 from .byte_budget import ByteBudget
 from .engine.backend import Backend
 from .engine.engine import Engine
+from .flight.bounds import FlightBounds
 from .http.app import HttpApp
 from .http.call import Limits
 from .http.edge.edge import Edge
@@ -196,6 +197,7 @@ class Surroundings:
             max_wait_seconds=self.options.queue_seconds,
             max_request_tokens=self.limits.tokens,
             metrics=metrics,
+            budget=self.limits.budget,
         )
 
     def make_app(self, models: Models, consumers: Sequence[Consumer] = ()) -> HttpApp:
@@ -214,6 +216,10 @@ class Surroundings:
             consumers=consumers,
             root_path=self.options.root_path,
         )
+
+    def flight_bounds(self) -> FlightBounds:
+        """Return the limits of what Flight calls hold, within the byte budget that HTTP shares."""
+        return FlightBounds(self.limits.budget, self.limits.body_bytes)
 
     def reload_keys(self) -> None:
         """Read the keys' file again, if there is one.

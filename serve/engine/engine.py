@@ -20,6 +20,7 @@ from fletcher.runtime.errors import InputError, StoppingError
 from fletcher.runtime.inputs import Texts, TokenIds
 from fletcher.runtime.tasks.task import Task
 
+from ..byte_budget import ByteBudget
 from ..errors import TooLargeError
 from ..observe.metrics import Metrics
 from .admission import MAX_MEMORY, Admission
@@ -93,6 +94,7 @@ class Engine:
         stuck_seconds: float = STUCK_SECONDS,
         spare: Callable[[], Backend] | None = None,
         metrics: Metrics | None = None,
+        budget: ByteBudget | None = None,
     ) -> None:
         """Start to admit requests.
 
@@ -105,6 +107,7 @@ class Engine:
             stuck_seconds: seconds after which a batch counts as stuck, and its worker as lost.
             spare: opens a second backend for the batches that fail on the first one; None for no second backend.
             metrics: receives the counts. Default: new metrics.
+            budget: bytes of bodies and answers, which a memory limit also bounds; None if another process has them.
         """
         self.backend = backend
         self.metrics = metrics = Metrics() if metrics is None else metrics
@@ -118,6 +121,7 @@ class Engine:
         )
         self.admission.resume = self._resume
         self._info = backend.info
+        self._budget = budget
         self._estimate = TokenEstimate()
         self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
@@ -182,6 +186,8 @@ class Engine:
             size: the new limit in bytes; a value above the present limit has no effect.
         """
         self.admission.max_memory = min(self.admission.max_memory, size)
+        if self._budget is not None:
+            self._budget.lower(size)
 
     def set_spare(self, spare: Callable[[], Backend]) -> None:
         """Let a second backend compute the batches that the first one fails at; `spare` opens it when it is needed."""
@@ -386,8 +392,8 @@ def check_chunks(request: EmbedRequest, tokens: int, rows: int) -> None:
     chunks = tokens // request.options.chunk if request.options.overflow == "late" else rows
     if chunks > MAX_CHUNKS:
         raise TooLargeError(
-            f"the answer would have about {chunks} chunks; the limit is {MAX_CHUNKS}: send fewer texts in one request, or take "
-            "larger windows or chunks"
+            f"the answer would have about {chunks} chunks; the limit is {MAX_CHUNKS}: send fewer texts in one request, or "
+            "take larger windows or chunks"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -64,9 +65,9 @@ class Price(msgspec.Struct, frozen=True):
 def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO) -> Price:
     """Return the predicted cost of a request to a model.
 
-    A row is not longer than the longest input, unless texts are split; then it becomes windows, which overlap. A token takes 4
-    bytes for its id and 4 bytes for the copy in a batch. The vector of a row takes `dimension` float32 values. Late chunking
-    and outputs by token also hold a vector for each token, and windows one for each window.
+    A row is not longer than the longest input, unless texts are split; then it becomes windows, which overlap. A token takes
+    4 bytes for its id and 4 bytes for the copy in a batch. The vector of a row takes `dimension` float32 values. Late
+    chunking and outputs by token also hold a vector for each token, and windows one for each window.
 
     Args:
         request: the request.
@@ -114,13 +115,11 @@ def answer_bytes(request: EmbedRequest, info: ModelInfo) -> int:
     if request.output == "token_vectors" or request.options.splits:
         values = price_of(request, info).memory
     else:
-        rows = (
-            inputs.texts
-            if isinstance(inputs, Texts)
-            else inputs.rows
-            if isinstance(inputs, TokenIds)
-            else inputs.documents
-        )
+        rows: Sequence[object] = inputs.documents if isinstance(inputs, Pairs) else ()
+        if isinstance(inputs, Texts):
+            rows = inputs.texts
+        elif isinstance(inputs, TokenIds):
+            rows = inputs.rows
         values = 4 * len(rows) * info.dimension
     return values + min(3 * values, ENCODED_BYTES)
 

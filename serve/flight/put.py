@@ -18,13 +18,20 @@ from ..longbow.door import LongbowDoor
 from ..longbow.ingest_request import Document, require
 from ..models.registry import Models
 from ..observe.requests import RecordDraft
-from .exchange import Stream
+from .bounds import FlightBounds
+from .exchange import BATCH_COPIES, Stream
 
 __all__ = ["flight_put"]
 
 
 def flight_put(
-    door: LongbowDoor | None, models: Models, descriptor: Any, stream: Stream, terms: Terms, draft: RecordDraft
+    door: LongbowDoor | None,
+    models: Models,
+    descriptor: Any,
+    stream: Stream,
+    terms: Terms,
+    draft: RecordDraft,
+    bounds: FlightBounds,
 ) -> None:
     """Answer `DoPut(["longbow", dataset])`: acknowledge each record batch, in Longbow's format, after Longbow has it.
 
@@ -37,6 +44,7 @@ def flight_put(
         stream: pyarrow's side of the call.
         terms: terms of the first part of the stream.
         draft: draft of the call's record.
+        bounds: limits of record batches, and the budget that holds them.
 
     Raises:
         InputError: the path, the columns or the rows cannot be used, or the server has no Longbow.
@@ -49,13 +57,21 @@ def flight_put(
     name = _without_id(stream.reader.schema).field(column).name
     first_row = 0
     for number, batch in enumerate(_batches(stream.reader), start=1):
-        draft.bytes_in += batch.nbytes
-        texts = read_texts(batch, batch.schema.get_field_index(name), first_row)
-        others = [other for other in batch.schema.names if other not in (name, "id")]
-        ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
-        fields = batch.select(others).to_pylist() if others else [None] * len(texts)
-        documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
-        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), terms.at(number), draft)
+        size = batch.nbytes
+        draft.bytes_in += size
+        bounds.check(size, "record batch")
+        held = BATCH_COPIES * size
+        if not bounds.hold_part(held, stream.context.is_cancelled):
+            return
+        try:
+            texts = read_texts(batch, batch.schema.get_field_index(name), first_row)
+            others = [other for other in batch.schema.names if other not in (name, "id")]
+            ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
+            fields = batch.select(others).to_pylist() if others else [None] * len(texts)
+            documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
+            answer = door.ingest(models, None, path[1], documents, EmbedOptions(), terms.at(number), draft)
+        finally:
+            bounds.budget.hold(-held)
         first_row += len(texts)
         ack = {"status": "acked", "batch_id": number, "rows": len(texts), "sent": answer.sent}
         body = json.dumps(ack).encode()

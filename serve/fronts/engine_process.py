@@ -49,7 +49,12 @@ class _Engine:
         self._http.start()
         if config.flight is not None:
             self._flight = flight_server_class()(
-                self.models, surroundings.gate, config.engine_flight, surroundings.longbow, surroundings.tracing
+                self.models,
+                surroundings.gate,
+                config.engine_flight,
+                surroundings.longbow,
+                surroundings.tracing,
+                bounds=surroundings.flight_bounds(),
             )
         self.models.metrics.pages = self._rows.pages
         self._rows.start(on_change=self._changed)

@@ -85,8 +85,10 @@ class _Front:
 
     def _make_engine(self, backend: Backend, metrics: Metrics) -> RemoteEngine:
         assert isinstance(backend, FrontBackend)  # `_open_backend` makes no others
-        limit = self._surroundings.limits.tokens
-        return RemoteEngine(backend, self._link, self._pool, metrics, max_request_tokens=limit)
+        limits = self._surroundings.limits
+        return RemoteEngine(
+            backend, self._link, self._pool, metrics, max_request_tokens=limits.tokens, budget=limits.budget
+        )
 
     def _receive(self, catalog: Catalog) -> None:
         """Take a catalog on another thread than the event loop's: it opens tokenizers."""
@@ -114,7 +116,12 @@ class _Front:
             surroundings, socket_path = self._surroundings, Path(self._config.front_flight)
             socket_path.unlink(missing_ok=True)  # of a front that was killed
             self._flight = FrontFlightServer(
-                self.models, surroundings.gate, str(socket_path), surroundings.longbow, surroundings.tracing
+                self.models,
+                surroundings.gate,
+                str(socket_path),
+                surroundings.longbow,
+                surroundings.tracing,
+                bounds=surroundings.flight_bounds(),
             )
             self._flight.url = f"grpc://{self._config.flight}"  # where clients reach it, through the supervisor
             self._flight.engine_url = f"grpc+unix://{self._config.engine_flight}"

@@ -14,6 +14,7 @@ import numpy as np
 from fletcher.runtime.errors import DeadlineError, InputError, StoppingError
 from fletcher.runtime.inputs import TokenIds
 
+from ...byte_budget import ByteBudget
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
 from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_chunks, check_tokens
@@ -52,6 +53,7 @@ class RemoteEngine:
         metrics: Metrics,
         *,
         max_request_tokens: int | None = None,
+        budget: ByteBudget | None = None,
     ) -> None:
         """Begin to take requests.
 
@@ -61,6 +63,7 @@ class RemoteEngine:
             tokenizers: threads that tokenize long requests.
             metrics: receives the counts.
             max_request_tokens: largest number of tokens of one request that the model computes; None means without limit.
+            budget: bytes of bodies and answers. Default: a new budget.
         """
         self.backend: Backend = backend
         self.metrics = metrics
@@ -69,6 +72,7 @@ class RemoteEngine:
         self._link = link
         self._tokenizers = tokenizers
         self._max_request_tokens = max_request_tokens
+        self._budget = ByteBudget() if budget is None else budget
         self._open = 0
         self._changed = threading.Condition()
         for name, (text, value) in backend.metrics().counters.items():
@@ -80,7 +84,8 @@ class RemoteEngine:
         return self._open
 
     def bound_memory(self, size: int) -> None:
-        """Do nothing: the engine process bounds the memory of open requests."""
+        """Lower the bound of the bodies and answers of all fronts; the engine process bounds the rows of open requests."""
+        self._budget.lower(size)
 
     def set_spare(self, spare: Callable[[], Backend]) -> None:
         """Do nothing: the engine process has the spare backend."""

@@ -29,6 +29,9 @@ MAX_TEXTS, MAX_ROWS = 2048, 65_536
 #: Largest CBOR body in bytes, and largest number of elements of an answer, that the event loop handles itself.
 INLINE_BYTES = 1 << 16
 
+#: Copies of an Arrow stream that is read: its columns, and its texts as strings, which may take four bytes per character.
+READ_COPIES = 5
+
 #: Copies of a binary answer while it is made: its parts, and the whole.
 COPIES = 2
 
@@ -172,13 +175,9 @@ async def encode_arrow(call: Call) -> Response:
     options = query_options(call)
     body = await call.body()
     loop = asyncio.get_running_loop()
-    batches, texts, column = await loop.run_in_executor(None, streams.read_arrow, body, options)
-    total = sum(map(len, texts))
-    most = call.limits.most_items(MAX_ROWS)
-    if total > most:
-        raise FieldError(
-            f"the stream has {total} rows; the limit is {most}: send several requests, or use Flight", column
-        )
+    plain = streams.measure(body, call.limits.body_bytes, call.limits.most_items(MAX_ROWS))
+    call.hold(READ_COPIES * plain)
+    batches, texts, _ = await loop.run_in_executor(None, streams.read_arrow, body, options)
     call.items = "row {}".format
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
     call.stay_in_space()

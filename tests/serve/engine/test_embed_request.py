@@ -75,10 +75,17 @@ def test_a_request_cannot_be_changed() -> None:
         (request_for(["abcdef", "gh"]), Price(8, 0, 2, 12, 2 * 8 * 4 + 12 * 8)),
         # a row has at most 16 tokens, the longest input
         (request_for(["a" * 1000]), Price(1000, 0, 1, 16, 8 * 4 + 16 * 8)),
-        # texts that are split may have more tokens
-        (request_for(["a" * 1000], EmbedOptions(overflow="windows")), Price(1000, 0, 1, 504, 8 * 4 + 504 * 8)),
-        # late chunking holds a vector for each token
-        (request_for(["a" * 1000], EmbedOptions(overflow="late")), Price(1000, 0, 1, 504, 505 * 8 * 4 + 504 * 8)),
+        # windows of 16 tokens, 2 of them special and 2 shared, have 12 new ones: 504 tokens become 504 * 16 / 12, and their
+        # 504 / 12 + 1 windows have a vector each, besides that of the text
+        (
+            request_for(["a" * 1000], EmbedOptions(overflow="windows")),
+            Price(1000, 0, 1, 672, (1 + 43) * 8 * 4 + 672 * 8),
+        ),
+        # late chunking holds a vector for each token, and for each chunk of 256 tokens
+        (
+            request_for(["a" * 1000], EmbedOptions(overflow="late")),
+            Price(1000, 0, 1, 672, (1 + 672 + 2) * 8 * 4 + 672 * 8),
+        ),
         # token ids are counted, and truncated to 16
         (EmbedRequest(TokenIds([[1] * 20, [2] * 3])), Price(0, 23, 2, 19, 2 * 8 * 4 + 19 * 8)),
         # every pair includes the query
