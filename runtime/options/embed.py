@@ -206,8 +206,8 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
         if self.splits and self.overlap(card) > (most := self.window(card) // 2):
             raise OptionError(
                 "overlap_tokens",
-                f"overlap_tokens is {self.overlap_tokens}: it must be at most half a window, {most} tokens, because every token "
-                "of a text would be computed more than twice",
+                f"overlap_tokens is {self.overlap_tokens}: it must be at most half a window, {most} tokens, because every "
+                "token of a text would be computed more than twice",
             )
 
     def _check_cut(self, field: str) -> None:
@@ -227,9 +227,9 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
         return int(self.window(card) * OVERLAP) if self.overlap_tokens is None else self.overlap_tokens
 
     def step(self, card: ModelCard) -> int:
-        """Return about the number of new tokens of a text in each window, at least 1: without overlap, prompt and special ones.
+        """Return about the number of new tokens of a text in each window, at least 1.
 
-        `prompt` and the special tokens are estimated, because the tokenizer alone knows their number.
+        The tokens of the prompt and the special tokens are estimated, because the tokenizer alone knows their number.
         """
         own = self.window(card) - self.overlap(card) - SPECIAL_TOKENS - len(self.prompt(card)) // PROMPT_CHARACTERS
         return max(own, 1)

@@ -126,7 +126,9 @@ class UvicornThread:
         """
         loop = self.loop
         _, protocol = await loop.connect_accepted_socket(
-            lambda: self._protocol(config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop),
+            lambda: self._protocol(
+                config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop
+            ),
             sock=connection,
         )
         if self._server.should_exit:
