@@ -301,6 +301,7 @@ async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
         ):  # a client that does not read keeps its request, with the bytes that it holds, open
             await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
             start += PIECE_BYTES
+            await asyncio.sleep(0)  # a connection that broke in this write is reported before the next one
         await send({"type": "http.response.body", "body": body[start:] if start else body})
         return
     async for part in body:
