@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import Final, Protocol
 
 from fletcher.runtime.errors import OverloadedError
 from fletcher.runtime.machine.machine import this_machine
 
 from .errors import TooLargeError
 
-__all__ = ["ByteBudget"]
+__all__ = ["ByteBudget", "Holder"]
 
 #: Share of the machine's memory, or of the container's limit, that bodies and answers may take if nothing else bounds them.
 MACHINE_SHARE: Final = 8
@@ -20,6 +20,16 @@ UNKNOWN_MACHINE: Final = 1 << 30
 
 #: Seconds after which a client should try again that found no room.
 RETRY_SECONDS: Final = 1.0
+
+
+class Holder(Protocol):
+    """Record of a request.
+
+    Attributes:
+        held: bytes that the request holds.
+    """
+
+    held: int
 
 
 class ByteBudget:
@@ -56,12 +66,12 @@ class ByteBudget:
         with self._lock:
             self.limit = min(self.limit, limit // self._shares)
 
-    def hold(self, size: int, held: int = 0) -> None:
+    def hold(self, size: int, holder: Holder | None = None) -> None:
         """Hold more bytes for a request; a negative number gives bytes back.
 
         Args:
             size: number of bytes.
-            held: bytes that the request holds already.
+            holder: sum of what the request holds; None if the caller keeps it.
 
         Raises:
             TooLargeError: the request alone needs more than the limit.
@@ -73,7 +83,10 @@ class ByteBudget:
                 self.used = used
                 if used > self.peak:
                     self.peak = used
+                if holder is not None:
+                    holder.held += size
                 return
+            held = 0 if holder is None else holder.held
             limit, others = self.limit, self.used - held
         if size + held > limit:
             raise TooLargeError(

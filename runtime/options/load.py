@@ -76,7 +76,8 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
     memory_limit: Annotated[
         int | str | None,
         Meta(
-            description="Largest resident memory of the process, in bytes or as text such as 2GB. Default: no limit.",
+            description="Largest resident memory of the process, in bytes or as text such as 2GB. Default: the limit of the "
+            "container, if it has one.",
             extra={"metavar": "SIZE"},
         ),
     ] = None

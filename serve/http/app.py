@@ -152,7 +152,7 @@ class HttpApp:
                         response = replace(response, body=shrunk[0], headers=(*response.headers, *shrunk[1]))
                 await _send(response, draft, send)
             finally:
-                self._limits.budget.hold(-draft.held)
+                self._limits.budget.hold(-draft.held, draft)
 
     def _open(
         self,

@@ -180,7 +180,7 @@ class Call:
                 if message["type"] == "http.disconnect":
                     raise ClientLeftError
                 parts.append(part := message.get("body", b""))
-                self.hold(len(part))
+                budget.hold(len(part), draft)
                 draft.bytes_in += len(part)
                 if draft.bytes_in > limit:
                     raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
@@ -200,12 +200,12 @@ class Call:
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if coding is not None and body:
             most = min(limit, max(len(body), (budget.limit - budget.used) // DECOMPRESSED_SHARE))
-            self.hold(most)
+            budget.hold(most, draft)
             if len(body) <= INLINE_COMPRESSED:
                 body = decompress(body, coding, most)
             else:
                 body = await asyncio.get_running_loop().run_in_executor(None, decompress, body, coding, most)
-            self.hold(len(body) - most)
+            budget.hold(len(body) - most, draft)
         if not body:
             raise FieldError("the body is empty: send the request in the body", None)
         elements = body.count(b",")
@@ -214,18 +214,8 @@ class Call:
         # A character takes four bytes in a string with an emoji, which JSON can write in ASCII.
         width = 1 if body.isascii() and b"\\u" not in body else 4
         made = width * len(body) + ELEMENT_BYTES * elements
-        self.hold(made)
+        budget.hold(made, draft)
         return body
-
-    def hold(self, size: int) -> None:
-        """Hold bytes of the server's budget until the request ends; a negative number gives bytes back.
-
-        Raises:
-            TooLargeError: the request alone needs more than the budget.
-            OverloadedError: other requests hold too much of it at present.
-        """
-        self.limits.budget.hold(size, self.draft.held)
-        self.draft.held += size
 
     def stream_terms(self) -> Terms:
         """Return the terms of the first part of a stream. Its class is `bulk` if the request names no class."""
@@ -277,7 +267,8 @@ class Call:
             while True:
                 version = self.models.pick(name, ANSWERED_BY[output], request)
                 if not held:
-                    self.hold(held := answer_bytes(request, version.info))
+                    held = answer_bytes(request, version.info)
+                    self.limits.budget.hold(held, self.draft)
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from fletcher.runtime.errors import OverloadedError
@@ -11,17 +13,19 @@ from fletcher.serve.errors import TooLargeError
 
 def test_held_bytes_are_given_back() -> None:
     budget = ByteBudget(100)
-    budget.hold(60)
-    budget.hold(40, 60)
-    budget.hold(-100)
-    assert (budget.used, budget.peak) == (0, 100)
+    request = SimpleNamespace(held=0)
+    budget.hold(60, request)
+    budget.hold(40, request)
+    assert (budget.used, request.held) == (100, 100)
+    budget.hold(-100, request)
+    assert (budget.used, budget.peak, request.held) == (0, 100, 0)
 
 
 def test_a_request_above_the_limit_is_too_large() -> None:
     budget = ByteBudget(100)
     budget.hold(60)
     with pytest.raises(TooLargeError, match="several requests"):
-        budget.hold(41, 60)
+        budget.hold(41, SimpleNamespace(held=60))
     assert budget.used == 60
 
 

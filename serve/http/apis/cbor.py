@@ -68,7 +68,7 @@ async def encode(call: Call) -> Response:
     _, embeddings = await call.ask(options.model, Texts(tuple(texts)), options.embed)
     headers = token_headers(embeddings.tokens, embeddings.dropped)
     vectors = embeddings.vectors
-    call.hold(COPIES * 5 * vectors.size)
+    call.limits.budget.hold(COPIES * 5 * vectors.size, call.draft)
     answer = cbor_rows(vectors) if vectors.size <= INLINE_BYTES else await asyncio.to_thread(cbor_rows, vectors)
     return Response(200, answer, CBOR.encode(), headers, "raw")
 
@@ -176,7 +176,7 @@ async def encode_arrow(call: Call) -> Response:
     body = await call.body()
     loop = asyncio.get_running_loop()
     plain = streams.measure(body, call.limits.body_bytes, call.limits.most_items(MAX_ROWS))
-    call.hold(READ_COPIES * plain)
+    call.limits.budget.hold(READ_COPIES * plain, call.draft)
     batches, texts, _ = await loop.run_in_executor(None, streams.read_arrow, body, options)
     call.items = "row {}".format
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
@@ -188,7 +188,10 @@ async def encode_arrow(call: Call) -> Response:
     for part in texts[1:]:
         answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed, first=done))[1])
         done += len(part)
-    call.hold(COPIES * sum(batch.nbytes for batch in batches) + COPIES * sum(part.vectors.nbytes for part in answers))
+    call.limits.budget.hold(
+        COPIES * sum(batch.nbytes for batch in batches) + COPIES * sum(part.vectors.nbytes for part in answers),
+        call.draft,
+    )
     answer = await loop.run_in_executor(None, streams.write_arrow, schema, batches, answers)
     return Response(200, answer, ARROW.encode(), density="raw")
 

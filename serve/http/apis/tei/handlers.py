@@ -267,7 +267,9 @@ async def tokenize(call: Call) -> Response:
         raise TooLargeError(
             f"the request has {characters} characters to tokenize; the limit is {MAX_TOKENIZED}: send several requests"
         )
-    call.hold(TOKEN_BYTES * characters)  # a text has at most about one token for each character
+    call.limits.budget.hold(
+        TOKEN_BYTES * characters, call.draft
+    )  # a text has at most about one token for each character
     describe = partial(engine.backend.describe_tokens, special=request.add_special_tokens)
     pieces = json_list(_described(describe, [prompt + text for text in texts]))
     if characters > INLINE_TOKENIZED:
