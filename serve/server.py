@@ -91,7 +91,12 @@ class Server:
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
-                self._http = HttpServer(surroundings.edge.around(app), listener, drain_seconds=options.drain_seconds)
+                self._http = HttpServer(
+                    surroundings.edge.around(app),
+                    listener,
+                    drain_seconds=options.drain_seconds,
+                    limits=surroundings.connection_limits(),
+                )
                 self._http.start()
         except BaseException:
             if listener is not None:

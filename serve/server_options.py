@@ -172,6 +172,22 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Largest number of tokens in a request. Default: no limit.", extra={"panel": ACCESS_PANEL}),
     ] = None
+    max_connections: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Largest number of HTTP connections of a process. Default: the limit of open files less 128, but at "
+            "least half of it.",
+            extra={"panel": ACCESS_PANEL},
+        ),
+    ] = None
+    max_connections_per_address: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Largest number of HTTP connections of one address. Set it to --max-connections behind a proxy. "
+            "Default: half of --max-connections.",
+            extra={"panel": ACCESS_PANEL},
+        ),
+    ] = None
     on_truncate: Annotated[
         OnTruncate,
         Meta(

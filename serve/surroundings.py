@@ -19,6 +19,7 @@ from fletcher.runtime.errors import InputError, MissingPackageError
 from .access.gate import Gate
 from .access.keys import Keys
 from .byte_budget import ByteBudget
+from .connection_limits import ConnectionLimits
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .flight.bounds import FlightBounds
@@ -216,6 +217,10 @@ class Surroundings:
             consumers=consumers,
             root_path=self.options.root_path,
         )
+
+    def connection_limits(self) -> ConnectionLimits:
+        """Return the limits of the HTTP connections of this process."""
+        return ConnectionLimits(self.options.max_connections, self.options.max_connections_per_address)
 
     def flight_bounds(self) -> FlightBounds:
         """Return the limits of what Flight calls hold, within the byte budget that HTTP shares."""

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from fletcher.runtime.errors import InputError, StoppingError
-from fletcher.runtime.inputs import Texts, TokenIds
+from fletcher.runtime.errors import StoppingError
+from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.tasks.task import Task
 
 from ..byte_budget import ByteBudget
-from ..errors import TooLargeError
 from ..observe.metrics import Metrics
+from ..request_limits import check_chunks, check_pairs, check_tokens, too_large
 from .admission import MAX_MEMORY, Admission
 from .backend import Backend
 from .backlog import Backlog
@@ -41,7 +41,7 @@ from .workers import BatchWorkers
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine", "check_chunks", "check_tokens", "too_large"]
+__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
 
@@ -59,12 +59,6 @@ MAX_QUEUE_TOKENS: Final = 1 << 20
 
 #: Longest expected wait of a request in seconds. Most clients cancel a request after 60 s.
 MAX_WAIT_SECONDS: Final = 30.0
-
-#: Largest number of tokens of a request with late chunking, which holds the states of all of them: 200 MB for 384 dimensions.
-MAX_LATE_TOKENS: Final = 1 << 17
-
-#: Largest number of chunks in an answer: those of a text are encoded together, 50 MB of JSON with 384 dimensions.
-MAX_CHUNKS: Final = 1 << 14
 
 #: Largest number of characters of a request that is compared with open requests. It takes microseconds to hash them.
 JOINED_CHARACTERS: Final = 1 << 16
@@ -237,6 +231,8 @@ class Engine:
         price = price_of(request, self._info, self._estimate.ratio)
         if isinstance(inputs, TokenIds):
             check_tokens(self._max_request_tokens, price.tokens)
+        elif isinstance(inputs, Pairs):
+            check_pairs(inputs, price.characters)
         if price.memory > self.admission.max_memory:
             raise too_large(price.memory, self.admission.max_memory)
         key: object = None
@@ -318,7 +314,7 @@ class Engine:
             if self._max_request_tokens is not None or task.by_token:
                 check_tokens(self._max_request_tokens, tokens, by_token=task.by_token)
             if request.options.splits:
-                check_chunks(request, tokens, len(task.encodings))
+                check_chunks(request.options, tokens, len(task.encodings))
         except BaseException as error:
             # Callers that joined the request get the error from their futures; a caller on this thread gets an exception.
             self.admission.settle(admitted, error=error)
@@ -363,56 +359,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def too_large(memory: int, limit: int) -> TooLargeError:
-    """Return the error about a request that would take more memory than all requests may.
-
-    Args:
-        memory: bytes that the request would take.
-        limit: bytes that all open requests may take.
-    """
-    return TooLargeError(
-        f"the request would take about {memory >> 20} MiB of memory; the limit is {limit >> 20} MiB: send fewer texts in one "
-        "request"
-    )
-
-
-def check_chunks(request: EmbedRequest, tokens: int, rows: int) -> None:
-    """Reject a request whose texts become too many chunks: each has a vector in the answer.
-
-    Args:
-        request: a request with windows or late chunking.
-        tokens: number of its tokens.
-        rows: number of its rows to compute.
-
-    Raises:
-        TooLargeError: the answer would have too many chunks.
-    """
-    chunks = tokens // request.options.chunk if request.options.overflow == "late" else rows
-    if chunks > MAX_CHUNKS:
-        raise TooLargeError(
-            f"the answer would have about {chunks} chunks; the limit is {MAX_CHUNKS}: send fewer texts in one request, or "
-            "take larger windows or chunks"
-        )
-
-
-def check_tokens(limit: int | None, count: int, *, by_token: bool = False) -> None:
-    """Reject a request that is too large.
-
-    Args:
-        limit: tokens that a request may have the model compute; None for no limit.
-        count: tokens of the request.
-        by_token: whether a row of values is kept for each token.
-
-    Raises:
-        TooLargeError: the request has more tokens than the limit of a request.
-        InputError: the request has more tokens than late chunking can hold the states of.
-    """
-    if limit is not None and count > limit:
-        raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several requests")
-    if by_token and count > MAX_LATE_TOKENS:
-        raise InputError(
-            f"the request needs the states of {count} tokens; the limit is {MAX_LATE_TOKENS}: send fewer texts in one "
-            "request, or use windows"
-        )

@@ -71,6 +71,7 @@ class _Front:
             drain_seconds=options.drain_seconds,
             on_closed=lambda closed: control.send(Connections(closed)),
             on_end=forward.close,
+            limits=surroundings.connection_limits(),
         )
         self._link = EngineLink(
             config.engine_rows,

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fletcher.runtime.errors import DeadlineError, InputError, StoppingError
-from fletcher.runtime.inputs import TokenIds
+from fletcher.runtime.inputs import Pairs, TokenIds
 
 from ...byte_budget import ByteBudget
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
-from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_chunks, check_tokens
+from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS
 from ...engine.fairness.turn_pool import TurnPool
 from ...engine.price import price_of
 from ...engine.rows_request import RowsRequest
 from ...observe.metrics import Metrics
+from ...request_limits import check_chunks, check_pairs, check_tokens
 from ..channel.link import EngineLink, RowsOf, Waiting
 from .backend import FrontBackend
 
@@ -114,6 +115,8 @@ class RemoteEngine:
         price = price_of(request, info)
         if isinstance(request.inputs, TokenIds):
             check_tokens(self._max_request_tokens, price.tokens)
+        elif isinstance(request.inputs, Pairs):
+            check_pairs(request.inputs, price.characters)
         deadline = request.terms.deadline
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineError("the request's deadline had passed when it came")
@@ -154,7 +157,7 @@ class RemoteEngine:
         if self._max_request_tokens is not None or task.by_token:
             check_tokens(self._max_request_tokens, encodings.num_tokens, by_token=task.by_token)
         if request.options.splits:
-            check_chunks(request, encodings.num_tokens, len(encodings))
+            check_chunks(request.options, encodings.num_tokens, len(encodings))
         spec = self._entry.spec
         kind = RowsOf(
             model=spec.name,

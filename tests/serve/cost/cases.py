@@ -121,6 +121,9 @@ def _json(path: str, schema: Schema, example: Mapping[str, Any]) -> Iterator[Cas
             yield Case(
                 f"{path} {name} one of {length}", path, partial(_dump, base | {name: _sized(example[name], 1, length)})
             )
+        yield Case(
+            f"{path} {name} one word", path, partial(_dump, base | {name: _sized(example[name], 1, 4 << 20, "aa")})
+        )
         if isinstance(example[name], dict | list) or _takes_list(schema, name):
             for count in COUNTS:
                 body = base | {name: _sized(example[name], count, 508)}
@@ -183,12 +186,12 @@ def _holds_text(value: object) -> bool:
     return isinstance(value, list) and any(map(_holds_text, value))
 
 
-def _sized(example: Any, count: int, length: int) -> Any:
+def _sized(example: Any, count: int, length: int, letters: str = "a ") -> Any:
     """Return a value of the shape of an example with so many texts of so many characters."""
-    text = "a " * (length // 2)
+    text = letters * (length // 2)
     match example:
         case dict():
-            return {name: _sized(value, count, length) for name, value in example.items()}
+            return {name: _sized(value, count, length, letters) for name, value in example.items()}
         case [[*_], *_]:
             return [[text]] * count
         case list():

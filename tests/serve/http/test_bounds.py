@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from fletcher.serve.connection_limits import ConnectionLimits
 from fletcher.serve.http import app as app_module
 from fletcher.serve.http import protocol as protocol_module
 from fletcher.serve.http.protocol import HEAD_BYTES, PIPELINE, Protocol
@@ -174,9 +173,9 @@ def test_bytes_of_an_unread_answer_are_held(
     sender.join(SECONDS)
 
 
-def test_too_many_connections_are_closed(fake_encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletcher.serve.http.server.ConnectionLimits", lambda: ConnectionLimits(6, 2))
-    with Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="off")) as server:
+def test_too_many_connections_are_closed(fake_encoder: FakeEncoder) -> None:
+    options = ServerOptions(http="127.0.0.1:0", flight="off", max_connections=6, max_connections_per_address=2)
+    with Server(fake_encoder, options) as server:
         kept = [connect(server), connect(server)]
         for connection in kept:
             connection.sendall(GET)
