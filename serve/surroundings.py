@@ -192,14 +192,15 @@ class Surroundings:
 
     def make_engine(self, encoder: Backend, metrics: Metrics) -> Engine:
         """Begin the engine of a loaded model."""
-        return Engine(
+        engine = Engine(
             encoder,
             max_queue_tokens=self.options.queue_tokens,
             max_wait_seconds=self.options.queue_seconds,
             max_request_tokens=self.limits.tokens,
             metrics=metrics,
-            budget=self.limits.budget,
         )
+        engine.budget = self.limits.budget
+        return engine
 
     def make_app(self, models: Models, consumers: Sequence[Consumer] = ()) -> HttpApp:
         """Return the HTTP application of models.

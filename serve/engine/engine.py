@@ -75,6 +75,7 @@ class Engine:
         metrics: receives the counts.
         failover: runs the batches, with a breaker and a spare backend.
         admission: admits and settles requests.
+        budget: bytes of bodies and answers, which a memory limit also bounds; None if another process has them.
     """
 
     def __init__(
@@ -88,7 +89,6 @@ class Engine:
         stuck_seconds: float = STUCK_SECONDS,
         spare: Callable[[], Backend] | None = None,
         metrics: Metrics | None = None,
-        budget: ByteBudget | None = None,
     ) -> None:
         """Start to admit requests.
 
@@ -101,7 +101,6 @@ class Engine:
             stuck_seconds: seconds after which a batch counts as stuck, and its worker as lost.
             spare: opens a second backend for the batches that fail on the first one; None for no second backend.
             metrics: receives the counts. Default: new metrics.
-            budget: bytes of bodies and answers, which a memory limit also bounds; None if another process has them.
         """
         self.backend = backend
         self.metrics = metrics = Metrics() if metrics is None else metrics
@@ -115,7 +114,7 @@ class Engine:
         )
         self.admission.resume = self._resume
         self._info = backend.info
-        self._budget = budget
+        self.budget: ByteBudget | None = None
         self._estimate = TokenEstimate()
         self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
@@ -180,8 +179,8 @@ class Engine:
             size: the new limit in bytes; a value above the present limit has no effect.
         """
         self.admission.max_memory = min(self.admission.max_memory, size)
-        if self._budget is not None:
-            self._budget.lower(size)
+        if self.budget is not None:
+            self.budget.lower(size)
 
     def set_spare(self, spare: Callable[[], Backend]) -> None:
         """Let a second backend compute the batches that the first one fails at; `spare` opens it when it is needed."""

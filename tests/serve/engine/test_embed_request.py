@@ -15,8 +15,10 @@ from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import Engine
-from fletcher.serve.engine.price import Price, price_of
+from fletcher.serve.engine.price import Price, answer_bytes, price_of
 from fletcher.serve.engine.terms import Terms
+from fletcher.serve.errors import TooLargeError
+from fletcher.serve.request_limits import check_pairs
 
 from ..fake_encoder import FakeEncoder, info, request_for
 
@@ -96,3 +98,30 @@ def test_a_request_cannot_be_changed() -> None:
 )
 def test_the_price_of_a_request_is_computed_before_any_work(request_: EmbedRequest, price: Price) -> None:
     assert price_of(request_, info()) == price
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (Pairs("a" * ((1 << 18) + 1), ("b",)), "a text of a pair has 262145 characters"),
+        (Pairs("a", ("b", "c" * ((1 << 18) + 1))), "a text of a pair has 262145 characters"),
+        (Pairs("a" * (1 << 18), ("b",) * 65), "the pairs have 17039425 characters"),  # 65 * (2**18 + 1)
+    ],
+)
+def test_pairs_of_too_many_characters_are_refused(pairs: Pairs, message: str) -> None:
+    with pytest.raises(TooLargeError, match=message):
+        check_pairs(pairs, price_of(EmbedRequest(pairs, output="scores"), info()).characters)
+
+
+@pytest.mark.parametrize(
+    ("request_", "size"),
+    [
+        # 3 vectors of 8 float32 values, and three times as much for their JSON
+        (request_for(["a", "b", "c"]), 4 * 3 * 8 * 4),
+        (EmbedRequest(TokenIds([[1], [2]])), 4 * 2 * 8 * 4),
+        # 2,048 * 1,024 vectors: of their JSON only 4 MiB exist at a time
+        (EmbedRequest(TokenIds([[1]] * (1 << 18))), (1 << 18) * 8 * 4 + (4 << 20)),
+    ],
+)
+def test_the_bytes_of_an_answer_are_known_before_it_is_computed(request_: EmbedRequest, size: int) -> None:
+    assert answer_bytes(request_, info()) == size
