@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ from .bridge import ClientLeftError
 from .call import Call, Response
 from .embedding_items import Usage, embedding_items
 from .errors import ErrorShape
+from .json import INLINE_VALUES
 
 __all__ = ["MAX_LINES", "NDJSON", "stream"]
 
@@ -120,6 +123,11 @@ async def _wait(call: Call, version: ModelVersion, first: int, future: Future[An
     return embeddings
 
 
+def _encode(embeddings: Embeddings, binary: bool, first_index: int) -> bytes:
+    items = embedding_items(embeddings, 0, len(embeddings), binary=binary, first_index=first_index)
+    return _encoder.encode_lines(items)
+
+
 async def _lines(
     call: Call,
     version: ModelVersion,
@@ -135,8 +143,9 @@ async def _lines(
         embeddings: Embeddings | None = first
         while embeddings is not None:
             started = time.perf_counter()
-            items = embedding_items(embeddings, 0, len(embeddings), binary=binary, first_index=done)
-            lines = _encoder.encode_lines(items)
+            encode = partial(_encode, embeddings, binary, done)
+            many = embeddings.chunks is not None and embeddings.chunks.vectors.size > INLINE_VALUES
+            lines = await asyncio.to_thread(encode) if many else encode()
             draft.stages.encode += time.perf_counter() - started
             yield lines
             done += len(embeddings)

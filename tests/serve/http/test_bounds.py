@@ -211,3 +211,13 @@ def test_a_request_that_needs_more_than_the_budget_is_refused(server: Server, ht
     assert answer.status_code == 413
     assert httpx.post(f"{http_url}/embed", json={"inputs": "ab"}).status_code == 200
     assert server._surroundings.limits.budget.used == 0
+
+
+def test_an_error_does_not_repeat_a_long_name(http_url: str) -> None:
+    body = {"input": "a", "model": "m" * 1_000_000}
+    answer = httpx.post(f"{http_url}/v1/embeddings", json=body)
+    assert answer.status_code == 404
+    assert len(answer.content) < 10_000
+    answer = httpx.post(f"{http_url}/v1/embeddings", json={"input": "a", "f" * 1_000_000: 1})
+    assert answer.status_code == 400
+    assert len(answer.content) < 10_000

@@ -14,7 +14,7 @@ from ....errors import FieldError
 from ....models.description import ModelDescription
 from ...call import Limits
 from ...embedding_items import Usage, embedding_items
-from ...json import SLICE_ROWS, gather
+from ...json import INLINE_VALUES, SLICE_ROWS, gather
 from .types import MAX_INPUTS, EmbeddingBody, EmbeddingList, Model, ModelList
 
 __all__ = ["describe", "encode_embeddings", "list_models", "read_inputs"]
@@ -74,9 +74,10 @@ async def encode_embeddings(
     total = sum(embeddings.tokens.tolist())
     usage = Usage(prompt_tokens=total, total_tokens=total)
     count = len(embeddings.vectors)
-    if count > SLICE_ROWS:
+    values = 0 if embeddings.chunks is None else embeddings.chunks.vectors.size
+    if count > SLICE_ROWS or values > INLINE_VALUES:
         answer = EmbeddingList(data=[], model=model, usage=usage, space=space)
-        return await gather(_slices(embeddings, answer, binary=encoding_format == "base64"))
+        return await gather(_slices(embeddings, answer, binary=encoding_format == "base64"), values)
     items = embedding_items(embeddings, 0, count, binary=encoding_format == "base64")
     return _encoder.encode(EmbeddingList(data=items, model=model, usage=usage, space=space))
 

@@ -143,7 +143,8 @@ async def embed(call: Call) -> Response:
         embeddings, normalized = await ask_unscaled(call, request.model, inputs, options)
     rows = _details(embeddings) if request.detail else _slices(embeddings.vectors)
     headers = (*token_headers(embeddings.tokens, embeddings.dropped), *normalized)
-    return Response(200, await gather(json_list(rows)), headers=headers)
+    values = 0 if embeddings.chunks is None or not request.detail else embeddings.chunks.vectors.size
+    return Response(200, await gather(json_list(rows), values), headers=headers)
 
 
 def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
@@ -172,7 +173,7 @@ async def embed_all(call: Call) -> Response:
     texts = texts_of(call, request.inputs)
     tokens: TokenEmbeddings
     _, tokens = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "token_vectors")
-    body = await gather(json_list(_token_slices(tokens, detail=request.detail)))
+    body = await gather(json_list(_token_slices(tokens, detail=request.detail)), tokens.vectors.size)
     return Response(200, body, headers=token_headers(tokens.tokens, tokens.dropped))
 
 
@@ -196,7 +197,7 @@ async def embed_sparse(call: Call) -> Response:
     check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.description.dimension)))
     sparse: SparseEmbeddings
     _, sparse = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
-    body = await gather(json_list(_sparse_slices(sparse)))
+    body = await gather(json_list(_sparse_slices(sparse)), 2 * sparse.values.size)
     return Response(200, body, headers=token_headers(sparse.tokens, sparse.dropped))
 
 
