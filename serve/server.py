@@ -91,12 +91,13 @@ class Server:
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
-                self._http = HttpServer(
+                self._http = http = HttpServer(
                     surroundings.edge.around(app),
                     listener,
                     drain_seconds=options.drain_seconds,
                     limits=surroundings.connection_limits(),
                 )
+                self.models.metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: http.open)
                 self._http.start()
         except BaseException:
             if listener is not None:

@@ -8,6 +8,8 @@
   `java.net.http.HttpClient` offers HTTP/2 in this way. httptools ends a message at the head that has such an offer.
 - A connection that its client resets leaves nothing behind. uvicorn cancels the timer of an idle connection only after a
   regular end, so that the timer keeps the connection with its last request for `KEEP_ALIVE_SECONDS`.
+- A client that sends several requests at once and leaves ends all of them. uvicorn ends only the last one, so that the one
+  that is computed goes on, and fails when it writes to the closed connection.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Final
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..connection_limits import ConnectionLimits
 
@@ -71,6 +73,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the connection, or close it if there are too many."""
         super().connection_made(transport)
+        self._earlier: list[RequestResponseCycle] = []  # requests that others of this connection wait for
         self.flow: _Flow = _Flow(transport)
         self._framing_bytes = 0
         self._in_head = False
@@ -83,8 +86,13 @@ class Protocol(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers of the connection, each of which would keep it alive."""
+        """Stop the timers of the connection, each of which would keep it alive, and end its requests."""
         super().connection_lost(exc)
+        for cycle in self._earlier:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._earlier.clear()
         self._unparsed = b""
         if self._counted:
             self.limits.leave(self.client)
@@ -134,13 +142,17 @@ class Protocol(HttpToolsProtocol):
         self._framing_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Begin a request."""
+        """Begin a request, or let it wait for the one before."""
         self._in_head = False
         self._framing_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        before = self.cycle
         super().on_headers_complete()
+        if before is not None and not before.response_complete:
+            self._earlier = [cycle for cycle in self._earlier if not cycle.response_complete]
+            self._earlier.append(before)
 
     def on_body(self, body: bytes) -> None:
         """Take bytes of a body. What comes between or behind them, chunk extensions and trailers, counts as a head does."""

@@ -73,10 +73,12 @@ class _Front:
             on_end=forward.close,
             limits=surroundings.connection_limits(),
         )
+        metrics = self.models.metrics
+        metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
         self._link = EngineLink(
             config.engine_rows,
             on_catalog=self._receive,
-            page=self.models.metrics.exposition,
+            page=metrics.exposition,
             finish=partial(self._pool.submit, ""),  # answers take turns with the texts of clients
         )
         self._flight: FrontFlightServer | None = None
@@ -88,7 +90,13 @@ class _Front:
         assert isinstance(backend, FrontBackend)  # `_open_backend` makes no others
         limits = self._surroundings.limits
         return RemoteEngine(
-            backend, self._link, self._pool, metrics, max_request_tokens=limits.tokens, budget=limits.budget
+            backend,
+            self._link,
+            self._pool,
+            metrics,
+            max_queue_tokens=self._surroundings.options.queue_tokens,
+            max_request_tokens=limits.tokens,
+            budget=limits.budget,
         )
 
     def _receive(self, catalog: Catalog) -> None:
