@@ -104,7 +104,7 @@ class Served:
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """Return the largest resident memory of one process, without pages of files, which the kernel can drop."""
+        """Return the largest resident memory (VmHWM) of any one process; with fronts, their sum is not judged."""
         peaks = [0]
         for process in self._processes():
             try:
