@@ -17,6 +17,7 @@ import fletcher
 from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_path, fetch
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
+from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
 from fletcher.runtime.artifact.writing import describe_files, new_artifact, stamp, write_manifest
 from fletcher.runtime.canary import gives_tokens, write_canary
@@ -152,6 +153,8 @@ def export(
         session = _write(folder, checkpoint, checkout, recipe, progress)
         progress.line("checking the canary")
         artifact = Artifact.open(folder)
+        for variant in artifact.manifest.variants:
+            read_graph(artifact, variant)  # a load would refuse an operator that the runtime does not know
         checks = check_canaries(artifact, session)
         artifact = _note_batches(artifact, checks)
         if options.verify:
