@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 __all__ = ["mutants"]
@@ -121,9 +122,9 @@ def _change(random: random.Random, nodes: list[Node]) -> None:
         case 0:
             del fields[index]
         case 1:
-            fields.insert(random.randrange(len(fields) + 1), node)
+            fields.insert(random.randrange(len(fields) + 1), deepcopy(node))
         case 2:
-            fields.insert(index, random.choice(random.choice(lists)))
+            fields.insert(index, deepcopy(random.choice(random.choice(lists))))
         case 3:
             fields[index] = Node(random.randrange(1, 30), node.kind, node.value, node.parts)
         case 4 | 5 if isinstance(node.value, int):
