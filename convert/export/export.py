@@ -24,6 +24,7 @@ from fletcher.runtime.canary import gives_tokens, write_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.origin.zoo import shorten_canary
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
@@ -46,7 +47,7 @@ from ..verify.verify import reference_name, verify_with
 from .card import settle_card
 from .content import describe_content
 from .options import ExportFields, ExportOptions
-from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, shorten_canary, with_tokens
+from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
 from .traced import check_traceable, trace
 from .variants import Emitter, GraphWriter, check_variants
 
