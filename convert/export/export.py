@@ -22,12 +22,13 @@ from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin,
 from fletcher.runtime.artifact.writing import describe_files, new_artifact, stamp, write_manifest
 from fletcher.runtime.canary import gives_tokens, write_canary
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.errors import CanaryError, CheckpointError
+from fletcher.runtime.errors import ArtifactError, CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.origin.zoo import shorten_canary
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
+from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
@@ -133,6 +134,7 @@ def export(
         ignored = IgnoredKeys(options.ignored_keys)
         check_files(layout, ignored)
         check_settings(layout, ignored)
+        _check_tokenizer(layout)
         checkpoint = Checkpoint.open(layout, ignored, tokenizer_like=options.tokenizer_like)
         if options.exporter == "fletcher":
             check_family(checkpoint)  # before the card asks for keys that another family does not have
@@ -176,6 +178,21 @@ def export(
         digest=artifact.digest,
         ignored_keys=artifact.manifest.ignored_keys,
     )
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Try the checkpoint's tokenizer in a process with limits, before this one opens it.
+
+    Raises:
+        CheckpointError: it takes too much time or memory, panics, or ends the process.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return  # other files have vocabularies and no rules
+    try:
+        check_contained(file)
+    except ArtifactError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _note_batches(artifact: Artifact, checks: Sequence[CanaryCheck]) -> Artifact:

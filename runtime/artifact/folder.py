@@ -84,11 +84,11 @@ class Artifact:
     def digest(self) -> str:
         """Hex digest of the artifact: of the manifest, which has every file's name and sha256.
 
-        Only records are left out: of verifications and measurements, which come later, and the versions of the packages that
-        wrote it, so that the same conversion elsewhere has the same digest.
+        Only records are left out: of the origin, of the packages that wrote it, and of verifications and measurements, which
+        come later. So the same checkpoint from another source has the same digest. A signature covers the records too.
         """
         fields: dict[str, Any] = msgspec.to_builtins(self.manifest)
-        for record in ("verified", "tools", "checksum"):
+        for record in ("origin", "verified", "tools", "checksum"):
             del fields[record]
         for variant in fields["variants"]:
             del variant["measured"]

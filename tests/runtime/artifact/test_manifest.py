@@ -13,8 +13,8 @@ import pytest
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
 from fletcher.runtime.errors import ArtifactError, ChecksumError
 
-#: Parts of a manifest that are no part of the artifact's digest: records that come later, and versions of packages.
-RECORDS = {"verified", "tools", "checksum"}
+#: Parts of a manifest that are not part of the artifact's digest: records of its origin, and those that come later.
+RECORDS = {"origin", "verified", "tools", "checksum"}
 
 
 def test_no_flipped_bit_passes(own_artifact: Path) -> None:
