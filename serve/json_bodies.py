@@ -57,6 +57,10 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, translate: Translate |
         raise FieldError(f"the body is not valid JSON in UTF-8: {error}", None) from None
 
 
+#: Decoder of a value of any type.
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
 def _decode_again(
     decoder: msgspec.json.Decoder[T], body: bytes, translate: Translate | None, first: msgspec.ValidationError
 ) -> T:
@@ -70,7 +74,7 @@ def _decode_again(
         FieldError: the body does not match the struct without its nulls and foreign fields either.
     """
     try:
-        raw = msgspec.json.decode(body)
+        raw = _ANY.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # behind the place of the first error
         raise invalid(first) from None
     value = without_nulls(raw, decoder.type)
@@ -87,7 +91,7 @@ def without_nulls(value: Any, kind: Any) -> Any:
     """Return a decoded body without the nulls of optional fields, also in nested objects.
 
     Args:
-        value: value that `msgspec.json.decode` returned.
+        value: decoded value of any type.
         kind: type of the value.
     """
     return _without_nulls(value, _described(kind))

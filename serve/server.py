@@ -85,7 +85,9 @@ class Server:
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
-                self._http = HttpServer(surroundings.edge.around(app), listener, drain_seconds=options.drain_seconds)
+                around = surroundings.edge.around(app)
+                self._http = http = HttpServer(around, listener, drain_seconds=options.drain_seconds)
+                self.models.metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: http.open)
                 self._http.start()
         except BaseException:
             if listener is not None:

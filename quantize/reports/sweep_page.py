@@ -60,7 +60,9 @@ def sweep_to_html(report: SweepReport) -> str:
         _damage(report),
         storage_section(report),
         _dropped(report),
-        f"<footer><p>Artifact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
+        "<footer><p>Accuracy is measured against the vectors of the float32 artifact. Its canary: "
+        f"{escape(report.proof)}.</p>"
+        f"<p>Artifact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
         f"took {report.seconds / 60:.1f} minutes</p><p>{escape(tools)}</p></footer></body></html>\n",
     ]
     return "\n".join(part for part in parts if part)

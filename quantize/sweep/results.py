@@ -50,6 +50,7 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         model: name of the model.
         artifact: folder of the float32 artifact.
         digest: digest of the float32 artifact.
+        proof: origin of its canary in words: how far float32's vectors, which the recipes are compared with, are proven.
         machine: the processor and the number of logical processors.
         provider: name of the provider that ran the float32 graph.
         texts: source of the texts.
@@ -77,6 +78,7 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     model: str
     artifact: str
     digest: str
+    proof: str
     machine: str
     provider: str
     texts: str

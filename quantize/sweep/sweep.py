@@ -219,6 +219,7 @@ class _Run:
             model=artifact.manifest.card.name,
             artifact=str(artifact.path),
             digest=artifact.digest,
+            proof=artifact.manifest.proof,
             machine=f"{machine.processor}, {len(machine.processors)} logical processors",
             provider=PROVIDER,
             texts=texts.name,

@@ -70,7 +70,7 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
         bool,
         Meta(
             description="Compute every text in a batch of its own, so that its vector is the same to the last bit whatever "
-            "texts come with it. It needs more time for short texts; docs/explanation/spaces.md has the cost."
+            "texts come with it. It needs more time for short texts."
         ),
     ] = False
     memory_limit: Annotated[

@@ -95,7 +95,7 @@ class BatchWorkers:
     def _lose(self, pieces: Sequence[Piece]) -> None:
         """Fail the requests of a stuck batch, and start a worker that replaces the one that waits for it."""
         logger.error("the device does not answer", extra={"fields": {"seconds": self._watchdog.limit}})
-        self.failures += 1
+        self._count_failure()
         self._begin()
         error = ProviderError(f"the device did not answer a batch within {self._watchdog.limit:g} s")
         for piece in pieces:
@@ -111,7 +111,7 @@ class BatchWorkers:
         except Exception as error:
             # An error, for example NaN in one row, must fail only the request that causes it, and never the worker. So each
             # request of the batch is computed alone.
-            self.failures += 1
+            self._count_failure()
             self._trace(pieces, batch, started, time.perf_counter(), type(error).__name__)
             if len(pieces) > 1:
                 for piece in pieces:
@@ -131,6 +131,11 @@ class BatchWorkers:
             elif (all_values := request.fill(piece.rows, values[start:end])) is not None:
                 self.answer(request, all_values)
             start = end
+
+    def _count_failure(self) -> None:
+        """Count a failed batch. Several workers may fail at the same time."""
+        with self._admission.lock:
+            self.failures += 1
 
     def _count(self, batch: Encodings, pieces: Sequence[Piece], started: float, computed: float) -> None:
         """Count a computed batch, and report it to the traces of its requests."""
@@ -152,7 +157,8 @@ class BatchWorkers:
                 metrics.queued.observe(started - request.admitted)
             if (draft := request.draft) is not None:
                 traced = traced or draft.trace is not None
-                draft.stages.compute += seconds
+                with request.lock:  # other pieces of the request may be in other workers' batches
+                    draft.stages.compute += seconds
                 if piece.first and request.queued is not None:
                     draft.stages.wait += started - request.queued
         if traced:

@@ -177,6 +177,7 @@ class FlightRelay:
         """Return a socket that is connected to a front, and whose own name holds the client's address."""
         name = self._folder / peer_name(host, next(self._numbers))
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        inner.setblocking(False)  # first: a front that hangs accepts nothing, and the loop must not wait for it
         try:
             inner.bind(str(name))
             inner.connect(path)
@@ -185,5 +186,4 @@ class FlightRelay:
             raise
         finally:
             name.unlink(missing_ok=True)
-        inner.setblocking(False)
         return inner

@@ -5,6 +5,8 @@
   `java.net.http.HttpClient` offers HTTP/2 in this way. httptools ends a message at the head that has such an offer.
 - A connection that its client resets leaves nothing behind. uvicorn cancels the timer of an idle connection only after a
   regular end, so that the timer keeps the connection with its last request for `KEEP_ALIVE_SECONDS`.
+- A client that sends several requests at once and leaves ends all of them. uvicorn ends only the last one, so that the one
+  that is computed goes on, and fails when it writes to the closed connection.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import asyncio
 from typing import Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["HEADER_SECONDS", "KEEP_ALIVE_SECONDS", "Protocol"]
 
@@ -36,13 +38,27 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the connection."""
         super().connection_made(transport)
+        self._earlier: list[RequestResponseCycle] = []  # requests that others of this connection wait for
         self._head_timer = self.loop.call_later(HEADER_SECONDS, self._check_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers of the connection, each of which would keep it alive."""
+        """Stop the timers of the connection, each of which would keep it alive, and end its requests."""
         super().connection_lost(exc)
+        for cycle in self._earlier:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._earlier.clear()
         self._head_timer.cancel()
         self._unset_keepalive_if_required()
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, or let it wait for the one before."""
+        before = self.cycle
+        super().on_headers_complete()
+        if before is not None and not before.response_complete:
+            self._earlier = [cycle for cycle in self._earlier if not cycle.response_complete]
+            self._earlier.append(before)
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, as uvicorn does, but read on behind an offer to upgrade."""

@@ -173,6 +173,11 @@ class HttpServer:
         self._uvicorn = UvicornThread(app, [listener], drain_seconds=drain_seconds, on_end=on_end)
         self.url = url_of(listener)
 
+    @property
+    def open(self) -> int:
+        """Number of open connections."""
+        return self._uvicorn.open
+
     def start(self) -> None:
         """Start the thread. Return when the server accepts connections.
 

@@ -10,10 +10,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-__all__ = ["add_pages"]
+__all__ = ["add_pages", "counts_of"]
 
-#: Types whose values of several processes are added up. A gauge is the first process's alone.
+#: Types whose values of several processes are added up.
 ADDED = frozenset({"counter", "histogram"})
+
+#: Gauges that are the quotient of two counters of the joined page, with the counters' names.
+QUOTIENTS = {
+    "fletcher_tokenization_throughput": ("fletcher_tokenizer_tokens_total", "fletcher_tokenizer_seconds_total")
+}
 
 
 class _Families(Collector):
@@ -30,29 +35,28 @@ class _Families(Collector):
 def add_pages(page: bytes, others: Sequence[bytes]) -> bytes:
     """Return a page with the counts of other pages added to its own.
 
-    Counters and histograms are added up by name and labels. Of gauges, the page's own values stay.
+    Counters and histograms are added up by name and labels. A gauge that the page itself has keeps the page's values; a gauge
+    that only others have, such as their open connections, is their sum.
 
     Args:
         page: page of the process that answers.
         others: pages of the other processes, in Prometheus' text format.
     """
-    families: dict[str, Metric] = {}
+    own = {family.name: family for family in text_string_to_metric_families(page.decode())}
+    families = dict(own)
     totals: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     order: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
-    for number, text in enumerate([page, *others]):
+    for family in own.values():
+        _add(family, totals, order)
+    for text in others:
         for family in text_string_to_metric_families(text.decode()):
-            if number and family.type not in ADDED:
-                continue
-            known = families.setdefault(family.name, family)
-            samples = order.setdefault(family.name, {})
-            for sample in family.samples:
-                key = sample.name, frozenset(sample.labels.items())
-                created = sample.name.endswith("_created")
-                if key in samples and created:
-                    continue  # the time at which the first process began to count
-                totals[key] = totals.get(key, 0.0) + sample.value
-                samples.setdefault(key, sample)
-            assert known.type == family.type or number
+            if family.type in ADDED or (family.name not in own and not family.name.endswith("_created")):
+                families.setdefault(family.name, family)
+                _add(family, totals, order)
+    for name, (dividend, divisor) in QUOTIENTS.items():
+        if (name, frozenset()) in totals:
+            seconds = max(totals.get((divisor, frozenset()), 0.0), 1e-9)
+            totals[name, frozenset()] = totals.get((dividend, frozenset()), 0.0) / seconds
     registry = CollectorRegistry()
     merged = []
     for name, family in families.items():
@@ -61,3 +65,26 @@ def add_pages(page: bytes, others: Sequence[bytes]) -> bytes:
         merged.append(joined)
     registry.register(_Families(merged))
     return generate_latest(registry)
+
+
+def counts_of(page: bytes) -> bytes:
+    """Return the counters and histograms of a page: what remains of a process that has ended."""
+    registry = CollectorRegistry()
+    families = text_string_to_metric_families(page.decode())
+    registry.register(_Families([family for family in families if family.type in ADDED]))
+    return generate_latest(registry)
+
+
+def _add(
+    family: Metric,
+    totals: dict[tuple[str, frozenset[tuple[str, str]]], float],
+    order: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]],
+) -> None:
+    """Add the samples of a family to the totals."""
+    samples = order.setdefault(family.name, {})
+    for sample in family.samples:
+        key = sample.name, frozenset(sample.labels.items())
+        if key in samples and sample.name.endswith("_created"):
+            continue  # the time at which the first process began to count
+        totals[key] = totals.get(key, 0.0) + sample.value
+        samples.setdefault(key, sample)

@@ -32,6 +32,7 @@ def test_every_example_is_tested_and_listed() -> None:
         "serve_in_process.py",
         "flight_client.py",
         "check_space.py",
+        "embed_with_asyncio.py",  # tests/serve/embedded/test_async_engine.py
     }
     assert programs == tested
     listed = (EXAMPLES / "README.md").read_text()

@@ -144,8 +144,8 @@ def test_the_error_for_an_invalid_text_names_its_index(encoder: Encoder, wrong: 
 
 
 def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
-    with pytest.raises(InputError, match=r"'passage'; .* has query, document, clustering, classification, raw"):
-        encoder.embed(["a"], input_type="passage")
+    with pytest.raises(InputError, match=r"'sentence'; .* has query, document, clustering, classification, raw"):
+        encoder.embed(["a"], input_type="sentence")
 
 
 # Token ids that the caller made -----------------------------------------------------------------------------------------

@@ -255,3 +255,9 @@ def test_a_self_made_artifact_is_refused_before_it_is_loaded_and_the_command_tha
     stamp(path, Verification(reference="tiny", by=by, time="2026-01-01T00:00:00Z", texts=3, tools={}, figures={}))
     with Server(specs, options, load=load):
         assert loaded == specs
+
+
+def test_open_connections_are_a_metric(http_url: str) -> None:
+    with httpx.Client(base_url=http_url) as first, httpx.Client(base_url=http_url) as second:
+        first.get("/health")
+        assert "fletcher_http_connections 2.0" in second.get("/metrics").text.splitlines()

@@ -159,7 +159,7 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
     folder = checkpoint.folder
     file = folder / "tokenizer_config.json"
     settings = find_json(file)
-    if not isinstance(settings.get("tokenizer_class"), str | None):
+    if not isinstance(settings.get("tokenizer_class"), str | None) or settings.get("tokenizer_class") == "":
         raise CheckpointError(f"{file}: tokenizer_class is {settings['tokenizer_class']!r}, not the name of a class")
     kind = find_class(class_name(checkpoint.config, settings, like))
     source, stored = _read_source(folder / "tokenizer.json")

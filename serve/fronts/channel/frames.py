@@ -19,12 +19,16 @@ logger = logging.getLogger("fletcher.serve.fronts")
 #: socket directly; a smaller one is copied out of the buffer, which costs less than a new buffer.
 BUFFER: Final = 1 << 17
 
+#: Bytes that wait for the other end to read; above it the channel is congested.
+MAX_WAITING: Final = 1 << 24
+
 
 class FrameProtocol(asyncio.BufferedProtocol):
     """One end of a channel. All methods run on the loop's thread.
 
     Attributes:
         transport: the open connection, or None.
+        congested: whether more than `MAX_WAITING` bytes wait for the other end to read.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         on_frame: Callable[[Message, memoryview], None],
         on_end: Callable[[], None],
         on_begin: Callable[[], None] = lambda: None,
+        on_congestion: Callable[[], None] = lambda: None,
     ) -> None:
         """Create the end of a channel.
 
@@ -39,11 +44,14 @@ class FrameProtocol(asyncio.BufferedProtocol):
             on_frame: receives each message and its payload, whose memory belongs to the receiver.
             on_end: called when the connection has ended.
             on_begin: called when the connection is open.
+            on_congestion: called when `congested` has changed.
         """
         self.transport: asyncio.Transport | None = None
+        self.congested = False
         self._on_frame = on_frame
         self._on_end = on_end
         self._on_begin = on_begin
+        self._on_congestion = on_congestion
         self._buffer = memoryview(bytearray(BUFFER))
         self._filled = 0
         self._message: Message | None = None  # the one whose payload is being read into `_payload`
@@ -53,12 +61,24 @@ class FrameProtocol(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # a stream socket has a `Transport`
+        assert self.transport is not None
+        self.transport.set_write_buffer_limits(high=MAX_WAITING)
         self._on_begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end."""
         self.transport = None
         self._on_end()
+
+    def pause_writing(self) -> None:
+        """Note that the other end reads too slowly."""
+        self.congested = True
+        self._on_congestion()
+
+    def resume_writing(self) -> None:
+        """Note that the other end has read most of what waited."""
+        self.congested = False
+        self._on_congestion()
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Write frames with as few system calls as the socket allows. Do nothing after the connection has ended."""

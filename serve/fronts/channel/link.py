@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FailingError, FletcherError, ServiceError
+from fletcher.runtime.errors import FailingError, FletcherError, OverloadedError, ServiceError
 from fletcher.runtime.tasks.task import Task
 
 from ...engine.terms import Terms
@@ -175,14 +175,23 @@ class EngineLink:
 
     # Requests ----------------------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Reject a request that cannot be sent now.
+    def check(self, terms: Terms) -> None:
+        """Reject a request that cannot be sent now. A part of a stream is sent in any case: a stream has few at a time.
+
+        Args:
+            terms: terms of the request.
 
         Raises:
             FailingError: the engine process is not there; it is started again.
+            OverloadedError: the engine process does not read what was sent to it.
         """
-        if self._protocol is None:
+        protocol = self._protocol
+        if protocol is None:
             raise _engine_is_gone()
+        if (
+            protocol.congested and not terms.stream
+        ):  # a front itself always reads, so that the two cannot wait for each other
+            raise OverloadedError("the server is overloaded: its engine process is behind. Retry after 1 s", 1.0)
 
     def post(self, request: Waiting) -> None:
         """Send the rows of a request, perhaps together with those of others."""

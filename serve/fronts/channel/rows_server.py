@@ -27,6 +27,7 @@ from ...engine.rows_request import RowsRequest
 from ...engine.terms import Terms
 from ...models.registry import Models
 from ...models.version import ModelVersion
+from ...observe.pages import add_pages, counts_of
 from ...observe.requests import RecordDraft
 from .errors import failure_of
 from .frames import FrameProtocol
@@ -76,6 +77,9 @@ class RowsServer:
         self._path = path
         self._drain_seconds = drain_seconds
         self.loop = uvloop.new_event_loop()
+        models.metrics.gauge(
+            "fletcher_fronts", "Front processes that are connected to the engine process", lambda: len(self._fronts)
+        )
         self._fronts: set[_Front] = set()
         #: Versions that fronts may use: those of the latest catalog and, until every front has taken it, earlier ones.
         self._versions: dict[tuple[str, str, str], ModelVersion] = {}
@@ -85,6 +89,7 @@ class RowsServer:
         self._gathered_tokens = 0
         self._flushing = False
         self._scheduled = False
+        self._left = b""  # counts of the fronts that have left
         self._waking: set[asyncio.Task[None]] = set()
         self._listening = threading.Event()
         self._problem: BaseException | None = None
@@ -143,8 +148,10 @@ class RowsServer:
         front.announce(catalog.number, encode(catalog))
 
     def leave(self, front: _Front) -> None:
-        """Forget a front that has left."""
+        """Forget a front that has left, but not its counts: a sum of counters must not decrease."""
         self._fronts.discard(front)
+        if front.page:
+            self._left = add_pages(self._left, [counts_of(front.page)])
 
     def _catalog(self) -> Catalog:
         entries = []
@@ -190,15 +197,17 @@ class RowsServer:
         self._versions = {key: version for key, version in self._versions.items() if key in present}
 
     def pages(self) -> list[bytes]:
-        """Return the metrics of every front in Prometheus' text format. Call it on another thread than the loop's."""
+        """Return the metrics of every front in Prometheus' text format, and the counts of those that have left.
+
+        A front that does not answer in time takes part with its last answer. Call it on another thread than the loop's.
+        """
         return asyncio.run_coroutine_threadsafe(self._pages(), self.loop).result()
 
     async def _pages(self) -> list[bytes]:
         waiting = [front.request_page(next(self._numbers)) for front in self._fronts]
-        if not waiting:
-            return []
-        done, _ = await asyncio.wait(waiting, timeout=PAGE_SECONDS)
-        return [future.result() for future in done if not future.cancelled()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=PAGE_SECONDS)
+        return [self._left, *(front.page for front in self._fronts)]
 
     # Requests ----------------------------------------------------------------------------------------------------------
 
@@ -383,14 +392,16 @@ class _Front:
     Attributes:
         protocol: its connection.
         open: its messages that are not answered.
+        page: its metrics at the last scrape, empty before.
     """
 
     def __init__(self, server: RowsServer) -> None:
-        self.protocol = FrameProtocol(self._on_frame, self._on_end, on_begin=self._on_begin)
+        self.protocol = FrameProtocol(self._on_frame, self._on_end, self._on_begin, self._on_congestion)
         self.open: dict[int, _Part] = {}
+        self.page = b""
         self._server = server
         self._catalogs: dict[int, asyncio.Future[None]] = {}
-        self._pages: dict[int, asyncio.Future[bytes]] = {}
+        self._pages: dict[int, asyncio.Future[None]] = {}
 
     def send(self, frame: Frame) -> None:
         """Write one frame."""
@@ -403,15 +414,24 @@ class _Front:
         self.send(frame)
         return future
 
-    def request_page(self, number: int) -> asyncio.Future[bytes]:
-        """Ask for the front's metrics; return a future of them, which is cancelled if the front leaves."""
-        future: asyncio.Future[bytes] = self._server.loop.create_future()
+    def request_page(self, number: int) -> asyncio.Future[None]:
+        """Ask for the front's metrics; return a future that ends when they have come, or the front has left."""
+        future: asyncio.Future[None] = self._server.loop.create_future()
         self._pages[number] = future
         self.send(encode(PageRequest(number)))
         return future
 
     def _on_begin(self) -> None:
         self._server.join(self)
+
+    def _on_congestion(self) -> None:
+        """Take no more rows from a front that does not read its answers, so that few answers wait for it here."""
+        if self.protocol.transport is None:
+            return
+        if self.protocol.congested:
+            self.protocol.transport.pause_reading()
+        else:
+            self.protocol.transport.resume_reading()
 
     def _on_frame(self, message: Message, payload: memoryview) -> None:
         if isinstance(message, Rows):
@@ -422,10 +442,11 @@ class _Front:
         elif isinstance(message, CatalogTaken):
             # A later catalog includes every earlier one.
             for number in [number for number in self._catalogs if number <= message.number]:
-                _end(self._catalogs.pop(number), None)
+                _end(self._catalogs.pop(number))
         elif isinstance(message, Page):
+            self.page = bytes(payload)
             if (page := self._pages.pop(message.id, None)) is not None:
-                _end(page, bytes(payload))
+                _end(page)
         else:
             raise ProtocolError(f"a front sent a message of the engine's: {type(message).__name__}")
 
@@ -433,12 +454,10 @@ class _Front:
         self._server.leave(self)
         for part in [*self.open.values()]:
             self._server.cancel(part)
-        for taken in self._catalogs.values():
-            _end(taken, None)
-        for page in self._pages.values():
-            page.cancel()
+        for waiting in (*self._catalogs.values(), *self._pages.values()):
+            _end(waiting)
 
 
-def _end(future: asyncio.Future[Any], result: object) -> None:
+def _end(future: asyncio.Future[None]) -> None:
     if not future.done():
-        future.set_result(result)
+        future.set_result(None)

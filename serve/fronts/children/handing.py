@@ -1,4 +1,4 @@
-"""`Handing`: accepts connections and hands each one to the front that has the fewest."""
+"""`Handing`: accepts connections and hands each one to the front that has the fewest, of those that are not late."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Handing:
             takers = [front for front in fronts if front.takes]
             if not takers:
                 return
-            front = min(takers, key=lambda front: (front.open, self._turns.get(front, 0)))
+            front = min(takers, key=lambda front: (front.late, front.open, self._turns.get(front, 0)))
             if front.hand_over(self._waiting[0]):
                 self._waiting.popleft()
                 self._turn += 1

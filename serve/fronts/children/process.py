@@ -40,6 +40,7 @@ class Timing:
 
     Attributes:
         ping: between two pings of a front.
+        late: for the answer to a ping; then other fronts get the connections that come.
         hang: for the answer to a ping; then the front is killed.
         front_start: for a front to become ready, from the moment at which the engine is ready.
         first_delay: before the second restart in a row; each further one waits twice as long.
@@ -49,6 +50,7 @@ class Timing:
     """
 
     ping: float = 1.0
+    late: float = 1.0
     hang: float = 10.0
     front_start: float = 120.0
     first_delay: float = 0.1
@@ -81,6 +83,7 @@ class ChildProcess:
         failed: error of its start, or None.
         stopped: its last message, or None.
         full: whether the control socket did not take the last connection.
+        late: whether the answer to a ping is late.
     """
 
     def __init__(self, command: Sequence[str], config: ProcessConfig) -> None:
@@ -107,7 +110,7 @@ class ChildProcess:
             raise
         self.channel = Channel(ours)
         self.channel.send(config)
-        self.ready = self.full = False
+        self.ready = self.full = self.late = False
         self.ready_since = 0.0
         self.started = time.monotonic()
         self.problem: str | None = None
@@ -170,7 +173,7 @@ class ChildProcess:
                     case Connections():
                         self._closed = message.closed
                     case Pong():
-                        self._pinged, self._answered = None, now
+                        self._pinged, self._answered, self.late = None, now, False
                     case _:
                         self._note(message, now)
                         others.append(message)
@@ -208,6 +211,7 @@ class ChildProcess:
             Whether it works; False if it has not answered in time.
         """
         if self._pinged is not None:
+            self.late = now - self._pinged >= timing.late
             return now - self._pinged < timing.hang
         if now - self._answered >= timing.ping:
             self._pinged = now

@@ -72,10 +72,12 @@ class _Front:
             on_closed=lambda closed: control.send(Connections(closed)),
             on_end=forward.close,
         )
+        metrics = self.models.metrics
+        metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
         self._link = EngineLink(
             config.engine_rows,
             on_catalog=self._receive,
-            page=self.models.metrics.exposition,
+            page=metrics.exposition,
             finish=partial(self._pool.submit, ""),  # answers take turns with the texts of clients
         )
         self._flight: FrontFlightServer | None = None
@@ -85,8 +87,14 @@ class _Front:
 
     def _make_engine(self, backend: Backend, metrics: Metrics) -> RemoteEngine:
         assert isinstance(backend, FrontBackend)  # `_open_backend` makes no others
-        limit = self._surroundings.limits.tokens
-        return RemoteEngine(backend, self._link, self._pool, metrics, max_request_tokens=limit)
+        return RemoteEngine(
+            backend,
+            self._link,
+            self._pool,
+            metrics,
+            max_queue_tokens=self._surroundings.options.queue_tokens,
+            max_request_tokens=self._surroundings.limits.tokens,
+        )
 
     def _receive(self, catalog: Catalog) -> None:
         """Take a catalog on another thread than the event loop's: it opens tokenizers."""

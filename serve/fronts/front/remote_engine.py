@@ -6,20 +6,21 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fletcher.runtime.errors import DeadlineError, InputError, StoppingError
+from fletcher.runtime.errors import DeadlineError, InputError, OverloadedError, StoppingError
 from fletcher.runtime.inputs import TokenIds
 
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
-from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
+from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, MAX_QUEUE_TOKENS, check_tokens
+from ...engine.fairness.shares import Shares
 from ...engine.fairness.turn_pool import TurnPool
 from ...engine.price import price_of
 from ...engine.rows_request import RowsRequest
+from ...engine.terms import Flow, Terms
 from ...observe.metrics import Metrics
 from ..channel.link import EngineLink, RowsOf, Waiting
 from .backend import FrontBackend
@@ -51,6 +52,7 @@ class RemoteEngine:
         tokenizers: TurnPool,
         metrics: Metrics,
         *,
+        max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_request_tokens: int | None = None,
     ) -> None:
         """Begin to take requests.
@@ -60,6 +62,8 @@ class RemoteEngine:
             link: connection to the engine process.
             tokenizers: threads that tokenize long requests.
             metrics: receives the counts.
+            max_queue_tokens: largest number of tokens, by estimate, of long requests that wait for a thread; clients share
+                it by the rules of the engine's queue.
             max_request_tokens: largest number of tokens of one request that the model computes; None means without limit.
         """
         self.backend: Backend = backend
@@ -68,11 +72,13 @@ class RemoteEngine:
         self._entry = backend.entry
         self._link = link
         self._tokenizers = tokenizers
+        self._shares = Shares(max_queue_tokens, backend.info.token_budget)  # of long requests that wait for a thread
         self._max_request_tokens = max_request_tokens
         self._open = 0
         self._changed = threading.Condition()
         for name, (text, value) in backend.metrics().counters.items():
             metrics.counted(f"fletcher_{name}", text, value)
+        metrics.gauge("fletcher_front_requests", "Open requests in front processes", lambda: self._open)
 
     @property
     def open_requests(self) -> int:
@@ -99,6 +105,7 @@ class RemoteEngine:
             InputError: the inputs or the options cannot be used.
             DeadlineError: its deadline has passed.
             FailingError: the engine process cannot be reached.
+            OverloadedError: too many long requests wait here, or the engine process does not read what was sent to it.
             StoppingError: the front is stopping.
         """
         if isinstance(request, RowsRequest):
@@ -112,15 +119,24 @@ class RemoteEngine:
         deadline = request.terms.deadline
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineError("the request's deadline had passed when it came")
-        self._link.check()
+        long = price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS
+        try:
+            self._link.check(request.terms)
+            flow = self._take(request.terms, price.tokens if long else 0)
+        except OverloadedError:
+            self.metrics.refused("overloaded")
+            raise
         future: Future[Any] = Future()
-        with self._changed:
-            if self.stopping:
-                raise StoppingError("the server is stopping: send the request to another one, or again later")
-            self._open += 1
         future.add_done_callback(self._close)
-        if price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS:
-            self._tokenizers.submit(request.terms.client, partial(self._prepare_on_thread, request, future, draft))
+        if flow is not None:
+
+            def prepare() -> None:
+                with self._changed:
+                    self._shares.charge(flow, price.tokens, 0)
+                    self._shares.leave(flow)
+                self._prepare_on_thread(request, future, draft)
+
+            self._tokenizers.submit(request.terms.client, prepare)
             return future
         try:
             self._prepare(request, future, draft)
@@ -129,6 +145,30 @@ class RemoteEngine:
             future.set_running_or_notify_cancel()
             raise
         return future
+
+    def _take(self, terms: Terms, queued_tokens: int) -> Flow | None:
+        """Count a request, and the tokens that wait for a thread.
+
+        Returns:
+            The flow of the waiting tokens; None if none wait.
+
+        Raises:
+            OverloadedError: too many wait.
+            StoppingError: the front is stopping.
+        """
+        flow = None
+        with self._changed:
+            if self.stopping:
+                raise StoppingError("the server is stopping: send the request to another one, or again later")
+            if queued_tokens:
+                flow = self._shares.enter(terms)
+                reason = None if terms.stream else self._shares.refusal(flow, queued_tokens)
+                if reason is not None:
+                    self._shares.leave(flow)
+                    raise OverloadedError(f"the server's tokenizer is overloaded: {reason}. Retry after 1 s", 1.0)
+                self._shares.charge(flow, 0, queued_tokens)
+            self._open += 1
+        return flow
 
     def _prepare_on_thread(self, request: EmbedRequest, future: Future[Any], draft: RecordDraft | None) -> None:
         try:

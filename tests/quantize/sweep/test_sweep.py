@@ -102,6 +102,12 @@ def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepR
         assert point.name in page and point.description in page
 
 
+def test_the_page_says_how_far_float32_s_vectors_are_proven(swept: tuple[SweepReport, Path]) -> None:
+    report = msgspec.structs.replace(swept[0], proof="verified by sentence-transformers on 9 texts")
+    assert swept[0].proof.startswith("published: ")  # all-MiniLM-L6-v2 is in the zoo
+    assert "Its canary: verified by sentence-transformers on 9 texts." in unescape(sweep_to_html(report))
+
+
 def test_the_page_explains_its_words(swept: tuple[SweepReport, Path]) -> None:
     page = unescape(sweep_to_html(swept[0]))
     for words in (

@@ -113,6 +113,15 @@ def test_http_and_flight_give_the_encoders_vectors(
     lines = [line for line in page.decode().splitlines() if line.startswith("fletcher_requests_total")]
     assert 'fletcher_requests_total{door="http",route="/v1/embeddings",status="200"} 1.0' in lines
     assert 'fletcher_requests_total{door="flight",route="exchange",status="ok"} 4.0' in lines
+    opened = [http.client.HTTPConnection(*address(server), timeout=SECONDS) for _ in range(6)]
+    for connection in opened:  # on both fronts
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+    lines = get(server, "/metrics")[1].decode().splitlines()
+    assert "fletcher_http_connections 7.0" in lines  # those and the scrape's own
+    assert "fletcher_fronts 2.0" in lines
+    for connection in opened:
+        connection.close()
 
 
 def test_a_killed_front_comes_back_and_no_vector_is_wrong(
@@ -187,6 +196,20 @@ def test_the_command_starts_and_stops_everything(tiny_artifact: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
     assert not [child for child in children if child.is_running()]
+
+
+def test_a_front_starts_with_less_than_60_mb(server: Supervisor) -> None:
+    for front in server.pids[1]:  # with Flight; the tiny tokenizer has some kilobytes
+        lines = Path(f"/proc/{front}/smaps_rollup").read_text().splitlines()
+        private = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+        assert 10e6 < private < 60e6
+
+
+def test_a_front_loads_no_runtime_and_no_arrow() -> None:
+    program = "import sys, fletcher.serve.fronts.child, fletcher.serve.fronts.front.process; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert "tokenizers" in modules
+    assert not {"onnxruntime", "openvino", "pyarrow", "onnx", "torch", "rich", "typer"} & set(modules)
 
 
 def test_models_change_through_the_admin_api_in_all_fronts(

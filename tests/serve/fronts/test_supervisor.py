@@ -215,7 +215,7 @@ def test_new_connections_never_reach_a_dead_front(stage: Stage) -> None:
 
 
 def test_a_front_that_does_not_read_gets_few_connections(stage: Stage) -> None:
-    with stage.supervising(timing=Timing(hang=60)) as supervisor, ExitStack() as stack:
+    with stage.supervising(timing=Timing(late=60, hang=60)) as supervisor, ExitStack() as stack:
         frozen = supervisor.pids[1][0]
         freeze(frozen)
         clients = [stack.enter_context(socket.create_connection(address(supervisor))) for _ in range(300)]
@@ -228,6 +228,22 @@ def test_a_front_that_does_not_read_gets_few_connections(stage: Stage) -> None:
         wait_for(lambda: answered() == 300 - MAX_ON_THE_WAY)
         os.kill(frozen, signal.SIGCONT)
         wait_for(lambda: answered() == 300)
+
+
+def test_a_front_that_answers_late_gets_no_connections_until_it_answers(stage: Stage) -> None:
+    with stage.supervising(timing=Timing(ping=0.1, late=0.3, hang=60)) as supervisor:
+        victim = Connection(supervisor)
+        freeze(victim.pid)
+        try:
+            time.sleep(2.0)  # a ping, the time after which it is late, and a look at it
+            began = time.monotonic()
+            with connections(supervisor, 10) as opened:
+                assert victim.front not in {connection.front for connection in opened}
+            assert time.monotonic() - began < 10
+        finally:
+            os.kill(victim.pid, signal.SIGCONT)
+        wait_for(lambda: ask(supervisor)["front"] == victim.front)
+        victim.close()
 
 
 def test_a_front_that_dies_in_a_request(stage: Stage) -> None:

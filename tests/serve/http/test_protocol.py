@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import expected
+from ..fronts.apps import serving
 
 SECONDS = 20.0
 BODY = b'{"model":"fake-model","input":"ab"}'
@@ -181,3 +183,31 @@ def test_the_http_client_of_the_jdk_gets_vectors_from_fronts(tiny_artifact: Path
         forwarded = post_with_java(f"{server.addresses.http}/admin/models", "{}", 1)
     assert all(line.startswith("200 [[") for line in lines)
     assert forwarded[0].startswith("400 ") and "path" in forwarded[0]
+
+
+def test_a_client_that_sends_several_requests_and_leaves_ends_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    ends: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(400):  # more than the buffers of both sockets hold
+            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ends.append(scope["path"])
+
+    with serving(app) as url:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        connection = socket.create_connection((host, int(port)), timeout=SECONDS)
+        connection.sendall(b"".join(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(3)))
+        time.sleep(0.3)  # the first answer waits for the client to read
+        assert not ends
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        end = time.monotonic() + SECONDS
+        while not ends and not caplog.records:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert ends == ["/0"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

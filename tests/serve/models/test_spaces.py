@@ -48,7 +48,7 @@ def load(spec: ModelSpec) -> Backend:
 
 @pytest.fixture(autouse=True)
 def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletcher.serve.server.fingerprint", lambda spec: spec.path)
+    monkeypatch.setattr("fletcher.serve.surroundings.fingerprint", lambda spec: spec.path)
 
 
 @pytest.fixture

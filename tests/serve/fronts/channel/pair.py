@@ -66,12 +66,13 @@ def open_engine(
 
 
 @contextmanager
-def open_front(path: Path, *, take_late: float = 0.0) -> Iterator[Front]:
+def open_front(path: Path, *, take_late: float = 0.0, max_queue_tokens: int = 1 << 20) -> Iterator[Front]:
     """Connect to an engine.
 
     Args:
         path: the engine's Unix socket.
         take_late: seconds before a catalog is taken.
+        max_queue_tokens: limit of the tokens that wait for a thread.
     """
     entries: dict[tuple[str, str], CatalogEntry] = {}
     pool, changes = TurnPool(2, "test"), ThreadPoolExecutor(1)
@@ -90,7 +91,7 @@ def open_front(path: Path, *, take_late: float = 0.0) -> Iterator[Front]:
 
     models = Models(
         lambda spec: FrontBackend(entries[spec.key]),
-        lambda backend, metrics: RemoteEngine(backend, link, pool, metrics),  # type: ignore[arg-type]
+        lambda backend, metrics: RemoteEngine(backend, link, pool, metrics, max_queue_tokens=max_queue_tokens),  # type: ignore[arg-type]
         fingerprint=lambda spec: entries[spec.key].info.digest,
     )
     link = EngineLink(str(path), on_catalog=receive, page=models.metrics.exposition, finish=partial(pool.submit, ""))

@@ -435,6 +435,42 @@ def test_a_message_with_wrong_ids_fails_alone(front: Front, path: Path, encoder:
         np.testing.assert_allclose(ask(front, EmbedRequest(Texts(tuple(TEXTS)))).vectors, expected, atol=1e-6)
 
 
+def test_the_counts_of_a_front_that_leaves_stay(engine: RowsServer, path: Path) -> None:
+    for number in (1, 2):
+        with open_front(path) as front:
+            front.wait_for_catalog()
+            for text in ("one text", "another text"):
+                ask(front, EmbedRequest(Texts((text,))))
+            page = counters(engine.models.metrics.exposition())
+            assert page["fletcher_tokenization_duration_seconds_count"] == 2 * number
+            assert page["fletcher_fronts"] == 1
+            assert page["fletcher_front_requests"] == 0
+        for _ in range(1000):
+            page = counters(engine.models.metrics.exposition())
+            if not page["fletcher_fronts"]:
+                break
+            time.sleep(0.01)
+        assert page["fletcher_fronts"] == 0
+        assert page["fletcher_tokenization_duration_seconds_count"] == 2 * number
+        assert "fletcher_front_requests" not in page
+
+
+def test_a_front_that_hangs_takes_part_in_a_scrape_with_its_last_counts(
+    engine: RowsServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fletcher.serve.fronts.channel.rows_server.PAGE_SECONDS", 0.2)
+    with open_front(path) as front:
+        front.wait_for_catalog()
+        ask(front, EmbedRequest(Texts(("one text",))))
+        assert counters(engine.models.metrics.exposition())["fletcher_tokenization_duration_seconds_count"] == 1
+        release = threading.Event()
+        front.loop.call_soon_threadsafe(release.wait, 20)
+        try:
+            assert counters(engine.models.metrics.exposition())["fletcher_tokenization_duration_seconds_count"] == 1
+        finally:
+            release.set()
+
+
 def test_a_version_with_the_weight_0_answers_requests_that_name_it(
     spec: ModelSpec, path: Path, encoder: Encoder
 ) -> None:

@@ -20,6 +20,9 @@ class Sink(asyncio.Transport):
     def abort(self) -> None:
         self.aborted = True
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
 
 def feed(protocol: FrameProtocol, data: bytes, sizes: random.Random) -> None:
     """Give bytes to a protocol in pieces of random sizes, as a loop does."""
