@@ -22,6 +22,7 @@ from fletcher.model_zoo import fetch
 from fletcher.runtime import Artifact
 from fletcher.runtime import loading as loading_module
 from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tuning import settle as settle_module
 from fletcher.runtime.tuning.measurement import Measurement
 
@@ -37,7 +38,7 @@ FEW_MODULES = 20
 MEASURE = settle_module.measure
 
 #: Function that tries tokenizers; `_containment` replaces it.
-CHECK_CONTAINED = loading_module.check_contained
+CHECK_CONTAINED = check_contained
 
 _frozen_modules = 0
 

@@ -16,6 +16,7 @@ from fletcher.runtime import encoder as encoder_module
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
 from fletcher.runtime.artifact.pinned import PinnedFiles
 from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.loading import load_parts
 
 WEIGHTS = "weights.fp32.safetensors"
 
@@ -76,7 +77,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_rejected(
 ) -> None:
     """The libraries open files by their paths after the check of the digests: other bytes must not be loaded."""
     file = own_artifact / WEIGHTS
-    load = encoder_module.load_parts
+    load = load_parts
 
     def exchanged(*arguments: Any) -> Any:
         if how == "in place":

@@ -20,6 +20,7 @@ pytest.importorskip("model_signing")
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 def write_key(folder: Path, name: str, password: str | None = None) -> ec.EllipticCurvePrivateKey:
@@ -111,7 +112,7 @@ def issue(
     name: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate | None, signer: ec.EllipticCurvePrivateKey
 ) -> x509.Certificate:
     """Return a certificate: a root if it has no issuer, else one for signatures of code."""
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     root = issuer is None
     usage = x509.KeyUsage(
@@ -139,7 +140,7 @@ def issue(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
     if not root:
-        purposes = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CODE_SIGNING])
+        purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
         builder = builder.add_extension(purposes, critical=False)
     return builder.sign(signer, hashes.SHA256())
 

@@ -115,7 +115,7 @@ def test_the_child_gets_no_secrets(
     tiny_artifact: Path, real_containment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLETCHER_LONGBOW_TOKEN", "secret")
-    run = subprocess.run
+    run: Callable[..., Any] = subprocess.run
     seen: list[dict[str, str]] = []
 
     def record(*args: Any, env: dict[str, str], **kwargs: Any) -> Any:
