@@ -1,6 +1,6 @@
 # Each target does all the set-up that it needs: Python 3.11 or newer and a package index are enough.
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-newest test-lowest verify lint format docs lock release-check clean
+.PHONY: help demo test quick clients test-newest test-lowest verify lint format docs lock release-check clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -35,6 +35,9 @@ quick: $(VENV)/.development ## Run ruff and the tests without the marker heavy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest $(WORKERS) -m "not heavy and not slow and not gpu"
+
+clients: $(VENV)/.development ## Run the clients of other servers, and renew docs/reference/compatibility.md.
+	$(BIN)/pytest -m slow tests/clients
 
 # torch is held at $(TORCH) in both: every other release from PyPI brings gigabytes of CUDA on Linux.
 test-newest: | $(NEWEST)/bin/python ## Run the tests with the newest versions that pyproject.toml allows.

@@ -254,6 +254,13 @@ TEXTS: Final = _table(
         "`float` is the default",
         "this route returns numbers: use /v1/embeddings for base64",
     ),
+    _fixed(
+        "parameters",
+        "huggingface_hub",
+        [{}],
+        "its `text_classification` always sends it",
+        "put fields beside inputs",
+    ),
 )
 
 #: Fields of `/rerank`, `/v1/rerank`, `/v2/rerank` and `/v1/score`.

@@ -1,4 +1,7 @@
-"""Routes of Ollama's API. As in Ollama, texts get no prompt unless `input_type` asks for one."""
+"""Routes of Ollama's API. As in Ollama, texts get no prompt unless `input_type` asks for one.
+
+A request without a text asks Ollama to load the model. It is answered without vectors, once the model's name is known.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,10 @@ async def embed(call: Call) -> Response:
     """Return vectors of length 1 for texts, as Ollama does."""
     started = time.perf_counter_ns()
     request = decode(_embed, await call.body())
+    if not request.input:
+        call.models.pick(_name(call, request.model))
+        answer = EmbedAnswer(model=request.model, embeddings=[], total_duration=0, load_duration=0, prompt_eval_count=0)
+        return Response(200, msgspec.json.encode(answer))
     texts = [request.input] if isinstance(request.input, str) else request.input
     check_count(call, len(texts), "input", MAX_INPUTS)
     options = EmbedOptions(
@@ -79,6 +86,9 @@ async def embed(call: Call) -> Response:
 async def embeddings(call: Call) -> Response:
     """Return the vector of one text."""
     request = decode(_embeddings, await call.body())
+    if not request.prompt:
+        call.models.pick(_name(call, request.model))
+        return Response(200, msgspec.json.encode(EmbeddingsAnswer([])))
     options = EmbedOptions(input_type=request.input_type or RAW)
     call.items = lambda index: "prompt"
     _, vectors = await _ask(call, request, [request.prompt], options)

@@ -44,15 +44,15 @@ class EmbedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     input: Annotated[
         str | list[str],
         Meta(
-            description="A text, or a list of texts.",
+            description="A text, or a list of texts. Without a text there are no vectors in the answer.",
             extra_json_schema={
                 "oneOf": [
                     {"type": "string"},
-                    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_INPUTS},
+                    {"type": "array", "items": {"type": "string"}, "maxItems": MAX_INPUTS},
                 ]
             },
         ),
-    ]
+    ] = ""
     truncate: Annotated[bool, Meta(description="false rejects a text that is too long.")] = True
     dimensions: Annotated[
         Annotated[int, Meta(ge=0, lt=1 << 31)] | None, Meta(description="Length of the vectors. 0: the full one.")
@@ -76,7 +76,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Request of `POST /api/embeddings`, which Ollama has replaced by `/api/embed`."""
 
     model: str
-    prompt: str
+    prompt: Annotated[str, Meta(description="A text. Without one, the vector of the answer is empty.")] = ""
     options: OllamaOptions = None
     keep_alive: KeepAlive = None
     input_type: InputType = None

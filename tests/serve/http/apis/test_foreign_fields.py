@@ -146,6 +146,15 @@ def test_the_body_of_huggingface_hub(http: httpx.Client) -> None:
     assert "encoding_format is 'base64': this route returns numbers" in refused.json()["error"]
 
 
+def test_empty_parameters_of_huggingface_hub(http: httpx.Client) -> None:
+    """`InferenceClient.text_classification` sends `parameters`, also without any."""
+    body = {"inputs": "ab", "parameters": {}}
+    assert http.post("/embed", json=body).status_code == 200
+    refused = http.post("/embed", json={"inputs": "ab", "parameters": {"top_k": 2}})
+    assert refused.status_code == 422
+    assert "parameters is {'top_k': 2}: put fields beside inputs" in refused.json()["error"]
+
+
 @pytest.mark.parametrize("table", [EMBEDDING, TEXTS, RANKING], ids=["embedding", "texts", "ranking"])
 def test_schemas_list_exactly_the_accepted_values(table: Any) -> None:
     for name, foreign in table.items():
@@ -153,7 +162,7 @@ def test_schemas_list_exactly_the_accepted_values(table: Any) -> None:
         for value in foreign.schema.get("enum", []):
             assert foreign.read(value) is not None
         for value in ("no such value", -7, 2.5, [], {}):
-            if "enum" in foreign.schema:
+            if value not in foreign.schema.get("enum", [value]):
                 assert foreign.read(value) in (None, {name: value})
 
 

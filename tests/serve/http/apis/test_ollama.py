@@ -62,6 +62,29 @@ def test_the_client_lists_the_models(client: ollama.Client) -> None:
     assert model.details.family == "bert"
 
 
+@pytest.mark.parametrize("texts", ["", []])
+def test_a_request_without_a_text_is_answered_without_vectors(client: ollama.Client, texts: str | list[str]) -> None:
+    answer = client.embed(model="fake-model", input=texts)  # Ollama loads the model and answers so (server/routes.go)
+    assert (answer.model, list(answer.embeddings)) == ("fake-model", [])
+
+
+@pytest.mark.parametrize("prompt", ["", None])
+def test_the_old_route_without_a_text_has_an_empty_vector(client: ollama.Client, prompt: str | None) -> None:
+    assert list(client.embeddings(model="fake-model", prompt=prompt).embedding) == []
+
+
+def test_an_empty_text_in_a_list_has_a_vector(client: ollama.Client) -> None:
+    answer = client.embed(model="fake-model", input=["", "ab"])
+    np.testing.assert_allclose(answer.embeddings, [unit(expected("")), unit(expected("ab"))], rtol=1e-6)
+
+
+def test_a_request_without_a_text_needs_a_known_model(client: ollama.Client) -> None:
+    for ask in (lambda: client.embed(model="other"), lambda: client.embeddings(model="other")):
+        with pytest.raises(ollama.ResponseError, match="'other' is not served here") as unknown:
+            ask()
+        assert unknown.value.status_code == 404
+
+
 def test_an_input_type_adds_the_prompt(http: httpx.Client) -> None:
     body = {"model": "fake-model", "prompt": "ab", "input_type": "query"}
     assert http.post("/api/embeddings", json=body).json()["embedding"] == expected("ab", "query: ").tolist()
@@ -82,5 +105,3 @@ def test_errors_have_the_shape_of_ollama(client: ollama.Client) -> None:
         ollama.ResponseError, match=r"options\.num_ctx is 8, but the model always reads up to 16 tokens"
     ):
         client.embed(model="fake-model", input="ab", options={"num_ctx": 8})
-    with pytest.raises(ollama.ResponseError, match="input is an empty list"):
-        client.embed(model="fake-model", input=[])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import InferenceClient
 from sentence_transformers import CrossEncoder
 
 from fletcher.serve.fronts.supervisor import Supervisor
@@ -245,6 +246,12 @@ def test_a_single_label_is_a_sigmoid(http: httpx.Client, folder: Path) -> None:
     ((prediction,),) = http.post("/predict", json={"model": "reranker", "inputs": [[TEXTS[0]]]}).json()
     logit = logits_of(folder / "reranker", [[TEXTS[0]]])[0, 0]
     assert prediction["score"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+
+
+def test_huggingface_hub_classifies_a_text(http: httpx.Client) -> None:
+    found: Any = InferenceClient(f"{http.base_url}/predict").text_classification(TEXTS[0])
+    best, *_ = http.post("/predict", json={"inputs": TEXTS[0]}).json()
+    assert (found.label, found.score) == (best["label"], best["score"])  # the client returns the best label alone
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
