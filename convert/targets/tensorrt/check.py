@@ -7,7 +7,6 @@ import onnx
 from onnx import TensorProto, helper, shape_inference
 
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 
 from .emit import OPERATORS, OPSET
@@ -37,7 +36,7 @@ def check_tensorrt(artifact: Artifact, variant: Variant) -> list[str]:
     Returns:
         Problems, one sentence each; empty if the checks find none.
     """
-    model = onnx.load_model_from_string(read_graph(artifact, variant))
+    model = onnx.load(artifact.path / variant.file, load_external_data=False)
     problems = [*_operators(model), *_types(model)]
     for kind, values, infos in (
         ("input", model.graph.input, variant.inputs),
