@@ -20,6 +20,7 @@ from .providers.opening import Opened, open_session, open_with_fallback
 from .providers.selection import find_provider
 from .providers.worker_layout import WorkerLayout
 from .session.session import Session
+from .tokenizing.containment import check_contained
 from .tokenizing.tokenizer import CACHE_BYTES, Tokenizer
 from .tuning.settle import settle
 from .workers.pool import Workers
@@ -69,9 +70,11 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     """Open an artifact's tokenizer with all that the manifest says of it; it cuts texts to the card's longest input.
 
     Raises:
-        ArtifactError: the file cannot be read, or the longest input has no room beside the special tokens.
+        ArtifactError: the file cannot be read, cannot be used safely (see `check_contained`), or the longest input has no
+            room beside the special tokens.
     """
     manifest = artifact.manifest
+    check_contained(artifact.tokenizer_file)
     return Tokenizer(artifact.tokenizer_file, manifest.card.max_tokens, strip=manifest.strips_texts)
 
 

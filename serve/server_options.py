@@ -157,6 +157,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"panel": ACCESS_PANEL, "flags": ("--require-verified",)},
         ),
     ] = False
+    trusted_signer: Annotated[
+        str | None,
+        Meta(
+            description="Signer of every artifact that the server loads, also through the admin API, instead of the models' "
+            "`require_signature`, in the same form. Default: each model's own.",
+            extra={"metavar": "IDENTITY", "panel": ACCESS_PANEL},
+        ),
+    ] = None
     max_body: Annotated[
         int | str,
         Meta(description="Size of the largest HTTP body.", extra={"metavar": "SIZE", "panel": ACCESS_PANEL}),

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, MissingPackageError
@@ -50,10 +52,21 @@ def make_loader(options: ServerOptions, load: Loader = load_encoder) -> Loader:
     """Return the function that loads the models of a server with these options.
 
     Args:
-        options: options of the server; `require_verified` refuses models.
+        options: options of the server; `require_verified` and `trusted_signer` refuse models.
         load: opens a model.
     """
+    if options.trusted_signer is not None:
+        load = partial(_load_signed, load, options.trusted_signer)
     return partial(_load_verified, load) if options.require_verified else load
+
+
+def _load_signed(load: Loader, signer: str, spec: ModelSpec) -> Backend:
+    """Load a model whose artifact the server's signer has signed.
+
+    Raises:
+        As `load`.
+    """
+    return load(msgspec.structs.replace(spec, require_signature=signer))
 
 
 def _load_verified(load: Loader, spec: ModelSpec) -> Backend:
