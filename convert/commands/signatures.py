@@ -59,7 +59,7 @@ def verify_model_signature(
     identity: Annotated[
         str,
         typer.Argument(
-            metavar="IDENTITY", help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:IDENTITY,ISSUER."
+            metavar="IDENTITY", help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER."
         ),
     ],
 ) -> None:

@@ -19,7 +19,7 @@ __all__ = ["SIGNATURE", "Identity", "Signer", "parse_identity", "sign", "verify_
 #: File of the signature in an artifact's folder.
 SIGNATURE = "model.sig"
 
-IDENTITY_FORMS = "key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:IDENTITY,ISSUER"
+IDENTITY_FORMS = "key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Signer:
 
 
 def parse_identity(text: str) -> Identity:
-    """Return the identity that a text describes: `key:FILE`, `certificate:FILE[,FILE…]` or `sigstore:IDENTITY,ISSUER`.
+    """Return the identity that a text describes: `key:FILE`, `certificate:FILE[,FILE…]` or `sigstore:NAME,ISSUER`.
 
     Raises:
         InputError: the text has none of these forms.
