@@ -58,9 +58,7 @@ def verify_model_signature(
     folder: Folder,
     identity: Annotated[
         str,
-        typer.Argument(
-            metavar="IDENTITY", help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER."
-        ),
+        typer.Argument(metavar="IDENTITY", help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER."),
     ],
 ) -> None:
     """Check that an artifact is signed by an identity, and that no file of it was changed, added or removed since then."""
