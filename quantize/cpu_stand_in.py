@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import Target, Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
@@ -42,7 +43,7 @@ def cpu_vectors(
         rows = np.flatnonzero(chosen == index)
         if not len(rows):
             continue
-        graph = CpuGraph((artifact.path / variant.file).read_bytes(), artifact.path)
+        graph = CpuGraph(read_graph(artifact, variant), artifact.path)
         tables = artifact.tables(variant)
         size = batch if variant.feeds.shape is None else variant.feeds.shape[0]
         for start in range(0, len(rows), size):

@@ -43,6 +43,9 @@ __all__ = [
 #: Vectors with more elements than this per nonzero element are written sparse.
 SPARSE_FROM = 4
 
+#: Most elements of all sparse vectors together, as dense ones: a few numbers in a file must not become gigabytes.
+MOST_ELEMENTS = 1 << 27
+
 
 @dataclass(frozen=True, slots=True)
 class Canary:
@@ -134,7 +137,17 @@ def read_canary(path: Path) -> Canary:
         vectors = _dense(tensors, int(metadata["dimension"])) if "indices" in tensors else tensors["vectors"]
         texts, queries = (tuple(json.loads(metadata.get(name, "[]"))) for name in ("texts", "queries"))
         origin = metadata["origin"]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        _check_arrays(ids, offsets, vectors)
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise ArtifactError(f"the canary {path} cannot be read ({error}): convert the checkpoint again") from error
     counts_agree = (
         len(texts) == len(offsets) - 1 and len(vectors) in (len(texts), len(ids)) and len(queries) in (0, len(texts))
@@ -148,9 +161,21 @@ def read_canary(path: Path) -> Canary:
     return Canary(texts, encodings, vectors, origin, queries)
 
 
+def _check_arrays(ids: NDArray[Any], offsets: NDArray[Any], vectors: NDArray[Any]) -> None:
+    """Raise a `ValueError` if the arrays of a canary do not fit together."""
+    if ids.ndim != 1 or ids.dtype != np.int32 or offsets.ndim != 1 or offsets.dtype != np.int64 or not len(offsets):
+        raise ValueError("ids and offsets must be int32 and int64, with one axis")
+    if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
+        raise ValueError("the offsets are not those of the ids")
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise ValueError("the vectors must be float32, with two axes")
+
+
 def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.float32]:
     """Return the dense rows that the sparse tensors of a canary describe, float32, (n, dimension)."""
     counts = np.diff(tensors["row_offsets"])
+    if not 0 < dimension * len(counts) <= MOST_ELEMENTS or (counts < 0).any():
+        raise ValueError(f"{len(counts)} rows of {dimension} elements are not those of a canary")
     vectors = np.zeros((len(counts), dimension), np.float32)
     vectors[np.repeat(np.arange(len(counts)), counts), tensors["indices"]] = tensors["values"]
     return vectors

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.card import Output as ModelOutput
 
-from .artifact.folder import TOKENIZER, Artifact
+from .artifact.folder import CANARY, TOKENIZER, Artifact
 from .artifact.manifest import HALF_VECTORS, TOKEN_STATES, Variant
+from .artifact.pinned import PinnedFiles
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import Canary, CanaryResult, gives_tokens, read_canary
 from .closing import Closing
@@ -26,6 +27,10 @@ from .loading import Loaded, load_parts
 from .model_info import ModelInfo, require_output
 from .options.embed import EmbedFields, EmbedOptions
 from .options.load import LoadFields, LoadOptions
+from .origin.digest import check_digest
+from .origin.signature import verify_signature
+from .origin.tolerances import check_tolerance
+from .origin.zoo import check_zoo
 from .providers.selection import check_provider, choose_variant, choose_variants
 from .session.counters import EncoderMetrics
 from .space.bounds import Distance, bounds_of
@@ -67,6 +72,7 @@ class Encoder(Closing):
         identity = f"{artifact.digest} {variant.name} {info.provider}"
         self.cache = VectorCache(identity, cache_bytes)
         self._preparer = Preparer(self.tokenizer, info, self.cache)
+        self._files: PinnedFiles | None = None
 
     @classmethod
     def load(
@@ -84,9 +90,11 @@ class Encoder(Closing):
 
         Raises:
             OptionError: an option has a value that is not allowed; nothing has been loaded.
-            ArtifactError: the folder is not an artifact, or it is damaged.
-            ChecksumError: a file differs from the manifest.
-            CanaryError: the session does not reproduce the reference vectors.
+            ArtifactError: the folder is not an artifact, it is damaged, its graph has parts that Fletcher does not write, its
+                manifest contradicts the zoo or widens a tolerance, or a file was changed while it was loaded.
+            ChecksumError: a file differs from the manifest, or the artifact has another digest than the options say.
+            SignatureError: the artifact has no signature of the identity that the options require.
+            CanaryError: the session does not reproduce the reference vectors, or they are not the zoo's.
             MissingPackageError: the provider's package is not installed.
             ProviderError: the variant cannot run on this machine.
             InputError: the provider is unknown, or the memory limit is too small for one text of the longest length.
@@ -94,7 +102,28 @@ class Encoder(Closing):
         options = (options or LoadOptions()).replace(**fields)
         check_provider(options.provider)
         artifact = Artifact.open(path)
-        artifact.check_files()
+        check_digest(artifact, options.digest)
+        files = artifact.pin_files()
+        try:
+            if options.require_signature is not None:
+                verify_signature(artifact.path, options.require_signature)
+            check_zoo(artifact)
+            encoder = cls._load_preferred(artifact, options)
+            try:
+                files.require_unchanged()
+            except BaseException:
+                encoder.close()
+                raise
+        except BaseException:
+            files.close()
+            raise
+        files.keep((TOKENIZER, CANARY, encoder.variant.file, encoder.variant.weights))
+        encoder._files = files
+        return encoder
+
+    @classmethod
+    def _load_preferred(cls, artifact: Artifact, options: LoadOptions) -> Encoder:
+        """Open the preferred variant, or another one if the canary of the first does not pass."""
         variants = choose_variants(artifact, options.variant, options.provider, options.precision)
         if len(variants) == 1:
             return cls._load(artifact, variants[0], options)
@@ -113,6 +142,8 @@ class Encoder(Closing):
     @classmethod
     def _load(cls, artifact: Artifact, variant: Variant, options: LoadOptions, note: str = "") -> Encoder:
         """Open a variant, and check its canary."""
+        if options.min_cosine is None:
+            check_tolerance(artifact, variant)
         encoder = cls(artifact, load_parts(artifact, variant, options, note), cache_bytes=options.cache_bytes)
         try:
             encoder._note_canary(encoder.require_canary())
@@ -372,9 +403,19 @@ class Encoder(Closing):
         ]
         return min(results, key=lambda result: (result.passed, result.min_cosine))
 
+    def changed_files(self) -> str:
+        """Return the reason why the artifact's files are not those that were loaded; empty if they are, or were not checked.
+
+        It takes microseconds, unless a file changed in place: then the file is hashed. A file that was replaced or removed
+        has no effect on a loaded model.
+        """
+        return "" if self._files is None else self._files.changed()
+
     def close(self) -> None:
         """Wait for the batches that are being computed, and release the memory."""
         self._workers.close()
+        if self._files is not None:
+            self._files.close()
 
 
 def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:

@@ -6,7 +6,8 @@ FletcherError
 │   └── ChecksumError        a file differs from its published checksum
 ├── CheckpointError          a checkpoint cannot be converted without guessing
 ├── ArtifactError            an artifact folder is missing, damaged, of another format version, or being written
-│   └── CanaryError          a session does not reproduce the artifact's reference vectors
+│   ├── CanaryError          a session does not reproduce the artifact's reference vectors
+│   └── SignatureError       an artifact does not have the signature that is required
 ├── MissingPackageError      an optional package is not installed; the message names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
 │   ├── DeviceMemoryError    a device does not have enough free memory
@@ -41,6 +42,7 @@ __all__ = [
     "OverloadedError",
     "ProviderError",
     "ServiceError",
+    "SignatureError",
     "SourceError",
     "StoppingError",
     "TooLongError",
@@ -58,6 +60,10 @@ class ArtifactError(FletcherError):
 
 class CanaryError(ArtifactError):
     """A session does not reproduce the artifact's canary, so it must not be used."""
+
+
+class SignatureError(ArtifactError):
+    """An artifact does not have the signature that is required, or its files are not those that were signed."""
 
 
 class MissingPackageError(FletcherError):

@@ -13,13 +13,14 @@ from .artifact.folder import Artifact
 from .artifact.manifest import Variant
 from .errors import FletcherError, InputError
 from .machine.affinity import pinning
-from .machine.machine import this_machine
+from .machine.machine import container_limit, this_machine
 from .memory.budget import MemoryBudget, memory_budget, resident
 from .options.load import LoadOptions
 from .providers.opening import Opened, open_session, open_with_fallback
 from .providers.selection import find_provider
 from .providers.worker_layout import WorkerLayout
 from .session.session import Session
+from .tokenizing.containment import check_contained
 from .tokenizing.tokenizer import CACHE_BYTES, Tokenizer
 from .tuning.settle import settle
 from .workers.pool import Workers
@@ -69,9 +70,11 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     """Open an artifact's tokenizer with all that the manifest says of it; it cuts texts to the card's longest input.
 
     Raises:
-        ArtifactError: the file cannot be read, or the longest input has no room beside the special tokens.
+        ArtifactError: the file cannot be read, cannot be used safely (see `check_contained`), or the longest input has no
+            room beside the special tokens.
     """
     manifest = artifact.manifest
+    check_contained(artifact.tokenizer_file)
     return Tokenizer(artifact.tokenizer_file, manifest.card.max_tokens, strip=manifest.strips_texts)
 
 
@@ -192,16 +195,21 @@ def _tolerance(variant: Variant, layout: WorkerLayout, min_cosine: float | None)
 
 
 def _budget(variant: Variant, options: LoadOptions, layout: WorkerLayout, max_tokens: int) -> MemoryBudget | None:
-    """Return the memory budget of batches, or None if there is no memory limit.
+    """Return the memory budget of batches, or None if neither the options nor the container limit the memory.
 
     Raises:
         InputError: the limit is too small, or the memory that a batch of this graph needs is not known.
     """
-    limit = options.memory_limit_bytes
+    limit, container = options.memory_limit_bytes, container_limit()
+    if limit is None and container is not None:
+        limit = int(container * (1 - MODEST_SHARE))  # the second session of single batches may take the rest
     if limit is None:
         return None
     memory = find_provider(layout.provider).memory
     shape = memory.shape_of(variant)
+    if shape is None and options.memory_limit is None:
+        logger.warning("the container's memory limit cannot be kept", extra={"fields": {"variant": variant.name}})
+        return None
     if shape is None:
         raise InputError(
             f"the variant {variant.name} does not state the memory that its batches need, so a memory limit cannot be "

@@ -93,11 +93,16 @@ class Server:
                     surroundings.tracing,
                     consumers,
                     surroundings.admin,
+                    surroundings.flight_bounds(),
                 )
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
-                around = surroundings.edge.around(app)
-                self._http = http = HttpServer(around, listener, drain_seconds=options.drain_seconds)
+                self._http = http = HttpServer(
+                    surroundings.edge.around(app),
+                    listener,
+                    drain_seconds=options.drain_seconds,
+                    limits=surroundings.connection_limits(),
+                )
                 self.models.metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: http.open)
                 self._http.start()
             if listening.admin is not None:

@@ -214,6 +214,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"panel": ACCESS_PANEL, "flags": ("--require-verified",)},
         ),
     ] = False
+    trusted_signer: Annotated[
+        str | None,
+        Meta(
+            description="Signer of every artifact that the server loads, also through the admin API, instead of the models' "
+            "`require_signature`, in the same form. Default: each model's own.",
+            extra={"metavar": "IDENTITY", "panel": ACCESS_PANEL},
+        ),
+    ] = None
     max_body: Annotated[
         int | str,
         Meta(description="Size of the largest HTTP body.", extra={"metavar": "SIZE", "panel": ACCESS_PANEL}),
@@ -228,6 +236,22 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Largest number of tokens in a request. Default: no limit.", extra={"panel": ACCESS_PANEL}),
+    ] = None
+    max_connections: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Largest number of HTTP connections of a process. Default: the limit of open files less 128, but at "
+            "least half of it.",
+            extra={"panel": ACCESS_PANEL},
+        ),
+    ] = None
+    max_connections_per_address: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Largest number of HTTP connections of one address. Set it to --max-connections behind a proxy. "
+            "Default: half of --max-connections.",
+            extra={"panel": ACCESS_PANEL},
+        ),
     ] = None
     on_truncate: Annotated[
         OnTruncate,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from fletcher.model_zoo.errors import CardError, ChecksumError, FletcherError, SourceError
 from fletcher.runtime.errors import (
@@ -27,6 +27,7 @@ from fletcher.runtime.errors import (
     OverloadedError,
     ProviderError,
     ServiceError,
+    SignatureError,
     StoppingError,
     TooLongError,
     VerificationError,
@@ -49,7 +50,7 @@ from .errors import (
     UnknownRouteError,
 )
 
-__all__ = ["STATUSES", "FlightCode", "Status", "public_message", "retry_after", "status_of"]
+__all__ = ["MOST_CHARACTERS", "STATUSES", "FlightCode", "Status", "public_message", "retry_after", "status_of"]
 
 FlightCode = Literal[
     "INVALID_ARGUMENT",
@@ -60,6 +61,9 @@ FlightCode = Literal[
     "UNAVAILABLE",
     "INTERNAL",
 ]
+
+#: Largest number of characters of a message, and of a name of a field, in an error.
+MOST_CHARACTERS: Final = 2000
 
 #: Seconds after which a client of a stopping server may try again. By then another server has had time to start.
 STOPPING_RETRY_AFTER = 5.0
@@ -93,6 +97,7 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     CheckpointError: _BROKEN,
     ArtifactError: _BROKEN,
     CanaryError: _UNREADY,
+    SignatureError: _BROKEN,
     MissingPackageError: _BROKEN,
     ProviderError: Status(500, "server_error", "model_failed", "INTERNAL"),
     DeviceMemoryError: Status(503, "server_error", "model_failed", "UNAVAILABLE"),
@@ -134,10 +139,12 @@ def status_of(error: FletcherError) -> Status:
 def public_message(error: FletcherError) -> str:
     """Return the message for a client.
 
-    Messages of the server's own failures can name files and providers, so only its log shows them.
+    Messages of the server's own failures can name files and providers, so only its log shows them. A message can repeat a
+    name that the client has sent; it is cut, so that an error is not as long as a body.
     """
     if isinstance(error, InputError | ServiceError):
-        return str(error)
+        message = str(error)
+        return message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]}…"
     return "the server failed on this request; its log has the details under this request's id"
 
 

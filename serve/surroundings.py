@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, MissingPackageError
@@ -21,8 +23,11 @@ from .access.gate import Gate
 from .access.keys import Keys
 from .access.limits.ledger import Ledger, TableLedger
 from .access.site import SiteGuard
+from .byte_budget import ByteBudget
+from .connection_limits import ConnectionLimits
 from .engine.backend import Backend
 from .engine.engine import Engine
+from .flight.bounds import FlightBounds
 from .http.app import HttpApp
 from .http.call import AsgiApp, Limits
 from .http.edge.edge import Edge
@@ -52,10 +57,21 @@ def make_loader(options: ServerOptions, load: Loader = load_encoder) -> Loader:
     """Return the function that loads the models of a server with these options.
 
     Args:
-        options: options of the server; `require_verified` refuses models.
+        options: options of the server; `require_verified` and `trusted_signer` refuse models.
         load: opens a model.
     """
+    if options.trusted_signer is not None:
+        load = partial(_load_signed, load, options.trusted_signer)
     return partial(_load_verified, load) if options.require_verified else load
+
+
+def _load_signed(load: Loader, signer: str, spec: ModelSpec) -> Backend:
+    """Load a model whose artifact the server's signer has signed.
+
+    Raises:
+        As `load`.
+    """
+    return load(msgspec.structs.replace(spec, require_signature=signer))
 
 
 def _load_verified(load: Loader, spec: ModelSpec) -> Backend:
@@ -138,6 +154,7 @@ class Surroundings:
             options.max_tokens,
             options.compress_bytes,
             options.on_truncate,
+            ByteBudget(shares=max(options.front_count, 1)),
         )
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
         ledger = table or TableLedger()
@@ -220,13 +237,15 @@ class Surroundings:
 
     def make_engine(self, encoder: Backend, metrics: Metrics) -> Engine:
         """Begin the engine of a loaded model."""
-        return Engine(
+        engine = Engine(
             encoder,
             max_queue_tokens=self.options.queue_tokens,
             max_wait_seconds=self.options.queue_seconds,
             max_request_tokens=self.limits.tokens,
             metrics=metrics,
         )
+        engine.budget = self.limits.budget
+        return engine
 
     def make_app(self, models: Models, consumers: Sequence[Consumer] = ()) -> HttpApp:
         """Return the HTTP application of models.
@@ -245,6 +264,14 @@ class Surroundings:
             root_path=self.options.root_path,
             admin=self.admin,
         )
+
+    def connection_limits(self) -> ConnectionLimits:
+        """Return the limits of the HTTP connections of this process."""
+        return ConnectionLimits(self.options.max_connections, self.options.max_connections_per_address)
+
+    def flight_bounds(self) -> FlightBounds:
+        """Return the limits of what Flight calls hold, within the byte budget that HTTP shares."""
+        return FlightBounds(self.limits.budget, self.limits.body_bytes)
 
     def reload_keys(self) -> None:
         """Read the keys' file again, if there is one.

@@ -16,10 +16,13 @@ import pytest
 # The tests' models are tiny: threads would only wait for each other. torch reads this variable when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from fletcher.convert.export import export as export_module
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import fetch
 from fletcher.runtime import Artifact
+from fletcher.runtime import loading as loading_module
 from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tuning import settle as settle_module
 from fletcher.runtime.tuning.measurement import Measurement
 
@@ -33,6 +36,9 @@ FEW_MODULES = 20
 
 #: Function that measures the providers; `_measurements` replaces it.
 MEASURE = settle_module.measure
+
+#: Function that tries tokenizers; `_containment` replaces it.
+CHECK_CONTAINED = check_contained
 
 _frozen_modules = 0
 
@@ -85,6 +91,24 @@ def _measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda cache_dir: folder)
         patch.setattr(settle_module, "measure", _measure_nothing)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _containment() -> Iterator[None]:
+    """Try no tokenizer in a process of its own, which takes seconds for each, except in tests that use `real_containment`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (loading_module, export_module):
+            patch.setattr(module, "check_contained", lambda file: None)
+        yield
+
+
+@pytest.fixture
+def real_containment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Restore the trial of tokenizers, and return an empty cache folder in which it remembers those that passed."""
+    for module in (loading_module, export_module):
+        monkeypatch.setattr(module, "check_contained", CHECK_CONTAINED)
+    monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(autouse=True)

@@ -28,10 +28,10 @@ from tests.convert.verify.parity import Parity, make_card
 
 from fletcher.convert.architecture import Architecture
 from fletcher.convert.export.precision_islands import find_islands, record_maxima
-from fletcher.convert.export.variants import TOLERANCES
 from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.origin.tolerances import TOLERANCES
 from fletcher.runtime.session.feeds import make_feeds
 
 WIDE = {"hidden_size": 64, "num_attention_heads": 2}

@@ -16,6 +16,7 @@ from fletcher.runtime.errors import InputError
 
 from .diff import diff_models
 from .quantize import quantize
+from .signatures import sign_model, verify_model_signature
 
 if TYPE_CHECKING:
     from ..layers.results import LayersReport
@@ -256,6 +257,8 @@ def verify_model(
 
 
 model.command("diff")(diff_models)
+model.command("sign")(sign_model)
+model.command("verify-signature")(verify_model_signature)
 
 
 @model.command("inspect")

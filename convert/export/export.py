@@ -17,15 +17,18 @@ import fletcher
 from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_path, fetch
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
+from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
 from fletcher.runtime.artifact.writing import describe_files, new_artifact, stamp, write_manifest
 from fletcher.runtime.canary import gives_tokens, write_canary
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.errors import CanaryError, CheckpointError
+from fletcher.runtime.errors import ArtifactError, CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.origin.zoo import shorten_canary
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
+from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
@@ -45,7 +48,7 @@ from ..verify.verify import reference_name, verify_with
 from .card import settle_card
 from .content import describe_content
 from .options import ExportFields, ExportOptions
-from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, shorten_canary, with_tokens
+from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
 from .traced import check_traceable, trace
 from .variants import Emitter, GraphWriter, check_variants
 
@@ -131,6 +134,7 @@ def export(
         ignored = IgnoredKeys(options.ignored_keys)
         check_files(layout, ignored)
         check_settings(layout, ignored)
+        _check_tokenizer(layout)
         checkpoint = Checkpoint.open(layout, ignored, tokenizer_like=options.tokenizer_like)
         if options.exporter == "fletcher":
             check_family(checkpoint)  # before the card asks for keys that another family does not have
@@ -152,6 +156,8 @@ def export(
         session = _write(folder, checkpoint, checkout, recipe, progress)
         progress.line("checking the canary")
         artifact = Artifact.open(folder)
+        for variant in artifact.manifest.variants:
+            read_graph(artifact, variant)  # a load would refuse an operator that the runtime does not know
         checks = check_canaries(artifact, session)
         artifact = _note_batches(artifact, checks)
         if options.verify:
@@ -172,6 +178,21 @@ def export(
         digest=artifact.digest,
         ignored_keys=artifact.manifest.ignored_keys,
     )
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Try the checkpoint's tokenizer in a process with limits, before this one opens it.
+
+    Raises:
+        CheckpointError: it takes too much time or memory, panics, or ends the process.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return  # other files have vocabularies and no rules
+    try:
+        check_contained(file)
+    except ArtifactError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _note_batches(artifact: Artifact, checks: Sequence[CanaryCheck]) -> Artifact:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from fletcher.model_zoo import ModelCard
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary
-from fletcher.runtime.errors import CanaryError, CheckpointError, InputError
+from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider, find_provider, runnable_targets
@@ -24,7 +23,7 @@ from fletcher.runtime.workers.pool import Workers
 from ..texts import SENTENCES
 from .variants import GraphWriter
 
-__all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "shorten_canary", "with_tokens"]
+__all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "with_tokens"]
 
 #: Of the built-in sentences, every eighth is in an own canary: English, German, Arabic, a command. It is run twice here, and
 #: at every load.
@@ -88,20 +87,6 @@ def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
     """Open a variant on its target's default provider, on all cores."""
     provider = default_provider(variant.target)
     return open_session(artifact, variant, provider=provider, threads=len(this_machine().processors))
-
-
-def shorten_canary(path: Path, card: ModelCard) -> Canary:
-    """Read the card's canary without the texts that a lower --max-tokens would truncate."""
-    canary = read_canary(path)
-    if canary.encodings.lengths.max() <= card.max_tokens:
-        return canary
-    rows = np.flatnonzero(canary.encodings.lengths < card.max_tokens)
-    if not len(rows):
-        raise InputError(
-            f"--max-tokens {card.max_tokens} leaves no text of the canary of {card.name}: choose a larger one"
-        )
-    texts = tuple(canary.texts[row] for row in rows)
-    return Canary(texts, canary.encodings.select(rows), canary.vectors[rows], canary.origin)
 
 
 def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str) -> Canary:

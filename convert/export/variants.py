@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import Accuracy, ModelCard
+from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings, Variant
 from fletcher.runtime.artifact.manifest import FileInfo, Target
 from fletcher.runtime.closing import Closing
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.origin.tolerances import default_tolerance
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.feeds import make_feeds
@@ -28,30 +29,10 @@ from ..targets.shared.emission import Emission
 from .memory import memory_shape
 from .precision_islands import SQUARES, find_islands, record_maxima
 
-__all__ = ["TOLERANCES", "Emitter", "GraphWriter", "check_variants", "default_tolerance"]
+__all__ = ["Emitter", "GraphWriter", "check_variants"]
 
 #: Target, architecture, dimension, longest text and precision to the target's graphs, as `targets.emit.emit`.
 Emitter = Callable[[str, Architecture, int, int, Precision], tuple[Emission, ...]]
-
-#: Default tolerances of each precision against HuggingFace in float32; a card can have its own.
-TOLERANCES: Mapping[str, Accuracy] = {
-    "fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5),
-    "fp16": Accuracy(min_cosine=0.9999),
-    "bf16": Accuracy(min_cosine=0.999),
-}
-
-#: The same for scores and sparse vectors, which are not normalized: logits are of the order of 10, vectors' elements of 0.1
-#: (MiniLM's encoder under a random classifier: scores of 2 to 5, 1.4e-5 from HuggingFace).
-LOGIT_MAX_ABS = 1e-4
-
-
-def default_tolerance(card: ModelCard, precision: str) -> Accuracy:
-    """Return the tolerance of a variant: the card's, or the default of its precision and output."""
-    tolerance = card.accuracy.get(precision, TOLERANCES[precision])
-    if precision in card.accuracy or tolerance.max_abs is None or card.output in ("vectors", "token_vectors"):
-        return tolerance
-    return Accuracy(min_cosine=tolerance.min_cosine, max_abs=LOGIT_MAX_ABS)
-
 
 #: Targets without overflow in sums of squares: ONNX Runtime's CUDA LayerNormalization sums in fp32 (`stash_type`), and
 #: SkipLayerNormalization, into which it fuses residual and norm, averages squares in the graph's type. TensorRT's and

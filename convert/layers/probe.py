@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.closing import Closing
 from fletcher.runtime.encodings import Encodings
@@ -87,10 +88,11 @@ class GraphProbe(Closing):
         self._session.close()
 
     def _read(self) -> onnx.ModelProto:
-        file = self._artifact.path / self._variant.file
+        data = read_graph(self._artifact, self._variant)
         try:
-            return onnx.load(file, load_external_data=False)
-        except Exception as error:  # protobuf's own, or the file system's
+            return onnx.load_model_from_string(data)
+        except Exception as error:  # protobuf's errors have no base that onnx exports
+            file = self._artifact.path / self._variant.file
             raise ArtifactError(f"{file} cannot be read as an ONNX graph: {error}") from error
 
     def _find_scores(self) -> dict[str, Shown]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError
 
@@ -52,12 +53,14 @@ class GraphEditor:
         """Read the graph without its weights.
 
         Raises:
-            ArtifactError: the graph cannot be read.
+            ArtifactError: the graph cannot be read, or is not one that Fletcher writes.
+            ChecksumError: the graph has another sha256 than the manifest states.
         """
-        file = artifact.path / variant.file
+        data = read_graph(artifact, variant)
         try:
-            self._model = onnx.load(file, load_external_data=False)
+            self._model = onnx.load_model_from_string(data)
         except Exception as error:  # protobuf's errors have no base that onnx exports
+            file = artifact.path / variant.file
             raise ArtifactError(f"{file} cannot be read ({error}): convert the checkpoint again") from error
         self._folder = artifact.path
         self.nodes: list[onnx.NodeProto] = list(self._model.graph.node)

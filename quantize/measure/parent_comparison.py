@@ -15,6 +15,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.origin.tolerances import FLOORS
 from fletcher.runtime.providers.opening import open_session
 
 from ..cpu_stand_in import cpu_vectors
@@ -22,19 +23,6 @@ from ..recipe import Recipe
 from .metrics import Comparison, compare, cosines
 
 __all__ = ["INDEPENDENT", "Graphs", "ParentComparison", "canary_floor", "compare_with_parent", "embed_texts"]
-
-#: Default of `Recipe.min_cosine` by scheme: the canary's smallest allowed cosine. A lower cosine means that the recipe does
-#: not suit the model or that the graph is broken. A canary has unusual texts, which lose the most.
-FLOORS = {
-    "int8-per-token": 0.97,
-    "int8-static": 0.8,
-    "int8-dynamic": 0.9,
-    "w8": 0.99,
-    "w4": 0.85,
-    "fp16": 0.9999,
-    "bf16": 0.999,
-    "mixed": 0.98,
-}
 
 #: Another machine rounds differently: the manifest allows the canary this many times the loss measured here, plus `SLACK`.
 SLACK_FACTOR, SLACK = 2.0, 1e-3

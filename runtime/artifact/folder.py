@@ -10,9 +10,8 @@ canary.safetensors         vectors that a loaded artifact must reproduce
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,21 @@ from safetensors import safe_open
 from fletcher.model_zoo.decode import decode_json
 
 from ..errors import ArtifactError, ChecksumError
-from .manifest import FORMAT_VERSION, Manifest, Target, Variant
+from .manifest import FORMAT_VERSION, FileInfo, Manifest, Target, Variant
+from .pinned import PinnedFiles
+from .regular_file import open_regular
 
-__all__ = ["CANARY", "MANIFEST", "TOKENIZER", "Artifact", "hash_file"]
+__all__ = ["CANARY", "MANIFEST", "TOKENIZER", "Artifact", "checksum", "hash_file"]
 
 MANIFEST = "fletcher.json"
 TOKENIZER = "tokenizer.json"
 CANARY = "canary.safetensors"
+
+#: Largest manifest in bytes. Those of the zoo have about ten thousand.
+LARGEST_MANIFEST = 16 << 20
+
+#: Names of files and variants, which also name files of caches: no separators, no control characters, no hidden files.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +47,12 @@ class Artifact:
     Attributes:
         path: path of the folder.
         manifest: the manifest that was read from it.
+        manifest_info: size and sha256 of the manifest's file; None for an artifact that was not read from a folder.
     """
 
     path: Path
     manifest: Manifest
+    manifest_info: FileInfo | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Artifact:
@@ -54,16 +63,7 @@ class Artifact:
         """
         path = Path(path)
         file = path / MANIFEST
-        try:
-            text = file.read_bytes()
-        except FileNotFoundError:
-            finding = "a folder without" if path.is_dir() else "not a folder with"
-            raise ArtifactError(
-                f"{path} is {finding} {MANIFEST}, so it is not an artifact: make one with "
-                "`fletcher-convert model export SOURCE -o DIR`"
-            ) from None
-        except OSError as error:
-            raise ArtifactError(f"{file} cannot be read: {error.strerror}") from error
+        text = _read_manifest(path, file)
         try:
             version = decode_json(text, _FormatOnly).format
             if version != FORMAT_VERSION:
@@ -72,21 +72,27 @@ class Artifact:
                     "convert the checkpoint again, or install the version of Fletcher that wrote it"
                 )
             manifest = decode_json(text, Manifest)
+            if manifest.checksum is not None:
+                _check_manifest(file, text, manifest.checksum)
+                manifest = msgspec.structs.replace(manifest, checksum=None)
         except msgspec.DecodeError as error:
             raise ArtifactError(f"{file} is damaged ({error}): convert the checkpoint again") from error
         _check_names(file, manifest)
-        return cls(path, manifest)
+        return cls(path, manifest, FileInfo(len(text), hashlib.sha256(text).hexdigest()))
 
     @property
     def digest(self) -> str:
-        """Hex digest of everything that the vectors depend on: every file's name and sha256, and the card.
+        """Hex digest of the artifact: of the manifest, which has every file's name and sha256.
 
-        The card is included because prompts and longest input are stored only there.
+        Only records are left out: of the origin, of the packages that wrote it, and of verifications and measurements, which
+        come later. So the same checkpoint from another source has the same digest. A signature covers the records too.
         """
-        lines = [f"{name} {info.sha256}" for name, info in sorted(self.manifest.files.items())]
-        card = msgspec.json.encode(self.manifest.card, order="deterministic")
-        texts = b"\nstrips_texts" if self.manifest.strips_texts else b""
-        return hashlib.sha256("\n".join(lines).encode() + b"\n" + card + texts).hexdigest()
+        fields: dict[str, Any] = msgspec.to_builtins(self.manifest)
+        for record in ("origin", "verified", "tools", "checksum"):
+            del fields[record]
+        for variant in fields["variants"]:
+            del variant["measured"]
+        return checksum(fields)
 
     @property
     def tokenizer_file(self) -> Path:
@@ -137,28 +143,66 @@ class Artifact:
             ArtifactError: a file is missing or cannot be read.
             ChecksumError: a file has another size or sha256 than the manifest states.
         """
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(self._check_file, self.manifest.files))
+        self.pin_files().close()
 
-    def _check_file(self, name: str) -> None:
-        info, file = self.manifest.files[name], self.path / name
-        try:
-            size = file.stat().st_size
-            digest = hash_file(file) if size == info.size else ""
-        except OSError as error:
-            raise ArtifactError(f"{file} cannot be read: {error.strerror}. Convert the checkpoint again") from error
-        if size != info.size:
-            raise ChecksumError(f"{file} has {size} bytes, the manifest says {info.size}: convert the checkpoint again")
-        if digest != info.sha256:
-            raise ChecksumError(
-                f"{file} has sha256 {digest}, the manifest says {info.sha256}: convert the checkpoint again"
-            )
+    def pin_files(self) -> PinnedFiles:
+        """Open every file, the manifest too, and compare their sizes and sha256; the caller closes them.
+
+        Raises:
+            ArtifactError: a file is missing or cannot be read.
+            ChecksumError: a file has another size or sha256 than the manifest states, or the manifest has changed.
+        """
+        own = {} if self.manifest_info is None else {MANIFEST: self.manifest_info}
+        return PinnedFiles.open(self.path, {**self.manifest.files, **own})
 
 
 class _FormatOnly(msgspec.Struct):
     """The format version of a manifest of any version."""
 
     format: int
+
+
+def checksum(fields: Mapping[str, Any]) -> str:
+    """Return the hex sha256 of a manifest's fields as JSON with sorted keys. The field `checksum` does not count."""
+    counted = {name: value for name, value in fields.items() if name != "checksum"}
+    return hashlib.sha256(msgspec.json.encode(counted, order="deterministic")).hexdigest()
+
+
+def _read_manifest(path: Path, file: Path) -> bytes:
+    """Return the bytes of a manifest.
+
+    Raises:
+        ArtifactError: it is missing, too large, or cannot be read.
+    """
+    try:
+        stream = open_regular(file)
+    except ArtifactError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        finding = "a folder without" if path.is_dir() else "not a folder with"
+        raise ArtifactError(
+            f"{path} is {finding} {MANIFEST}, so it is not an artifact: make one with "
+            "`fletcher-convert model export SOURCE -o DIR`"
+        ) from None
+    with stream:
+        text = stream.read(LARGEST_MANIFEST + 1)
+    if len(text) > LARGEST_MANIFEST:
+        raise ArtifactError(
+            f"{file} is damaged (it has more than {LARGEST_MANIFEST} bytes): convert the checkpoint again"
+        )
+    return text
+
+
+def _check_manifest(file: Path, text: bytes, expected: str) -> None:
+    """Compare the checksum of a manifest's fields with the one that it states.
+
+    Raises:
+        ChecksumError: they differ.
+    """
+    if checksum(decode_json(text, dict[str, Any])) != expected:
+        raise ChecksumError(
+            f"{file} has changed since it was written (its checksum differs): convert the checkpoint again"
+        )
 
 
 def _check_names(file: Path, manifest: Manifest) -> None:
@@ -172,9 +216,19 @@ def _check_names(file: Path, manifest: Manifest) -> None:
         raise ArtifactError(
             f"{file} is damaged (it has no size and sha256 of {', '.join(missing)}): convert the checkpoint again"
         )
-    if outside := [name for name in manifest.files if Path(name).name != name]:
+    variants = manifest.variants
+    plain = (
+        *manifest.files,
+        *(name for each in variants for name in (each.name, each.precision, each.file, each.weights)),
+    )
+    if outside := [name for name in plain if not PLAIN_NAME.fullmatch(name)]:
         raise ArtifactError(
-            f"{file} is damaged (it names {outside[0]!r}, which is not a plain file name): convert the checkpoint again"
+            f"{file} is damaged (it names {outside[0][:100]!a}, which is not a plain file name): convert the checkpoint again"
+        )
+    names = [variant.name for variant in variants]
+    if len(set(names)) < len(names) or not all(variant.inputs and variant.outputs for variant in variants):
+        raise ArtifactError(
+            f"{file} is damaged (two variants have one name, or one has no input or output): convert the checkpoint again"
         )
 
 

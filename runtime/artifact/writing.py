@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ArtifactError
-from .folder import MANIFEST, Artifact, hash_file
+from .folder import MANIFEST, Artifact, checksum, hash_file
 from .manifest import LEFT_OUT, FileInfo, Manifest, Verification
 
 __all__ = ["describe_files", "new_artifact", "stamp", "write_manifest"]
@@ -116,7 +116,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `fletcher.json` atomically."""
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
     try:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(_written(manifest)), indent=2) + b"\n")
+        fields = _written(manifest)
+        fields["checksum"] = checksum(fields)
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n")
         temporary.replace(folder / MANIFEST)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..artifact.folder import Artifact
+from ..artifact.graph.read import check_graphs
 from ..artifact.manifest import Variant
+from ..artifact.pinned import PinnedFiles
 from ..canary import Canary, read_canary, require_session
 from ..machine import gpus
 from ..machine.gpus import SLOTS, Gpu, memory_info
@@ -50,7 +52,7 @@ def open_gpus(artifact: Artifact, variant: Variant, opener_of: Callable[[Gpu], G
     devices: list[FleetDevice] = []
     try:
         for gpu in gpus.this_gpus().gpus:
-            devices.append(_device(gpu, opener_of(gpu)))
+            devices.append(_device(artifact, variant, gpu, opener_of(gpu)))
     except BaseException:
         for device in devices:
             device.session.close()
@@ -60,17 +62,37 @@ def open_gpus(artifact: Artifact, variant: Variant, opener_of: Callable[[Gpu], G
     return Fleet(devices, check=check, fallback=next((reason for reason in fallbacks if reason), None))
 
 
-def _device(gpu: Gpu, opener: GpuOpener) -> FleetDevice:
+def _device(artifact: Artifact, variant: Variant, gpu: Gpu, opener: GpuOpener) -> FleetDevice:
     free_before = memory_info(gpu.index)[0]
     return FleetDevice(
         gpu.device_name,
         opener.open(),
         SLOTS,
         gpu.processors,
-        open=opener.open,
+        open=partial(_reopen, artifact, variant, opener),
         memory=lambda: float(max(free_before - memory_info(gpu.index)[0], 0)),
         metrics=opener.metrics,
     )
+
+
+def _reopen(artifact: Artifact, variant: Variant, opener: GpuOpener) -> Session:
+    """Open another session of the files that were loaded. The folder may have been exchanged since then.
+
+    Raises:
+        ArtifactError: the files are missing, or were changed while they were opened.
+        ChecksumError: the files are others.
+        Exception: any error of the opener.
+    """
+    files = {name: artifact.manifest.files[name] for name in (variant.file, variant.weights)}
+    with PinnedFiles.open(artifact.path, files) as pinned:
+        check_graphs(artifact, variant)
+        session = opener.open()
+        try:
+            pinned.require_unchanged()
+        except BaseException:
+            session.close()
+            raise
+    return session
 
 
 def _check(artifact: Artifact, variant: Variant, canary: Canary, session: Session) -> None:

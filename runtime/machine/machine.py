@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Machine", "read_list", "read_machine", "this_machine"]
+__all__ = ["Machine", "container_limit", "read_container_limit", "read_list", "read_machine", "this_machine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,38 @@ def _quota(root: Path) -> float:
 
 def _memory(root: Path) -> int:
     """Return the bytes of memory that this process may use, or 0 if they are not known."""
+    return min([*_installed(root), *_group_limits(root)], default=0)
+
+
+@cache
+def container_limit() -> int | None:
+    """Return the bytes of memory that the control groups of this process allow; None if they do not limit it."""
+    return None if platform.system() == "Darwin" else read_container_limit(Path("/"))
+
+
+def read_container_limit(root: Path) -> int | None:
+    """Read the memory limit of the control groups, of version 2 or 1.
+
+    Args:
+        root: folder that contains `proc` and `sys`.
+
+    Returns:
+        The smallest limit in bytes; None if there is none below the installed memory.
+    """
+    limit = min(_group_limits(root), default=None)
+    # Version 1 writes a number of 63 bits for no limit.
+    return None if limit is None or limit >= min(_installed(root), default=0) else limit
+
+
+def _installed(root: Path) -> list[int]:
     lines = _text(root / "proc/meminfo").splitlines()
-    limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
-    for group in _groups(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            if (text := _text(group / name).strip()).isdigit():
-                limits.append(int(text))
-    return min(limits, default=0)
+    return [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+
+
+def _group_limits(root: Path) -> list[int]:
+    names = ("memory.max", "memory.limit_in_bytes")
+    texts = [_text(group / name).strip() for group in _groups(root, "memory") for name in names]
+    return [int(text) for text in texts if text.isdigit()]
 
 
 def _groups(root: Path, controller: str) -> list[Path]:

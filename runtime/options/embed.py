@@ -80,6 +80,10 @@ CHUNK_TOKENS = 256
 OVERLAP = 1 / 8
 
 
+#: Special tokens around a text, and characters of a prompt for each of its tokens, in `EmbedOptions.step`.
+SPECIAL_TOKENS, PROMPT_CHARACTERS = 2, 3
+
+
 class VectorFields(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Options that have the same names in every API that returns vectors."""
 
@@ -108,7 +112,10 @@ class VectorFields(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
     overlap_tokens: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Tokens that a window shares with the one before it. Default: an eighth of a window."),
+        Meta(
+            description="Tokens that a window shares with the one before it, at most half a window. Default: an eighth of a "
+            "window."
+        ),
     ] = None
     chunk_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="Tokens of a chunk for overflow `late`. Default: 256.")
@@ -196,6 +203,12 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
                 "window_tokens",
                 f"window_tokens is {self.window_tokens}: it must be from 1 to {card.max_tokens} for {card.name}",
             )
+        if self.splits and self.overlap(card) > (most := self.window(card) // 2):
+            raise OptionError(
+                "overlap_tokens",
+                f"overlap_tokens is {self.overlap_tokens}: it must be at most half a window, {most} tokens, because every "
+                "token of a text would be computed more than twice",
+            )
 
     def _check_cut(self, field: str) -> None:
         if getattr(self, field) is None:
@@ -212,6 +225,14 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
     def overlap(self, card: ModelCard) -> int:
         """Return the number of tokens that a window shares with the one before."""
         return int(self.window(card) * OVERLAP) if self.overlap_tokens is None else self.overlap_tokens
+
+    def step(self, card: ModelCard) -> int:
+        """Return about the number of new tokens of a text in each window, at least 1.
+
+        The tokens of the prompt and the special tokens are estimated, because the tokenizer alone knows their number.
+        """
+        own = self.window(card) - self.overlap(card) - SPECIAL_TOKENS - len(self.prompt(card)) // PROMPT_CHARACTERS
+        return max(own, 1)
 
     @property
     def chunk(self) -> int:

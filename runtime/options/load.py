@@ -76,7 +76,8 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
     memory_limit: Annotated[
         int | str | None,
         Meta(
-            description="Largest resident memory of the process, in bytes or as text such as 2GB. Default: no limit.",
+            description="Largest resident memory of the process, in bytes or as text such as 2GB. Default: the limit of the "
+            "container, if it has one.",
             extra={"metavar": "SIZE"},
         ),
     ] = None
@@ -88,6 +89,23 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
             extra={"metavar": "SIZE"},
         ),
     ] = 0
+
+    digest: Annotated[
+        Annotated[str, Meta(pattern="^(sha256:)?[0-9a-f]{64}$")] | None,
+        Meta(
+            description="Digest that the artifact must have, as `fletcher-convert model inspect` shows it. Default: any "
+            "digest is accepted.",
+            extra={"metavar": "SHA256"},
+        ),
+    ] = None
+    require_signature: Annotated[
+        str | None,
+        Meta(
+            description="Signer of the artifact: `key:PUBLIC_KEY.pem`, `certificate:ROOT.pem` or "
+            "`sigstore:NAME,ISSUER`. Default: no signature is required.",
+            extra={"metavar": "IDENTITY"},
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,3 +146,5 @@ class LoadFields(TypedDict, total=False):
     exact: bool
     memory_limit: int | str | None
     cache: int | str
+    digest: str | None
+    require_signature: str | None

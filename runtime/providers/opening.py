@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from ..artifact.folder import Artifact
+from ..artifact.graph.read import check_graphs
 from ..artifact.manifest import Variant
 from ..errors import ArtifactError, MissingPackageError, ProviderError
 from ..machine.machine import this_machine
@@ -50,7 +51,7 @@ def open_session(
     workers: int = 1,
     allow_fallback: bool = False,
 ) -> Session:
-    """Load a variant on a provider.
+    """Load a variant on a provider. Its graph is checked first; see `check_graph`.
 
     Args:
         artifact: artifact that contains the graph.
@@ -66,7 +67,8 @@ def open_session(
         MissingPackageError: the provider's package is not installed.
         ProviderError: the package is too old, the machine lacks a requirement of the provider or an instruction set of the
             variant, or the provider does not run the target or rejects the graph.
-        ArtifactError: the graph file cannot be loaded.
+        ArtifactError: the graph file cannot be loaded, or is not one that Fletcher writes.
+        ChecksumError: the graph file has another sha256 than the manifest states.
     """
     chosen = find_provider(provider)
     if variant.target not in chosen.targets:
@@ -76,6 +78,7 @@ def open_session(
         )
     require(chosen, this_machine())
     check_instructions(artifact, variant, this_machine())
+    check_graphs(artifact, variant)
     return chosen.open(artifact, variant, OpenOptions(threads=threads, workers=workers, allow_fallback=allow_fallback))
 
 

@@ -13,6 +13,9 @@ from .truncation import Side
 
 __all__ = ["encode_pairs"]
 
+#: Characters of pairs that are tokenized at a time: their tokens take about 200 bytes each until they are cut.
+PART_CHARACTERS = 1 << 17
+
 
 def encode_pairs(
     tokenizer: HuggingFaceTokenizer,
@@ -30,12 +33,30 @@ def encode_pairs(
         max_tokens: largest number of tokens of a row.
         side: end of a text that is cut.
     """
-    pairs = tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
-    indices = [_remaining_indices(pair.sequence_ids, max_tokens, side) for pair in pairs]
-    rows = [np.array(pair.ids, np.int32)[index] for pair, index in zip(pairs, indices, strict=True)]
-    types = [np.array(pair.type_ids, np.int32)[index] for pair, index in zip(pairs, indices, strict=True)]
+    rows: list[NDArray[np.int32]] = []
+    types: list[NDArray[np.int32]] = []
+    lengths: list[int] = []
+    together: list[tuple[str, str]] = []
+    characters = 0
+
+    def encode() -> None:
+        for pair in tokenizer.encode_batch_fast(together):
+            index = _remaining_indices(pair.sequence_ids, max_tokens, side)
+            rows.append(np.array(pair.ids, np.int32)[index])
+            types.append(np.array(pair.type_ids, np.int32)[index])
+            lengths.append(len(pair.ids))
+        together.clear()
+
+    # A pair is cut after it is tokenized, and a long query is in every pair, so few characters are tokenized at a time.
+    for pair in zip(firsts, seconds, strict=True):
+        together.append(pair)
+        characters += len(pair[0]) + len(pair[1])
+        if characters > PART_CHARACTERS:
+            encode()
+            characters = 0
+    encode()
     encodings = Encodings.from_lists(rows)
-    dropped = np.array([len(pair.ids) for pair in pairs], np.int64) - encodings.lengths
+    dropped = np.array(lengths, np.int64) - encodings.lengths
     all_types = np.concatenate(types) if types else np.zeros(0, np.int32)
     return Encodings(encodings.ids, encodings.offsets, dropped.astype(np.int32), all_types)
 

@@ -218,6 +218,9 @@ class Tokenizer:
                 ids, offsets = _join([row for chunk in chunks for row in self._slow(chunk)])
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
+        except BaseException as error:
+            raise_panic(error)
+            raise
         self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
         # If all ids together fit, each row fits. Most requests are so short.
         if side == "neither" or len(ids) <= self.max_tokens:
@@ -311,6 +314,9 @@ class Tokenizer:
             encodings = encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens, self.side)
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain([*firsts, *seconds])) from None
+        except BaseException as error:
+            raise_panic(error)
+            raise
         tokens = encodings.num_tokens + int(encodings.dropped.sum())
         self.stats.add(started, texts=2 * len(firsts), tokens=tokens)
         return encodings
@@ -328,7 +334,11 @@ class Tokenizer:
 
     def describe(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
         """Return each text's tokens, without truncation; see `token_details.describe_tokens`."""
-        return describe_tokens(self._tokenizer, texts, special=special, strip=self._strips)
+        try:
+            return describe_tokens(self._tokenizer, texts, special=special, strip=self._strips)
+        except BaseException as error:
+            raise_panic(error)
+            raise
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""
@@ -376,6 +386,20 @@ class Tokenizer:
                 yield from (np.array(encoding.ids, np.int32) for encoding in encodings)
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain([text])) from None
+        except BaseException as error:
+            raise_panic(error)
+            raise
+
+
+def raise_panic(error: BaseException) -> None:
+    """Raise an `InputError` for a panic of a tokenizer's library, which is not an `Exception`; return for other errors.
+
+    A panic ends the call and not the process, so the server answers and goes on.
+    """
+    if type(error).__name__ == "PanicException":
+        raise InputError(
+            f"the tokenizer's library fails on a text ({' '.join(str(error).split())[:200]}): shorten or change the text"
+        ) from None
 
 
 def _join(rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -8,16 +8,44 @@ import pyarrow as pa
 
 from fletcher.runtime import Embeddings
 
-from ..errors import FieldError
+from ..errors import FieldError, TooLargeError
 from .batches import choose_column, output_schema, read_texts, with_vectors
+from .ipc_sizes import stream_sizes
 from .options import ArrowOptions
 
-__all__ = ["output_schema", "read_arrow", "read_schema", "write_arrow"]
+__all__ = ["measure", "output_schema", "read_arrow", "read_schema", "write_arrow"]
 
 
 def read_schema(body: bytes) -> Any:
     """Return the schema of an Arrow stream."""
     return pa.ipc.open_stream(body).schema
+
+
+def measure(body: bytes, most_bytes: int, most_rows: int) -> int:
+    """Return the bytes of a stream's buffers after decompression. Nothing is decompressed.
+
+    Args:
+        body: the stream.
+        most_bytes: largest number of bytes.
+        most_rows: largest number of rows.
+
+    Raises:
+        FieldError: the body is not an Arrow stream, or it has too many rows.
+        TooLargeError: it has too many bytes.
+    """
+    try:
+        rows, plain = stream_sizes(body)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FieldError(f"the body is not an Arrow IPC stream: {type(error).__name__}", None) from None
+    if rows > most_rows:
+        raise FieldError(
+            f"the stream has {rows} rows; the limit is {most_rows}: send several requests, or use Flight", None
+        )
+    if plain > most_bytes:
+        raise TooLargeError(
+            f"the stream has {plain} bytes when decompressed; the limit is {most_bytes}: send several requests, or use Flight"
+        )
+    return plain
 
 
 def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list[str]], str]:

@@ -80,6 +80,10 @@ class Backend(Protocol):
         """Compare the session's vectors with the canary's."""
         ...
 
+    def changed_files(self) -> str:
+        """Return the reason why the artifact's files are not those that were loaded; empty if they are."""
+        ...
+
     def reference_canary(self) -> Canary:
         """Return the texts and vectors that the session must reproduce."""
         ...

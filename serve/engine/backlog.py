@@ -138,9 +138,8 @@ class Backlog:
         pieces: list[Piece] = []
         unfinished: list[tuple[OpenRequest, int]] = []
         room = budget
-        for (
-            request
-        ) in window:  # it grows: the next part of a stream comes after the present parts of the other requests
+        # The window grows: the next part of a stream comes after the present parts of the other requests.
+        for request in window:
             # A batch has one output, so rows of late chunking need another batch.
             fits = room > 0 and (not pieces or request.task.output == pieces[0].request.task.output)
             piece = request.take(room, budget, 0 if pieces else 1) if fits else None

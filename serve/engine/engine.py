@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from fletcher.runtime.errors import InputError, StoppingError
-from fletcher.runtime.inputs import Texts, TokenIds
+from fletcher.runtime.errors import StoppingError
+from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.tasks.task import Task
 
-from ..errors import TooLargeError
+from ..byte_budget import ByteBudget
 from ..observe.metrics import Metrics
+from ..request_limits import check_chunks, check_pairs, check_tokens, too_large
 from .admission import MAX_MEMORY, Admission
 from .backend import Backend
 from .backlog import Backlog
@@ -40,7 +41,7 @@ from .workers import BatchWorkers
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine", "check_tokens"]
+__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
 
@@ -59,9 +60,6 @@ MAX_QUEUE_TOKENS: Final = 1 << 20
 #: Longest expected wait of a request in seconds. Most clients cancel a request after 60 s.
 MAX_WAIT_SECONDS: Final = 30.0
 
-#: Largest number of tokens of a request with late chunking, which holds the states of all of them: 200 MB for 384 dimensions.
-MAX_LATE_TOKENS: Final = 1 << 17
-
 #: Largest number of characters of a request that is compared with open requests. It takes microseconds to hash them.
 JOINED_CHARACTERS: Final = 1 << 16
 
@@ -77,6 +75,7 @@ class Engine:
         metrics: receives the counts.
         failover: runs the batches, with a breaker and a spare backend.
         admission: admits and settles requests.
+        budget: bytes of bodies and answers, which a memory limit also bounds; None if another process has them.
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class Engine:
         )
         self.admission.resume = self._resume
         self._info = backend.info
+        self.budget: ByteBudget | None = None
         self._estimate = TokenEstimate()
         self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
@@ -179,6 +179,8 @@ class Engine:
             size: the new limit in bytes; a value above the present limit has no effect.
         """
         self.admission.max_memory = min(self.admission.max_memory, size)
+        if self.budget is not None:
+            self.budget.lower(size)
 
     def set_spare(self, spare: Callable[[], Backend]) -> None:
         """Let a second backend compute the batches that the first one fails at; `spare` opens it when it is needed."""
@@ -228,6 +230,10 @@ class Engine:
         price = price_of(request, self._info, self._estimate.ratio)
         if isinstance(inputs, TokenIds):
             check_tokens(self._max_request_tokens, price.tokens)
+        elif isinstance(inputs, Pairs):
+            check_pairs(inputs, price.characters)
+        if price.memory > self.admission.max_memory:
+            raise too_large(price.memory, self.admission.max_memory)
         key: object = None
         # A part of a stream is computed in its place in the stream, so it does not join another request.
         if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS and not request.terms.stream:
@@ -308,6 +314,8 @@ class Engine:
                     draft.trace.stage("tokenize", started, ended, {"fletcher.tokens": tokens})
             if self._max_request_tokens is not None or task.by_token:
                 check_tokens(self._max_request_tokens, tokens, by_token=task.by_token)
+            if request.options.splits:
+                check_chunks(request.options, tokens, len(task.encodings))
         except BaseException as error:
             # Callers that joined the request get the error from their futures; a caller on this thread gets an exception.
             self.admission.settle(admitted, error=error)
@@ -352,24 +360,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def check_tokens(limit: int | None, count: int, *, by_token: bool = False) -> None:
-    """Reject a request that is too large.
-
-    Args:
-        limit: tokens that a request may have the model compute; None for no limit.
-        count: tokens of the request.
-        by_token: whether a row of values is kept for each token.
-
-    Raises:
-        TooLargeError: the request has more tokens than the limit of a request.
-        InputError: the request has more tokens than late chunking can hold the states of.
-    """
-    if limit is not None and count > limit:
-        raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several requests")
-    if by_token and count > MAX_LATE_TOKENS:
-        raise InputError(
-            f"the request needs the states of {count} tokens; the limit is {MAX_LATE_TOKENS}: send fewer texts in one "
-            "request, or use windows"
-        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from fletcher.runtime.inputs import Inputs, Pairs, TokenIds
+from fletcher.runtime.inputs import Inputs, Pairs, Texts, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 
 from .embed_request import EmbedRequest
@@ -19,6 +20,8 @@ __all__ = [
     "FIRST_RATIO",
     "ROW_CHARACTERS",
     "Price",
+    "answer_bytes",
+    "charged_tokens",
     "is_bulk",
     "price_of",
     "price_of_rows",
@@ -26,6 +29,9 @@ __all__ = [
 
 #: Tokens per character before any text was tokenized. It is high: English has about one token for four characters.
 FIRST_RATIO: Final = 0.5
+
+#: Tokens per character that a client is charged until the real number is known. English has one token for four characters.
+CHARGED_RATIO: Final = 0.25
 
 #: Characters that a row counts for besides its own: its special tokens and its prompt.
 ROW_CHARACTERS: Final = 8
@@ -36,6 +42,10 @@ BULK_TOKENS: Final = 1 << 16
 
 #: Characters of so many tokens. English has about four characters per token.
 BULK_CHARACTERS: Final = 4 * BULK_TOKENS
+
+
+#: Bytes of an answer that are encoded at a time: the pieces that wait for a client, and the one that is being made.
+ENCODED_BYTES: Final = 4 << 20
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -59,8 +69,9 @@ class Price(msgspec.Struct, frozen=True):
 def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO) -> Price:
     """Return the predicted cost of a request to a model.
 
-    A row is not longer than the longest input, unless texts are split. A token takes 4 bytes for its id and 4 bytes for the
-    copy in a batch. The vector of a row takes `dimension` float32 values. Late chunking also holds a vector for each token.
+    A row is not longer than the longest input, unless texts are split; then it becomes windows, which overlap. A token takes
+    4 bytes for its id and 4 bytes for the copy in a batch. The vector of a row takes `dimension` float32 values. Late
+    chunking and outputs by token also hold a vector for each token, and windows one for each window.
 
     Args:
         request: the request.
@@ -83,8 +94,52 @@ def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO)
         tokens, most = int(ratio * (characters + ROW_CHARACTERS * rows)), rows * info.max_tokens
         if tokens > most and not options.splits:
             tokens = most
-    vectors = rows + tokens if options.overflow == "late" else rows
+    vectors = rows
+    if options.splits:
+        window, step = options.window(info.card), options.step(info.card)
+        windows = rows + tokens // step
+        tokens = min(tokens * window // step, windows * window)
+        vectors += tokens + tokens // options.chunk if options.overflow == "late" else windows
+    elif request.output == "token_vectors":
+        vectors += tokens
     return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+
+
+def answer_bytes(request: EmbedRequest, info: ModelInfo) -> int:
+    """Return the bytes that the answer to a request takes until its client has it: its values and their encoding.
+
+    An element takes 4 bytes, and about 12 in JSON. Long answers are encoded in pieces, so the encoding takes at most
+    `ENCODED_BYTES`.
+
+    Args:
+        request: the request.
+        info: description of the model.
+    """
+    inputs = request.inputs
+    if request.output == "token_vectors" or request.options.splits:
+        values = price_of(request, info).memory
+    else:
+        rows: Sequence[object] = inputs.documents if isinstance(inputs, Pairs) else ()
+        if isinstance(inputs, Texts):
+            rows = inputs.texts
+        elif isinstance(inputs, TokenIds):
+            rows = inputs.rows
+        values = 4 * len(rows) * info.dimension
+    return values + min(3 * values, ENCODED_BYTES)
+
+
+def charged_tokens(request: EmbedRequest, info: ModelInfo) -> int:
+    """Return the tokens that a client is charged for a request until their real number is known.
+
+    Args:
+        request: the request.
+        info: description of the model.
+    """
+    inputs = request.inputs
+    if isinstance(inputs, Texts) and not request.options.splits:  # the common case needs no `Price`
+        count = len(inputs.texts)
+        return min(int(sum(map(len, inputs.texts)) * CHARGED_RATIO) + count, count * info.max_tokens)
+    return price_of(request, info, CHARGED_RATIO).tokens
 
 
 def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from ..access.permit import Permit
 from ..engine.embed_request import EmbedRequest
-from ..engine.price import price_of
+from ..engine.price import charged_tokens
 from ..models.version import ModelVersion
 
 __all__ = ["charge"]
-
-#: Tokens per character that a client is charged until the real number is known. English has one token for four characters.
-CHARGED_RATIO: Final = 0.25
 
 
 def charge(permit: Permit | None, request: EmbedRequest, version: ModelVersion) -> float:
@@ -33,7 +28,7 @@ def charge(permit: Permit | None, request: EmbedRequest, version: ModelVersion) 
     if permit is None:
         return 0.0
     permit.check_model(version.spec.name)
-    tokens = price_of(request, version.info, CHARGED_RATIO).tokens
+    tokens = charged_tokens(request, version.info)
     if request.terms.stream:
         return permit.pace(tokens)
     permit.spend(tokens)

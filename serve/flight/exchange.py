@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -36,14 +37,18 @@ from ..models.spaces import require_space
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from ..statuses import public_message
+from .bounds import FlightBounds
 from .charging import charge
 from .middleware import caller_of
 from .options import read_options
 
-__all__ = ["Exchange", "Stream", "wait"]
+__all__ = ["BATCH_COPIES", "Exchange", "Stream", "wait"]
 
 #: Seconds between two checks that the client is still connected.
 LOOK_SECONDS = 0.25
+
+#: Copies of a record batch that is read: its columns, and its texts as strings, which may take four bytes per character.
+BATCH_COPIES = 5
 
 #: Seconds that the reader may take to notice that the stream failed, before the client gets the failure inside the stream.
 GRACE_SECONDS = 0.05
@@ -89,7 +94,15 @@ class Exchange:
         rows: number of rows that were read so far.
     """
 
-    def __init__(self, models: Models, options: ArrowOptions, stream: Stream, terms: Terms, draft: RecordDraft) -> None:
+    def __init__(
+        self,
+        models: Models,
+        options: ArrowOptions,
+        stream: Stream,
+        terms: Terms,
+        draft: RecordDraft,
+        bounds: FlightBounds,
+    ) -> None:
         """Create the exchange. `run` answers the stream.
 
         Args:
@@ -98,7 +111,9 @@ class Exchange:
             stream: pyarrow's side of the call.
             terms: terms of the first part of the stream.
             draft: draft of the call's record.
+            bounds: limits of record batches, and the budget that holds them.
         """
+        self._bounds = bounds
         self._models = models
         self._options = options
         self._reader = stream.reader
@@ -108,6 +123,7 @@ class Exchange:
         self._draft = draft
         self._pending: queue.Queue[_Pending | _End] = queue.Queue()
         self._unanswered = 0
+        self._held: deque[int] = deque()
         self._ahead: ReadAhead
         self._answered = threading.Condition()  # also guards `_ahead`
         self._ended = False
@@ -139,6 +155,7 @@ class Exchange:
                 self._discard()
                 thread.join(GRACE_SECONDS)
             self._discard()
+            self._bounds.budget.hold(-sum(self._held))
 
     def _read_all(self) -> None:
         """Read until the stream ends or fails. Then queue an `_End` for the writing thread."""
@@ -175,7 +192,13 @@ class Exchange:
                 # One version answers the whole stream, because the schema names the version.
                 name = f"{served.name}@{served.version}"
                 self._digest = served.digest
-            self._draft.bytes_in += chunk.data.nbytes
+            size = chunk.data.nbytes
+            self._draft.bytes_in += size
+            self._bounds.check(size, "record batch")
+            row_bytes = 4 * served.dimension * chunk.data.num_rows
+            if not self._bounds.hold_part(held := BATCH_COPIES * size + row_bytes, lambda: self._ended):
+                return
+            self._held.append(held)
             texts = read_texts(chunk.data, column, self.rows)
             with self._answered:
                 self._ahead.begin(texts)
@@ -248,6 +271,7 @@ class Exchange:
                 notice = {"model": {"version": served.version, "digest": served.digest, "variant": served.variant}}
                 self._writer.write_with_metadata(answer, pa.py_buffer(msgspec.json.encode(notice)))
             self._unanswered -= 1
+            self._bounds.budget.hold(-self._held.popleft())
             with self._answered:
                 self._ahead.end(int(embeddings.tokens.sum()))
                 self._answered.notify()

@@ -25,8 +25,10 @@ from ..access.gate import Gate
 from ..access.permit import Permit
 from ..arrow.batches import DEFAULT_COLUMN, output_schema, with_vectors
 from ..arrow.options import ArrowOptions
+from ..byte_budget import ByteBudget
 from ..engine.embed_request import EmbedRequest
-from ..errors import ForbiddenError, UnknownRouteError
+from ..engine.price import answer_bytes
+from ..errors import FieldError, ForbiddenError, UnknownRouteError
 from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
 from ..models.admin_action import AdminAction
@@ -36,6 +38,7 @@ from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
+from .bounds import MAX_TICKET_TEXTS, FlightBounds
 from .charging import charge
 from .errors import flight_error
 from .exchange import Exchange, Stream, wait
@@ -52,6 +55,13 @@ logger = logging.getLogger("fletcher.serve.flight")
 
 EMBED = b"embed"
 ADMIN_OFF: Final = AdminRules()
+
+#: Largest size of a message in bytes, if the server's options set none.
+MESSAGE_BYTES = 32 << 20
+
+#: Copies of a ticket: itself, its texts as strings, which may take four bytes per character, and its texts in Arrow.
+TICKET_COPIES = 6
+
 _spec = msgspec.json.Decoder(ModelSpec)
 ACTIONS = {
     "info": "The served model and the server, as JSON",
@@ -74,6 +84,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
         admin: AdminRules = ADMIN_OFF,
+        bounds: FlightBounds | None = None,
     ) -> None:
         """Listen on an address.
 
@@ -85,10 +96,12 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             tracing: begins and ends spans; None makes no spans.
             consumers: receive the record of every call, besides metrics, log and traces.
             admin: rules of the admin API; only `on` accepts changes of models by actions.
+            bounds: limits of what calls hold. Default: 32 MiB for a message, and a budget of their own.
 
         Raises:
             ServiceError: gRPC cannot listen on the address.
         """
+        self._bounds = FlightBounds(ByteBudget(), MESSAGE_BYTES) if bounds is None else bounds
         self._models = models
         self._gate = gate
         self._longbow = longbow
@@ -111,7 +124,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Embed a stream of record batches."""
         with self._call("exchange", context) as draft:
             stream, terms = Stream(reader, writer, context), caller_of(context).stream_terms(draft)
-            exchange = Exchange(self._models, self._options(descriptor), stream, terms, draft)
+            exchange = Exchange(self._models, self._options(descriptor), stream, terms, draft, self._bounds)
             with self._lock:
                 self._exchanges.add(exchange)
             try:
@@ -124,7 +137,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Embed a stream of record batches and store the vectors in Longbow."""
         with self._call("put", context) as draft:
             stream, terms = Stream(reader, writer, context), caller_of(context).stream_terms(draft)
-            flight_put(self._longbow, self._models, descriptor, stream, terms, draft)
+            flight_put(self._longbow, self._models, descriptor, stream, terms, draft, self._bounds)
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """Return a description of the answers of `DoExchange` to this descriptor."""
@@ -140,18 +153,36 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Embed the texts of a ticket: JSON with `texts` and the options of `DoExchange`."""
         with self._call("get", context) as draft:
             draft.bytes_in = len(ticket.ticket)
+            self._bounds.check(draft.bytes_in, "ticket")
             texts, options = read_ticket(ticket.ticket, self._models)
+            if len(texts) > MAX_TICKET_TEXTS:
+                raise FieldError(
+                    f"the ticket has {len(texts)} texts; the limit is {MAX_TICKET_TEXTS}: use DoExchange", "texts"
+                )
             terms = caller_of(context).terms(draft)
             request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
-            charge(caller_of(context).permit, request, self._models.pick(options.model))
-            version, future = self._models.submit_blocking(options.model, request, draft)
-            embeddings = wait(future, context, terms.deadline)
-            draft.count(version.description.name, version.description.version, embeddings)
-            batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
-            schema = output_schema(batch.schema, version.description, options.embed, version.spaces.of(options.embed))
-            answer = with_vectors(batch, embeddings, schema)
-            draft.bytes_out = answer.nbytes
-            return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [answer]), options.ipc)
+            version = self._models.pick(options.model)
+            charge(caller_of(context).permit, request, version)
+            held = TICKET_COPIES * draft.bytes_in + answer_bytes(request, version.info)
+            self._bounds.budget.hold(held)
+            try:
+                return self._get(request, options, context, draft, held)
+            except BaseException:
+                self._bounds.budget.hold(-held)
+                raise
+
+    def _get(self, request: EmbedRequest, options: ArrowOptions, context: Any, draft: RecordDraft, held: int) -> Any:
+        """Return the answer to a ticket, which gives the held bytes back when it is sent."""
+        assert isinstance(request.inputs, Texts)
+        texts = request.inputs.texts
+        version, future = self._models.submit_blocking(options.model, request, draft)
+        embeddings = wait(future, context, request.terms.deadline)
+        draft.count(version.description.name, version.description.version, embeddings)
+        batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
+        schema = output_schema(batch.schema, version.description, options.embed, version.spaces.of(options.embed))
+        answer = with_vectors(batch, embeddings, schema)
+        draft.bytes_out = answer.nbytes
+        return fl.GeneratorStream(schema, self._bounds.sending(answer, held), options.ipc)
 
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         """Return the only descriptor, `embed`."""

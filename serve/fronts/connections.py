@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 
+from ..connection_limits import ConnectionLimits
 from ..http.call import AsgiApp
 from ..http.server import UvicornThread
 
@@ -26,6 +27,7 @@ class PassedConnections:
         drain_seconds: float,
         on_closed: Callable[[int], None] | None = None,
         on_end: Callable[[], None] | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         """Prepare the server.
 
@@ -35,8 +37,11 @@ class PassedConnections:
             on_closed: called on the event loop, at most ten times a second, with the number of connections that have ended
                 since the start, when it has grown.
             on_end: called on the event loop when everything is answered, for example `Forward.close`.
+            limits: limits of the connections, as of `UvicornThread`.
         """
-        self._uvicorn = UvicornThread(app, [], drain_seconds=drain_seconds, on_tick=self._report, on_end=on_end)
+        self._uvicorn = UvicornThread(
+            app, [], drain_seconds=drain_seconds, on_tick=self._report, on_end=on_end, limits=limits
+        )
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._added = self._reported = 0

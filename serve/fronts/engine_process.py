@@ -58,6 +58,7 @@ class _Engine:
                 config.engine_flight,
                 surroundings.longbow,
                 surroundings.tracing,
+                bounds=surroundings.flight_bounds(),
                 admin=surroundings.admin,
             )
         self._admin: HttpServer | None = None

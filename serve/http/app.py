@@ -47,6 +47,7 @@ from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
 from .coding.answers import shrink
 from .errors import OPENAI, ErrorShape
+from .json import PIECE_BYTES
 from .openapi import openapi_document
 from .route import Route, RouteTable
 from .routes import ADMIN_OFF, ADMIN_PATHS, http_routes
@@ -141,35 +142,36 @@ class HttpApp:
         call: Call | None = None
         with self._requests.wrap(draft):
             try:
-                if self._tracing is not None:
-                    draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
-                route, call = self._open(scope, headers, receive, methods, draft)
-                if call.permit is not None and (entering := call.enter()) is not None:
-                    await entering
-                response = await route.handler(call)
-                if draft.truncated and call.on_truncate != "allow":
-                    response = _report_truncated(response, draft)
-            except FletcherError as error:
-                response = self._refuse(error, draft, shape)
-            except ClientLeftError:
-                if call is not None and call.permit is not None and (leaving := call.leave()) is not None:
-                    await leaving
-                return
-            except Exception:
-                # A defect of the server: the client gets a general message, and the log has the details.
-                logger.exception("request failed", extra={"fields": {"request_id": draft.id, "route": name}})
-                response = self._refuse(
-                    FletcherError("internal error: the log of the server has the details under the id of this request"),
-                    draft,
-                    shape,
-                )
-            if (accept := headers.get(b"accept-encoding")) is not None:
-                shrunk = await shrink(response.body, response.density, accept, self._limits.compress_bytes)
-                if shrunk is not None:
-                    response = replace(response, body=shrunk[0], headers=(*response.headers, *shrunk[1]))
-            try:
+                try:
+                    if self._tracing is not None:
+                        draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
+                    route, call = self._open(scope, headers, receive, methods, draft)
+                    if call.permit is not None and (entering := call.enter()) is not None:
+                        await entering
+                    response = await route.handler(call)
+                    if draft.truncated and call.on_truncate != "allow":
+                        response = _report_truncated(response, draft)
+                except FletcherError as error:
+                    response = self._refuse(error, draft, shape)
+                except ClientLeftError:
+                    return
+                except Exception:
+                    # A defect of the server: the client gets a general message, and the log has the details.
+                    logger.exception("request failed", extra={"fields": {"request_id": draft.id, "route": name}})
+                    response = self._refuse(
+                        FletcherError(
+                            "internal error: the log of the server has the details under the id of this request"
+                        ),
+                        draft,
+                        shape,
+                    )
+                if (accept := headers.get(b"accept-encoding")) is not None:
+                    shrunk = await shrink(response.body, response.density, accept, self._limits.compress_bytes)
+                    if shrunk is not None:
+                        response = replace(response, body=shrunk[0], headers=(*response.headers, *shrunk[1]))
                 await _send(response, draft, send, None if call is None else call.permit)
             finally:
+                self._limits.budget.hold(-draft.held, draft)
                 if call is not None and call.permit is not None and (leaving := call.leave()) is not None:
                     await leaving
 
@@ -334,8 +336,15 @@ async def _send(response: Response, draft: RecordDraft, send: Send, permit: Perm
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     draft.status = response.status
     if isinstance(body, bytes):
-        draft.bytes_out = len(body)
-        await send({"type": "http.response.body", "body": body})
+        draft.bytes_out = size = len(body)
+        start = 0
+        while (
+            size - start > PIECE_BYTES
+        ):  # a client that does not read keeps its request, with the bytes that it holds, open
+            await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
+            start += PIECE_BYTES
+            await asyncio.sleep(0)  # a connection that broke in this write is reported before the next one
+        await send({"type": "http.response.body", "body": body[start:] if start else body})
         return
     async for part in body:
         draft.bytes_out += len(part)

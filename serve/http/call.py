@@ -8,18 +8,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError, InputError, OptionError
-from fletcher.runtime.inputs import Inputs, Texts, TokenIds
+from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..access.permit import Permit
+from ..byte_budget import ByteBudget
 from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.price import is_bulk, price_of
+from ..engine.price import answer_bytes, charged_tokens, is_bulk
 from ..engine.terms import Priority, Terms
 from ..errors import FieldError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, VECTORS, Models
@@ -30,10 +31,7 @@ from .bridge import Bridge, ClientLeftError, Message, Receive
 from .coding.answers import Density
 from .coding.bodies import check_coding, decompress
 
-__all__ = ["CHARGED_RATIO", "JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
-
-#: Tokens per character that a client is charged until the real number is known. English has one token for four characters.
-CHARGED_RATIO: Final = 0.25
+__all__ = ["JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
 
 Scope = Mapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -52,8 +50,17 @@ BODY_SECONDS = 30.0
 #: Largest compressed body that is decompressed on the event loop. A larger one takes milliseconds, so a thread does it.
 INLINE_COMPRESSED = 1 << 16
 
+#: Part of the free budget that a compressed body may fill, so that several can be decompressed at the same time.
+DECOMPRESSED_SHARE = 4
+
 #: Size in bytes from which answers are compressed: below, the time of a network is shorter than that of compressing.
 COMPRESS_BYTES = 64 << 10
+
+#: Largest number of commas in a body, about the number of its elements. Decoding so many takes the event loop 0.1 s.
+MAX_ELEMENTS = 1 << 22
+
+#: Bytes of an element of a decoded body: a short string or list with its place in a list.
+ELEMENT_BYTES = 96
 
 #: Beginning of the engine's messages about one text, or one row of token ids.
 ITEM = re.compile(r"(?:text|row) (\d+)\b(?: of token ids)?")
@@ -70,6 +77,7 @@ class Limits:
         tokens: largest number of tokens to compute for a request, over HTTP and Flight; None for no limit.
         compress_bytes: size in bytes from which answers are compressed for clients that accept it; None for no compression.
         on_truncate: policy for texts that are longer than the model takes, if the request does not name one.
+        budget: bytes of the bodies and answers of all requests.
     """
 
     body_bytes: int = MAX_BODY_BYTES
@@ -78,6 +86,7 @@ class Limits:
     tokens: int | None = None
     compress_bytes: int | None = COMPRESS_BYTES
     on_truncate: OnTruncate = "report"
+    budget: ByteBudget = field(default_factory=ByteBudget)
 
     def most_items(self, own: int) -> int:
         """Return the limit of items: the smaller one of the server's limit and an API's limit.
@@ -227,15 +236,17 @@ class Call:
         assert task is not None
         self.bodies[task] = asyncio.get_running_loop().time()
         parts: list[bytes] = []
+        budget, draft = self.limits.budget, self.draft
         try:
             more = True
             while more:
                 message = await self.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientLeftError
-                parts.append(message.get("body", b""))
-                self.draft.bytes_in += len(parts[-1])
-                if self.draft.bytes_in > limit:
+                parts.append(part := message.get("body", b""))
+                budget.hold(len(part), draft)
+                draft.bytes_in += len(part)
+                if draft.bytes_in > limit:
                     raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
                 more = message.get("more_body", False)
         except asyncio.CancelledError:
@@ -252,12 +263,22 @@ class Call:
             self.draft.stages.read = time.perf_counter() - started
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if coding is not None and body:
+            most = min(limit, max(len(body), (budget.limit - budget.used) // DECOMPRESSED_SHARE))
+            budget.hold(most, draft)
             if len(body) <= INLINE_COMPRESSED:
-                body = decompress(body, coding, limit)
+                body = decompress(body, coding, most)
             else:
-                body = await asyncio.get_running_loop().run_in_executor(None, decompress, body, coding, limit)
+                body = await asyncio.get_running_loop().run_in_executor(None, decompress, body, coding, most)
+            budget.hold(len(body) - most, draft)
         if not body:
             raise FieldError("the body is empty: send the request in the body", None)
+        elements = body.count(b",")
+        if elements > MAX_ELEMENTS:
+            raise TooLargeError(f"the body has more than {MAX_ELEMENTS} elements: send it in several requests")
+        # A character takes four bytes in a string with an emoji, which JSON can write in ASCII.
+        width = 1 if body.isascii() and b"\\u" not in body else 4
+        made = width * len(body) + ELEMENT_BYTES * elements
+        budget.hold(made, draft)
         return body
 
     def stream_terms(self) -> Terms:
@@ -305,15 +326,17 @@ class Call:
         request = EmbedRequest(inputs, options, output, terms)
         if self.on_truncate == "refuse":
             request = request.refusing_long()
-        charged = False
+        held = 0
         try:
             while True:
                 version = self.models.pick(name, ANSWERED_BY[output], request)
-                if self.permit is not None and not charged:
-                    charged = True
-                    self.permit.check_model(version.spec.name)
-                    if (charging := self._charge(request, version)) is not None:
-                        await charging
+                if not held:
+                    if self.permit is not None:
+                        self.permit.check_model(version.spec.name)
+                        if (charging := self._charge(request, version)) is not None:
+                            await charging
+                    held = answer_bytes(request, version.info)
+                    self.limits.budget.hold(held, self.draft)
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break
@@ -341,12 +364,7 @@ class Call:
 
     def _charge(self, request: EmbedRequest, version: ModelVersion) -> Awaitable[None] | None:
         """Charge the estimated tokens of a request; a part of a stream waits instead of being refused."""
-        inputs = request.inputs
-        if isinstance(inputs, Texts) and not request.options.splits:
-            count = len(inputs.texts)
-            tokens = min(int(sum(map(len, inputs.texts)) * CHARGED_RATIO) + count, count * version.info.max_tokens)
-        else:
-            tokens = price_of(request, version.info, CHARGED_RATIO).tokens
+        tokens = charged_tokens(request, version.info)
         if request.terms.stream:
             return self.pace(tokens)
         return self._use(self._permitted.spend, tokens)

@@ -10,7 +10,7 @@ import msgspec
 from fletcher.runtime.errors import FletcherError, InputError
 
 from ..errors import UnknownModelError
-from ..statuses import public_message, status_of
+from ..statuses import MOST_CHARACTERS, public_message, status_of
 
 __all__ = ["OPENAI", "ErrorBody", "ErrorDetail", "ErrorShape", "field_of", "http_status"]
 
@@ -49,7 +49,8 @@ def field_of(error: FletcherError) -> str | None:
     """Return the field that an error names, or None."""
     if isinstance(error, UnknownModelError):
         return "model"
-    return error.field if isinstance(error, InputError) else None
+    field = error.field if isinstance(error, InputError) else None
+    return field if field is None else field[:MOST_CHARACTERS]
 
 
 def http_status(error: FletcherError) -> int:

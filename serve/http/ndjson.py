@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,14 +20,15 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import EmbedRequest, refusing_long
 from ..engine.fairness.read_ahead import ReadAhead
-from ..engine.price import price_of
+from ..engine.price import charged_tokens
 from ..engine.terms import Terms
 from ..errors import FieldError
 from ..models.version import ModelVersion
 from .bridge import ClientLeftError
-from .call import CHARGED_RATIO, Call, Response
+from .call import Call, Response
 from .embedding_items import Usage, embedding_items
 from .errors import ErrorShape
+from .json import INLINE_VALUES
 
 __all__ = ["MAX_LINES", "NDJSON", "stream"]
 
@@ -89,7 +92,7 @@ async def _answers(
                 part, texts = left.popleft()
                 first, request = PIECE * part, EmbedRequest(texts, options, terms=terms.at(part))
                 if call.permit is not None:
-                    await call.pace(price_of(request, version.info, CHARGED_RATIO).tokens)
+                    await call.pace(charged_tokens(request, version.info))
                 try:
                     future = call.models.submit(version, request, call.draft)
                 except InputError as error:
@@ -125,6 +128,11 @@ async def _wait(call: Call, version: ModelVersion, first: int, future: Future[An
     return embeddings
 
 
+def _encode(embeddings: Embeddings, binary: bool, first_index: int) -> bytes:
+    items = embedding_items(embeddings, 0, len(embeddings), binary=binary, first_index=first_index)
+    return _encoder.encode_lines(items)
+
+
 async def _lines(
     call: Call,
     version: ModelVersion,
@@ -140,8 +148,9 @@ async def _lines(
         embeddings: Embeddings | None = first
         while embeddings is not None:
             started = time.perf_counter()
-            items = embedding_items(embeddings, 0, len(embeddings), binary=binary, first_index=done)
-            lines = _encoder.encode_lines(items)
+            encode = partial(_encode, embeddings, binary, done)
+            many = embeddings.chunks is not None and embeddings.chunks.vectors.size > INLINE_VALUES
+            lines = await asyncio.to_thread(encode) if many else encode()
             draft.stages.encode += time.perf_counter() - started
             yield lines
             done += len(embeddings)

@@ -18,6 +18,7 @@ import uvloop
 from fletcher.runtime.errors import ServiceError
 
 from ..access.addresses import url_of
+from ..connection_limits import ConnectionLimits
 from .call import AsgiApp
 from .protocol import KEEP_ALIVE_SECONDS, Protocol
 
@@ -61,6 +62,7 @@ class UvicornThread:
         drain_seconds: float,
         on_tick: Callable[[], None] | None = None,
         on_end: Callable[[], None] | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         """Prepare the thread.
 
@@ -70,10 +72,13 @@ class UvicornThread:
             drain_seconds: seconds that open requests may take after `stop`.
             on_tick: called on the event loop ten times a second.
             on_end: called on the event loop when it has answered everything, to close what the application has opened on it.
+            limits: limits of the connections. Default: limits that depend on the number of files that the process may open.
         """
+        limits = ConnectionLimits() if limits is None else limits
+        self._protocol = type("LimitedProtocol", (Protocol,), {"limits": limits})
         config = uvicorn.Config(
             app,
-            http=Protocol,
+            http=self._protocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -121,7 +126,9 @@ class UvicornThread:
         """
         loop = self.loop
         _, protocol = await loop.connect_accepted_socket(
-            lambda: Protocol(config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop),
+            lambda: self._protocol(
+                config=self._config, server_state=self._server.server_state, app_state={}, _loop=loop
+            ),
             sock=connection,
         )
         if self._server.should_exit:
@@ -161,6 +168,7 @@ class HttpServer:
         *,
         drain_seconds: float,
         on_end: Callable[[], None] | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         """Prepare the server.
 
@@ -169,8 +177,9 @@ class HttpServer:
             listener: a listening socket, on a port or a Unix socket; the server closes it.
             drain_seconds: seconds that open requests may take after `stop`.
             on_end: called on the event loop when everything is answered.
+            limits: limits of the connections, as of `UvicornThread`.
         """
-        self._uvicorn = UvicornThread(app, [listener], drain_seconds=drain_seconds, on_end=on_end)
+        self._uvicorn = UvicornThread(app, [listener], drain_seconds=drain_seconds, on_end=on_end, limits=limits)
         self.url = url_of(listener)
 
     @property

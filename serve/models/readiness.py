@@ -1,7 +1,9 @@
-"""`Readiness`: a model's readiness: its canary passed, no batch has failed since then, and its device answers."""
+"""`Readiness`: a model's readiness: its canary passed, no batch has failed since then, its device answers, its files are
+those that were loaded."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -11,8 +13,13 @@ from ..engine.answering import AnsweringEngine
 
 __all__ = ["Readiness"]
 
+logger = logging.getLogger("fletcher.serve.models.readiness")
+
 #: Seconds between two canary runs after a failed one. Probes are frequent, and the canary takes compute time.
 RECHECK_SECONDS = 5.0
+
+#: Seconds between two checks that the artifact's files did not change. A check takes microseconds unless one did.
+FILES_SECONDS = 5.0
 
 
 class Readiness:
@@ -29,11 +36,13 @@ class Readiness:
         self._failures = engine.failures
         self._checked = 0.0
         self._reason = ""
+        self._files_checked = time.monotonic()
+        self._files_reason = ""
 
     @property
     def settled(self) -> bool:
         """Return True if `reason` returns at once, without a canary run."""
-        return self._engine.stopping or bool(self._engine.problem) or not self._due()
+        return self._engine.stopping or bool(self._engine.problem) or not (self._due() or self._files_due())
 
     def reason(self) -> str:
         """Return the reason why the model is not ready; empty if it is ready. It can take as long as a canary run."""
@@ -46,12 +55,24 @@ class Readiness:
                 self._failures = self._engine.failures
                 self._reason = self._check()
                 self._checked = time.monotonic()
-            return self._reason
+            if self._files_due():
+                self._check_files()
+            return self._files_reason or self._reason
 
     def _due(self) -> bool:
         if self._reason:
             return time.monotonic() - self._checked > RECHECK_SECONDS
         return self._failures != self._engine.failures
+
+    def _files_due(self) -> bool:
+        return time.monotonic() - self._files_checked > FILES_SECONDS
+
+    def _check_files(self) -> None:
+        reason = self._engine.backend.changed_files()
+        if reason and reason != self._files_reason:
+            logger.error("an artifact was changed", extra={"fields": {"reason": reason}})
+        self._files_reason = reason
+        self._files_checked = time.monotonic()
 
     def _check(self) -> str:
         try:

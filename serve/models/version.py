@@ -12,6 +12,7 @@ from functools import partial
 import msgspec
 
 from fletcher.runtime.errors import FletcherError, StoppingError
+from fletcher.runtime.machine.machine import container_limit
 from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
 
@@ -80,7 +81,8 @@ class ModelVersion:
 
     def _begin(self, encoder: Backend) -> AnsweringEngine:
         engine = self._make_engine(encoder)
-        if (limit := self.spec.memory_limit_bytes) is not None:
+        limit = self.spec.memory_limit_bytes or container_limit()
+        if limit is not None:
             engine.bound_memory(request_bytes(limit))
         # A batch that fails on the provider runs again on the CPU, if the options allow this.
         if self.spec.allow_fallback and encoder.info.provider_name != FALLBACK:

@@ -33,6 +33,7 @@ class RecordDraft(msgspec.Struct, kw_only=True):
         truncated: number of texts that truncation has cut.
         chosen: priority class that the server chose because of the request's size; empty if it chose none.
         space: identifier of the space of the answer's vectors; empty if it has none.
+        held: bytes that the body and the answer hold of the server's budget, until the request ends.
 
     The other attributes are those of `RequestRecord`.
     """
@@ -57,6 +58,7 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     answered: float | None = None
     chosen: str = ""
     space: str = ""
+    held: int = 0
 
     def count(self, model: str, version: str, answer: Any) -> None:
         """Count the texts and tokens of an answer from the engine.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,41 @@ def test_a_single_session_must_give_the_canarys_vectors() -> None:
     require_session(Fixed(UNIT.astype(np.float16)), canary(), "vectors", tolerance)
     with pytest.raises(CanaryError, match=r"a session on fixed does not reproduce its canary: cosine 0\.0+,"):
         require_session(Fixed(UNIT[::-1].copy()), canary(), "vectors", tolerance)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ids": np.zeros(4, np.float32)},
+        {"ids": np.zeros((2, 2), np.int32)},
+        {"offsets": np.array([0, 9, 1, 4], np.int64)},
+        {"offsets": np.array([0, 1, 3, 5], np.int64)},
+        {"offsets": np.array([], np.int64)},
+        {"vectors": np.zeros(3, np.float32)},
+        {"vectors": np.zeros((3, 4), np.int8)},
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_rejected(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
+    file = tmp_path / "c.safetensors"
+    write_canary(file, canary())
+    metadata = {"texts": json.dumps(TEXTS), "origin": "by hand"}
+    save_file(load_file(file) | change, file, metadata=metadata)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_canary(file)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"dimension": "1000000000000"}, {"dimension": "-4"}, {"dimension": "1"}, {"texts": "[" * 100_000}, {"texts": "{"}],
+)
+def test_a_sparse_canary_with_false_metadata_is_rejected(tmp_path: Path, metadata: dict[str, str]) -> None:
+    file = tmp_path / "c.safetensors"
+    sparse = np.zeros((3, 400), np.float32)
+    sparse[:, 7] = 1
+    write_canary(file, Canary(TEXTS, canary().encodings, sparse, "by hand"))
+    right = {"texts": json.dumps(TEXTS), "origin": "by hand", "dimension": "400"}
+    save_file(load_file(file), file, metadata=right)
+    assert np.array_equal(read_canary(file).vectors, sparse)
+    save_file(load_file(file), file, metadata=right | metadata)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_canary(file)

@@ -187,6 +187,9 @@ class FakeEncoder:
             for text in texts
         ]
 
+    def changed_files(self) -> str:
+        return ""
+
     def check_canary(self) -> CanaryResult:
         return self.canary
 

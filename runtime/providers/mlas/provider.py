@@ -22,7 +22,7 @@ MLAS = Provider(
     title=MlasSession.provider,
     targets=("cpu",),
     device_kind="cpu",
-    needs=Needs(package="onnxruntime", oldest=(1, 23), extra="cpu"),
+    needs=Needs(package="onnxruntime", oldest=(1, 27), extra="cpu"),
     open=_open,
     memory=MemoryUse(factors=MemoryFactors(1.0, 1.0, 1.0, 1.0)),
     tuning=Tuning(shapes=shapes_of_one_pool, token_budget=TOKEN_BUDGET),

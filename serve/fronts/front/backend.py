@@ -78,6 +78,10 @@ class FrontBackend:
         """
         raise _no_session()
 
+    def changed_files(self) -> str:
+        """Return nothing: the engine process checks the files."""
+        return ""
+
     def reference_canary(self) -> Canary:
         """Raise an error: the engine process has the artifact.
 

@@ -72,6 +72,7 @@ class _Front:
             drain_seconds=options.drain_seconds,
             on_closed=lambda closed: control.send(Connections(closed)),
             on_end=forward.close,
+            limits=surroundings.connection_limits(),
         )
         metrics = self.models.metrics
         metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
@@ -88,13 +89,15 @@ class _Front:
 
     def _make_engine(self, backend: Backend, metrics: Metrics) -> RemoteEngine:
         assert isinstance(backend, FrontBackend)  # `_open_backend` makes no others
+        limits = self._surroundings.limits
         return RemoteEngine(
             backend,
             self._link,
             self._pool,
             metrics,
             max_queue_tokens=self._surroundings.options.queue_tokens,
-            max_request_tokens=self._surroundings.limits.tokens,
+            max_request_tokens=limits.tokens,
+            budget=limits.budget,
         )
 
     def _receive(self, catalog: Catalog) -> None:
@@ -123,7 +126,12 @@ class _Front:
             surroundings, socket_path = self._surroundings, Path(self._config.front_flight)
             socket_path.unlink(missing_ok=True)  # of a front that was killed
             self._flight = FrontFlightServer(
-                self.models, surroundings.gate, str(socket_path), surroundings.longbow, surroundings.tracing
+                self.models,
+                surroundings.gate,
+                str(socket_path),
+                surroundings.longbow,
+                surroundings.tracing,
+                bounds=surroundings.flight_bounds(),
             )
             self._flight.url = f"grpc://{self._config.flight}"  # where clients reach it, through the supervisor
             self._flight.engine_url = f"grpc+unix://{self._config.engine_flight}"

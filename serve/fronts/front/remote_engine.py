@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fletcher.runtime.errors import DeadlineError, InputError, OverloadedError, StoppingError
-from fletcher.runtime.inputs import TokenIds
+from fletcher.runtime.inputs import Pairs, TokenIds
 
+from ...byte_budget import ByteBudget
 from ...engine.backend import Backend
 from ...engine.embed_request import PLAIN, EmbedRequest
-from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, MAX_QUEUE_TOKENS, check_tokens
+from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, MAX_QUEUE_TOKENS
 from ...engine.fairness.shares import Shares
 from ...engine.fairness.turn_pool import TurnPool
 from ...engine.price import price_of
 from ...engine.rows_request import RowsRequest
 from ...engine.terms import Flow, Terms
 from ...observe.metrics import Metrics
+from ...request_limits import check_chunks, check_pairs, check_tokens
 from ..channel.link import EngineLink, RowsOf, Waiting
 from .backend import FrontBackend
 
@@ -54,6 +56,7 @@ class RemoteEngine:
         *,
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_request_tokens: int | None = None,
+        budget: ByteBudget | None = None,
     ) -> None:
         """Begin to take requests.
 
@@ -65,6 +68,7 @@ class RemoteEngine:
             max_queue_tokens: largest number of tokens, by estimate, of long requests that wait for a thread; clients share
                 it by the rules of the engine's queue.
             max_request_tokens: largest number of tokens of one request that the model computes; None means without limit.
+            budget: bytes of bodies and answers. Default: a new budget.
         """
         self.backend: Backend = backend
         self.metrics = metrics
@@ -74,6 +78,7 @@ class RemoteEngine:
         self._tokenizers = tokenizers
         self._shares = Shares(max_queue_tokens, backend.info.token_budget)  # of long requests that wait for a thread
         self._max_request_tokens = max_request_tokens
+        self._budget = ByteBudget() if budget is None else budget
         self._open = 0
         self._changed = threading.Condition()
         for name, (text, value) in backend.metrics().counters.items():
@@ -86,7 +91,8 @@ class RemoteEngine:
         return self._open
 
     def bound_memory(self, size: int) -> None:
-        """Do nothing: the engine process bounds the memory of open requests."""
+        """Lower the bound of the bodies and answers of all fronts; the engine process bounds the rows of open requests."""
+        self._budget.lower(size)
 
     def set_spare(self, spare: Callable[[], Backend]) -> None:
         """Do nothing: the engine process has the spare backend."""
@@ -116,6 +122,8 @@ class RemoteEngine:
         price = price_of(request, info)
         if isinstance(request.inputs, TokenIds):
             check_tokens(self._max_request_tokens, price.tokens)
+        elif isinstance(request.inputs, Pairs):
+            check_pairs(request.inputs, price.characters)
         deadline = request.terms.deadline
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineError("the request's deadline had passed when it came")
@@ -188,6 +196,8 @@ class RemoteEngine:
         encodings = task.encodings
         if self._max_request_tokens is not None or task.by_token:
             check_tokens(self._max_request_tokens, encodings.num_tokens, by_token=task.by_token)
+        if request.options.splits:
+            check_chunks(request.options, encodings.num_tokens, len(encodings))
         spec = self._entry.spec
         kind = RowsOf(
             model=spec.name,

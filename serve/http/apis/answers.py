@@ -1,22 +1,37 @@
-"""Parts of answers that several APIs share: headers with token counts, and checks of the number of items."""
+"""Parts that several APIs share: texts of a request, checks of their number, and headers with token counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from ...errors import EmptyError, TooManyError
 from ..call import Call
 
-__all__ = ["MAX_INPUTS", "TOKEN_HEADERS", "Headers", "check_count", "token_headers"]
+__all__ = ["MAX_INPUTS", "TOKEN_HEADERS", "Headers", "Texts", "check_count", "token_headers"]
 
 #: Largest number of texts in a request of TEI's routes or of a ranking. TEI's default is 32. With 512, the headers with token
 #: counts are small enough for proxies.
 MAX_INPUTS: Final = 512
+
+#: A text, or a list of texts, in a body of an API that takes at most `MAX_INPUTS`.
+Texts = Annotated[
+    str | list[str],
+    Meta(
+        description="A text, or a list of texts.",
+        extra_json_schema={
+            "oneOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_INPUTS},
+            ]
+        },
+    ),
+]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 

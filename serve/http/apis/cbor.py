@@ -26,7 +26,20 @@ __all__ = ["encode_routes"]
 #: Largest number of texts in a CBOR request, and of rows in an Arrow stream. For larger streams, Flight is better.
 MAX_TEXTS, MAX_ROWS = 2048, 65_536
 
+#: Largest CBOR body in bytes, and largest number of elements of an answer, that the event loop handles itself.
+INLINE_BYTES = 1 << 16
+
+#: Copies of an Arrow stream that is read: its columns, and its texts as strings, which may take four bytes per character.
+READ_COPIES = 5
+
+#: Copies of a binary answer while it is made: its parts, and the whole.
+COPIES = 2
+
 CBOR = "application/cbor"
+
+#: Major types of CBOR that are read, and the mark at the end of an array of indefinite length.
+CBOR_TEXT, CBOR_ARRAY, CBOR_BREAK = 3, 4, b"\xff"
+
 ARROW = "application/vnd.apache.arrow.stream"
 
 
@@ -48,30 +61,77 @@ def query_options(call: Call) -> ArrowOptions:
 async def encode(call: Call) -> Response:
     """Return a CBOR array of vectors for a CBOR array of texts."""
     options = query_options(call)
-    body = await call.body()
-    texts = read_cbor(body)
+    body, most = await call.body(), call.limits.most_items(MAX_TEXTS)
+    inline = len(body) <= INLINE_BYTES
+    texts = read_cbor(body, most) if inline else await asyncio.to_thread(read_cbor, body, most)
     call.items = "text {}".format
-    most = call.limits.most_items(MAX_TEXTS)
-    if len(texts) > most:
-        raise FieldError(f"the request has {len(texts)} texts; the limit is {most}: send several requests", None)
     _, embeddings = await call.ask(options.model, Texts(tuple(texts)), options.embed)
     headers = token_headers(embeddings.tokens, embeddings.dropped)
-    return Response(200, cbor_rows(embeddings.vectors), CBOR.encode(), headers, "raw")
+    vectors = embeddings.vectors
+    call.limits.budget.hold(COPIES * 5 * vectors.size, call.draft)
+    answer = cbor_rows(vectors) if vectors.size <= INLINE_BYTES else await asyncio.to_thread(cbor_rows, vectors)
+    return Response(200, answer, CBOR.encode(), headers, "raw")
 
 
-def read_cbor(body: bytes) -> list[str]:
-    """Return the texts of a CBOR array.
+def read_cbor(body: bytes, most: int) -> list[str]:
+    """Return the texts of a CBOR array (RFC 8949).
+
+    Nothing but an array of text strings is read. A general decoder also reads tags and maps, and some of them take a time
+    that grows with the square of the body: a decimal fraction of a large integer, a map of keys with equal hashes.
+
+    Args:
+        body: the whole body.
+        most: largest number of texts.
 
     Raises:
-        FieldError: the body is not a CBOR array of texts.
+        FieldError: the body is not a CBOR array of text strings, one of them is not valid UTF-8, or there are too many.
     """
-    try:
-        value = cbor2.loads(body)
-    except Exception as error:  # noqa: BLE001 - cbor2 raises MemoryError, RecursionError and OverflowError for malformed bodies
-        raise FieldError(f"the body is not CBOR: {type(error).__name__}", None) from None
-    if not isinstance(value, list) or not all(type(item) is str for item in value):
+    kind, count, at = _head(body, 0)
+    if kind != CBOR_ARRAY:
         raise FieldError("the body must be a CBOR array of text strings", None)
-    return value
+    if count is not None and count > most:
+        raise FieldError(f"the request has {count} texts; the limit is {most}: send several requests", None)
+    texts: list[str] = []
+    while count is None or len(texts) < count:
+        if count is None and body[at : at + 1] == CBOR_BREAK:
+            at += 1
+            break
+        if len(texts) == most:
+            raise FieldError(f"the request has more than {most} texts: send several requests", None)
+        kind, size, at = _head(body, at)
+        if kind != CBOR_TEXT:
+            raise FieldError("the body must be a CBOR array of text strings", None)
+        if size is None:
+            raise FieldError("a text of the body has an indefinite length: send each text with its length", None)
+        if size > len(body) - at:
+            raise FieldError("the body is not CBOR: it ends inside a text", None)
+        try:
+            texts.append(body[at : at + size].decode())
+        except UnicodeDecodeError:
+            raise FieldError(f"text {len(texts)} of the body is not valid UTF-8", None) from None
+        at += size
+    if at != len(body):
+        raise FieldError("the body is not CBOR: other data follow the array", None)
+    return texts
+
+
+def _head(body: bytes, at: int) -> tuple[int, int | None, int]:
+    """Return the major type at a place, its argument, which is None for an indefinite length, and the place behind the head.
+
+    Raises:
+        FieldError: the body ends inside the head, or the head is malformed.
+    """
+    if at >= len(body):
+        raise FieldError("the body is not CBOR: it ends inside the array", None)
+    kind, short = body[at] >> 5, body[at] & 0x1F
+    at += 1
+    if short < 24:
+        return kind, short, at
+    if short == 31:
+        return kind, None, at
+    if short > 27 or at + (size := 1 << short - 24) > len(body):
+        raise FieldError("the body is not CBOR: the head of a value is malformed", None)
+    return kind, int.from_bytes(body[at : at + size], "big"), at + size
 
 
 def cbor_rows(vectors: NDArray[Any]) -> bytes:
@@ -115,13 +175,9 @@ async def encode_arrow(call: Call) -> Response:
     options = query_options(call)
     body = await call.body()
     loop = asyncio.get_running_loop()
-    batches, texts, column = await loop.run_in_executor(None, streams.read_arrow, body, options)
-    total = sum(map(len, texts))
-    most = call.limits.most_items(MAX_ROWS)
-    if total > most:
-        raise FieldError(
-            f"the stream has {total} rows; the limit is {most}: send several requests, or use Flight", column
-        )
+    plain = streams.measure(body, call.limits.body_bytes, call.limits.most_items(MAX_ROWS))
+    call.limits.budget.hold(READ_COPIES * plain, call.draft)
+    batches, texts, _ = await loop.run_in_executor(None, streams.read_arrow, body, options)
     call.items = "row {}".format
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
     call.stay_in_space()
@@ -132,6 +188,10 @@ async def encode_arrow(call: Call) -> Response:
     for part in texts[1:]:
         answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed, first=done))[1])
         done += len(part)
+    call.limits.budget.hold(
+        COPIES * sum(batch.nbytes for batch in batches) + COPIES * sum(part.vectors.nbytes for part in answers),
+        call.draft,
+    )
     answer = await loop.run_in_executor(None, streams.write_arrow, schema, batches, answers)
     return Response(200, answer, ARROW.encode(), density="raw")
 

@@ -17,11 +17,11 @@ from fletcher.runtime.options.embed import EmbedOptions
 from ...engine.embed_request import EmbedRequest, refusing_long
 from ...engine.fairness.shares import OCCUPIED
 from ...engine.fairness.turn_pool import TurnPool
-from ...engine.price import price_of
+from ...engine.price import charged_tokens
 from ...errors import FieldError
 from ...json_bodies import decode
 from ...longbow.ingest_request import MAX_DOCUMENTS, Document, IngestAnswer, require
-from ..call import CHARGED_RATIO, Call, Response
+from ..call import Call, Response
 from ..route import Doc, Route
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
             call.permit.check_dataset(request.dataset)
             version = call.pick(request.model)
             texts = Texts(tuple(document.text for document in documents))
-            await call.pace(price_of(EmbedRequest(texts, options), version.info, CHARGED_RATIO).tokens)
+            await call.pace(charged_tokens(EmbedRequest(texts, options), version.info))
         work = partial(
             longbow.ingest,
             call.models,

@@ -168,7 +168,7 @@ def test_an_artifact_without_digests_of_its_content_is_named_by_its_files(tiny_a
     old = tmp_path / "old"
     shutil.copytree(tiny_artifact, old)
     manifest = json.loads((old / "fletcher.json").read_text())
-    del manifest["content"]
+    del manifest["content"], manifest["checksum"]
     (old / "fletcher.json").write_text(json.dumps(manifest))
     with Encoder.load(old, provider="mlas") as encoder:
         assert encoder.info.space == read_space(old)

@@ -24,12 +24,13 @@ from fletcher import Encoder
 from fletcher.convert.export import export as module
 from fletcher.convert.export.card import model_name
 from fletcher.convert.export.export import ExportOptions, export
-from fletcher.convert.export.own_canary import own_canary, shorten_canary
+from fletcher.convert.export.own_canary import own_canary
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import Canary, read_canary
 from fletcher.runtime.errors import CanaryError, CardError, CheckpointError, FletcherError, InputError
+from fletcher.runtime.origin.zoo import shorten_canary
 
 from ..tiny import HIDDEN, MAX_TOKENS, save_bert, save_modules
 

@@ -15,13 +15,15 @@ from safetensors import safe_open
 
 from fletcher.convert.export import variants as module
 from fletcher.convert.export.export import Exported, export
-from fletcher.convert.export.variants import TOLERANCES, check_variants
+from fletcher.convert.export.variants import check_variants
 from fletcher.convert.reference.load import load_witness
 from fletcher.convert.texts import SENTENCES
 from fletcher.convert.verify.verify import verify
 from fletcher.runtime import Artifact, Encoder, Encodings
 from fletcher.runtime.artifact.manifest import TensorInfo, Variant
 from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, MissingPackageError
+from fletcher.runtime.origin import tolerances
+from fletcher.runtime.origin.tolerances import TOLERANCES
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
@@ -156,7 +158,7 @@ def test_a_half_precision_variant_that_fails_its_canary_is_removed(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = {**TOLERANCES, "fp16": msgspec.structs.replace(TOLERANCES["fp16"], min_cosine=1.0)}
-    monkeypatch.setattr(module, "TOLERANCES", strict)
+    monkeypatch.setattr(tolerances, "TOLERANCES", strict)
     with pytest.raises(CanaryError, match="cpu-fp16"):
         export(str(checkpoint), tmp_path / "a", precisions=("fp32", "fp16"))
     assert not (tmp_path / "a").exists()

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from fletcher.convert.export.variants import TOLERANCES
 from fletcher.convert.precision import Float
 from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.origin.tolerances import TOLERANCES
 
 from ..verify.parity import MIXED, Parity, make_card
 from .models import MODELS, Tiny

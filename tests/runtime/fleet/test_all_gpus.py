@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from fletcher import Encoder
 from fletcher.convert.export.export import export
 from fletcher.runtime import loading
 from fletcher.runtime.bulk import MANY_TEXTS
-from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError
+from fletcher.runtime.errors import ArtifactError, ChecksumError, DeviceLostError, MissingPackageError, ProviderError
+from fletcher.runtime.fleet.fleet import Fleet
 from fletcher.runtime.machine import gpus
 from fletcher.runtime.machine.gpus import Gpu, GpuSystem
 from fletcher.runtime.providers import needs
@@ -173,3 +175,21 @@ def test_an_artifact_without_a_cuda_graph_names_the_target_to_export(tiny_artifa
     machine()
     with pytest.raises(ArtifactError, match="--target cuda"):
         Encoder.load(tiny_artifact, provider="cuda")
+
+
+@pytest.mark.parametrize("name", ["cuda-fp32.onnx", "weights.fp32.safetensors"])
+def test_a_gpu_is_opened_again_with_the_files_that_were_loaded_and_no_others(
+    artifact: Path, tmp_path: Path, machine: Machine, name: str
+) -> None:
+    own = Path(shutil.copytree(artifact, tmp_path / "artifact"))
+    machine(1)
+    with Encoder.load(own, provider="cuda") as encoder:
+        fleet = encoder._workers.session
+        assert isinstance(fleet, Fleet)
+        open_again = fleet._members[0].device.open
+        assert open_again is not None
+        open_again().close()
+        (own / "other").write_bytes((own / name).read_bytes()[:-1] + b"x")
+        (own / "other").replace(own / name)
+        with pytest.raises(ChecksumError):
+            open_again()

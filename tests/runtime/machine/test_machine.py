@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fletcher.runtime.machine.machine import Machine, read_machine, this_machine
+import pytest
+
+from fletcher.runtime.machine.machine import Machine, read_container_limit, read_machine, this_machine
 
 X86 = "processor\t: 0\nmodel name\t: EPYC\nflags\t\t: fpu avx2 avx512_bf16 avx512_vnni\n\nprocessor\t: 1\nflags\t: other\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd bf16\nCPU part\t: 0xd40\n"
@@ -96,3 +98,20 @@ def test_this_machine_has_a_processor_and_memory() -> None:
     assert machine.processors
     assert machine.memory > 1 << 28
     assert {cpu for node in machine.numa_nodes for cpu in node} == set(machine.processors)
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"sys/fs/cgroup/memory.max": "1048576\n"}, 1 << 20),
+        ({"sys/fs/cgroup/memory.max": "max\n"}, None),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "2097152\n"}, 1 << 21),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),  # version 1 without a limit
+        ({}, None),
+    ],
+)
+def test_a_container_limits_the_memory(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
+    for name, text in ({"proc/meminfo": "MemTotal: 8388608 kB\n"} | files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert read_container_limit(tmp_path) == limit

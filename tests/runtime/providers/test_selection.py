@@ -102,4 +102,5 @@ def _rewrite(folder: Path, variants: tuple[object, ...]) -> None:
     file = folder / "fletcher.json"
     manifest = msgspec.json.decode(file.read_bytes())
     manifest["variants"] = msgspec.to_builtins(variants)
+    manifest.pop("checksum", None)
     file.write_bytes(msgspec.json.encode(manifest))

@@ -15,8 +15,10 @@ from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import Engine
-from fletcher.serve.engine.price import Price, price_of
+from fletcher.serve.engine.price import Price, answer_bytes, price_of
 from fletcher.serve.engine.terms import Terms
+from fletcher.serve.errors import TooLargeError
+from fletcher.serve.request_limits import check_pairs
 
 from ..fake_encoder import FakeEncoder, info, request_for
 
@@ -75,10 +77,17 @@ def test_a_request_cannot_be_changed() -> None:
         (request_for(["abcdef", "gh"]), Price(8, 0, 2, 12, 2 * 8 * 4 + 12 * 8)),
         # a row has at most 16 tokens, the longest input
         (request_for(["a" * 1000]), Price(1000, 0, 1, 16, 8 * 4 + 16 * 8)),
-        # texts that are split may have more tokens
-        (request_for(["a" * 1000], EmbedOptions(overflow="windows")), Price(1000, 0, 1, 504, 8 * 4 + 504 * 8)),
-        # late chunking holds a vector for each token
-        (request_for(["a" * 1000], EmbedOptions(overflow="late")), Price(1000, 0, 1, 504, 505 * 8 * 4 + 504 * 8)),
+        # windows of 16 tokens, 2 of them special and 2 shared, have 12 new ones: 504 tokens become 504 * 16 / 12, and their
+        # 504 / 12 + 1 windows have a vector each, besides that of the text
+        (
+            request_for(["a" * 1000], EmbedOptions(overflow="windows")),
+            Price(1000, 0, 1, 672, (1 + 43) * 8 * 4 + 672 * 8),
+        ),
+        # late chunking holds a vector for each token, and for each chunk of 256 tokens
+        (
+            request_for(["a" * 1000], EmbedOptions(overflow="late")),
+            Price(1000, 0, 1, 672, (1 + 672 + 2) * 8 * 4 + 672 * 8),
+        ),
         # token ids are counted, and truncated to 16
         (EmbedRequest(TokenIds([[1] * 20, [2] * 3])), Price(0, 23, 2, 19, 2 * 8 * 4 + 19 * 8)),
         # every pair includes the query
@@ -89,3 +98,30 @@ def test_a_request_cannot_be_changed() -> None:
 )
 def test_the_price_of_a_request_is_computed_before_any_work(request_: EmbedRequest, price: Price) -> None:
     assert price_of(request_, info()) == price
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (Pairs("a" * ((1 << 18) + 1), ("b",)), "a text of a pair has 262145 characters"),
+        (Pairs("a", ("b", "c" * ((1 << 18) + 1))), "a text of a pair has 262145 characters"),
+        (Pairs("a" * (1 << 18), ("b",) * 65), "the pairs have 17039425 characters"),  # 65 * (2**18 + 1)
+    ],
+)
+def test_pairs_of_too_many_characters_are_refused(pairs: Pairs, message: str) -> None:
+    with pytest.raises(TooLargeError, match=message):
+        check_pairs(pairs, price_of(EmbedRequest(pairs, output="scores"), info()).characters)
+
+
+@pytest.mark.parametrize(
+    ("request_", "size"),
+    [
+        # 3 vectors of 8 float32 values, and three times as much for their JSON
+        (request_for(["a", "b", "c"]), 4 * 3 * 8 * 4),
+        (EmbedRequest(TokenIds([[1], [2]])), 4 * 2 * 8 * 4),
+        # 2,048 * 1,024 vectors: of their JSON only 4 MiB exist at a time
+        (EmbedRequest(TokenIds([[1]] * (1 << 18))), (1 << 18) * 8 * 4 + (4 << 20)),
+    ],
+)
+def test_the_bytes_of_an_answer_are_known_before_it_is_computed(request_: EmbedRequest, size: int) -> None:
+    assert answer_bytes(request_, info()) == size

@@ -23,6 +23,7 @@ from fletcher.serve.engine.fairness.shares import Shares
 from fletcher.serve.engine.open_request import OpenRequest
 from fletcher.serve.engine.price import Price
 from fletcher.serve.engine.terms import Priority, Terms
+from fletcher.serve.errors import TooLargeError
 from fletcher.serve.models.readiness import Readiness
 from fletcher.serve.observe.metrics import Metrics
 
@@ -159,11 +160,11 @@ def test_memory_of_open_requests_is_bounded() -> None:
     encoder.info = msgspec.structs.replace(encoder.info, outputs=("vectors", "token_vectors"))
     with begun(encoder, max_memory=1000) as engine:
         with pytest.raises(OverloadedError, match="with this request they would hold more than"):
-            engine.submit(request_for(["a"] * 40))  # 40 vectors of 8 floats
+            engine.submit(request_for(["a"] * 14))  # 14 vectors of 8 floats
         with pytest.raises(OverloadedError, match="with this request they would hold more than"):
-            engine.submit(
-                request_for(["b" * 100], EmbedOptions(overflow="late"))
-            )  # the states of the tokens also count
+            engine.submit(request_for(["b" * 20], EmbedOptions(overflow="late")))  # the states of the tokens also count
+        with pytest.raises(TooLargeError, match="of memory"):
+            engine.submit(request_for(["a"] * 40))  # above the limit without any other request
         small = engine.submit(request_for(["b" * 100]))
         encoder.gate.set()
         assert small.result(SECONDS).dropped[0] > 0

@@ -357,7 +357,7 @@ def test_flight_has_one_port_that_stays(stage: Stage) -> None:
 def test_stop_answers_open_requests(stage: Stage) -> None:
     with stage.supervising() as supervisor, ThreadPoolExecutor(4) as pool:
         idle = socket.create_connection(address(supervisor))
-        answers = [pool.submit(ask, supervisor, "/slow?1.0") for _ in range(4)]
+        answers = [pool.submit(ask, supervisor, "/slow?2.0") for _ in range(4)]
         time.sleep(0.5)
         assert supervisor.stop()
         assert {answer.result()["front"] for answer in answers} == {1, 2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import cast
 
 import msgspec
@@ -14,7 +14,7 @@ from ....errors import FieldError
 from ....models.description import ModelDescription
 from ...call import Limits
 from ...embedding_items import Usage, embedding_items
-from ...json import SLICE_ROWS, gather
+from ...json import INLINE_VALUES, SLICE_ROWS, gather
 from .types import MAX_INPUTS, EmbeddingBody, EmbeddingList, Model, ModelList
 
 __all__ = ["describe", "encode_embeddings", "list_models", "read_inputs"]
@@ -60,7 +60,9 @@ def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:
             raise FieldError(f"input[{index}] has another type than input[0]: {rule}", f"input[{index}]")
 
 
-async def encode_embeddings(embeddings: Embeddings, model: str, space: str, encoding_format: str) -> bytes:
+async def encode_embeddings(
+    embeddings: Embeddings, model: str, space: str, encoding_format: str
+) -> bytes | AsyncIterator[bytes]:
     """Return the body of the answer. The event loop serves other requests while a long answer is encoded.
 
     Args:
@@ -72,9 +74,10 @@ async def encode_embeddings(embeddings: Embeddings, model: str, space: str, enco
     total = sum(embeddings.tokens.tolist())
     usage = Usage(prompt_tokens=total, total_tokens=total)
     count = len(embeddings.vectors)
-    if count > SLICE_ROWS:
+    values = 0 if embeddings.chunks is None else embeddings.chunks.vectors.size
+    if count > SLICE_ROWS or values > INLINE_VALUES:
         answer = EmbeddingList(data=[], model=model, usage=usage, space=space)
-        return await gather(_slices(embeddings, answer, binary=encoding_format == "base64"))
+        return await gather(_slices(embeddings, answer, binary=encoding_format == "base64"), values)
     items = embedding_items(embeddings, 0, count, binary=encoding_format == "base64")
     return _encoder.encode(EmbeddingList(data=items, model=model, usage=usage, space=space))
 

@@ -67,6 +67,7 @@ async def _answer(call: Call, request: EmbeddingBody, model: str) -> Response:
     version, embeddings = await call.ask(model, inputs, options)
     name = version.description.name
     if request.encoding_format == "bytes" or OCTETS in accept:
+        call.limits.budget.hold(embeddings.vectors.nbytes, call.draft)  # the answer is one more copy
         return encode_octets(embeddings, name)
     density: Density = "base64" if request.encoding_format == "base64" else "text"
     body = await encode_embeddings(embeddings, name, call.draft.space, request.encoding_format)

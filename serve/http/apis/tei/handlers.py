@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast, get_args
@@ -19,10 +19,11 @@ from fletcher.runtime.errors import OptionError
 from fletcher.runtime.inputs import Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.tasks.heads import sparse_texts
+from fletcher.runtime.tokenizing.token_details import TextToken
 
 from ....engine.answering import AnsweringEngine
 from ....engine.engine import MAX_QUEUE_TOKENS
-from ....errors import EmptyError, FieldError
+from ....errors import EmptyError, FieldError, TooLargeError
 from ....json_bodies import decode
 from ....models.description import ModelDescription
 from ....models.version import ModelVersion
@@ -63,6 +64,15 @@ __all__ = [
     "similarity",
     "tokenize",
 ]
+
+#: Largest number of characters of a request to `/tokenize`.
+MAX_TOKENIZED = 1 << 18
+
+#: Largest number of characters that are tokenized on the event loop.
+INLINE_TOKENIZED = 1 << 10
+
+#: Bytes of a token of `/tokenize` in memory: the tokenizer's record, two of this server, and 70 bytes of JSON.
+TOKEN_BYTES = 700
 
 #: Form of the answer to a request with `documents`.
 JINA = AnswerForm(api_version="1", documents=True, voyage=False)
@@ -133,7 +143,8 @@ async def embed(call: Call) -> Response:
         embeddings, normalized = await ask_unscaled(call, request.model, inputs, options)
     rows = _details(embeddings) if request.detail else _slices(embeddings.vectors)
     headers = (*token_headers(embeddings.tokens, embeddings.dropped), *normalized)
-    return Response(200, await gather(json_list(rows)), headers=headers)
+    values = 0 if embeddings.chunks is None or not request.detail else embeddings.chunks.vectors.size
+    return Response(200, await gather(json_list(rows), values), headers=headers)
 
 
 def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
@@ -162,7 +173,7 @@ async def embed_all(call: Call) -> Response:
     texts = texts_of(call, request.inputs)
     tokens: TokenEmbeddings
     _, tokens = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "token_vectors")
-    body = await gather(json_list(_token_slices(tokens, detail=request.detail)))
+    body = await gather(json_list(_token_slices(tokens, detail=request.detail)), tokens.vectors.size)
     return Response(200, body, headers=token_headers(tokens.tokens, tokens.dropped))
 
 
@@ -186,7 +197,7 @@ async def embed_sparse(call: Call) -> Response:
     check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.description.dimension)))
     sparse: SparseEmbeddings
     _, sparse = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
-    body = await gather(json_list(_sparse_slices(sparse)))
+    body = await gather(json_list(_sparse_slices(sparse)), 2 * sparse.values.size)
     return Response(200, body, headers=token_headers(sparse.tokens, sparse.dropped))
 
 
@@ -252,22 +263,39 @@ async def tokenize(call: Call) -> Response:
         prompt = options.prompt(engine.backend.info.card)
     except OptionError as error:
         raise call.name_field(error) from error
-    describe = partial(engine.backend.describe_tokens, [prompt + text for text in texts])
-    rows = await asyncio.get_running_loop().run_in_executor(None, partial(describe, special=request.add_special_tokens))
-    answer = [
-        [
-            Token(
-                id=token.id,
-                text=token.text,
-                special=token.special,
-                start=None if token.special else token.start,
-                stop=None if token.special else token.end,
-            )
-            for token in row
+    characters = sum(map(len, texts)) + len(prompt) * len(texts)
+    if characters > MAX_TOKENIZED:
+        raise TooLargeError(
+            f"the request has {characters} characters to tokenize; the limit is {MAX_TOKENIZED}: send several requests"
+        )
+    call.limits.budget.hold(
+        TOKEN_BYTES * characters, call.draft
+    )  # a text has at most about one token for each character
+    describe = partial(engine.backend.describe_tokens, special=request.add_special_tokens)
+    pieces = json_list(_described(describe, [prompt + text for text in texts]))
+    if characters > INLINE_TOKENIZED:
+        body = await asyncio.get_running_loop().run_in_executor(None, b"".join, pieces)
+    else:
+        body = b"".join(pieces)
+    return Response(200, body)
+
+
+def _described(describe: Callable[[list[str]], list[list[TextToken]]], texts: list[str]) -> Iterator[list[list[Token]]]:
+    """Yield the tokens of each text."""
+    for text in texts:
+        (row,) = describe([text])
+        yield [
+            [
+                Token(
+                    id=token.id,
+                    text=token.text,
+                    special=token.special,
+                    start=None if token.special else token.start,
+                    stop=None if token.special else token.end,
+                )
+                for token in row
+            ]
         ]
-        for row in rows
-    ]
-    return Response(200, await gather(json_list(iter([row] for row in answer))))
 
 
 async def info(call: Call) -> Response:

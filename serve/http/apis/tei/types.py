@@ -10,7 +10,7 @@ from msgspec import Meta
 from fletcher.runtime.options.embed import EmbedOptions, InputType, Overflow, VectorFields
 
 from ...embedding_items import ChunkItem, TokenId, Vector
-from ..answers import MAX_INPUTS
+from ..answers import MAX_INPUTS, Texts
 from ..ranking import Documents, RankOptions
 
 __all__ = [
@@ -41,19 +41,6 @@ Inputs = Annotated[
                 _IDS_SCHEMA,
                 {"type": "array", "items": _IDS_SCHEMA, "minItems": 1, "maxItems": MAX_INPUTS},
             ],
-        },
-    ),
-]
-
-Texts = Annotated[
-    str | list[str],
-    Meta(
-        description="A text, or a list of texts.",
-        extra_json_schema={
-            "oneOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_INPUTS},
-            ]
         },
     ),
 ]

@@ -16,33 +16,20 @@ from ....json_bodies import decode
 from ...call import Call, Response
 from ...embedding_items import Usage
 from ...route import Doc, Route
-from ..answers import MAX_INPUTS, TOKEN_HEADERS, check_count, token_headers
+from ..answers import TOKEN_HEADERS, Texts, check_count, token_headers
 from ..foreign_fields import RANKING, schemas, translate
 from ..ranking import score_pairs, sigmoid_scores
 
 __all__ = ["vllm_routes"]
 
-Side = Annotated[
-    str | list[str],
-    Meta(
-        description="A text, or a list of texts.",
-        extra_json_schema={
-            "oneOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_INPUTS},
-            ]
-        },
-    ),
-]
-
 
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Request of `POST /v1/score`. Each side has a text, or as many texts as the other side."""
 
-    text_1: Side | None = None
-    text_2: Side | None = None
-    queries: Annotated[Side | None, Meta(description="Other name of `text_1`.")] = None
-    documents: Annotated[Side | None, Meta(description="Other name of `text_2`.")] = None
+    text_1: Texts | None = None
+    text_2: Texts | None = None
+    queries: Annotated[Texts | None, Meta(description="Other name of `text_1`.")] = None
+    documents: Annotated[Texts | None, Meta(description="Other name of `text_2`.")] = None
     truncate: Annotated[bool | None, Meta(description="false rejects a pair that is too long. Default: true.")] = None
     raw_scores: Annotated[bool, Meta(description="Return logits instead of their sigmoids.")] = False
     model: Annotated[

@@ -1,0 +1,1 @@
+"""Checks of a graph's file before a provider opens it."""

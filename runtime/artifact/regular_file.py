@@ -1,0 +1,30 @@
+"""Opening of an artifact's files: only regular ones. A pipe would make a load wait, and a device would never end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import ArtifactError
+
+__all__ = ["open_regular"]
+
+
+def open_regular(file: Path) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        ArtifactError: the file is missing, cannot be read, or is not a regular file.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArtifactError(f"{file} cannot be read: {reason}. Convert the checkpoint again") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArtifactError(f"{file} is not a regular file: convert the checkpoint again")
+    return os.fdopen(descriptor, "rb")

@@ -1,0 +1,1 @@
+"""Origin of artifacts: limits that a manifest cannot widen, the zoo's own references, and signatures."""
