@@ -144,7 +144,7 @@ class Gate:
         """
         if not grant.limited:
             return None
-        return Permit(self._ledger, f"key {grant.name}" if grant.name else _network_of(peer), grant)
+        return Permit(self._ledger, grant.ledger_name or _network_of(peer), grant)
 
     def salt_of(self, grant: Grant, client: str) -> str:
         """Return the salt of a request in the caches; empty if it shares them with others.

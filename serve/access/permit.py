@@ -9,9 +9,12 @@ from ..errors import ForbiddenError, RateLimitError
 from .grant import Grant
 from .limits.balance import Balance, headers_of
 from .limits.ledger import Ledger
-from .limits.plan import Plan
 
 __all__ = ["Permit"]
+
+#: Places of quantities in `QUANTITIES`.
+TOKENS: Final = 1
+BYTES: Final = 2
 
 #: What a client may do about a limit, by the beginning of its name.
 ADVICE: Final = {
@@ -38,6 +41,7 @@ class Permit:
         "_grant",
         "_ledger",
         "_open",
+        "_opens",
         "_plan",
         "_tokens",
         "remote",
@@ -51,14 +55,15 @@ class Permit:
             client: name of the client in the ledger.
             grant: rights of the client.
         """
-        self.remote = ledger.remote and grant.plan is not None
         self._ledger = ledger
         self._client = client
         self._grant = grant
-        self._plan: Plan | None = grant.plan
+        plan = self._plan = grant.plan
+        self.remote = ledger.remote and plan is not None
         self._open = False
+        self._opens = 0 if plan is None or plan.in_flight is None else 1
         self._bytes = self._tokens = self._corrected = 0
-        self._estimates: deque[int] = deque()
+        self._estimates: deque[int] | None = None
         self._balance: Balance | None = None
 
     def enter(self, size: int = 1) -> None:
@@ -70,11 +75,14 @@ class Permit:
         Raises:
             RateLimitError: the client is over a limit.
         """
-        if self._plan is None:
+        plan = self._plan
+        if plan is None:
             return
-        self._balance = self._ledger.charge(self._client, self._plan, (1, 0, max(size, 1)), opens=1)
-        self._check()
-        self._open, self._bytes = True, max(size, 1)
+        size = max(size, 1)
+        balance = self._balance = self._ledger.charge(self._client, plan, (1, 0, size), opens=self._opens)
+        if balance.refused:
+            raise self._refusal(balance)
+        self._open, self._bytes = True, size
 
     def spend(self, tokens: int) -> None:
         """Charge the tokens that a part of the request will have, as estimated. `leave` replaces them by the real number.
@@ -82,10 +90,12 @@ class Permit:
         Raises:
             RateLimitError: the client is over a limit.
         """
-        if self._plan is None:
+        plan = self._plan
+        if plan is None or not plan.counted[TOKENS]:
             return
-        self._balance = self._ledger.charge(self._client, self._plan, (0, tokens, 0))
-        self._check()
+        balance = self._balance = self._ledger.charge(self._client, plan, (0, tokens, 0))
+        if balance.refused:
+            raise self._refusal(balance)
         self._tokens += tokens
 
     def pace(self, tokens: int) -> float:
@@ -97,6 +107,8 @@ class Permit:
         Raises:
             RateLimitError: the limit of the day is used up.
         """
+        if self._estimates is None:
+            self._estimates = deque()
         self._estimates.append(tokens)
         try:
             self.spend(tokens)
@@ -123,12 +135,13 @@ class Permit:
             tokens: tokens of its texts.
             size: bytes of its body.
         """
-        if not self._open:
+        plan = self._plan
+        if plan is None or not self._open:
             return
         self._open = False
-        assert self._plan is not None
         rest = (0, tokens - self._tokens - self._corrected, max(size, 1) - self._bytes)
-        self._ledger.charge(self._client, self._plan, rest, opens=-1, force=True)
+        if self._opens or (rest[1] and plan.counted[TOKENS]) or (rest[2] and plan.counted[BYTES]):
+            self._ledger.charge(self._client, plan, rest, opens=-self._opens, force=True)
 
     def check_model(self, name: str) -> None:
         """Check that the client may use a model.
@@ -155,16 +168,14 @@ class Permit:
         """Headers with the state of the limits after the latest charge."""
         return [] if self._balance is None else headers_of(self._balance)
 
-    def _check(self) -> None:
-        balance = self._balance
-        assert balance is not None
-        if balance.refused:
-            limit = balance.refused
-            advice = ADVICE[limit.partition("-")[0]]
-            period = " of this day" if limit.endswith("-day") else ""
-            raise RateLimitError(
-                f"this client is over its limit of {limit.removesuffix('-day').replace('_', ' ')}{period}: {advice}, or "
-                f"retry after {balance.retry:.3g} s",
-                balance.retry,
-                self.headers,
-            )
+    def _refusal(self, balance: Balance) -> RateLimitError:
+        """Return the error about a limit that refuses."""
+        limit = balance.refused
+        advice = ADVICE[limit.partition("-")[0]]
+        period = " of this day" if limit.endswith("-day") else ""
+        return RateLimitError(
+            f"this client is over its limit of {limit.removesuffix('-day').replace('_', ' ')}{period}: {advice}, or "
+            f"retry after {balance.retry:.3g} s",
+            balance.retry,
+            self.headers,
+        )

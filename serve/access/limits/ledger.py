@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
-from .balance import DAY_SECONDS, FULL, SECOND, USED, Balance
-from .plan import Plan
+from .balance import DAY, FULL, USED, Balance
+from .plan import DAY_SECONDS, SECOND, Plan
 from .quota import QUANTITIES
 
 __all__ = ["Amounts", "Clocks", "Ledger", "TableLedger"]
@@ -34,9 +34,8 @@ PROBES: Final = 16
 #: Seconds after which a client with too many open requests may try again: one of them will have ended.
 IN_FLIGHT_RETRY: Final = 1.0
 
-#: Numbers of a row: the client's hash, the time at which each bucket is full, the day, and the amounts of the day. The
-#: numbers of open requests of each process follow.
-DAY: Final = 4
+#: Place in a row of the open requests of each process. Before them are the client's hash, the time at which each bucket is
+#: full, the day, and the amounts of the day.
 OPEN: Final = 8
 
 #: The numbers of a row before the open requests.
@@ -100,59 +99,61 @@ class TableLedger:
         self._memory = memory
         self._table = memoryview(memory).cast("q")
         self._thread = threading.Lock()
-        self._hashes: dict[str, int] = {}
-        self._lock()
-        try:
-            for row in range(ROWS):
-                self._table[row * self._width + OPEN + process] = 0
-        finally:
-            self._unlock()
+        self._starts: dict[str, int] = {}
+        self._codes: dict[str, int] = {}
+        for row in range(ROWS):  # no other process changes these numbers
+            self._table[row * self._width + OPEN + process] = 0
 
     def charge(self, client: str, plan: Plan, amounts: Amounts, *, opens: int = 0, force: bool = False) -> Balance:
         """Charge amounts, all or none, as `Ledger.charge`."""
-        now, seconds = self._clocks.monotonic_ns(), self._clocks.time()
-        self._lock()
-        try:
-            table, start = self._table, self._row(client, now)
-            if opens > 0 and plan.in_flight is not None:
-                first = start + OPEN
-                if sum(table[first : first + self._processes]) >= plan.in_flight:
-                    return Balance("in_flight", IN_FLIGHT_RETRY, plan, (), now, 0.0)
-            row = list(ROW.unpack_from(self._memory, start * 8))
-            balance = settle(row, plan, amounts, (now, seconds), force=force)
-            if not balance.refused:
-                ROW.pack_into(self._memory, start * 8, *row)
-                if opens:
-                    table[start + OPEN + self._process] = max(table[start + OPEN + self._process] + opens, 0)
-            return balance
-        finally:
-            self._unlock()
-
-    def _lock(self) -> None:
-        self._thread.acquire()
-        if self._file is not None:
+        with self._thread:
+            if self._file is None:
+                return self._charge(client, plan, amounts, opens, force)
             fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                return self._charge(client, plan, amounts, opens, force)
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _unlock(self) -> None:
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._thread.release()
+    def _charge(self, client: str, plan: Plan, amounts: Amounts, opens: int, force: bool) -> Balance:
+        """Charge amounts, while no other thread or process does."""
+        now = self._clocks.monotonic_ns()
+        seconds = self._clocks.time() if plan.days else 0.0
+        table, start = self._table, self._starts.get(client)
+        if start is None or table[start] != self._codes[client]:
+            start = self._row(client, now)
+        if opens > 0 and plan.in_flight is not None:
+            first = start + OPEN
+            if sum(table[first : first + self._processes]) >= plan.in_flight:
+                return Balance("in_flight", IN_FLIGHT_RETRY, plan, (), now, seconds)
+        before = ROW.unpack_from(self._memory, start * 8)
+        row = list(before)
+        refused, retry = settle(row, plan, amounts, (now, seconds), force=force)
+        if refused:
+            return Balance(refused, retry, plan, before, now, seconds)
+        ROW.pack_into(self._memory, start * 8, *row)
+        if opens:
+            mine = start + OPEN + self._process
+            table[mine] = max(table[mine] + opens, 0)
+        return Balance("", 0.0, plan, tuple(row), now, seconds)
 
     def _row(self, client: str, now: int) -> int:
         """Return the start of a client's row; take a free one, or the one whose client has used least, for a new client."""
-        code = self._hashes.get(client)
+        code = self._codes.get(client)
         if code is None:
             digest = hashlib.blake2b(client.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             code = int.from_bytes(digest, "little", signed=True) or 1
-            if len(self._hashes) >= ROWS:
-                self._hashes.clear()
-            self._hashes[client] = code
+            if len(self._codes) >= ROWS:
+                self._codes.clear()
+                self._starts.clear()
+            self._codes[client] = code
         table, width = self._table, self._width
         place = code % ROWS
         best, least = place * width, math.inf
         for probe in range(PROBES):
             start = (place + probe) % ROWS * width
             if table[start] == code:
+                self._starts[client] = start
                 return start
             use = self._use(start, now)
             if use < least:
@@ -160,6 +161,7 @@ class TableLedger:
         for other in range(width):
             table[best + other] = 0
         table[best] = code
+        self._starts[client] = best
         return best
 
     def _use(self, start: int, now: int) -> float:
@@ -175,38 +177,44 @@ class TableLedger:
         return float(lag + spent)
 
 
-def settle(row: list[int], plan: Plan, amounts: Amounts, clocks: tuple[int, float], *, force: bool) -> Balance:
-    """Charge amounts to a client's row, all or none.
+def settle(
+    row: list[int], plan: Plan, amounts: Amounts, clocks: tuple[int, float], *, force: bool
+) -> tuple[str, float]:
+    """Charge amounts to a client's row.
 
     Args:
-        row: numbers of the row; they change if the charge succeeds.
+        row: numbers of the row; they change, also if a limit refuses.
         plan: limits.
         amounts: amounts of requests, tokens and bytes.
         clocks: nanoseconds of a monotonic clock, and seconds since 1970.
         force: True if nothing is refused.
+
+    Returns:
+        The name of the limit that refuses, empty if none does, and the seconds after which it would not.
     """
     now, seconds = clocks
-    today = int(seconds // DAY_SECONDS)
-    until_midnight = (today + 1) * DAY_SECONDS - seconds
-    if row[DAY] != today:
-        row[DAY : DAY + 4] = [today, 0, 0, 0]
-    changed, refused, retry = row.copy(), "", 0.0
+    refused, retry = "", 0.0
     for index, cost, capacity in plan.rates:
         amount = amounts[index]
-        begin = row[FULL + index]
+        if amount == 0:
+            continue
+        begin, used = row[FULL + index], amount * cost
         if begin < now:
             begin = now
-        # An amount above the burst needs a full bucket, and leaves a debt.
-        late = begin + min(amount * cost, capacity) - now - capacity
-        if late > 1 and amount > 0 and late > retry * SECOND:  # 1 ns is the rounding of the stored time
-            refused, retry = QUANTITIES[index], late / SECOND
-        changed[FULL + index] = round(begin + amount * cost)
-    for index, most in plan.days:
-        amount, used = amounts[index], row[USED + index]
-        if amount > 0 and used + amount > most and until_midnight > retry:
-            refused, retry = f"{QUANTITIES[index]}-day", until_midnight
-        changed[USED + index] = max(used + amount, 0)
-    if refused and not force:
-        return Balance(refused, retry, plan, tuple(row), now, until_midnight)
-    row[:] = changed
-    return Balance("", 0.0, plan, tuple(changed), now, until_midnight)
+        if amount > 0 and not force:
+            # An amount above the burst needs a full bucket, and leaves a debt.
+            late = begin + (used if used < capacity else capacity) - now - capacity
+            if late > 1 and late > retry * SECOND:  # 1 ns is the rounding of the stored time
+                refused, retry = QUANTITIES[index], late / SECOND
+        row[FULL + index] = round(begin + used)
+    if plan.days:
+        today = int(seconds // DAY_SECONDS)
+        if row[DAY] != today:
+            row[DAY : DAY + 4] = [today, 0, 0, 0]
+        until_midnight = (today + 1) * DAY_SECONDS - seconds
+        for index, most in plan.days:
+            amount, count = amounts[index], row[USED + index] + amounts[index]
+            if amount > 0 and not force and count > most and until_midnight > retry:
+                refused, retry = f"{QUANTITIES[index]}-day", until_midnight
+            row[USED + index] = count if count > 0 else 0
+    return refused, retry

@@ -12,7 +12,7 @@ import redis
 
 from fletcher.runtime.errors import InputError
 
-from .balance import DAY_SECONDS, Balance
+from .balance import Balance
 from .ledger import Amounts, TableLedger
 from .plan import Plan
 from .quota import QUANTITIES
@@ -134,5 +134,4 @@ def _balance(answer: Sequence[str], plan: Plan) -> Balance:
     refused, retry, now = answer[0], int(answer[1]) / 1e6, int(answer[2])
     full, rest = [int(text) * 1000 for text in answer[3:6]], [int(text) for text in answer[6:10]]
     name = "" if not refused else QUANTITIES[int(refused[1]) - 1] + ("-day" if refused[0] == "d" else "")
-    until_midnight = DAY_SECONDS - now / 1e6 % DAY_SECONDS
-    return Balance(name, retry, plan, (0, *full, *rest), now * 1000, until_midnight)
+    return Balance(name, retry, plan, (0, *full, *rest), now * 1000, now / 1e6)
