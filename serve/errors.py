@@ -1,4 +1,4 @@
-"""Errors of requests that the server rejects before the engine sees them. All are `InputError`s with separate statuses.
+"""Errors of requests that the server rejects before the engine sees them, with separate statuses.
 
 InputError
 ├── FieldError               a field of a request cannot be used; the error names it
@@ -15,19 +15,23 @@ InputError
 ├── UnauthorizedError        the request needs an API key, and has none or a wrong one
 ├── RateLimitError           the client is over one of its limits
 └── ForbiddenError           the caller is authenticated, but may not do this
+
+ServiceError
+└── LimitStoreError          the store of limits does not answer, and the server refuses what it cannot count
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import InputError, ServiceError
 
 __all__ = [
     "ConflictError",
     "EmptyError",
     "FieldError",
     "ForbiddenError",
+    "LimitStoreError",
     "MediaTypeError",
     "MethodError",
     "RateLimitError",
@@ -117,6 +121,18 @@ class RateLimitError(InputError):
         super().__init__(message)
         self.retry_after = retry_after
         self.headers = tuple(headers)
+
+
+class LimitStoreError(ServiceError):
+    """The store of limits does not answer, and the server refuses what it cannot count (`--limit-store-down refuse`).
+
+    Attributes:
+        retry_after: seconds after which the server asks the store again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ForbiddenError(InputError):

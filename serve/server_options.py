@@ -11,6 +11,7 @@ from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.options.sizes import parse_size
 from fletcher.runtime.options.struct import Options
 
+from .access.limits.ledger import StoreRule
 from .access.limits.quota import Quota, read_quota
 from .access.proxies import TrustedProxies
 from .request_headers import OnTruncate
@@ -198,6 +199,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "URL", "panel": ACCESS_PANEL},
         ),
     ] = None
+    limit_store_down: Annotated[
+        StoreRule,
+        Meta(
+            description="Rule while the store of limits does not answer: alone counts limits in this server alone, refuse "
+            "answers clients with limits with 503.",
+            extra={"metavar": "RULE", "panel": ACCESS_PANEL},
+        ),
+    ] = "alone"
     salt_caches: Annotated[
         bool,
         Meta(

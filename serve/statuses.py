@@ -38,6 +38,7 @@ from .errors import (
     EmptyError,
     FieldError,
     ForbiddenError,
+    LimitStoreError,
     MediaTypeError,
     MethodError,
     RateLimitError,
@@ -123,6 +124,7 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     ServiceError: _UNREADY,
     OverloadedError: Status(429, "rate_limit_error", "overloaded", "UNAVAILABLE"),
     DeadlineError: Status(504, "server_error", "deadline_exceeded", "DEADLINE_EXCEEDED"),
+    LimitStoreError: Status(503, "server_error", "limits_unavailable", "UNAVAILABLE"),
     FailingError: Status(503, "server_error", "model_failing", "UNAVAILABLE"),
     StoppingError: Status(503, "server_error", "stopping", "UNAVAILABLE"),
 }
@@ -150,6 +152,6 @@ def public_message(error: FletcherError) -> str:
 
 def retry_after(error: FletcherError) -> float | None:
     """Return the seconds after which a retry may succeed, or None if a retry cannot succeed."""
-    if isinstance(error, OverloadedError | FailingError | RateLimitError):
+    if isinstance(error, OverloadedError | FailingError | RateLimitError | LimitStoreError):
         return error.retry_after
     return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

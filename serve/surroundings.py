@@ -21,7 +21,7 @@ from fletcher.runtime.errors import InputError, MissingPackageError
 from .access.addresses import parse
 from .access.gate import Gate
 from .access.keys import Keys
-from .access.limits.ledger import Ledger, TableLedger
+from .access.limits.ledger import TableLedger
 from .access.site import SiteGuard
 from .byte_budget import ByteBudget
 from .connection_limits import ConnectionLimits
@@ -41,6 +41,7 @@ from .observe.record import Consumer
 from .server_options import OFF, ServerOptions
 
 if TYPE_CHECKING:
+    from .access.limits.redis_ledger import RedisLedger
     from .flight.server import FlightServer
     from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
@@ -117,6 +118,7 @@ class Surroundings:
         limits: limits of a request.
         edge: wrappers of the HTTP application of the process that has the connections.
         gate: decides who may call; it has the keys.
+        store: counts limits for several servers, or None.
         longbow: destination of ingested texts, or None.
         tracing: destination of spans, or None.
     """
@@ -125,6 +127,7 @@ class Surroundings:
     limits: Limits
     edge: Edge
     gate: Gate
+    store: RedisLedger | None
     longbow: LongbowDoor | None
     tracing: Tracing | None
 
@@ -157,12 +160,11 @@ class Surroundings:
             ByteBudget(shares=max(options.front_count, 1)),
         )
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
-        ledger = table or TableLedger()
-        store = ledger if options.limit_store is None else _open_store(options.limit_store, ledger)
-        gate = Gate(
-            keys, options.quota, store, None if keys is not None else site_guard(options), salts=options.salt_caches
-        )
-        return cls(options, limits, edge, gate, longbow, tracing)
+        table = TableLedger() if table is None else table
+        store = None if options.limit_store is None else _open_store(options, table)
+        site = None if keys is not None else site_guard(options)
+        gate = Gate(keys, options.quota, table if store is None else store, site, salts=options.salt_caches)
+        return cls(options, limits, edge, gate, store, longbow, tracing)
 
     @property
     def admin(self) -> AdminRules:
@@ -188,7 +190,7 @@ class Surroundings:
         Args:
             load: opens a model.
         """
-        return Models(
+        models = Models(
             make_loader(self.options, load),
             self.make_engine,
             drain_seconds=self.options.drain_seconds,
@@ -196,6 +198,21 @@ class Surroundings:
             refuse_long=self.options.on_truncate == "refuse",
             default=self.options.default_model,
             load_seconds=self.options.load_seconds,
+        )
+        self.watch_store(models.metrics)
+        return models
+
+    def watch_store(self, metrics: Metrics) -> None:
+        """Add the failures of the store of limits to the metrics of this process, if there is a store."""
+        if (store := self.store) is None:
+            return
+        metrics.counted(
+            "fletcher_limit_store_failures", "Calls to the store of limits that failed", lambda: store.failures
+        )
+        metrics.counted(
+            "fletcher_limit_store_missed",
+            "Charges that the store of limits has not got, because it did not answer",
+            lambda: store.missed,
         )
 
     def open_models(self, given: Backend | Sequence[ModelSpec], load: Loader = load_encoder) -> Models:
@@ -323,7 +340,7 @@ def _open_longbow(options: ServerOptions) -> LongbowDoor:
     return LongbowDoor(Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout))
 
 
-def _open_store(url: str, table: TableLedger) -> Ledger:
+def _open_store(options: ServerOptions, table: TableLedger) -> RedisLedger:
     """Return the ledger in Redis or Valkey.
 
     Raises:
@@ -336,7 +353,7 @@ def _open_store(url: str, table: TableLedger) -> Ledger:
         if (error.name or "").partition(".")[0] != "redis":
             raise
         raise MissingPackageError("redis", "redis", "--limit-store") from error
-    return RedisLedger(url, table)
+    return RedisLedger(options.limit_store or "", table, options.limit_store_down)
 
 
 @contextmanager

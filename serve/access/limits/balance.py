@@ -67,7 +67,7 @@ def headers_of(balance: Balance) -> list[tuple[bytes, bytes]]:
         return []
     left = balance.left
     headers = [*plan.fixed]
-    for place, remaining, reset in plan.told:
+    for place, remaining, reset in plan.shown:
         amount, seconds = left[place]
         headers.append((remaining, b"%d" % amount))
         headers.append((reset, b"%dms" % math.ceil(seconds * 1000) if seconds < 1 else _duration(seconds)))

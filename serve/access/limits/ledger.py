@@ -16,13 +16,16 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from .balance import DAY, FULL, USED, Balance
 from .plan import DAY_SECONDS, SECOND, Plan
 from .quota import QUANTITIES
 
-__all__ = ["Amounts", "Clocks", "Ledger", "TableLedger"]
+__all__ = ["Amounts", "Clocks", "Ledger", "StoreRule", "TableLedger"]
+
+#: Rule while the store of limits does not answer: `alone` counts in this server alone, `refuse` refuses limited clients.
+StoreRule = Literal["alone", "refuse"]
 
 #: Amounts of requests, tokens and bytes.
 Amounts = tuple[int, int, int]
@@ -57,6 +60,9 @@ class Ledger(Protocol):
             amounts: amounts of requests, tokens and bytes. Negative ones, which `force` allows, give back.
             opens: 1 at the begin of a request, -1 at its end, else 0.
             force: True if the amounts were used already, so that nothing is refused.
+
+        Raises:
+            LimitStoreError: the store of limits does not answer, and nothing is forced.
         """
 
 

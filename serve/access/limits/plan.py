@@ -32,7 +32,7 @@ class Plan:
         counted: whether each quantity has a limit.
         names: names of the rates, then of the limits a day: `requests`, `tokens-day`, ….
         fixed: headers that all answers have alike: `RateLimit-Policy` and OpenAI's limits.
-        told: limits in OpenAI's headers: place in `names`, and the headers for what is left and for the time until all is
+        shown: limits in OpenAI's headers: place in `names`, and the headers for what is left and for the time until all is
             back. A limit a day is there if its quantity has no rate.
         state: value of the header `RateLimit`, with places for what is left of each limit and for the seconds until all is
             back.
@@ -44,7 +44,7 @@ class Plan:
     counted: tuple[bool, ...]
     names: tuple[str, ...]
     fixed: tuple[tuple[bytes, bytes], ...]
-    told: tuple[tuple[int, bytes, bytes], ...]
+    shown: tuple[tuple[int, bytes, bytes], ...]
     state: bytes
 
     @classmethod
@@ -66,13 +66,13 @@ class Plan:
             for name, amount, window in lines
         )
         fixed = [(b"ratelimit-policy", policy.encode())] if lines else []
-        told = []
+        shown = []
         for quantity in OPENAI:
             place = next((names.index(name) for name in (quantity, f"{quantity}-day") if name in names), None)
             if place is not None:
                 fixed.append((f"x-ratelimit-limit-{quantity}".encode(), b"%d" % lines[place][1]))
                 remaining, reset = f"x-ratelimit-remaining-{quantity}", f"x-ratelimit-reset-{quantity}"
-                told.append((place, remaining.encode(), reset.encode()))
+                shown.append((place, remaining.encode(), reset.encode()))
         return cls(
             tuple(rates),
             tuple(days),
@@ -80,6 +80,6 @@ class Plan:
             tuple(rate.second is not None or rate.day is not None for rate in quota.rates),
             names,
             tuple(fixed),
-            tuple(told),
+            tuple(shown),
             ", ".join(f'"{name}";r=%d;t=%d' for name in names).encode(),
         )

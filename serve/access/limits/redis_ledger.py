@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +13,9 @@ import redis
 
 from fletcher.runtime.errors import InputError
 
+from ...errors import LimitStoreError
 from .balance import Balance
-from .ledger import Amounts, TableLedger
+from .ledger import Amounts, StoreRule, TableLedger
 from .plan import Plan
 from .quota import QUANTITIES
 
@@ -71,16 +73,22 @@ return answer
 
 
 class RedisLedger:
-    """Ledger in Redis. While Redis does not answer, the server counts alone, so that requests are still answered."""
+    """Ledger in Redis. While Redis does not answer, a rule decides: the server counts alone, or it refuses.
+
+    Attributes:
+        failures: number of calls that failed. No call is made for some seconds after one.
+        missed: number of charges that Redis has not got.
+    """
 
     remote = True
 
-    def __init__(self, url: str, table: TableLedger) -> None:
+    def __init__(self, url: str, table: TableLedger, down: StoreRule = "alone") -> None:
         """Prepare; the first charge connects.
 
         Args:
             url: address such as `redis://127.0.0.1:6379/0`.
             table: counts open requests, and everything while Redis does not answer.
+            down: rule while Redis does not answer.
 
         Raises:
             InputError: the URL cannot be used.
@@ -93,12 +101,13 @@ class RedisLedger:
             raise InputError(f"--limit-store cannot be used: {error}") from None
         self._script = self._client.register_script(SCRIPT)
         self._table = table
+        self._down: StoreRule = down
         self._alone_until = 0.0
+        self._lock = threading.Lock()
+        self.failures = self.missed = 0
 
     def charge(self, client: str, plan: Plan, amounts: Amounts, *, opens: int = 0, force: bool = False) -> Balance:
         """Charge amounts, all or none, as `Ledger.charge`."""
-        if time.monotonic() < self._alone_until:
-            return self._table.charge(client, plan, amounts, opens=opens, force=force)
         if opens:
             # Open requests end with their server, so they are counted there.
             open_here = self._table.charge(
@@ -107,16 +116,50 @@ class RedisLedger:
             if open_here.refused:
                 return open_here
         try:
-            answer = self._script([PREFIX + client], [int(force), *amounts, *_limits(plan)])
-        except (redis.RedisError, OSError) as error:
-            self._alone_until = time.monotonic() + ALONE_SECONDS
-            fields = {"error": type(error).__name__, "seconds": ALONE_SECONDS}
-            logger.warning("the store of limits does not answer: this server counts alone", extra={"fields": fields})
-            return self._table.charge(client, plan, amounts, force=force)
-        balance = _balance(answer, plan)
-        if balance.refused and opens > 0:
-            self._table.charge(client, plan, (0, 0, 0), opens=-1, force=True)
+            balance = self._ask(client, plan, amounts, force=force)
+            if balance is None:
+                balance = self._count_alone(client, plan, amounts, force=force)
+        except BaseException:
+            self._give_back(client, plan, opens)
+            raise
+        if balance.refused:
+            self._give_back(client, plan, opens)
         return balance
+
+    def _give_back(self, client: str, plan: Plan, opens: int) -> None:
+        """Count a request as ended that is refused."""
+        if opens > 0:
+            self._table.charge(client, plan, (0, 0, 0), opens=-opens, force=True)
+
+    def _ask(self, client: str, plan: Plan, amounts: Amounts, *, force: bool) -> Balance | None:
+        """Charge amounts in Redis; return None if it does not answer."""
+        if time.monotonic() < self._alone_until:
+            return None
+        try:
+            return _balance(self._script([PREFIX + client], [int(force), *amounts, *_limits(plan)]), plan)
+        except (redis.RedisError, OSError) as error:
+            with self._lock:
+                self.failures += 1
+                self._alone_until = time.monotonic() + ALONE_SECONDS
+            fields = {"error": type(error).__name__, "seconds": ALONE_SECONDS, "rule": self._down}
+            logger.warning("the store of limits does not answer", extra={"fields": fields})
+            return None
+
+    def _count_alone(self, client: str, plan: Plan, amounts: Amounts, *, force: bool) -> Balance:
+        """Charge amounts in this server alone.
+
+        Raises:
+            LimitStoreError: the rule is to refuse, and nothing is forced.
+        """
+        with self._lock:
+            self.missed += 1
+        if self._down == "refuse" and not force:
+            raise LimitStoreError(
+                f"the store of limits does not answer, so this server refuses clients with limits: retry after "
+                f"{ALONE_SECONDS:g} s",
+                ALONE_SECONDS,
+            )
+        return self._table.charge(client, plan, amounts, force=force)
 
 
 def _limits(plan: Plan) -> list[float]:

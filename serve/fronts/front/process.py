@@ -75,6 +75,7 @@ class _Front:
             limits=surroundings.connection_limits(),
         )
         metrics = self.models.metrics
+        surroundings.watch_store(metrics)
         metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
         self._link = EngineLink(
             config.engine_rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -170,6 +171,27 @@ def test_without_keys_an_address_is_a_client(file: Path) -> None:
             flight.get_flight_info(fl.FlightDescriptor.for_path("embed"))
 
 
+def test_probes_and_metrics_are_never_limited(file: Path) -> None:
+    """A probe calls the server by the address of its container."""
+    probe = {"host": "10.1.2.3:8080"}
+    with serve(None, limit=("requests=0.001/s:1", "in_flight=1", "bytes=0.001/s:1")) as server, client(server) as http:
+        assert [http.post("/v1/embeddings", json=BODY).status_code for _ in range(2)] == [200, 429]
+        for path in ("/health", "/ready", "/livez", "/readyz", "/metrics"):
+            headers = {} if path == "/metrics" else probe
+            answers = [http.get(path, headers=headers) for _ in range(5)]
+            assert [answer.status_code for answer in answers] == [200] * 5, path
+            assert not any("ratelimit" in name for answer in answers for name in answer.headers)
+        with fl.connect(str(server.addresses.flight)) as flight:
+            for action in ("health", "stats") * 5:
+                assert list(flight.do_action(action))
+    eye = add_key(file, "eye", "monitor", limits=read_quota(["requests=0.001/s:1"]))
+    with serve(file, limit=("requests=0.001/s:1",)) as server:
+        with client(server) as http:
+            assert [http.get(path).status_code for path in ("/health", "/ready") * 5] == [200] * 10
+        with client(server, eye) as http:
+            assert [http.get("/metrics").status_code for _ in range(5)] == [200] * 5
+
+
 def test_flight_has_the_same_limits_and_headers(file: Path) -> None:
     ann = add_key(file, "ann", limits=read_quota(["requests=0.1/s:3"]))
 
@@ -311,6 +333,61 @@ def test_two_servers_share_a_limit_in_redis(file: Path, redis_url: str) -> None:
             flight.get_flight_info(fl.FlightDescriptor.for_path("embed"), call_options(ann))
 
 
+def _closed_store() -> str:
+    """Return the URL of a port on which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"redis://127.0.0.1:{free.getsockname()[1]}/0"
+
+
+def _await_counts(http: httpx.Client, failures: int, missed: int) -> None:
+    """Wait until the metrics count so many failed calls to the store of limits and charges that it has not got."""
+    wanted = {"fletcher_limit_store_failures_total": failures, "fletcher_limit_store_missed_total": missed}
+    until = time.monotonic() + SECONDS
+    while True:  # the end of a request is charged after its answer
+        lines = [
+            line.split() for line in http.get("/metrics").text.splitlines() if line.startswith("fletcher_limit_st")
+        ]
+        counts = {name: float(value) for name, value in lines if name.endswith("_total")}
+        if counts == wanted:
+            return
+        assert time.monotonic() < until, counts
+        time.sleep(0.02)
+
+
+def test_a_store_that_is_down_opens_the_limits_to_this_server_and_the_metrics_say_so(file: Path) -> None:
+    ann = add_key(file, "ann", limits=read_quota(["requests=0.001/s:3", "in_flight=2"]))
+    eye = add_key(file, "eye", "monitor")
+    with serve(file, limit_store=_closed_store()) as server:
+        with client(server, ann) as http:
+            assert [http.post("/v1/embeddings", json=BODY).status_code for _ in range(5)] == [200] * 3 + [429] * 2
+        with client(server, eye) as http:
+            # One call, and none for five seconds. A charge at the begin of each request, and at the end of each answered one.
+            _await_counts(http, failures=1, missed=5 + 3)
+
+
+def test_a_store_that_is_down_can_close_the_server_to_clients_with_limits(file: Path) -> None:
+    ann = add_key(file, "ann", limits=read_quota(["requests=1000/s", "in_flight=1"]))
+    bob = add_key(file, "bob")
+    eye = add_key(file, "eye", "monitor", limits=read_quota(["requests=1000/s"]))
+    with serve(file, limit_store=_closed_store(), limit_store_down="refuse") as server:
+        with client(server, ann) as http:
+            for _ in range(3):
+                refused = http.post("/v1/embeddings", json=BODY)
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+                assert refused.json()["error"]["code"] == "limits_unavailable"
+            assert [http.get(path).status_code for path in ("/health", "/ready")] == [200, 200]
+        with fl.connect(str(server.addresses.flight)) as flight:
+            with pytest.raises(fl.FlightUnavailableError, match="store of limits"):
+                flight.get_flight_info(fl.FlightDescriptor.for_path("embed"), call_options(ann))
+            flight.get_flight_info(fl.FlightDescriptor.for_path("embed"), call_options(bob))
+        with client(server, bob) as http:
+            assert http.post("/v1/embeddings", json=BODY).status_code == 200
+        with client(server, eye) as http:
+            _await_counts(http, failures=1, missed=4)
+            assert 'fletcher_errors_total{type="LimitStoreError"} 4.0' in http.get("/metrics").text
+
+
 @pytest.fixture(scope="module")
 def cluster(
     tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory
@@ -323,6 +400,9 @@ def cluster(
         "cat": add_key(file, "cat", salt=True),
         "boss": add_key(file, "boss", "admin"),
         "tim": add_key(file, "tim", limits=read_quota(["requests=0.001/s:6"])),
+        "joe": add_key(file, "joe", limits=read_quota(["in_flight=3"])),
+        "zoe": add_key(file, "zoe", limits=read_quota(["tokens=0.001/s:100000"])),
+        "eye": add_key(file, "eye", "monitor", limits=read_quota(["requests=0.001/s:1"])),
     }
     options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", fronts=2, keys=str(file), drain_seconds=5)
     with Supervisor([ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas")], options) as server:
@@ -358,6 +438,81 @@ def test_flight_and_http_of_all_processes_share_the_limit(cluster: tuple[Supervi
     assert statuses == [200, 200, 429]
     with fl.connect(str(server.addresses.flight)) as flight, pytest.raises(fl.FlightUnavailableError, match="limit"):
         flight.get_flight_info(path, call_options(keys["tim"]))
+
+
+def test_open_requests_count_over_all_processes(cluster: tuple[Supervisor, dict[str, str]]) -> None:
+    server, keys = cluster
+    url = httpx.URL(str(server.addresses.http))
+    head = (
+        f"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {keys['joe']}\r\n"
+        "content-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+    ).encode()
+
+    def ask() -> int:
+        with client(server, keys["joe"]) as http:
+            return http.post("/v1/embeddings", json={"model": "tiny", "input": "a"}).status_code
+
+    def wait_for(status: int) -> None:
+        until = time.monotonic() + SECONDS
+        while ask() != status:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    opened = []
+    try:
+        for _ in range(3):  # the supervisor passes connections to the fronts in turn
+            opened.append(socket.create_connection((url.host, url.port), SECONDS))
+            opened[-1].sendall(head)
+        wait_for(429)
+        assert [ask() for _ in range(4)] == [429] * 4  # by both fronts
+        opened.pop().close()
+        wait_for(200)
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+def test_tokens_count_over_all_processes_exactly(cluster: tuple[Supervisor, dict[str, str]]) -> None:
+    server, keys = cluster
+    total = 0
+    for number in range(8):
+        with client(server, keys["zoe"]) as http:
+            answer = http.post(
+                "/v1/embeddings", json={"model": "tiny", "input": f"some words {number} " * (number + 1)}
+            )
+            total += answer.json()["usage"]["total_tokens"]
+    with client(server, keys["zoe"]) as http:
+        until = time.monotonic() + SECONDS
+        while (left := http.get("/v1/models").headers["x-ratelimit-remaining-tokens"]) != str(100_000 - total):
+            # A front charges the real number after it has sent the answer.
+            assert time.monotonic() < until, (left, total)
+            time.sleep(0.02)
+
+
+def test_probes_of_a_server_of_several_processes_are_never_limited(cluster: tuple[Supervisor, dict[str, str]]) -> None:
+    server, keys = cluster
+    for _ in range(4):
+        with client(server, keys["eye"]) as http:
+            assert [http.get(path).status_code for path in ("/metrics", "/health", "/ready")] == [200] * 3
+
+
+@pytest.mark.slow
+def test_all_processes_count_the_failures_of_the_store(file: Path, tiny_artifact: Path) -> None:
+    keys = {
+        "ann": add_key(file, "ann", limits=read_quota(["requests=0.001/s:4"])),
+        "eye": add_key(file, "eye", "monitor"),
+    }
+    options = ServerOptions(
+        http="127.0.0.1:0", flight="off", fronts=2, keys=str(file), limit_store=_closed_store(), drain_seconds=5
+    )
+    with Supervisor([ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas")], options) as server:
+        statuses = []
+        for _ in range(6):
+            with client(server, keys["ann"]) as http:
+                statuses.append(http.post("/v1/embeddings", json={"model": "tiny", "input": "a"}).status_code)
+        assert statuses == [200] * 4 + [429] * 2  # the processes count together
+        with client(server, keys["eye"]) as http:
+            _await_counts(http, failures=2, missed=6)
 
 
 @pytest.mark.parametrize(("second", "hits"), [("bob", 1), ("cat", 0)])

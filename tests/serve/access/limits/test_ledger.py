@@ -6,13 +6,18 @@ import multiprocessing
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fletcher.runtime.errors import InputError
-from fletcher.serve.access.limits.ledger import Ledger, TableLedger
+from fletcher.serve.access.limits.ledger import StoreRule, TableLedger
 from fletcher.serve.access.limits.plan import Plan
 from fletcher.serve.access.limits.quota import Quota, Rate, read_quota
+from fletcher.serve.errors import LimitStoreError
+
+if TYPE_CHECKING:
+    from fletcher.serve.access.limits.redis_ledger import RedisLedger
 
 #: 2026-11-30T23:59:00Z.
 EVENING = 1796083140.0
@@ -154,6 +159,15 @@ def test_open_requests_of_a_process_that_ended_are_forgotten(tmp_path: Path) -> 
     assert ours.charge("ann", limits, (1, 0, 0), opens=1).refused == ""
 
 
+def test_what_was_used_on_an_earlier_day_does_not_count_in_a_refusal(ledger: TableLedger, clocks: Clocks) -> None:
+    limits = plan("requests=0.001/s:1", "requests=5/day")
+    assert ledger.charge("ann", limits, (1, 0, 0)).refused == ""
+    clocks.seconds = 60.0  # midnight
+    refused = ledger.charge("ann", limits, (1, 0, 0))
+    assert refused.refused == "requests"
+    assert [amount for amount, _ in refused.left] == [0, 5]
+
+
 def test_a_charge_takes_at_most_25_microseconds(tmp_path: Path) -> None:
     limits = plan(
         "requests=1000000/s", "tokens=100000000/s", "bytes=1000000000/s", "requests=1000000000/day", "in_flight=9"
@@ -193,10 +207,14 @@ def test_wrong_limits_are_named(text: str) -> None:
 # Redis ----------------------------------------------------------------------------------------------------------------
 
 
-def _in_redis(url: str) -> Ledger:
+#: A port on which nothing can listen.
+_CLOSED = "redis://127.0.0.1:1/0"
+
+
+def _in_redis(url: str, down: StoreRule = "alone") -> RedisLedger:
     from fletcher.serve.access.limits.redis_ledger import RedisLedger
 
-    return RedisLedger(url, TableLedger())
+    return RedisLedger(url, TableLedger(), down)
 
 
 def test_servers_share_a_limit_in_redis(redis_url: str) -> None:
@@ -221,6 +239,36 @@ def test_redis_and_the_table_agree(redis_url: str) -> None:
         assert here.refused == there.refused
         assert [amount for amount, _ in here.left] == [amount for amount, _ in there.left]
         assert here.retry == pytest.approx(there.retry, rel=0.01, abs=1.5)
+
+
+@pytest.mark.parametrize("down", ["alone", "refuse"])
+def test_a_refusal_gives_the_place_of_the_request_back(down: StoreRule) -> None:
+    ledger, limits = _in_redis(_CLOSED, down), plan("requests=0.001/s:1", "in_flight=2")
+    for number in range(4):
+        if down == "refuse":
+            with pytest.raises(LimitStoreError):
+                ledger.charge("ann", limits, (1, 0, 0), opens=1)
+        else:
+            assert ledger.charge("ann", limits, (1, 0, 0), opens=1).refused == ("" if number == 0 else "requests")
+    assert ledger.charge("ann", plan("in_flight=2"), (0, 0, 0), opens=1, force=True).refused == ""
+
+
+def test_a_request_that_was_admitted_ends_also_without_redis() -> None:
+    ledger, limits = _in_redis(_CLOSED, "refuse"), plan("tokens=1/s:100", "in_flight=1")
+    ledger.charge("ann", limits, (0, 5, 0), opens=-1, force=True)
+    assert (ledger.failures, ledger.missed) == (1, 1)
+
+
+def test_redis_counts_again_when_it_answers_again(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletcher.serve.access.limits.redis_ledger.ALONE_SECONDS", 0.0)
+    ledger, limits = _in_redis(redis_url), plan("requests=0.001/s:3")
+    assert ledger.charge("back", limits, (1, 0, 0)).refused == ""
+    script = ledger._script
+    monkeypatch.setattr(ledger, "_script", _in_redis(_CLOSED)._script)
+    assert [ledger.charge("back", limits, (1, 0, 0)).refused for _ in range(4)] == ["", "", "", "requests"]  # alone
+    monkeypatch.setattr(ledger, "_script", script)
+    assert [ledger.charge("back", limits, (1, 0, 0)).refused for _ in range(3)] == ["", "", "requests"]
+    assert (ledger.failures, ledger.missed) == (4, 4)
 
 
 def test_a_server_counts_alone_while_redis_does_not_answer() -> None:
