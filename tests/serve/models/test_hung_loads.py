@@ -205,11 +205,40 @@ def test_hung_loads_have_a_bound(shelf: Shelf) -> None:
 # The command ----------------------------------------------------------------------------------------------------------
 
 
+#: `sitecustomize.py` of the server's processes: files of a folder `hung` never open, as on a network file system that does
+#: not answer.
+HANG = """
+import os, time
+
+opened = os.open
+
+def hang(path, *arguments, **named):
+    if isinstance(path, (str, os.PathLike)) and os.path.basename(os.path.dirname(path)) == "hung":
+        time.sleep(3600)
+    return opened(path, *arguments, **named)
+
+os.open = hang
+"""
+
+
 @contextmanager
-def command(*words: str) -> Iterator[subprocess.Popen[str]]:
+def command(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a server for which the files of `hung` never open.
+
+    Args:
+        folder: folder for the code that does this.
+        words: arguments.
+    """
+    (folder / "sitecustomize.py").write_text(HANG, encoding="utf-8")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     program = [sys.executable, "-c", "from fletcher.serve.commands.cli import main; main()", "--json"]
     running = subprocess.Popen(
-        [*program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*program, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     try:
         yield running
@@ -223,18 +252,17 @@ def options(fronts: int, *others: str) -> list[str]:
     return [*fixed, "--fronts", str(fronts), "--admin", "on", "--models-root", "/", *others]
 
 
-def fifo(folder: Path) -> Path:
-    """Make an artifact whose manifest never ends, as on a network file system that does not answer."""
-    folder.mkdir()
-    os.mkfifo(folder / "fletcher.json")
-    return folder
+@pytest.fixture
+def hung(tmp_path: Path) -> Path:
+    """Return an artifact's folder whose files never open."""
+    (tmp_path / "hung").mkdir()
+    return tmp_path / "hung"
 
 
 @pytest.mark.parametrize("fronts", FRONTS)
 @pytest.mark.parametrize("hangup", [False, True])
-def test_sigterm_ends_a_server_whose_load_hangs(tiny_artifact: Path, tmp_path: Path, fronts: int, hangup: bool) -> None:
-    hung = fifo(tmp_path / "hung")
-    with command("run", str(tiny_artifact), "--name", "tiny", *options(fronts)) as running:
+def test_sigterm_ends_a_server_whose_load_hangs(tiny_artifact: Path, hung: Path, fronts: int, hangup: bool) -> None:
+    with command(hung.parent, "run", str(tiny_artifact), "--name", "tiny", *options(fronts)) as running:
         assert running.stdout is not None
         url = json.loads(running.stdout.readline())["http"]
         with ThreadPoolExecutor(1) as pool:
@@ -261,9 +289,8 @@ def test_sigterm_ends_a_server_whose_load_hangs(tiny_artifact: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("fronts", FRONTS)
-def test_sigterm_ends_a_server_whose_first_load_hangs(tmp_path: Path, fronts: int) -> None:
-    hung = fifo(tmp_path / "hung")
-    with command("run", str(hung), "--name", "n", *options(fronts)) as running:
+def test_sigterm_ends_a_server_whose_first_load_hangs(hung: Path, fronts: int) -> None:
+    with command(hung.parent, "run", str(hung), "--name", "n", *options(fronts)) as running:
         time.sleep(4.0)  # until the signal's handler is there
         assert running.poll() is None
         begun = time.monotonic()
@@ -272,9 +299,8 @@ def test_sigterm_ends_a_server_whose_first_load_hangs(tmp_path: Path, fronts: in
         assert time.monotonic() - begun < 1 + 1 + 1.0
 
 
-def test_the_first_load_has_a_deadline(tmp_path: Path) -> None:
-    hung = fifo(tmp_path / "hung")
-    with command("run", str(hung), "--name", "n", *options(0, "--load-seconds", "1")) as running:
+def test_the_first_load_has_a_deadline(hung: Path) -> None:
+    with command(hung.parent, "run", str(hung), "--name", "n", *options(0, "--load-seconds", "1")) as running:
         _, log = running.communicate(timeout=SECONDS)
         assert running.returncode != 0
         assert "--load-seconds" in log
