@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from fletcher.serve.engine.backend import Backend
+from fletcher.serve.http.apis import service
 from fletcher.serve.models import readiness
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
@@ -163,7 +164,8 @@ def test_a_folder_that_does_not_answer_lowers_readiness_and_holds_nothing_else(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "FILES_SECONDS", 0.2)
-    monkeypatch.setattr(readiness, "LATE_SECONDS", 0.5)
+    monkeypatch.setattr(readiness, "LATE_SECONDS", 1.0)
+    monkeypatch.setattr(service, "CHECK_SECONDS", 0.5)
     answers = threading.Event()
 
     def changed_files() -> str:
@@ -180,18 +182,22 @@ def test_a_folder_that_does_not_answer_lowers_readiness_and_holds_nothing_else(
                 time.sleep(0.02)
             return answer.text
 
-        with ThreadPoolExecutor(1) as pool:
-            time.sleep(0.3)
-            hanging = pool.submit(httpx.get, f"{server.addresses.http}/ready", timeout=SECONDS)
-            assert "m: the artifact's folder does not answer" in wait_for_status(503)
-            begun = time.monotonic()
-            assert {http.get("/ready").status_code for _ in range(40)} == {503}  # asyncio has fewer threads
-            assert embed(http, "m", 5) | embed(http, "n", 5) == {200}
-            assert http.post("/tokenize", json={"inputs": ["a b" * 5000] * 8, "model": "n"}).status_code == 200
-            assert time.monotonic() - begun < 2
-            answers.set()
-            assert hanging.result().status_code == 200
+        assert "a check of a model does not end" in wait_for_status(503)
+        time.sleep(0.6)
+        assert "m: the artifact's folder does not answer" in wait_for_status(503)
+        begun = time.monotonic()
+        assert {http.get("/ready").status_code for _ in range(40)} == {503}
+        assert sum(thread.name == "fletcher-ready" for thread in threading.enumerate()) <= 2  # that, and one that ends
+        assert embed(http, "m", 5) | embed(http, "n", 5) == {200}
+        assert http.post("/tokenize", json={"inputs": ["a b" * 5000] * 8, "model": "n"}).status_code == 200
+        assert time.monotonic() - begun < 2
+        answers.set()
         wait_for_status(200)
+        answers.clear()
+        wait_for_status(503)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5  # a check that hangs does not delay the stop
+    answers.set()
 
 
 def test_hung_loads_have_a_bound(shelf: Shelf) -> None:
