@@ -6,7 +6,7 @@ import resource
 from collections import Counter
 from typing import Final
 
-__all__ = ["ConnectionLimits"]
+__all__ = ["Address", "ConnectionLimits"]
 
 #: Descriptors of the process that connections leave free: files, devices, gRPC, Longbow, the engine's socket.
 OTHER_DESCRIPTORS: Final = 128

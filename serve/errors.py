@@ -17,20 +17,25 @@ InputError
 └── ForbiddenError           the caller is authenticated, but may not do this
 
 ServiceError
+├── KeysPendingError         a signed token names a key that the server is fetching
+├── AuditError               the audit log cannot be written, and the server admits nothing without it
 └── LimitStoreError          the store of limits does not answer, and the server refuses what it cannot count
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from fletcher.runtime.errors import InputError, ServiceError
 
 __all__ = [
+    "AuditError",
     "ConflictError",
     "EmptyError",
     "FieldError",
     "ForbiddenError",
+    "KeysPendingError",
     "LimitStoreError",
     "MediaTypeError",
     "MethodError",
@@ -128,6 +133,30 @@ class LimitStoreError(ServiceError):
 
     Attributes:
         retry_after: seconds after which the server asks the store again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class KeysPendingError(ServiceError):
+    """A signed token names a key that the server is fetching.
+
+    Attributes:
+        ready: done when the fetch has ended, with or without the key.
+    """
+
+    def __init__(self, message: str, ready: Future[None]) -> None:
+        super().__init__(message)
+        self.ready = ready
+
+
+class AuditError(ServiceError):
+    """The audit log cannot be written, and the server admits nothing without it (`--audit-full stop`).
+
+    Attributes:
+        retry_after: seconds after which the server tries again.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:

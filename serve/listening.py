@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fletcher.runtime.errors import InputError
 
@@ -14,9 +16,12 @@ from .access.addresses import Addresses, HostPort, UnixPath, parse
 from .access.gate import check_binding
 from .server_options import FLIGHT, OFF, ON, ServerOptions
 
-__all__ = ["Listening", "announce", "listening_addresses"]
+__all__ = ["Listening", "announce", "listening_addresses", "private_folder"]
 
 logger = logging.getLogger("fletcher.serve")
+
+#: Longest folder for temporary files in which a Unix socket fits: a path has 104 bytes on macOS, 108 on Linux.
+LONGEST_FOLDER: Final = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def listening_addresses(options: ServerOptions) -> Listening:
         if isinstance(address, HostPort):
             # Without keys, the admin API answers to the loopback alone.
             anonymous = options.allow_anonymous and option != "--admin"
-            check_binding(address, option, keys=options.keys is not None, allow_anonymous=anonymous)
+            check_binding(address, option, keys=options.identifies, allow_anonymous=anonymous)
     return Listening(http_at, flight_at, admin_at)
 
 
@@ -77,6 +82,12 @@ def _address(text: str, option: str, options: ServerOptions) -> HostPort | UnixP
     if not path:
         raise InputError(f"{option} is {text!r}: write the path of the socket, as unix:/run/fletcher/http.sock")
     return UnixPath(Path(path).absolute(), int(options.socket_mode, 8))
+
+
+def private_folder() -> Path:
+    """Return a new folder for Unix sockets that only the server's user reaches."""
+    long = len(tempfile.gettempdir()) > LONGEST_FOLDER
+    return Path(tempfile.mkdtemp(prefix="fletcher-", dir="/tmp" if long else None))
 
 
 def announce(addresses: Addresses) -> None:

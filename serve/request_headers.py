@@ -10,6 +10,7 @@ from .engine.terms import PRIORITIES, Priority
 from .errors import FieldError
 
 __all__ = [
+    "CERTIFICATE",
     "PEER",
     "PLAIN_ID",
     "PRIORITY",
@@ -29,6 +30,9 @@ PRIORITY: Final = "x-priority"
 
 #: Header with the address of the client, from a front process to the engine process.
 PEER: Final = "x-fletcher-peer"
+
+#: Header with the name in the certificate of the client, from a front process to the engine process.
+CERTIFICATE: Final = "x-fletcher-certificate"
 
 #: Pattern of an accepted caller's id. Every other request gets an id from the server.
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

@@ -16,7 +16,7 @@ from .access.addresses import Addresses, bind
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.server import HttpServer
-from .listening import announce, listening_addresses
+from .listening import announce, listening_addresses, private_folder
 from .models.loads import on_thread
 from .models.spec import ModelSpec
 from .models.version import Loader
@@ -27,6 +27,7 @@ from .signals import STOP_MARGIN, hangups, last_resort, stop_signals, wait_until
 from .surroundings import Surroundings, flight_server_class, load_encoder
 
 if TYPE_CHECKING:
+    from .flight.encrypted import EncryptedFlight
     from .flight.server import FlightServer
     from .observe.tracing import Tracing
 
@@ -74,27 +75,26 @@ class Server:
         flight_server = None if flight_at is None else flight_server_class()
         self._surroundings = surroundings = Surroundings.open(options, tracing)
         self.keys = surroundings.gate.keys
-        if flight_at is not None:
-            bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
+        certificates = surroundings.certificates
+        flight_listener = None if flight_at is None else bind(flight_at, "--flight")
+        if flight_listener is not None and certificates is None:
+            flight_listener.close()  # gRPC binds it itself, and its own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
         admin_listener: socket.socket | None = None
         self.models = surroundings.make_models(load)
         self._http: HttpServer | None = None
-        self._flight: FlightServer | None = None
+        self._flight: FlightServer | EncryptedFlight | None = None
         self._admin: HttpServer | None = None
         try:
             surroundings.fill(self.models, models)
             if flight_at is not None and flight_server is not None:
-                self._flight = flight_server(
-                    self.models,
-                    surroundings.gate,
-                    flight_at,
-                    surroundings.longbow,
-                    surroundings.tracing,
-                    consumers,
-                    surroundings.admin,
-                    surroundings.flight_bounds(),
-                )
+                make = partial(surroundings.make_flight, flight_server, self.models, consumers=consumers)
+                if certificates is None or flight_listener is None:
+                    self._flight = make(flight_at)
+                else:
+                    from .flight.encrypted import EncryptedFlight
+
+                    self._flight = EncryptedFlight(make, flight_listener, private_folder(), certificates)
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
                 self._http = http = HttpServer(
@@ -102,16 +102,19 @@ class Server:
                     listener,
                     drain_seconds=options.drain_seconds,
                     limits=surroundings.connection_limits(),
+                    certificates=certificates,
                 )
                 self.models.metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: http.open)
                 self._http.start()
             if listening.admin is not None:
                 admin_listener = bind(listening.admin, "--admin")
                 admin_app = surroundings.make_admin_app(self.models, consumers)
-                self._admin = HttpServer(admin_app, admin_listener, drain_seconds=options.drain_seconds)
+                self._admin = HttpServer(
+                    admin_app, admin_listener, drain_seconds=options.drain_seconds, certificates=certificates
+                )
                 self._admin.start()
         except BaseException:
-            for opened in (listener, admin_listener):
+            for opened in (listener, flight_listener, admin_listener):
                 if opened is not None:
                     opened.close()
             listening.remove_socket()
@@ -130,13 +133,13 @@ class Server:
         assert isinstance(engine, Engine)  # `make_engine` above makes no others
         return engine
 
-    def reload_keys(self) -> None:
-        """Read the keys' file again, if there is one.
+    def reload_files(self) -> None:
+        """Read the keys, the certificate and the keys of signed tokens again.
 
         Raises:
-            InputError: the file cannot be used; the keys stay as they are.
+            InputError: some cannot be used; these stay as they are.
         """
-        self._surroundings.reload_keys()
+        self._surroundings.reload_files()
 
     def stop(self) -> bool:
         """Stop admitting requests, answer the admitted ones, and close HTTP and Flight.
@@ -225,7 +228,7 @@ def run_server(
 def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
     """Read the keys and the models again, after SIGHUP. A failure changes nothing and is logged."""
     try:
-        server.reload_keys()
+        server.reload_files()
         if reread is not None:
             server.models.apply(reread())
     except FletcherError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
@@ -14,7 +15,9 @@ from fletcher.runtime.options.struct import Options
 from .access.limits.ledger import StoreRule
 from .access.limits.quota import Quota, read_quota
 from .access.proxies import TrustedProxies
+from .audit.rule import FullRule
 from .request_headers import OnTruncate
+from .tls.files import ClientCertificates, TlsFiles
 
 __all__ = ["FLIGHT", "OFF", "ON", "ServerOptions"]
 
@@ -39,6 +42,7 @@ FLIGHT: Final = "127.0.0.1:8815"
 
 PROXY_PANEL: Final = "Behind a proxy"
 ACCESS_PANEL: Final = "Access and limits"
+TLS_PANEL: Final = "TLS"
 QUEUE_PANEL: Final = "Queue"
 WATCH_PANEL: Final = "Logs and traces"
 LONGBOW_PANEL: Final = "Longbow"
@@ -147,6 +151,45 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "FILE", "panel": ACCESS_PANEL},
         ),
     ] = None
+    jwt: Annotated[
+        str | None,
+        Meta(
+            description="TOML file with the issuer of signed tokens (JWT, OIDC) that are accepted beside API keys: issuer, "
+            "audience, jwks and the rights of scopes. Default: none are accepted.",
+            extra={"metavar": "FILE", "panel": ACCESS_PANEL},
+        ),
+    ] = None
+    tls_cert: Annotated[
+        str | None,
+        Meta(
+            description="Certificate with its chain (PEM) of HTTP, Flight and an own address of the admin API. The server "
+            "exchanges it when the file changes. Default: no TLS.",
+            extra={"metavar": "FILE", "panel": TLS_PANEL},
+        ),
+    ] = None
+    tls_key: Annotated[
+        str | None,
+        Meta(
+            description="Private key (PEM, without a password) of --tls-cert.",
+            extra={"metavar": "FILE", "panel": TLS_PANEL},
+        ),
+    ] = None
+    tls_client_ca: Annotated[
+        str | None,
+        Meta(
+            description="CAs (PEM) whose certificates clients have. The name in a client's certificate is its identity: with "
+            "--keys, the file names the clients that may call; without, each is a user. Default: no client has one.",
+            extra={"metavar": "FILE", "panel": TLS_PANEL},
+        ),
+    ] = None
+    tls_clients: Annotated[
+        ClientCertificates,
+        Meta(
+            description="Rule for certificates of clients: required of every connection, or optional, for clients with keys "
+            "or signed tokens.",
+            extra={"metavar": "RULE", "panel": TLS_PANEL},
+        ),
+    ] = "required"
     allow_anonymous: Annotated[
         bool,
         Meta(
@@ -157,9 +200,9 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allow_host: Annotated[
         tuple[str, ...],
         Meta(
-            description="Name or address in the header Host to which a server without API keys answers, besides localhost, "
-            "the loopback and the address of --http. Can be given several times. With --allow-anonymous, the default is "
-            "every name.",
+            description="Name or address in the header Host to which the server answers, besides localhost, the loopback and "
+            "the address of --http. Can be given several times. Default: no other name; with API keys, signed tokens, "
+            "certificates of clients or --allow-anonymous, every name.",
             extra={"metavar": "NAME", "panel": ACCESS_PANEL},
         ),
     ] = ()
@@ -305,6 +348,29 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "URL", "panel": WATCH_PANEL},
         ),
     ] = None
+    audit: Annotated[
+        str | None,
+        Meta(
+            description="File of the audit log: a line for every request, change and refusal, in a chain of hashes "
+            "(`fletcher-serve audit verify`). Default: no audit log.",
+            extra={"metavar": "FILE", "panel": WATCH_PANEL},
+        ),
+    ] = None
+    audit_size: Annotated[
+        int | str,
+        Meta(
+            description="Size from which the audit log is moved to FILE.NUMBER and a new file is begun.",
+            extra={"metavar": "SIZE", "panel": WATCH_PANEL},
+        ),
+    ] = "256MiB"
+    audit_full: Annotated[
+        FullRule,
+        Meta(
+            description="Rule while the audit log cannot be written, for example because the disk is full: drop answers "
+            "requests and drops lines beyond some ten thousand, stop answers requests with 503.",
+            extra={"metavar": "RULE", "panel": WATCH_PANEL},
+        ),
+    ] = "drop"
     log_level: Annotated[
         str,
         Meta(
@@ -341,7 +407,8 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in (("max_body", self.max_body), ("compress_above", self.compress_above)):
+        sizes = (("max_body", self.max_body), ("compress_above", self.compress_above), ("audit_size", self.audit_size))
+        for name, value in sizes:
             if name == "compress_above" and value == OFF:
                 continue
             try:
@@ -349,6 +416,7 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             except InputError as error:
                 raise OptionError(name, f"{name}: {error}") from None
         self._check_edge()
+        self._check_tls()
         try:
             read_quota(self.limit)
         except InputError as error:
@@ -362,6 +430,31 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def compress_bytes(self) -> int | None:
         """The size in bytes from which answers are compressed; None if they are not."""
         return None if self.compress_above == OFF else parse_size(self.compress_above)
+
+    @property
+    def identifies(self) -> bool:
+        """True if callers must say who they are, by a key, a signed token or a certificate."""
+        return self.keys is not None or self.jwt is not None or self.tls_client_ca is not None
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """Files of the certificate; None without TLS."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        authorities = None if self.tls_client_ca is None else Path(self.tls_client_ca)
+        return TlsFiles(Path(self.tls_cert), Path(self.tls_key), authorities, self.tls_clients)
+
+    def _check_tls(self) -> None:
+        """Check that the options about certificates are complete.
+
+        Raises:
+            OptionError: one is missing.
+        """
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls_cert" if self.tls_cert is None else "tls_key"
+            raise OptionError(missing, f"{missing} is missing: TLS needs a certificate and its key")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise OptionError("tls_client_ca", "tls_client_ca needs TLS: give tls_cert and tls_key, too")
 
     def _check_edge(self) -> None:
         """Check the options about proxies and websites.
@@ -393,6 +486,11 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def max_body_bytes(self) -> int:
         """The size of the largest HTTP body in bytes."""
         return parse_size(self.max_body)
+
+    @property
+    def audit_bytes(self) -> int:
+        """The size in bytes from which a new file of the audit log is begun."""
+        return parse_size(self.audit_size)
 
     @property
     def quota(self) -> Quota:

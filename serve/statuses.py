@@ -34,10 +34,12 @@ from fletcher.runtime.errors import (
 )
 
 from .errors import (
+    AuditError,
     ConflictError,
     EmptyError,
     FieldError,
     ForbiddenError,
+    KeysPendingError,
     LimitStoreError,
     MediaTypeError,
     MethodError,
@@ -124,6 +126,8 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     ServiceError: _UNREADY,
     OverloadedError: Status(429, "rate_limit_error", "overloaded", "UNAVAILABLE"),
     DeadlineError: Status(504, "server_error", "deadline_exceeded", "DEADLINE_EXCEEDED"),
+    KeysPendingError: _UNREADY,
+    AuditError: Status(503, "server_error", "audit_unavailable", "UNAVAILABLE"),
     LimitStoreError: Status(503, "server_error", "limits_unavailable", "UNAVAILABLE"),
     FailingError: Status(503, "server_error", "model_failing", "UNAVAILABLE"),
     StoppingError: Status(503, "server_error", "stopping", "UNAVAILABLE"),
@@ -152,6 +156,6 @@ def public_message(error: FletcherError) -> str:
 
 def retry_after(error: FletcherError) -> float | None:
     """Return the seconds after which a retry may succeed, or None if a retry cannot succeed."""
-    if isinstance(error, OverloadedError | FailingError | RateLimitError | LimitStoreError):
+    if isinstance(error, OverloadedError | FailingError | RateLimitError | LimitStoreError | AuditError):
         return error.retry_after
     return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

@@ -1,4 +1,4 @@
-"""`Surroundings`: the parts of a server besides its models: keys, limits, Longbow, traces.
+"""`Surroundings`: the parts of a server besides its models: keys, certificates, limits, Longbow, traces.
 
 Every process of a server opens its own.
 """
@@ -7,22 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from fletcher import __version__
 from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, MissingPackageError
 
-from .access.addresses import parse
+from .access.addresses import HostPort, parse
 from .access.gate import Gate
 from .access.keys import Keys
 from .access.limits.ledger import TableLedger
 from .access.site import SiteGuard
+from .access.tokens.tokens import Tokens
+from .audit.channel import RemoteLog
+from .audit.lifetime import begin_log, end_log
+from .audit.log_file import LogFile
+from .audit.trail import Trail
 from .byte_budget import ByteBudget
 from .connection_limits import ConnectionLimits
 from .engine.backend import Backend
@@ -39,6 +45,7 @@ from .models.version import Loader
 from .observe.metrics import Metrics
 from .observe.record import Consumer
 from .server_options import OFF, ServerOptions
+from .tls.certificates import Certificates
 
 if TYPE_CHECKING:
     from .access.limits.redis_ledger import RedisLedger
@@ -46,7 +53,19 @@ if TYPE_CHECKING:
     from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
-__all__ = ["Surroundings", "fingerprint", "flight_server_class", "load_encoder", "make_loader", "require_proof"]
+__all__ = [
+    "Surroundings",
+    "fingerprint",
+    "flight_server_class",
+    "load_encoder",
+    "make_loader",
+    "open_audit_log",
+    "open_certificates",
+    "require_proof",
+]
+
+
+Flight = TypeVar("Flight", bound="FlightServer")
 
 
 def load_encoder(spec: ModelSpec) -> Backend:
@@ -118,6 +137,9 @@ class Surroundings:
         limits: limits of a request.
         edge: wrappers of the HTTP application of the process that has the connections.
         gate: decides who may call; it has the keys.
+        certificates: the certificate of the server, or None without TLS.
+        trail: way to the audit log, or None without one.
+        audit_log: the audit log, if this process writes it.
         store: counts limits for several servers, or None.
         longbow: destination of ingested texts, or None.
         tracing: destination of spans, or None.
@@ -127,13 +149,20 @@ class Surroundings:
     limits: Limits
     edge: Edge
     gate: Gate
+    certificates: Certificates | None
+    trail: Trail | None
+    audit_log: LogFile | None
     store: RedisLedger | None
     longbow: LongbowDoor | None
     tracing: Tracing | None
 
     @classmethod
     def open(
-        cls, options: ServerOptions, tracing: Tracing | None = None, table: TableLedger | None = None
+        cls,
+        options: ServerOptions,
+        tracing: Tracing | None = None,
+        table: TableLedger | None = None,
+        audit_socket: str | None = None,
     ) -> Surroundings:
         """Open what the options name.
 
@@ -141,12 +170,17 @@ class Surroundings:
             options: options of the server.
             tracing: destination of spans, instead of `options.otlp`.
             table: use of limits that the processes of the server share. Default: a table of this process.
+            audit_socket: Unix socket of the process that writes the audit log. Default: this process writes it.
 
         Raises:
-            InputError: the keys' file cannot be used.
-            MissingPackageError: Longbow or traces need a package that is not installed.
+            InputError: a file of keys, of the certificate or of signed tokens cannot be used, or the keys of the tokens'
+                issuer cannot be read.
+            MissingPackageError: an option needs a package that is not installed.
         """
+        certificates = open_certificates(options)
         keys = None if options.keys is None else Keys(Path(options.keys))
+        # A front that is started again must not depend on the server of the issuer's keys: the supervisor has asked it.
+        tokens = None if options.jwt is None else Tokens(Path(options.jwt), needed=table is None)
         longbow = None if options.longbow is None else _open_longbow(options)
         if tracing is None and options.otlp is not None:
             tracing = _open_tracing(options.otlp)
@@ -162,15 +196,35 @@ class Surroundings:
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
         table = TableLedger() if table is None else table
         store = None if options.limit_store is None else _open_store(options, table)
-        site = None if keys is not None else site_guard(options)
-        gate = Gate(keys, options.quota, table if store is None else store, site, salts=options.salt_caches)
-        return cls(options, limits, edge, gate, store, longbow, tracing)
+        audit_log = open_audit_log(options) if audit_socket is None else None
+        trail = None
+        if options.audit is not None:
+            write = RemoteLog(audit_socket or "").write if audit_log is None else audit_log.append
+            trail = Trail(write, options.audit_full)
+        gate = Gate(
+            keys,
+            options.quota,
+            table if store is None else store,
+            site_guard(options),
+            salts=options.salt_caches,
+            tokens=tokens,
+            certificates=options.tls_client_ca is not None,
+            check=None if trail is None else trail.check,
+        )
+        if certificates is not None:
+            certificates.start()
+        return cls(options, limits, edge, gate, certificates, trail, audit_log, store, longbow, tracing)
 
     @property
     def admin(self) -> AdminRules:
         """Rules of the admin API of the server's ordinary addresses."""
         root = None if self.options.models_root is None else Path(self.options.models_root)
-        return AdminRules("on" if self.options.admin == "on" else "off", root)
+        note = None if self.trail is None else self.trail.note_change
+        return AdminRules("on" if self.options.admin == "on" else "off", root, note)
+
+    def consumers(self, more: Sequence[Consumer]) -> Sequence[Consumer]:
+        """Return the consumers of records: the audit log, if there is one, and others."""
+        return more if self.trail is None else [self.trail.record, *more]
 
     def make_admin_app(self, models: Models, consumers: Sequence[Consumer] = ()) -> AsgiApp:
         """Return the application of an address that has the admin API alone.
@@ -179,8 +233,10 @@ class Surroundings:
             models: models that it changes.
             consumers: as for `make_app`.
         """
-        rules = AdminRules("only", self.admin.root)
-        gate = Gate(self.gate.keys, site=self.gate.site)  # administration has no limits
+        rules = replace(self.admin, door="only")
+        consumers = self.consumers(consumers)
+        own = self.gate  # without its limits
+        gate = Gate(own.keys, site=own.site, tokens=own.tokens, certificates=own.certificates, check=own.check)
         app = HttpApp(models, gate=gate, limits=self.limits, tracing=self.tracing, consumers=consumers, admin=rules)
         return as_loopback(app) if self.options.admin.startswith("unix:") else app
 
@@ -199,11 +255,45 @@ class Surroundings:
             default=self.options.default_model,
             load_seconds=self.options.load_seconds,
         )
-        self.watch_store(models.metrics)
+        self.watch(models.metrics)
+        if (certificates := self.certificates) is not None:
+            doors = [door for door, at in (("http", self.options.http), ("flight", self.options.flight)) if at != OFF]
+            models.metrics.gauges(
+                "fletcher_certificate_expiry_seconds",
+                "End of the server's certificate, in seconds since 1970",
+                ("door",),
+                lambda: [((door,), certificates.served.expires) for door in doors],
+            )
+            models.metrics.counted(
+                "fletcher_certificate_refused",
+                "Changed files of the certificate that were refused",
+                lambda: certificates.refused,
+            )
         return models
 
-    def watch_store(self, metrics: Metrics) -> None:
-        """Add the failures of the store of limits to the metrics of this process, if there is a store."""
+    def watch(self, metrics: Metrics) -> None:
+        """Add the failures of the store of limits, of the issuer's keys and of the audit log to a process's metrics."""
+        if (trail := self.trail) is not None:
+            metrics.counted("fletcher_audit_dropped", "Lines that the audit log lacks", lambda: trail.dropped)
+            metrics.counted(
+                "fletcher_audit_refused",
+                "Requests that were refused because the audit log could not be written",
+                lambda: trail.refused,
+            )
+            metrics.gauge(
+                "fletcher_audit_failing", "1 while the audit log cannot be written", lambda: float(trail.failing)
+            )
+        if (tokens := self.gate.tokens) is not None:
+            metrics.counted(
+                "fletcher_jwks_failures",
+                "Reads of the keys of the signed tokens' issuer that failed",
+                lambda: tokens.source.failures,
+            )
+            metrics.gauge(
+                "fletcher_jwks_read_timestamp_seconds",
+                "Time of the last successful read of the keys of the signed tokens' issuer, in seconds since 1970",
+                lambda: tokens.source.read_at,
+            )
         if (store := self.store) is None:
             return
         metrics.counted(
@@ -277,9 +367,35 @@ class Surroundings:
             limits=self.limits,
             longbow=self.longbow,
             tracing=self.tracing,
-            consumers=consumers,
+            consumers=self.consumers(consumers),
             root_path=self.options.root_path,
             admin=self.admin,
+        )
+
+    def make_flight(
+        self,
+        kind: type[Flight],
+        models: Models,
+        address: HostPort | str,
+        consumers: Sequence[Consumer] = (),
+    ) -> Flight:
+        """Return a Flight server of models, which listens.
+
+        Args:
+            kind: class of the server.
+            models: models that answer.
+            address: address to listen on, or the path of a Unix socket.
+            consumers: as for `make_app`.
+        """
+        return kind(
+            models,
+            self.gate,
+            address,
+            self.longbow,
+            self.tracing,
+            self.consumers(consumers),
+            self.admin,
+            self.flight_bounds(),
         )
 
     def connection_limits(self) -> ConnectionLimits:
@@ -290,27 +406,71 @@ class Surroundings:
         """Return the limits of what Flight calls hold, within the byte budget that HTTP shares."""
         return FlightBounds(self.limits.budget, self.limits.body_bytes)
 
-    def reload_keys(self) -> None:
-        """Read the keys' file again, if there is one.
+    def reload_files(self) -> None:
+        """Read the keys, the certificate and the keys of signed tokens again, and begin a new audit log if the present one
+        was moved. Each that cannot be used stays as it is.
 
         Raises:
-            InputError: the file cannot be used; the keys stay as they are.
+            InputError: some cannot be used.
         """
-        if self.gate.keys is not None:
-            self.gate.keys.reload()
+        reloads = [one.reload for one in (self.gate.keys, self.certificates, self.gate.tokens) if one is not None]
+        if self.audit_log is not None:
+            reloads.append(self.audit_log.reopen)
+        reasons = []
+        for reload in reloads:
+            try:
+                reload()
+            except InputError as error:
+                reasons.append(str(error))
+        if self.trail is not None:
+            result = {"result": "failed", "reason": "; ".join(reasons)} if reasons else {"result": "done"}
+            self.trail.note_change({"change": "read files", **result})
+        if reasons:
+            raise InputError("; ".join(reasons))
 
     def close(self) -> None:
         """Close the connections to Longbow and to the collector of traces, and write the last uses of keys."""
+        if self.certificates is not None:
+            self.certificates.close()
         self.gate.close()
         if self.longbow is not None:
             self.longbow.close()
         if self.tracing is not None:
             self.tracing.close()
+        if self.trail is not None:
+            self.trail.close()
+        if self.audit_log is not None:
+            end_log(self.audit_log)
 
 
-def site_guard(options: ServerOptions) -> SiteGuard:
-    """Return the check of a server without keys: which names it answers to, and whose pages may send requests."""
+def open_audit_log(options: ServerOptions) -> LogFile | None:
+    """Return the audit log that the options name, with a line about the start; None if they name none.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    return None if options.audit is None else begin_log(Path(options.audit), options.audit_bytes, __version__)
+
+
+def open_certificates(options: ServerOptions) -> Certificates | None:
+    """Return the certificate that the options name; None without TLS.
+
+    Raises:
+        InputError: a file cannot be used.
+        MissingPackageError: a package is not installed.
+    """
+    files = options.tls_files
+    return None if files is None else Certificates(files)
+
+
+def site_guard(options: ServerOptions) -> SiteGuard | None:
+    """Return the check which names the server answers to, and whose pages may send requests; None without either.
+
+    A browser sends keys and signed tokens only if the page has them, but it sends a certificate of its user by itself.
+    """
     hosts = list(options.allow_host)
+    if options.identifies and not hosts:
+        return None if options.tls_client_ca is None else SiteGuard(None, options.cors_allow_origin)
     if options.http.startswith("unix:") or (options.allow_anonymous and not options.allow_host):
         # No browser reaches the socket, and a server that lets anybody in has names of its own.
         return SiteGuard(None, options.cors_allow_origin)

@@ -80,10 +80,15 @@ def parse(text: str, option: str) -> HostPort:
     return HostPort(host or "127.0.0.1", int(port))
 
 
-def url_of(listener: socket.socket) -> str:
-    """Return the URL of HTTP on a listening socket."""
+def url_of(listener: socket.socket, *, tls: bool = False) -> str:
+    """Return the URL of HTTP on a listening socket.
+
+    Args:
+        listener: the socket.
+        tls: True if connections are encrypted. Those of a Unix socket never are.
+    """
     where = listener.getsockname()
-    return f"http+unix://{where}" if isinstance(where, str) else f"http://{HostPort(*where[:2])}"
+    return f"http+unix://{where}" if isinstance(where, str) else f"http{'s' if tls else ''}://{HostPort(*where[:2])}"
 
 
 def bind(address: HostPort | UnixPath, option: str) -> socket.socket:

@@ -1,4 +1,4 @@
-"""`Key`: an API key with its rights, as data."""
+"""`Key`: rights of an API key, of a client's certificate or of a signed token, as data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ Highest = Literal["interactive", "normal", "bulk"]
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A key in the file.
+    """A key in the file, or the rights that a certificate or a token gives.
 
     Attributes:
         name: name of the owner. It is the client of the engine and the name in logs.
-        sha256: SHA-256 of the key, hexadecimal.
+        sha256: SHA-256 of the key or token, hexadecimal; empty for a certificate.
+        certificate: name in the certificate of the client that has these rights; None for a key or token.
         role: role of the key.
         expires: time from which the key is refused; None for never.
         limits: limits of the client; None for those of the server (`--limit`).
@@ -35,7 +36,8 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     """
 
     name: str
-    sha256: str
+    sha256: str = ""
+    certificate: str | None = None
     role: Role = "user"
     expires: datetime | None = None
     limits: Quota | None = None

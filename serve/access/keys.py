@@ -33,7 +33,9 @@ class Keys:
             InputError: the file cannot be read, is not a file of keys, or others than its owner can write it.
         """
         self._path = path
-        self._keys = _load(path)
+        self._keys: dict[bytes, Key] = {}
+        self._certificates: dict[str, Key] = {}
+        self._load()
         self._last_use = LastUse(path)
 
     def reload(self) -> None:
@@ -44,13 +46,19 @@ class Keys:
         """
         if not self._path.exists():
             logger.warning("the file of keys is gone, so no key is valid", extra={"fields": {"path": str(self._path)}})
-            self._keys = {}
+            self._keys, self._certificates = {}, {}
             return
-        self._keys = _load(self._path)
+        self._load()
 
     def find(self, token: str) -> Key | None:
         """Return the key of a token, or None. The time does not tell a guesser anything: it depends on the token's hash."""
-        key = self._keys.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest())
+        return self._valid(self._keys.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()))
+
+    def find_certificate(self, name: str) -> Key | None:
+        """Return the rights of the clients whose certificate has a name, or None."""
+        return self._valid(self._certificates.get(name))
+
+    def _valid(self, key: Key | None) -> Key | None:
         if key is None or (key.expires is not None and key.expired(time.time())):
             return None
         self._last_use.note(key.name)
@@ -60,15 +68,15 @@ class Keys:
         """Write the times of the last uses."""
         self._last_use.close()
 
+    def _load(self) -> None:
+        """Read the file.
 
-def _load(path: Path) -> dict[bytes, Key]:
-    """Return the keys of a file by their digests.
-
-    Raises:
-        InputError: as for `Keys`.
-    """
-    keys = read_keys(path)
-    if not keys:
-        fields = {"path": str(path), "add": f"fletcher-serve keys add NAME --keys {path}"}
-        logger.warning("the file of keys has no key, so no key is valid", extra={"fields": fields})
-    return {bytes.fromhex(key.sha256): key for key in keys}
+        Raises:
+            InputError: as for `Keys`.
+        """
+        keys = read_keys(self._path)
+        if not keys:
+            fields = {"path": str(self._path), "add": f"fletcher-serve keys add NAME --keys {self._path}"}
+            logger.warning("the file of keys has no key, so no key is valid", extra={"fields": fields})
+        self._keys = {bytes.fromhex(key.sha256): key for key in keys if key.sha256}
+        self._certificates = {key.certificate: key for key in keys if key.certificate is not None}

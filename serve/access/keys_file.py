@@ -50,6 +50,8 @@ def read_keys(path: Path) -> Sequence[Key]:
     if mode & WRITABLE:
         raise InputError(f"{path} has the permissions {mode:o}, so others can add keys to it: run chmod go-w {path}")
     for key in file.keys:
+        if key.certificate is not None and not key.sha256:
+            continue
         try:
             valid = len(bytes.fromhex(key.sha256)) == hashlib.sha256().digest_size
         except ValueError:
@@ -59,25 +61,27 @@ def read_keys(path: Path) -> Sequence[Key]:
     return file.keys
 
 
-def add_key(path: Path, name: str, role: Role = "user", **rights: object) -> str:
-    """Make a key and write its hash to the file.
+def add_key(path: Path, name: str, role: Role = "user", *, certificate: str | None = None, **rights: object) -> str:
+    """Make a key and write its hash to the file, or give rights to the clients with a certificate.
 
     Args:
         path: the file; it is made if it does not exist. A link stays a link.
         name: name of the owner, 1 to 64 printable characters.
         role: role of the key.
+        certificate: name in the clients' certificate; None makes a key.
         rights: other fields of `Key`.
 
     Returns:
-        The key, which is not stored.
+        The key, which is not stored; empty for a certificate.
 
     Raises:
         InputError: the name is taken or invalid, a right is invalid, or the file cannot be read or written.
     """
     if not name or not name.isprintable() or len(name) > 64:
         raise InputError(f"a key's name must be 1 to 64 printable characters, not {name!r}")
-    token = PREFIX + secrets.token_urlsafe(32)
-    fields = {"name": name, "sha256": hashlib.sha256(token.encode()).hexdigest(), "role": role, **rights}
+    token = "" if certificate is not None else PREFIX + secrets.token_urlsafe(32)
+    digest = hashlib.sha256(token.encode()).hexdigest() if token else ""
+    fields = {"name": name, "sha256": digest, "certificate": certificate, "role": role, **rights}
     try:
         key = msgspec.convert(fields, Key)
     except msgspec.ValidationError as error:
@@ -86,6 +90,8 @@ def add_key(path: Path, name: str, role: Role = "user", **rights: object) -> str
         keys = list(read_keys(target)) if target.exists() else []
         if any(other.name == name for other in keys):
             raise InputError(f"{path} already has a key {name!r}: remove it first, or choose another name")
+        if certificate is not None and any(other.certificate == certificate for other in keys):
+            raise InputError(f"{path} already has the certificate {certificate!r}: remove its entry first")
         _write(target, [*keys, key])
     return token
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fletcher.runtime.commandline.console import make_app, run
 
+from .audit import audit
 from .bench import bench
 from .devices import devices
 from .embed import embed
@@ -20,6 +21,7 @@ app = make_app("fletcher-serve", "Serve text embeddings from Fletcher artifacts,
 app.command("embed")(embed)
 app.command("run")(serve)
 app.add_typer(keys, name="keys")
+app.add_typer(audit, name="audit")
 app.command("devices")(devices)
 app.command("bench")(bench)
 app.command("ingest")(ingest)

@@ -67,8 +67,16 @@ def add(
         float | None, typer.Option("--days", min=0.0, help="Days after which the key is refused. Default: never.")
     ] = None,
     salt: Annotated[bool, typer.Option("--salt", help="Share no cache with other clients.")] = False,
+    certificate: Annotated[
+        str | None,
+        typer.Option(
+            "--certificate",
+            metavar="NAME",
+            help="Name in the certificate of the client (--tls-client-ca) that gets these rights instead of a key.",
+        ),
+    ] = None,
 ) -> None:
-    """Make a key and print it once. The file keeps only its hash and its rights."""
+    """Make a key and print it once. The file keeps only its hash and its rights. With --certificate, there is no key."""
     from fletcher.runtime.errors import OptionError
 
     from ..access.keys_file import add_key
@@ -82,6 +90,7 @@ def add(
         file,
         name,
         role,
+        certificate=certificate,
         limits=None if limit is None else read_quota(limit),
         models=None if model is None else tuple(model),
         datasets=None if dataset is None else tuple(dataset),
@@ -91,8 +100,9 @@ def add(
         salt=salt,
     )
     if reporter(ctx).as_json:
-        typer.echo(msgspec.json.encode({"name": name, "key": key}).decode())
-    else:
+        made = {"key": key} if certificate is None else {"certificate": certificate}
+        typer.echo(msgspec.json.encode({"name": name, **made}).decode())
+    elif certificate is None:
         typer.echo(key)
 
 
@@ -107,7 +117,7 @@ def list_keys(ctx: typer.Context, file: KeysFile) -> None:
         msgspec.to_builtins(key) | {"role": key.role, "last_use": _time(used.get(key.name))} for key in read_keys(file)
     ]
     for entry in entries:
-        del entry["sha256"]
+        entry.pop("sha256", None)
     if reporter(ctx).as_json:
         typer.echo(msgspec.json.encode(entries).decode())
         return

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,39 @@ from fletcher.runtime.errors import FletcherError
 
 from ..access.gate import Gate
 from ..access.grant import NOBODY, Grant
+from ..access.levels import Access
 from ..access.permit import Permit
 from ..engine.terms import Priority, Terms
-from ..errors import ForbiddenError
+from ..errors import ForbiddenError, KeysPendingError
 from ..models.spaces import read_spaces
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PEER, PLAIN_ID, PRIORITY, REQUEST_ID, cap_priority, read_priority, read_timeout
+from ..request_headers import (
+    CERTIFICATE,
+    PEER,
+    PLAIN_ID,
+    PRIORITY,
+    REQUEST_ID,
+    cap_priority,
+    read_priority,
+    read_timeout,
+)
 from .errors import flight_error
-from .peers import peer_host
+from .peers import peer_certificate, peer_host
 
 if TYPE_CHECKING:
     from ..observe.trace import Trace
     from ..observe.tracing import Tracing
 
-__all__ = ["Caller", "CallerFactory", "RequestIdFactory", "admit", "caller_of", "peer_of", "request_id"]
+__all__ = [
+    "Caller",
+    "CallerFactory",
+    "RequestIdFactory",
+    "admit",
+    "caller_of",
+    "certificate_of",
+    "peer_of",
+    "request_id",
+]
 
 #: Flight's service in gRPC (format/Flight.proto of Arrow).
 SERVICE = "arrow.flight.protocol.FlightService"
@@ -47,6 +67,12 @@ METHODS = {
 
 #: Methods that embed a stream. The class of a stream is `bulk`, unless its client names another one.
 STREAMS = ("DoExchange", "DoPut")
+
+#: Seconds for which a call waits for the keys of an issuer.
+KEYS_SECONDS = 10.0
+
+#: Method whose requests have levels of access of their own. It has no limits.
+ACTION = "DoAction"
 
 Headers = Mapping[str, list[str]]
 
@@ -96,6 +122,7 @@ class Caller:
         spaces: spaces whose vectors the caller accepts; empty if it accepts all.
         grant: rights of the caller.
         salted: True if it shares no cache with other clients.
+        pending: True until `admit` identifies the caller by its certificate, which middleware does not see.
         permit: use of the limits of its key, or None. Without keys, the server makes one when it knows the address.
     """
 
@@ -109,6 +136,28 @@ class Caller:
     grant: Grant = NOBODY
     permit: Permit | None = None
     salted: bool = False
+    pending: bool = False
+
+    def granted(self, grant: Grant, gate: Gate) -> Caller:
+        """Return the caller with its rights, after its limits are charged.
+
+        Raises:
+            RateLimitError: the client is over a limit.
+        """
+        highest = None if grant.key is None else grant.key.priority
+        permit = gate.permit(grant, None) if grant.name and self.method != ACTION else None
+        if permit is not None:
+            permit.enter()
+        usual: Priority | None = "bulk" if self.method in STREAMS else None
+        return replace(
+            self,
+            client=grant.name,
+            priority=cap_priority(self.priority or usual, highest) if highest else self.priority,
+            grant=grant,
+            permit=permit,
+            salted=bool(gate.salt_of(grant, "client")),
+            pending=False,
+        )
 
     def begin_trace(self, tracing: Tracing, request_id: str) -> Trace | None:
         """Begin the span of the call, as a child of the span that its `traceparent` names."""
@@ -192,32 +241,40 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
             FieldError: a header cannot be used.
         """
         texts = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
-        authorization = texts.get("authorization")
-        # An action can be the metrics' or an admin's: then `FlightServer.do_action` asks for the role.
-        grant = self._gate.enter(
-            "call" if route == "action" else "key", authorization, peer=None, route=f"flight:{route}"
-        )
         spaces = _header(headers, "if-space")
         priority, timeout = _header(headers, PRIORITY), _header(headers, "x-request-timeout")
-        wanted = () if spaces is None else read_spaces(spaces)
-        deadline = None if timeout is None else time.monotonic() + read_timeout(timeout)
-        asked = None if priority is None else read_priority(priority)
-        highest = None if grant.key is None else grant.key.priority
-        permit = self._gate.permit(grant, None) if grant.name and route != "action" else None
-        if permit is not None:
-            permit.enter()
-        return Caller(
-            client=grant.name,
+        authorization = texts.get("authorization")
+        pending = authorization is None and self._gate.certificates
+        grant = NOBODY if pending else _enter(self._gate, method, authorization, f"flight:{route}")
+        caller = Caller(
+            client="",
             authorization=authorization,
-            priority=cap_priority(asked or ("bulk" if method in STREAMS else None), highest) if highest else asked,
-            deadline=deadline,
+            priority=None if priority is None else read_priority(priority),
+            deadline=None if timeout is None else time.monotonic() + read_timeout(timeout),
             headers=texts,
             method=method,
-            spaces=wanted,
-            grant=grant,
-            permit=permit,
-            salted=bool(self._gate.salt_of(grant, "client")),
+            spaces=() if spaces is None else read_spaces(spaces),
+            pending=pending,
         )
+        return caller if pending else caller.granted(grant, self._gate)
+
+
+def _enter(gate: Gate, method: str, authorization: str | None, route: str) -> Grant:
+    """Check a caller by its key or token. A token whose key is being fetched waits for it.
+
+    Raises:
+        UnauthorizedError, ForbiddenError: as for `Gate.enter`.
+    """
+    try:
+        return gate.enter(_access(method), authorization, peer=None, route=route)
+    except KeysPendingError as pending:
+        wait([pending.ready], KEYS_SECONDS)
+        return gate.enter(_access(method), authorization, peer=None, route=route)
+
+
+def _access(method: str) -> Access:
+    """Return the level of access of a method. `FlightServer` asks for the role that an action needs."""
+    return "call" if method == ACTION else "key"
 
 
 def _header(headers: Headers, name: str) -> bytes | None:
@@ -237,21 +294,45 @@ def request_id(context: Any) -> str:
     return str(context.get_middleware("request-id").value)
 
 
-def admit(context: Any, gate: Gate) -> Permit | None:
-    """Return the permit of a call whose limits are charged. Without keys, the address of the client has the limits.
+def admit(context: Any, gate: Gate, draft: RecordDraft) -> Permit | None:
+    """Identify a caller by its certificate, if nothing else did, and return the permit of the call, whose limits are charged.
+    Without keys, the address of the client has the limits.
+
+    Args:
+        context: the call.
+        gate: checks the access of callers.
+        draft: record of the call, which gets the name of the client.
 
     Raises:
+        AuditError: every call is refused now.
+        UnauthorizedError, ForbiddenError: the client has no certificate, or one that may not make this call.
         RateLimitError: the client is over a limit.
     """
+    if gate.check is not None:
+        gate.check()
     middleware = context.get_middleware("caller")
     caller: Caller = middleware.caller
-    if caller.permit is None and not caller.grant.name and caller.grant.limited and caller.method != "DoAction":
+    if caller.pending:
+        name = certificate_of(context)
+        grant = gate.enter(_access(caller.method), None, peer=None, route=f"flight:{draft.route}", certificate=name)
+        draft.client = grant.name
+        caller = middleware.caller = caller.granted(grant, gate)
+    if caller.permit is None and not caller.grant.name and caller.grant.limited and caller.method != ACTION:
         permit = gate.permit(caller.grant, peer_of(context))
         if permit is not None:
             permit.enter()
             middleware.caller = replace(caller, permit=permit)
         return permit
     return caller.permit
+
+
+def certificate_of(context: Any) -> str | None:
+    """Return the name in the certificate of a call's client, or None."""
+    peer = str(context.peer())
+    if peer_host(peer) is not None:
+        return peer_certificate(peer)
+    # As for `peer_of`: only a front process connects to this socket.
+    return caller_of(context).headers.get(CERTIFICATE)
 
 
 def peer_of(context: Any) -> str:

@@ -42,7 +42,7 @@ from .bounds import MAX_TICKET_TEXTS, FlightBounds
 from .charging import charge
 from .errors import flight_error
 from .exchange import Exchange, Stream, wait
-from .middleware import CallerFactory, RequestIdFactory, admit, caller_of, peer_of, request_id
+from .middleware import CallerFactory, RequestIdFactory, admit, caller_of, certificate_of, peer_of, request_id
 from .options import read_options, read_ticket
 from .put import flight_put
 
@@ -209,7 +209,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             elif action.type in ("load", "unload"):
                 body = self._change(action, context, draft)
             elif action.type == "stats":
-                self._gate.enter("metrics", caller_of(context).authorization, peer=None)
+                self._gate.enter(
+                    "metrics", caller_of(context).authorization, peer=None, certificate=certificate_of(context)
+                )
                 body = self._models.metrics.exposition()
             else:
                 raise UnknownRouteError(f"there is no action {action.type!r}: use {', '.join(ACTIONS)}")
@@ -230,12 +232,12 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         caller = caller_of(context)
         if self._admin.door != "on":
             raise ForbiddenError("the admin API is not here: start the server with --admin on")
-        self._gate.enter("admin", caller.authorization, peer=peer_of(context))
+        self._gate.enter("admin", caller.authorization, peer=peer_of(context), certificate=certificate_of(context))
         body = action.body.to_pybytes()
         who = {"request_id": draft.id, "client": caller.client, "peer": peer_of(context)}
         if action.type == "unload":
             name = body.decode(errors="replace")
-            AdminAction("unload", name, who).run(lambda: self._models.edit(unloading(name)))
+            AdminAction("unload", name, who, self._admin.note).run(lambda: self._models.edit(unloading(name)))
         else:
             spec = self._admin.confine(decode(_spec, body))
             names = {"name", *decode_json(body, dict[str, object])}
@@ -243,7 +245,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             def load(specs: list[ModelSpec]) -> list[ModelSpec]:
                 return loading(spec.named(), names)(specs)
 
-            AdminAction("load", spec.path, who).run(lambda: self._models.edit(load, reload=spec.path))
+            AdminAction("load", spec.path, who, self._admin.note).run(lambda: self._models.edit(load, reload=spec.path))
         return msgspec.json.encode(self._models.describe())
 
     def stop(self, drain_seconds: float) -> None:
@@ -302,7 +304,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             fields: dict[str, object] = {"request_id": draft.id, "route": route} | trace_fields(draft.trace)
             permit: Permit | None = None
             try:
-                permit = admit(context, self._gate)
+                permit = admit(context, self._gate, draft)
                 yield draft
                 draft.status = "ok"
             except FletcherError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -10,7 +11,11 @@ from ..access.limits.ledger import TableLedger
 from ..models.spec import ModelSpec
 from ..server_options import ServerOptions
 
-__all__ = ["ProcessConfig"]
+__all__ = ["AUDIT_SOCKET", "ProcessConfig"]
+
+
+#: Name of the Unix socket of the audit log.
+AUDIT_SOCKET: Final = "audit"
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config", tag_field="type"):
@@ -43,6 +48,11 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config", tag
     def open_table(self) -> TableLedger:
         """Open the table of limits that the engine and all fronts share."""
         return TableLedger(Path(self.folder, "limits"), self.front, max(self.options.front_count, 1) + 1)
+
+    @property
+    def audit_socket(self) -> str:
+        """Path of the Unix socket on which the supervisor takes the lines of the audit log."""
+        return str(Path(self.folder, AUDIT_SOCKET))
 
     @property
     def front_flight(self) -> str:

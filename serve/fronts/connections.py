@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ..connection_limits import ConnectionLimits
 from ..http.call import AsgiApp
 from ..http.server import UvicornThread
+from ..tls.certificates import Certificates
 
 __all__ = ["PassedConnections"]
 
@@ -28,6 +29,7 @@ class PassedConnections:
         on_closed: Callable[[int], None] | None = None,
         on_end: Callable[[], None] | None = None,
         limits: ConnectionLimits | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         """Prepare the server.
 
@@ -37,10 +39,16 @@ class PassedConnections:
             on_closed: called on the event loop, at most ten times a second, with the number of connections that have ended
                 since the start, when it has grown.
             on_end: called on the event loop when everything is answered, for example `Forward.close`.
-            limits: limits of the connections, as of `UvicornThread`.
+            limits, certificates: limits and certificate of the connections, as of `UvicornThread`.
         """
         self._uvicorn = UvicornThread(
-            app, [], drain_seconds=drain_seconds, on_tick=self._report, on_end=on_end, limits=limits
+            app,
+            [],
+            drain_seconds=drain_seconds,
+            on_tick=self._report,
+            on_end=on_end,
+            limits=limits,
+            certificates=certificates,
         )
         self._on_closed = on_closed
         self._lock = threading.Lock()

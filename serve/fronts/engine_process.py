@@ -42,7 +42,9 @@ class _Engine:
     def __init__(self, config: ProcessConfig, control: Control) -> None:
         options = config.options
         self._control = control
-        self._surroundings = surroundings = Surroundings.open(options, table=config.open_table())
+        self._surroundings = surroundings = Surroundings.open(
+            options, table=config.open_table(), audit_socket=config.audit_socket
+        )
         self.models = surroundings.make_models()
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)
@@ -52,21 +54,16 @@ class _Engine:
         self._http = HttpServer(trusting_peer(app), listener, drain_seconds=options.drain_seconds)
         self._http.start()
         if config.flight is not None:
-            self._flight = flight_server_class()(
-                self.models,
-                surroundings.gate,
-                config.engine_flight,
-                surroundings.longbow,
-                surroundings.tracing,
-                bounds=surroundings.flight_bounds(),
-                admin=surroundings.admin,
-            )
+            self._flight = surroundings.make_flight(flight_server_class(), self.models, config.engine_flight)
         self._admin: HttpServer | None = None
         self._listening = listening_addresses(options)
         if self._listening.admin is not None:
             admin_app = surroundings.make_admin_app(self.models)
             self._admin = HttpServer(
-                admin_app, bind(self._listening.admin, "--admin"), drain_seconds=options.drain_seconds
+                admin_app,
+                bind(self._listening.admin, "--admin"),
+                drain_seconds=options.drain_seconds,
+                certificates=surroundings.certificates,
             )
             self._admin.start()
         self.models.metrics.pages = self._rows.pages
@@ -81,9 +78,9 @@ class _Engine:
         return None if self._admin is None else self._admin.url
 
     def reload(self, specs: tuple[ModelSpec, ...] | None) -> Reloaded:
-        """Read the keys again, and serve these models; what fails leaves everything as it was."""
+        """Read keys and certificates again, and serve these models; what fails leaves everything as it was."""
         try:
-            self._surroundings.reload_keys()
+            self._surroundings.reload_files()
             if specs is not None:
                 self.models.apply(specs)
         except FletcherError as error:

@@ -17,7 +17,8 @@ from fletcher.runtime.errors import ServiceError
 from ..http.bridge import Receive
 from ..http.call import JSON, AsgiApp, Scope, Send
 from ..http.errors import OPENAI
-from ..request_headers import PLAIN_ID, REQUEST_ID
+from ..request_headers import CERTIFICATE, PLAIN_ID, REQUEST_ID
+from ..tls.names import EXTENSION
 from .upstream import AwayError, LeftError, Upstream
 
 __all__ = ["PEER", "Forward", "trusting_peer"]
@@ -27,8 +28,11 @@ logger = logging.getLogger("fletcher.serve.fronts")
 #: Header with the client's address, `HOST PORT`, from a front to the engine.
 PEER: Final = b"x-fletcher-peer"
 
-#: Headers of one connection, which do not belong to the other one (RFC 9110, section 7.6.1), and the peer that a client
-#: invents. uvicorn answers `expect` itself.
+#: Header with the name in the client's certificate, from a front to the engine.
+CERTIFIED: Final = CERTIFICATE.encode()
+
+#: Headers of one connection, which do not belong to the other one (RFC 9110, section 7.6.1), and the peer and the
+#: certificate that a client invents. uvicorn answers `expect` itself.
 REQUEST_DROPS: Final = frozenset(
     {
         b"connection",
@@ -39,6 +43,7 @@ REQUEST_DROPS: Final = frozenset(
         b"transfer-encoding",
         b"expect",
         PEER,
+        CERTIFIED,
     }
 )
 
@@ -167,7 +172,7 @@ async def _upload(upstream: Upstream, receive: Receive, *, chunked: bool) -> Non
 
 
 def trusting_peer(app: AsgiApp) -> AsgiApp:
-    """Return an application that takes the client's address from the header of `Forward`.
+    """Return an application that takes the client's address, and the name in its certificate, from headers of `Forward`.
 
     It is for a Unix socket in a private folder, on which only Fletcher's own processes can connect.
     """
@@ -175,14 +180,17 @@ def trusting_peer(app: AsgiApp) -> AsgiApp:
     async def trusting(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             client: tuple[str, int] | None = None
+            certified: dict[str, dict[str, str]] = {}
             headers: list[tuple[bytes, bytes]] = []
             for name, value in scope["headers"]:
                 if name == PEER:
                     host, _, port = value.decode("ascii").rpartition(" ")
                     client = host, int(port)
+                elif name == CERTIFIED:
+                    certified = {EXTENSION: {"name": value.decode("ascii")}}
                 else:
                     headers.append((name, value))
-            scope = {**scope, "headers": headers, "client": client}
+            scope = {**scope, "headers": headers, "client": client, "extensions": certified}
         await app(scope, receive, send)
 
     return trusting
@@ -204,6 +212,8 @@ def _request_head(scope: Scope) -> tuple[bytes, bool]:
         lines.append(b"transfer-encoding: chunked\r\n")
     if client := scope.get("client"):
         lines.append(b"%b: %b %d\r\n" % (PEER, client[0].encode("ascii"), client[1]))
+    if certified := scope.get("extensions", {}).get(EXTENSION):
+        lines.append(b"%b: %b\r\n" % (CERTIFIED, certified["name"].encode("ascii")))
     lines.append(b"\r\n")
     return b"".join(lines), chunked
 

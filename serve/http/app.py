@@ -26,7 +26,7 @@ from ..access.grant import NOBODY
 from ..access.permit import Permit
 from ..access.site import FORWARDING_MARKS
 from ..engine.terms import Priority, Terms
-from ..errors import ForbiddenError, MethodError, RateLimitError, UnauthorizedError, UnknownRouteError
+from ..errors import ForbiddenError, KeysPendingError, MethodError, RateLimitError, UnauthorizedError, UnknownRouteError
 from ..models.changes import AdminRules
 from ..models.registry import Models
 from ..models.spaces import read_spaces
@@ -43,6 +43,7 @@ from ..request_headers import (
     read_timeout,
 )
 from ..statuses import retry_after
+from ..tls.names import EXTENSION
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
 from .coding.answers import shrink
@@ -72,6 +73,9 @@ INDIRECT = frozenset({b"origin", *FORWARDING_MARKS})
 
 #: Headers of an answer that refuses because of a limit; `retry-after` is one of them.
 RETRY_MILLISECONDS = b"retry-after-ms"
+
+#: Seconds for which a request waits for the keys of an issuer.
+KEYS_SECONDS = 10.0
 
 #: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
@@ -115,7 +119,7 @@ class HttpApp:
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
         routes = [*http_routes(longbow, admin), Route("GET", "/openapi.json", self._schema, access="open")]
         self._openapi = msgspec.json.encode(
-            openapi_document(routes, self._limits, keys=self._gate.keys is not None, root_path=root_path)
+            openapi_document(routes, self._limits, keys=self._gate.identifies, root_path=root_path)
         )
         self._routes = RouteTable(routes)
 
@@ -145,7 +149,11 @@ class HttpApp:
                 try:
                     if self._tracing is not None:
                         draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
-                    route, call = self._open(scope, headers, receive, methods, draft)
+                    try:
+                        route, call = self._open(scope, headers, receive, methods, draft)
+                    except KeysPendingError as pending:
+                        await asyncio.wait([asyncio.wrap_future(pending.ready)], timeout=KEYS_SECONDS)
+                        route, call = self._open(scope, headers, receive, methods, draft)
                     if call.permit is not None and (entering := call.enter()) is not None:
                         await entering
                     response = await route.handler(call)
@@ -205,6 +213,8 @@ class HttpApp:
             raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
         if self._gate.site is not None and route.access != "open":  # a probe calls the server by any of its addresses
             self._gate.site.check(method, headers)
+        if self._gate.check is not None and route.access != "open":
+            self._gate.check()
         priority: Priority | None = None
         on_truncate = self._limits.on_truncate
         if (value := headers.get(b"x-on-truncate")) is not None:
@@ -226,6 +236,7 @@ class HttpApp:
                 peer=peer[0] if peer else None,
                 indirect=not INDIRECT.isdisjoint(headers),
                 route=draft.route,
+                certificate=_certificate(scope) if self._gate.certificates else None,
             )
             draft.client = grant.name or draft.client
             if grant.key is not None and grant.key.priority is not None:
@@ -309,6 +320,12 @@ def _report_truncated(response: Response, draft: RecordDraft) -> Response:
     fields = {"request_id": draft.id, "model": draft.model, "texts": draft.truncated}
     logger.info("texts were truncated", extra={"fields": fields | trace_fields(draft.trace)})
     return replace(response, headers=(*response.headers, (TRUNCATED, b"%d" % draft.truncated)))
+
+
+def _certificate(scope: Scope) -> str | None:
+    """Return the name in the certificate of the client, which the protocol or a front has put into the scope."""
+    extension = (scope.get("extensions") or {}).get(EXTENSION)
+    return None if extension is None else str(extension["name"])
 
 
 def _credentials(headers: Mapping[bytes, bytes]) -> str | None:

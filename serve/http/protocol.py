@@ -4,6 +4,7 @@
 - Requests that are sent before earlier ones are answered wait unparsed, beyond a few.
 - A client that does not read its answer loses the connection.
 - A process has a largest number of connections, of all clients and of one address.
+- The name in a client's certificate is in the scope of its requests.
 - An offer to upgrade the protocol is ignored, and the body is read (RFC 9110, section 7.8). Every client on the JDK's
   `java.net.http.HttpClient` offers HTTP/2 in this way. httptools ends a message at the head that has such an offer.
 - A connection that its client resets leaves nothing behind. uvicorn cancels the timer of an idle connection only after a
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..connection_limits import ConnectionLimits
+from ..tls.names import EXTENSION, client_name
 
 __all__ = ["HEADER_SECONDS", "HEAD_BYTES", "KEEP_ALIVE_SECONDS", "Protocol"]
 
@@ -70,6 +72,9 @@ class Protocol(HttpToolsProtocol):
 
     limits = ConnectionLimits()
 
+    #: True if the connection was counted before its handshake.
+    reserved = False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the connection, or close it if there are too many."""
         super().connection_made(transport)
@@ -80,7 +85,8 @@ class Protocol(HttpToolsProtocol):
         self._unparsed = b""
         self._unread_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEADER_SECONDS, self._close)
-        self._counted = self.limits.enter(self.client)
+        self._counted = self.reserved or self.limits.enter(self.client)
+        self._certificate = _certificate_of(transport)
         if not self._counted:
             self.logger.warning("A connection was closed, because there are too many.")
             transport.abort()
@@ -140,6 +146,8 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._framing_bytes = 0
+        if self._certificate is not None:
+            self.scope["extensions"] = {EXTENSION: {"name": self._certificate}}
 
     def on_headers_complete(self) -> None:
         """Begin a request, or let it wait for the one before."""
@@ -223,6 +231,12 @@ class Protocol(HttpToolsProtocol):
         self._head_timer = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def _certificate_of(transport: asyncio.Transport) -> str | None:
+    """Return the name in the client's certificate; None without one."""
+    connection = transport.get_extra_info("ssl_object")
+    return None if connection is None else client_name(connection.getpeercert())
 
 
 class _Body:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fletcher.runtime.errors import FletcherError, InputError, ServiceError
 
 from ..errors import FieldError
 
-__all__ = ["AdminAction"]
+__all__ = ["AdminAction", "Note"]
 
 logger = logging.getLogger("fletcher.serve.admin")
+
+
+#: Function that receives a change and its result, for the audit log.
+Note = Callable[[Mapping[str, str]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +28,13 @@ class AdminAction:
         change: `load`, `unload` or `share`.
         subject: model or folder.
         who: id of the request, name of the key and address of the caller.
+        note: receives the change and its result; None without an audit log.
     """
 
     change: str
     subject: str
     who: Mapping[str, str]
+    note: Note | None = None
 
     def run(self, work: Callable[[], None]) -> None:
         """Make the change.
@@ -42,8 +49,14 @@ class AdminAction:
         except FletcherError as error:
             failure = {"error": type(error).__name__, "reason": str(error)}
             logger.warning("admin change failed", extra={"fields": fields | failure})
+            self._tell(fields | {"result": "failed", "reason": failure["error"]})
             if isinstance(error, InputError | ServiceError):
                 raise
             # The artifact cannot be served. The client is the operator, who needs the message to repair the artifact.
             raise FieldError(str(error), "path") from error
         logger.info("admin change done", extra={"fields": fields})
+        self._tell(fields | {"result": "done"})
+
+    def _tell(self, fields: Mapping[str, str]) -> None:
+        if self.note is not None:
+            self.note(fields)

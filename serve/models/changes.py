@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import ForbiddenError, UnknownModelError
+from .admin_action import Note
 from .spec import ModelSpec
 
 __all__ = ["AdminDoor", "AdminRules", "Change", "loading", "unloading"]
@@ -27,10 +28,12 @@ class AdminRules:
     Attributes:
         door: place of the API.
         root: folder whose artifacts it may load; None if it may load nothing.
+        note: receives every change and its result; None without an audit log.
     """
 
     door: AdminDoor = "off"
     root: Path | None = None
+    note: Note | None = None
 
     def confine(self, spec: ModelSpec) -> ModelSpec:
         """Return a specification whose folder is absolute and in the root, with all links followed.

@@ -54,19 +54,21 @@ class _Summed(Collector):
         return self._removed + sum(value() for value in [*self._values.values()])
 
 
-class _Facts(Collector):
-    """A gauge of 1 for each row of labels that an owner describes at a scrape."""
+#: Rows of a gauge with labels: the labels' values, and the value.
+Rows = Sequence[tuple[Sequence[str], float]]
 
-    def __init__(
-        self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Sequence[Sequence[str]]]
-    ) -> None:
+
+class _Labeled(Collector):
+    """A gauge with labels whose rows an owner describes at a scrape."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Rows]) -> None:
         self._name, self._text, self._labels, self._rows = name, text, labels, rows
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield the metric for an exposition."""
         metric = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        for row in self._rows():
-            metric.add_metric(row, 1.0)
+        for labels, value in self._rows():
+            metric.add_metric(labels, value)
         yield metric
 
 
@@ -188,7 +190,11 @@ class Metrics:
 
     def facts(self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Sequence[Sequence[str]]]) -> None:
         """Add a metric whose labels describe something, with the value 1; the rows are read at each scrape."""
-        self.registry.register(_Facts(name, text, labels, rows))
+        self.gauges(name, text, labels, lambda: [(row, 1.0) for row in rows()])
+
+    def gauges(self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Rows]) -> None:
+        """Add a gauge with labels; the rows are read at each scrape."""
+        self.registry.register(_Labeled(name, text, labels, rows))
 
     def by_device(self, metric: DeviceMetric) -> None:
         """Add a metric of a device; its value is read at each scrape."""

@@ -46,6 +46,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
         route: path of the route, or name of the Flight call; `unknown` for a path that does not exist.
         model: name of the model that answered; empty if no model answered.
         version: label of the version that answered.
+        space: identifier of the space of the answer's vectors; empty if it has none.
         texts: number of texts that were embedded, scored or stored.
         tokens: number of tokens of these texts that the model saw.
         bytes_in: size of the body in bytes; on Flight, of the record batches, the ticket or the body of the action.
@@ -63,6 +64,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     route: str
     model: str
     version: str
+    space: str
     texts: int
     tokens: int
     bytes_in: int

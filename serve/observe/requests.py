@@ -114,6 +114,7 @@ class Requests:
                 route=draft.route,
                 model=draft.model,
                 version=draft.version,
+                space=draft.space,
                 texts=draft.texts,
                 tokens=draft.tokens,
                 bytes_in=draft.bytes_in,

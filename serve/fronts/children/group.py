@@ -11,11 +11,11 @@ from concurrent.futures import Future
 
 from fletcher.runtime.errors import FletcherError, ServiceError
 
+from ...flight.relay import FlightRelay
 from ...models.served import ServedModel
 from ...models.spec import ModelSpec
 from ...server_options import ServerOptions
 from ..config import ProcessConfig
-from ..flight_relay import FlightRelay
 from ..messages import Changed, Failed, Leave, Ready, Reload, Reloaded, Report
 from .endpoints import Endpoints
 from .handing import Handing
@@ -68,7 +68,9 @@ class Group:
         self._relay = (
             None
             if endpoints.flight_listener is None
-            else FlightRelay(endpoints.flight_listener, endpoints.folder, self._next_flight_socket)
+            else FlightRelay(
+                endpoints.flight_listener, endpoints.folder, self._next_flight_socket, endpoints.certificates
+            )
         )
         self._flight_turn = 0
         self.started: Future[None] = Future()
@@ -138,6 +140,11 @@ class Group:
         self._pending = self._specs if specs is None else specs
         if self.engine.child is None:
             self._specs = self._pending  # the next engine begins with them
+        try:
+            self._endpoints.reload()
+        except FletcherError as error:
+            fields = {"process": "supervisor", "reason": str(error)}
+            logger.error("the files were read again and rejected", extra={"fields": fields})
         for child in self.children:
             child.channel.send(Reload(specs if child is self.engine.child else None))
 

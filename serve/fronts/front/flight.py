@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.flight as fl
 
-from ...flight.middleware import caller_of, peer_of, request_id
+from ...flight.middleware import caller_of, certificate_of, peer_of, request_id
 from ...flight.server import FlightServer
-from ...request_headers import PEER, REQUEST_ID
+from ...request_headers import CERTIFICATE, PEER, REQUEST_ID
 
 __all__ = ["FrontFlightServer"]
 
@@ -28,6 +28,8 @@ class FrontFlightServer(FlightServer):
         headers = {REQUEST_ID: request_id(context), PEER: peer_of(context)}
         if (authorization := caller_of(context).authorization) is not None:
             headers["authorization"] = authorization
+        if (name := certificate_of(context)) is not None:
+            headers[CERTIFICATE] = name
         options = fl.FlightCallOptions(headers=[(name.encode(), value.encode()) for name, value in headers.items()])
         with fl.connect(self.engine_url) as client:
             return iter([fl.Result(result.body) for result in client.do_action(action, options)])

@@ -51,7 +51,9 @@ class _Front:
         options = config.options
         self._config = config
         self._control = control
-        self._surroundings = surroundings = Surroundings.open(options, table=config.open_table())
+        self._surroundings = surroundings = Surroundings.open(
+            options, table=config.open_table(), audit_socket=config.audit_socket
+        )
         self._entries: dict[tuple[str, str], CatalogEntry] = {}
         self._pool = TurnPool(THREADS, "fletcher-tokenize")
         self._catalogs = ThreadPoolExecutor(1, thread_name_prefix="fletcher-catalog")
@@ -73,9 +75,10 @@ class _Front:
             on_closed=lambda closed: control.send(Connections(closed)),
             on_end=forward.close,
             limits=surroundings.connection_limits(),
+            certificates=surroundings.certificates,
         )
         metrics = self.models.metrics
-        surroundings.watch_store(metrics)
+        surroundings.watch(metrics)
         metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
         self._link = EngineLink(
             config.engine_rows,
@@ -126,15 +129,9 @@ class _Front:
 
             surroundings, socket_path = self._surroundings, Path(self._config.front_flight)
             socket_path.unlink(missing_ok=True)  # of a front that was killed
-            self._flight = FrontFlightServer(
-                self.models,
-                surroundings.gate,
-                str(socket_path),
-                surroundings.longbow,
-                surroundings.tracing,
-                bounds=surroundings.flight_bounds(),
-            )
-            self._flight.url = f"grpc://{self._config.flight}"  # where clients reach it, through the supervisor
+            self._flight = surroundings.make_flight(FrontFlightServer, self.models, str(socket_path))
+            scheme = "grpc" if surroundings.certificates is None else "grpc+tls"
+            self._flight.url = f"{scheme}://{self._config.flight}"  # where clients reach it, through the supervisor
             self._flight.engine_url = f"grpc+unix://{self._config.engine_flight}"
         self._ready.set()
         self._control.send(Ready())
@@ -146,10 +143,10 @@ class _Front:
         self._control.answer_pings_on(loop)
         loop.call_soon_threadsafe(self._link.start, loop)
 
-    def reload_keys(self) -> Reloaded:
-        """Read the keys again."""
+    def reload_files(self) -> Reloaded:
+        """Read keys and certificates again."""
         try:
-            self._surroundings.reload_keys()
+            self._surroundings.reload_files()
         except FletcherError as error:
             return Reloaded(str(error))
         return Reloaded()
@@ -195,7 +192,7 @@ def run_front(config: ProcessConfig, control: Control) -> None:
         if isinstance(command, socket.socket):
             front.connections.add(command)
         elif isinstance(command, Reload):
-            control.send(front.reload_keys())
+            control.send(front.reload_files())
         elif isinstance(command, Stop):
             # On another thread: connections still come, and their requests are answered with 503.
             threading.Thread(target=stop, args=(command.drain_seconds,), name="fletcher-stop", daemon=True).start()

@@ -83,18 +83,18 @@ async def load(call: Call, rules: AdminRules) -> Response:
         named = spec.named()  # here, because it reads the folder
         return loading(named, names)(specs)
 
-    await _edit(call, "load", spec.path, change, reload=spec.path)
+    await _edit(call, AdminAction("load", spec.path, _who(call), rules.note), change, reload=spec.path)
     return await show(call)
 
 
-async def unload(call: Call) -> Response:
+async def unload(call: Call, rules: AdminRules) -> Response:
     """Unload a model, or one version of it (`name@version`), after the requests that it admitted are answered."""
     name = call.scope["path"].removeprefix(PREFIX)
-    await _edit(call, "unload", name, unloading(name))
+    await _edit(call, AdminAction("unload", name[:LOGGED_CHARACTERS], _who(call), rules.note), unloading(name))
     return await show(call)
 
 
-async def share(call: Call) -> Response:
+async def share(call: Call, rules: AdminRules) -> Response:
     """Change the shares of requests that the versions of a model get."""
     name = call.scope["path"].removeprefix(PREFIX)
     shares = {settings.version: settings for settings in decode(_shares, await _json(call)).versions}
@@ -114,8 +114,12 @@ async def share(call: Call) -> Response:
             for spec in specs
         ]
 
-    await _edit(call, "share", name, change)
+    await _edit(call, AdminAction("share", name[:LOGGED_CHARACTERS], _who(call), rules.note), change)
     return await show(call)
+
+
+def _who(call: Call) -> dict[str, str]:
+    return {"request_id": call.draft.id, "client": call.client, "peer": call.draft.peer}
 
 
 def _shared(spec: ModelSpec, share: Share) -> ModelSpec:
@@ -140,8 +144,7 @@ async def _json(call: Call) -> bytes:
 
 async def _edit(
     call: Call,
-    name: str,
-    subject: str,
+    action: AdminAction,
     change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
     *,
     reload: str | None = None,
@@ -150,16 +153,13 @@ async def _edit(
 
     Args:
         call: the request.
-        name: name of the change, for the log.
-        subject: model or folder that it is about, for the log.
+        action: the change, for the logs.
         change: function from the present specifications to the new ones.
         reload: folder whose version is loaded again even if its specification does not change.
 
     Raises:
         FletcherError: the change failed; the models are the same as before.
     """
-    who = {"request_id": call.draft.id, "client": call.client, "peer": call.draft.peer}
-    action = AdminAction(name, subject[:LOGGED_CHARACTERS], who)
     # A change that has begun is completed even if its client disconnects: a half-finished change would be worse. It has a
     # thread of its own, so that a folder that hangs keeps no thread from other requests.
     work = partial(call.models.edit, change, reload=reload)
@@ -198,7 +198,7 @@ def admin_routes(rules: AdminRules) -> list[Route]:
         Route(
             "PATCH",
             PREFIX + "{name}",
-            share,
+            partial(share, rules=rules),
             Doc(
                 "adminShare",
                 "Change the shares of requests that the versions of a model get",
@@ -212,7 +212,7 @@ def admin_routes(rules: AdminRules) -> list[Route]:
         Route(
             "DELETE",
             PREFIX + "{name}",
-            unload,
+            partial(unload, rules=rules),
             Doc("adminUnload", "Unload a model or a version", None, ModelStates, errors=(403, 404)),
             access="admin",
         ),

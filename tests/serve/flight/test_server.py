@@ -23,6 +23,7 @@ from fletcher.runtime import Embeddings
 from fletcher.serve.arrow.batches import choose_column, read_texts, with_vectors
 from fletcher.serve.arrow.options import ArrowOptions
 from fletcher.serve.errors import FieldError
+from fletcher.serve.flight.server import FlightServer
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
@@ -387,7 +388,7 @@ def test_requests_of_a_client_that_disconnects_are_dropped(
             writer.write_batch(texts_batch([f"text {index}"]))
         wait_for(lambda: server.engine.open_requests == 4)
         reader.cancel()
-        assert server._flight is not None
+        assert isinstance(server._flight, FlightServer)
         exchanges = server._flight._exchanges
         wait_for(lambda: not exchanges)
         with pytest.raises((pa.ArrowException, fl.FlightError)):

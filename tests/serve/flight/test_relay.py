@@ -14,7 +14,7 @@ import pyarrow.flight as fl
 import pytest
 
 from fletcher.serve.flight.peers import peer_host, peer_name
-from fletcher.serve.fronts.flight_relay import FlightRelay
+from fletcher.serve.flight.relay import FlightRelay
 
 
 class Echo(fl.FlightServerBase):  # type: ignore[misc]

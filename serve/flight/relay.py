@@ -1,8 +1,11 @@
-"""`FlightRelay`: passes the bytes of Flight connections to the fronts' Flight servers, in turn.
+"""`FlightRelay`: passes the bytes of Flight connections to Flight servers on Unix sockets, in turn.
 
 gRPC neither takes an accepted socket nor, in Arrow's build, shares a port among processes, so the supervisor accepts the
 connections and copies their bytes. It looks at none of them. Each connection to a front comes from a Unix socket whose name
 holds the client's address; `peer_of` in serve/flight/middleware.py reads it.
+
+The relay also ends TLS, because the certificate of a Flight server of Arrow is fixed at its start. So a server of one
+process has a relay, too, if it has TLS.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ import contextlib
 import itertools
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
-from ..flight.peers import peer_name
+from ..tls.certificates import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Certificates
+from ..tls.names import client_name
+from .peers import certificate_file, peer_name
 
 __all__ = ["FlightRelay"]
 
@@ -33,6 +39,7 @@ class _End(asyncio.Protocol):
         self._other: _End | None = None
         self._early: list[bytes] = []
         self._ended = False
+        self.on_end: Callable[[], None] = _nothing
 
     def join(self, other: _End) -> None:
         """Connect two open ends, and pass on what each has read already."""
@@ -71,6 +78,7 @@ class _End(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Close the other end after what was written to it."""
         self.transport = None
+        self.on_end()
         if self._other is not None and self._other.transport is not None:
             self._other.transport.close()
 
@@ -88,7 +96,13 @@ class _End(asyncio.Protocol):
 class FlightRelay:
     """Relays connections on a thread of its own. It is open from `start` to `stop`."""
 
-    def __init__(self, listener: socket.socket, folder: Path, choose: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        folder: Path,
+        choose: Callable[[], str | None],
+        certificates: Certificates | None = None,
+    ) -> None:
         """Prepare the relay.
 
         Args:
@@ -96,7 +110,9 @@ class FlightRelay:
             folder: private folder for the names of its sockets.
             choose: returns the Unix socket of the front that gets the next connection; None if no front is ready. It runs
                 on the relay's thread.
+            certificates: certificate of the connections; None for connections without TLS.
         """
+        self._certificates = certificates
         self._listener = listener
         self._folder = folder
         self._choose = choose
@@ -153,18 +169,20 @@ class FlightRelay:
 
     async def _relay(self, connection: socket.socket, host: str) -> None:
         """Connect one client to a front; close the connection if that fails, and gRPC's client tries again."""
-        path = self._choose()
+        client, front = _End(), _End()
         inner = None
+        number = next(self._numbers)
         try:
+            await self._greet(client, connection, number)
+            path = self._choose()
             if path is None:
                 raise ConnectionRefusedError("no front is ready")
-            inner = self._connect(path, host)
-            front = _End()
+            inner = self._connect(path, host, number)
             await self._loop.create_unix_connection(lambda: front, sock=inner)
-            client = _End()
-            await self._loop.connect_accepted_socket(lambda: client, connection)
         except OSError as error:
             logger.info("a Flight connection was closed", extra={"fields": {"reason": str(error)}})
+            if client.transport is not None:
+                client.transport.abort()
             connection.close()
             if inner is not None:
                 inner.close()
@@ -173,9 +191,38 @@ class FlightRelay:
         self._open |= {client, front}
         self._open = {end for end in self._open if end.transport is not None}
 
-    def _connect(self, path: str, host: str) -> socket.socket:
+    async def _greet(self, client: _End, connection: socket.socket, number: int) -> None:
+        """Begin to read from a client, after the handshake of TLS. The name in its certificate goes into a file.
+
+        Raises:
+            OSError: the connection has broken, or the handshake failed.
+        """
+        if self._certificates is None:
+            await self._loop.connect_accepted_socket(lambda: client, connection)
+            return
+        served = self._certificates.served
+        await self._loop.connect_accepted_socket(
+            lambda: client,
+            connection,
+            ssl=served.flight,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        if client.transport is None:
+            return  # the client has left, so that `join` closes the other end
+        encrypted: ssl.SSLObject = client.transport.get_extra_info("ssl_object")
+        if encrypted.selected_alpn_protocol() is None:
+            raise ConnectionAbortedError("the client does not offer HTTP/2 (ALPN h2)")
+        if served.clients and (name := client_name(encrypted.getpeercert())) is not None:
+            file = certificate_file(self._folder, number)
+            file.write_text(name, encoding="ascii")
+            client.on_end = lambda: file.unlink(missing_ok=True)
+            if client.transport is None:
+                client.on_end()
+
+    def _connect(self, path: str, host: str, number: int) -> socket.socket:
         """Return a socket that is connected to a front, and whose own name holds the client's address."""
-        name = self._folder / peer_name(host, next(self._numbers))
+        name = self._folder / peer_name(host, number)
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         inner.setblocking(False)  # first: a front that hangs accepts nothing, and the loop must not wait for it
         try:
@@ -187,3 +234,7 @@ class FlightRelay:
         finally:
             name.unlink(missing_ok=True)
         return inner
+
+
+def _nothing() -> None:
+    """Do nothing."""

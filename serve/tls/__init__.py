@@ -1,0 +1,1 @@
+"""Certificates of a server: they are read, checked, and exchanged while connections go on."""
