@@ -239,7 +239,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             description="URL of a Redis or Valkey, redis://HOST:PORT/0, in which several servers count limits together. "
             "Default: each server counts its own.",
-            extra={"metavar": "URL", "panel": ACCESS_PANEL},
+            extra={"metavar": "URL", "panel": ACCESS_PANEL, "secret": "@"},
+        ),
+    ] = None
+    limit_store_file: Annotated[
+        str | None,
+        Meta(
+            description="File whose first line is the URL of --limit-store, if the URL has a password.",
+            extra={"metavar": "FILE", "panel": ACCESS_PANEL},
         ),
     ] = None
     limit_store_down: Annotated[
@@ -389,8 +396,16 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     longbow_token: Annotated[
         str | None,
         Meta(
-            description="Token for a proxy in front of Longbow that requires one. Default: no token.",
-            extra={"panel": LONGBOW_PANEL},
+            description="Token for a proxy in front of Longbow that requires one, from the environment or a TOML file. "
+            "Default: no token.",
+            extra={"panel": LONGBOW_PANEL, "secret": ""},
+        ),
+    ] = None
+    longbow_token_file: Annotated[
+        str | None,
+        Meta(
+            description="File whose first line is the token for a proxy in front of Longbow. Default: no token.",
+            extra={"metavar": "FILE", "panel": LONGBOW_PANEL},
         ),
     ] = None
     longbow_ca: Annotated[

@@ -18,6 +18,7 @@ from fletcher import __version__
 from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, MissingPackageError
+from fletcher.runtime.options.secrets import read_secret
 
 from .access.addresses import HostPort, parse
 from .access.gate import Gate
@@ -195,7 +196,8 @@ class Surroundings:
         )
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
         table = TableLedger() if table is None else table
-        store = None if options.limit_store is None else _open_store(options, table)
+        address = read_secret(options.limit_store, options.limit_store_file, "--limit-store-file")
+        store = None if address is None else _open_store(address, options, table)
         audit_log = open_audit_log(options) if audit_socket is None else None
         trail = None
         if options.audit is not None:
@@ -497,10 +499,11 @@ def _open_longbow(options: ServerOptions) -> LongbowDoor:
         from .longbow.wire.target import Target
 
     ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
-    return LongbowDoor(Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout))
+    token = read_secret(options.longbow_token, options.longbow_token_file, "--longbow-token-file")
+    return LongbowDoor(Target(options.longbow or "", token, ca_file, options.longbow_timeout))
 
 
-def _open_store(options: ServerOptions, table: TableLedger) -> RedisLedger:
+def _open_store(address: str, options: ServerOptions, table: TableLedger) -> RedisLedger:
     """Return the ledger in Redis or Valkey.
 
     Raises:
@@ -513,7 +516,7 @@ def _open_store(options: ServerOptions, table: TableLedger) -> RedisLedger:
         if (error.name or "").partition(".")[0] != "redis":
             raise
         raise MissingPackageError("redis", "redis", "--limit-store") from error
-    return RedisLedger(options.limit_store or "", table, options.limit_store_down)
+    return RedisLedger(address, table, options.limit_store_down)
 
 
 @contextmanager

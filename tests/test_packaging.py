@@ -79,6 +79,8 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "http",
         "flight",
         "redis",
+        "tls",
+        "jwt",
         "signing",
         "serve",
         "otel",

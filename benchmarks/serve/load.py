@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import time
 from typing import cast
 
@@ -64,14 +65,27 @@ class Client(asyncio.Protocol):
             self._done.set_exception(RuntimeError(f"the server closed the connection ({error})"))
 
 
-async def load(port: int, request: bytes, connections: int, requests: int) -> dict[str, float]:
-    """Send a number of requests over a number of connections."""
+async def load(
+    port: int, request: bytes, connections: int, requests: int, tls: ssl.SSLContext | None = None
+) -> dict[str, float]:
+    """Send a number of requests over a number of connections, with TLS or without. The handshakes are not counted."""
     loop = asyncio.get_running_loop()
     left, times = [requests], list[float]()
-    started = time.perf_counter()
     ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(connections)]
-    for end in ends:
-        await loop.create_connection(lambda end=end: Client(request, left, times, end), "127.0.0.1", port)
+    if tls is not None:  # one after the other would mix handshakes with the first requests
+        ready = [
+            await loop.create_connection(lambda: asyncio.Protocol(), "127.0.0.1", port, ssl=tls)
+            for _ in range(connections)
+        ]
+        started = time.perf_counter()
+        for end, (transport, _) in zip(ends, ready, strict=True):
+            client = Client(request, left, times, end)
+            transport.set_protocol(client)
+            client.connection_made(transport)
+    else:
+        started = time.perf_counter()
+        for end in ends:
+            await loop.create_connection(lambda end=end: Client(request, left, times, end), "127.0.0.1", port)
     await asyncio.gather(*ends)
     seconds = time.perf_counter() - started
     times.sort()
@@ -90,8 +104,10 @@ if __name__ == "__main__":
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--path", default="/v1/embeddings")
     parser.add_argument("--body", required=True)
+    parser.add_argument("--tls-ca", help="PEM file of the CA of a server with TLS")
     options = parser.parse_args()
+    context = None if options.tls_ca is None else ssl.create_default_context(cafile=options.tls_ca)
     payload = options.body.encode()
     message = HEAD.format(path=options.path, length=len(payload)).encode() + payload
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(load(options.port, message, options.connections, options.requests))))
+        print(json.dumps(runner.run(load(options.port, message, options.connections, options.requests, context))))

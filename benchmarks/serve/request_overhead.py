@@ -8,6 +8,8 @@ parts are:
 
 - limits: access check of a key, permit, its three charges, and the headers of the answer; with a table of one process, and
   with the table in a file that several processes share; "key" is the access check of a key without limits
+- token: access check of a signed token (JWT) that was verified before
+- audit: the part of the audit log on the thread of the request; the other thread's is not in it
 - record: draft, record, its metrics and its log line (DEBUG, which is off)
 - cost: prices of the request, and bytes of the body and of the answer
 - GET /v1/models: a complete request in `HttpApp`, with a key without limits, and with one with limits of requests. The
@@ -32,6 +34,7 @@ from fletcher.serve.access.keys import Keys
 from fletcher.serve.access.keys_file import add_key
 from fletcher.serve.access.limits.ledger import TableLedger
 from fletcher.serve.access.limits.quota import read_quota
+from fletcher.serve.audit.trail import Trail
 from fletcher.serve.byte_budget import ByteBudget
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import Engine
@@ -41,6 +44,7 @@ from fletcher.serve.http.bridge import Message
 from fletcher.serve.models.registry import Models
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.observe.metrics import Metrics
+from fletcher.serve.observe.record import RequestRecord, Stages
 from fletcher.serve.observe.requests import RecordDraft, Requests
 
 #: A text of ten tokens, and the sizes of its body and answer in bytes.
@@ -87,6 +91,60 @@ def make_record() -> Callable[[], None]:
         with requests.wrap(draft):
             draft.client, draft.peer, draft.model, draft.version = "ann", "127.0.0.1", "model", "1"
             draft.bytes_in, draft.bytes_out, draft.status = BODY, ANSWER, 200
+
+    return run
+
+
+def make_token(folder: Path) -> Callable[[], None]:
+    """Return the access check of a signed token, which the first call verifies.
+
+    Args:
+        folder: folder for the settings and the keys of the issuer.
+    """
+    from tests.doubles.issuer import Issuer
+
+    from fletcher.serve.access.tokens.tokens import Tokens
+
+    issuer = Issuer()
+    (folder / "jwks.json").write_bytes(issuer.jwks)
+    settings = issuer.write_settings(folder / "jwt.toml", jwks=str(folder / "jwks.json"))
+    gate = Gate(None, tokens=Tokens(settings))
+    authorization = f"Bearer {issuer.token(exp=int(time.time()) + 86400)}"
+    issuer.close()
+
+    def run() -> None:
+        grant = gate.enter("key", authorization, peer="127.0.0.1", route="/v1/embeddings")
+        gate.salt_of(grant, grant.name)
+        gate.permit(grant, "127.0.0.1")
+
+    return run
+
+
+def make_audit() -> Callable[[], None]:
+    """Return the part of the audit log on the thread of a request."""
+    trail = Trail(lambda bodies: None, "stop", most_waiting=1 << 30)
+    record = RequestRecord(
+        door="http",
+        id="req-0123456789ab-1f",
+        client="ann",
+        peer="127.0.0.1",
+        route="/v1/embeddings",
+        model="model",
+        version="1",
+        space="space",
+        texts=1,
+        tokens=TOKENS,
+        bytes_in=BODY,
+        bytes_out=ANSWER,
+        status=200,
+        error=None,
+        stages=Stages(),
+        trace=None,
+    )
+
+    def run() -> None:
+        trail.check()
+        trail.record(record)
 
     return run
 
@@ -187,6 +245,8 @@ def main() -> None:
             "key": make_limits(folder),
             "limits, one process": make_limits(folder, *LIMITS),
             "limits, eight fronts": make_limits(folder, *LIMITS, table=TableLedger(folder / "table", 1, 9)),
+            "token": make_token(folder),
+            "audit": make_audit(),
             "record": make_record(),
             "cost": make_cost(),
             "GET /v1/models, key": make_request(folder),

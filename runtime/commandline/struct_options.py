@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -37,8 +37,9 @@ def struct_options(function: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameters of a command that are option structs by one option for each field.
 
     A default of such a parameter, `load: LoadOptions = LoadOptions(cache="64MiB")`, gives the defaults of the options. The
-    `Meta.extra` of a field may hold `metavar`, `flags` (all names of the option), `panel` and `hidden` (the field is not an
-    option). The `PANEL` of a struct names the panel of fields without `panel`. A `bool | None` becomes a pair such as
+    `Meta.extra` of a field may hold `metavar`, `flags` (all names of the option), `panel`, `hidden` (the field is not an
+    option) and `secret` (values with this text come from a file, the environment or TOML, not from the command line). The
+    `PANEL` of a struct names the panel of fields without `panel`. A `bool | None` becomes a pair such as
     `--normalize/--no-normalize`.
 
     A value that the struct rejects is a usage error, like a value that typer rejects: the command raises
@@ -60,9 +61,11 @@ def struct_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
-        context = next((value for value in values.values() if isinstance(value, typer.Context)), None)
+        # typer's own context is not an instance of the class `typer.Context`.
+        context = next((value for value in values.values() if hasattr(value, "get_parameter_source")), None)
         for name, (struct, default) in structs.items():
             options = {field.name: values.pop(field.name) for field in fields_of(struct) if field.name in values}
+            _check_secrets(struct, options, context)
             try:
                 values[name] = struct(**options) if default is None else default.replace(**options)
             except OptionError as error:
@@ -74,6 +77,27 @@ def struct_options(function: Callable[..., None]) -> Callable[..., None]:
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del command.__wrapped__  # typer reads the signature above
     return command
+
+
+def _check_secrets(struct: type[Options], options: Mapping[str, Any], context: Any) -> None:
+    """Refuse secrets of the command line, which the list of processes shows to every user of the machine.
+
+    Raises:
+        typer.BadParameter: there is one.
+    """
+    for field in fields_of(struct):
+        mark = (field.meta.extra or {}).get("secret")
+        value = options.get(field.name)
+        if mark is None or value is None or mark not in value or context is None:
+            continue
+        source = context.get_parameter_source(field.name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = _flags(field)[0]
+            raise typer.BadParameter(
+                f"the list of processes shows it to every user: use {flag}-file FILE or the environment",
+                context,
+                param_hint=[flag],
+            )
 
 
 def _left_out(hint: Any) -> tuple[str, ...]:

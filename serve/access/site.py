@@ -1,7 +1,8 @@
-"""`SiteGuard`: protection of a server without keys against web pages that its users visit.
+"""`SiteGuard`: protection against web pages that users of a server without keys, or with certificates of clients, visit.
 
 A page can send requests to the loopback (cross-site request forgery), and can let a name of its own point there (DNS
-rebinding). So without keys the server answers only to its own names, and no page of another site changes anything.
+rebinding). So without keys the server answers only to its own names, and no page of another site changes anything. A browser
+also sends the certificate of its user with the requests of any page.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class SiteGuard:
         host = headers.get(b"host", b"")
         if self._hosts is not None and not self._knows(host):
             raise ForbiddenError(
-                f"this server does not answer to the name {host[:256].decode('latin-1')!r}: without API keys it answers to "
-                "localhost and to --allow-host NAME"
+                f"this server does not answer to the name {host[:256].decode('latin-1')!r}: it answers to localhost and to "
+                "--allow-host NAME"
             )
         if method in SAFE or self._every_origin:
             return
@@ -81,8 +82,7 @@ class SiteGuard:
             foreign = origin not in self._origins and origin.partition(b"://")[2] != host.lower()
         if foreign:
             raise ForbiddenError(
-                "a page of another website may not send this request: without API keys only --cors-allow-origin ORIGIN lets "
-                "it"
+                "a page of another website may not send this request: --cors-allow-origin ORIGIN lets it"
             )
 
     def _find(self, value: bytes) -> bool:

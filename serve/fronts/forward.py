@@ -47,8 +47,10 @@ REQUEST_DROPS: Final = frozenset(
     }
 )
 
-#: The same for answers. uvicorn adds its own date.
-ANSWER_DROPS: Final = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"date"})
+#: The same for answers. The front's server adds its own date and security header.
+ANSWER_DROPS: Final = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"x-content-type-options"}
+)
 
 #: Idle connections that are kept, and the seconds for which they are kept: fewer than the engine's (`KEEP_ALIVE_SECONDS`), so
 #: that the engine does not close a connection at the moment of its next use.

@@ -36,6 +36,9 @@ logger = logging.getLogger("fletcher.serve.http")
 #: Seconds that open requests may take above the time to drain, because the engine applies this time, too.
 MARGIN_SECONDS = 2
 
+#: Headers of every answer: browsers must not guess another type of content.
+SECURITY_HEADERS = [("x-content-type-options", "nosniff")]
+
 #: Seconds before connections are accepted again after an error.
 RETRY_SECONDS = 0.1
 
@@ -100,6 +103,7 @@ class UvicornThread:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            headers=SECURITY_HEADERS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             # The engine applies the limit and answers what it drops. The limit of uvicorn cancels requests that hang.
             timeout_graceful_shutdown=math.ceil(drain_seconds) + MARGIN_SECONDS,

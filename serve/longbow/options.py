@@ -32,7 +32,20 @@ class LongbowOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
     dataset: Annotated[
         str, Meta(description="Name of the dataset in Longbow.", extra={"metavar": "NAME", "panel": None})
     ]
-    longbow_token: Annotated[str | None, Meta(description="Token for a proxy that requires one. Default: none.")] = None
+    longbow_token: Annotated[
+        str | None,
+        Meta(
+            description="Token for a proxy that requires one, from the environment or a TOML file. Default: none.",
+            extra={"secret": ""},
+        ),
+    ] = None
+    longbow_token_file: Annotated[
+        str | None,
+        Meta(
+            description="File whose first line is the token for a proxy that requires one. Default: none.",
+            extra={"metavar": "FILE"},
+        ),
+    ] = None
     longbow_ca: Annotated[
         str | None,
         Meta(
@@ -115,7 +128,7 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     longbow_metrics: Annotated[
         str | None,
         Meta(
-            description="URL of Longbow's metrics, http://HOST:9090/metrics, to pause while Longbow is full. "
+            description="URL of Longbow's metrics (port 9090, path /metrics), to pause while Longbow is full. "
             "Default: the job reads no metrics.",
             extra={"metavar": "URL", "panel": LONGBOW_PANEL},
         ),

@@ -90,7 +90,7 @@ def service_routes() -> list[Route]:
 
     async def docs(call: Call) -> Response:
         policy = (b"content-security-policy", DOCS_POLICY.encode())
-        return Response(200, page, b"text/html; charset=utf-8", (policy,))
+        return Response(200, page, b"text/html; charset=utf-8", (policy, (b"referrer-policy", b"no-referrer")))
 
     health_doc = Doc("health", "Report that the process runs", None, Health)
     ready_doc = Doc(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, ServiceError
+from fletcher.runtime.options.secrets import read_secret
 
 from ..options import LongbowOptions
 
@@ -38,7 +39,7 @@ class Target:
     """
 
     url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     timeout: float = 30.0
     trace: str = ""
@@ -51,7 +52,8 @@ class Target:
             InputError: the address, the token or the trace id cannot be used.
         """
         ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
-        return cls(options.longbow, options.longbow_token, ca_file, options.timeout, trace)
+        token = read_secret(options.longbow_token, options.longbow_token_file, "--longbow-token-file")
+        return cls(options.longbow, token, ca_file, options.timeout, trace)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)

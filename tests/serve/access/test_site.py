@@ -228,3 +228,14 @@ def test_fronts_guard_in_the_same_way(tiny_artifact: Path) -> None:
         with admin_client(str(server.addresses.admin)) as admin:
             assert [model["name"] for model in admin.get("/admin/models").json()["models"]] == ["tiny"]
             assert admin.get("/admin/models", headers={"via": "1.1 proxy"}).status_code == 403
+
+
+def test_a_server_with_keys_answers_to_every_name_unless_some_are_given(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    headers = {"authorization": f"Bearer {add_key(file, 'ann')}", "host": "other.example"}
+    for allowed, status in (((), 200), (("this.example",), 403), (("other.example",), 200)):
+        options = ServerOptions(http="127.0.0.1:0", flight="off", keys=str(file), allow_host=allowed)
+        with Server(FakeEncoder(), options) as server:
+            answer = httpx.get(f"{server.addresses.http}/v1/models", headers=headers)
+            assert answer.status_code == status
+            assert httpx.get(f"{server.addresses.http}/health", headers=headers).status_code == 200

@@ -403,7 +403,7 @@ def test_ten_thousand_exchanges_under_load_fail_no_request(start: Any, authority
     threads = [threading.Thread(target=load, args=(kept,)) for kept in (True, True, False, False)]
     for thread in threads:
         thread.start()
-    staged = [[path.with_suffix(f".{part}") for path in server.files] for part in ("one", "two")]
+    staged = [[path.with_name(f"{path.name}.{part}") for path in server.files] for part in ("one", "two")]
     for number in range(10_000):
         pair = pairs[number % len(pairs)]
         for path, content in zip(staged[number % 2], (pair.certificate, pair.key), strict=True):
