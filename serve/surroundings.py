@@ -259,6 +259,10 @@ class Surroundings:
         )
         self.watch(models.metrics)
         if (certificates := self.certificates) is not None:
+            if (trail := self.trail) is not None:
+                certificates.on_exchange = lambda serial: trail.note_change(
+                    {"change": "certificate", "subject": serial, "result": "done"}
+                )
             doors = [door for door, at in (("http", self.options.http), ("flight", self.options.flight)) if at != OFF]
             models.metrics.gauges(
                 "fletcher_certificate_expiry_seconds",

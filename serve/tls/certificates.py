@@ -32,33 +32,25 @@ class Certificates:
     Attributes:
         served: the certificate of new connections.
         refused: number of changed files that were refused.
+        on_exchange: called with the serial number of a new certificate, on the thread that has read it; or None.
     """
 
-    def __init__(
-        self,
-        files: TlsFiles,
-        *,
-        clock: Callable[[], float] = time.time,
-        on_exchange: Callable[[str], None] = lambda serial: None,
-    ) -> None:
+    def __init__(self, files: TlsFiles) -> None:
         """Read the files.
 
         Args:
             files: certificate, key and CAs of clients.
-            clock: returns the time in seconds since 1970.
-            on_exchange: called with the serial number of a new certificate, on the thread that has read it.
 
         Raises:
             InputError: a file cannot be used.
             MissingPackageError: the package `cryptography` is not installed.
         """
         self._files = files
-        self._clock = clock
         self._lock = threading.Lock()
         self._state = self._look()
-        self.served: ServedCertificate = read_certificate(files, clock())
+        self.served: ServedCertificate = read_certificate(files, time.time())
         self.refused = 0
-        self.on_exchange = on_exchange
+        self.on_exchange: Callable[[str], None] | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="fletcher-certificates", daemon=True)
 
@@ -79,7 +71,7 @@ class Certificates:
         with self._lock:
             self._state = self._look()
             try:
-                served = read_certificate(self._files, self._clock())
+                served = read_certificate(self._files, time.time())
             except InputError:
                 self.refused += 1
                 raise
@@ -87,7 +79,8 @@ class Certificates:
             self.served = served
         if exchanged:
             logger.info("the certificate was exchanged", extra={"fields": {"serial": served.serial}})
-            self.on_exchange(served.serial)
+            if self.on_exchange is not None:
+                self.on_exchange(served.serial)
 
     def _watch(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 import threading
@@ -294,6 +295,17 @@ def test_files_that_cannot_be_used_change_nothing(
     other.write(server.folder)
     server.server.reload_files()
     assert server.serial() == serial_of(other)
+
+
+def test_an_exchange_is_in_the_audit_log(start: Any, authority: Authority, tmp_path: Path) -> None:
+    server = start(audit=str(tmp_path / "audit.jsonl"))
+    pair = authority.server()
+    pair.write(server.folder)
+    server.server.reload_files()
+    server.server.stop()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    change = next(line for line in lines if line.get("change") == "certificate")
+    assert (change["subject"], change["result"]) == (f"{serial_of(pair):x}", "done")
 
 
 def test_a_removed_ca_admits_no_new_connection(start: Any, authority: Authority, tmp_path: Path) -> None:
