@@ -76,10 +76,17 @@ class Server:
         self._surroundings = surroundings = Surroundings.open(options, tracing)
         self.keys = surroundings.gate.keys
         certificates = surroundings.certificates
-        flight_listener = None if flight_at is None else bind(flight_at, "--flight")
-        if flight_listener is not None and certificates is None:
-            flight_listener.close()  # gRPC binds it itself, and its own message names neither the option nor the reason
-        listener = None if http_at is None else bind(http_at, "--http")
+        flight_listener: socket.socket | None = None
+        try:
+            flight_listener = None if flight_at is None else bind(flight_at, "--flight")
+            if flight_listener is not None and certificates is None:
+                flight_listener.close()  # gRPC binds it itself, and its own message names neither the option nor the reason
+            listener = None if http_at is None else bind(http_at, "--http")
+        except BaseException:
+            if flight_listener is not None:
+                flight_listener.close()
+            surroundings.close()  # the audit log is one server's
+            raise
         admin_listener: socket.socket | None = None
         self.models = surroundings.make_models(load)
         self._http: HttpServer | None = None

@@ -71,8 +71,14 @@ class Endpoints:
         addresses = Addresses(http, None if flight is None else f"grpc{'+tls' if tls else ''}://{flight}")
         if certificates is not None:
             certificates.start()
+        try:
+            log = open_audit_log(options)
+        except BaseException:
+            for opened in (listener, flight_listener):
+                if opened is not None:
+                    opened.close()
+            raise
         folder = private_folder()
-        log = open_audit_log(options)
         audit = None if log is None else AuditServer(log, folder / AUDIT_SOCKET)
         return cls(addresses, listening, listener, flight_listener, flight, folder, certificates, audit)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,17 @@ def test_a_full_disk_stops_admission_if_the_rule_says_so(tmp_path: Path, monkeyp
     assert float(refusals[0].rpartition(" ")[2]) >= 2
     lines = running.lines()
     assert [line["event"] for line in lines if line["event"] == "request" and line["status"] == 503] == []
+
+
+def test_a_start_that_fails_leaves_the_log_to_the_next_one(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for changes in ({"http": address}, {"flight": address}):
+            options: dict[str, Any] = {"http": "127.0.0.1:0", "flight": "off", "audit": str(tmp_path / "audit.jsonl")}
+            with pytest.raises(InputError, match="the port is in use"):
+                Server(FakeEncoder(), ServerOptions(**(options | changes)))
+    Server(FakeEncoder(), ServerOptions(**options)).stop()
+    assert not verify([tmp_path / "audit.jsonl"]).faults
 
 
 def test_a_log_that_cannot_be_used_is_named_at_the_start(tmp_path: Path) -> None:
