@@ -18,7 +18,7 @@ from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
-from ..precision import FLOATS, Float
+from ..precision import FLOATS, FP32_STEPS, Float
 from ..targets.shared.emission import Emission
 
 __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
@@ -72,7 +72,8 @@ def find_islands(model: onnx.ModelProto, maxima: Mapping[str, float], precision:
     for node in model.graph.node:
         values = [*node.input, *node.output, f"{node.name}{SQUARES}"]
         if any(maxima.get(value, 0.0) > limit for value in values):
-            islands.add(node.name)
+            # The steps of an RMS norm are fp32 in any case; the norm is one node on other targets.
+            islands.add(node.name.partition(FP32_STEPS)[0])
             layer, separator, part = node.name.partition("/attention/")
             if separator and part.startswith(("query", "key", "value", "scores", "biased", "masked", "context")):
                 islands.update(f"{layer}/attention/{name}" for name in ATTENTION_CORE)

@@ -11,6 +11,8 @@ from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
 from .albert import describe_albert
 from .bert import describe_bert
+from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
+from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
 from .electra import describe_electra
 from .gte import describe_gte
@@ -30,12 +32,17 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "camembert": describe_roberta,
         "distilbert": describe_distilbert,
         "electra": describe_electra,
+        "eurobert": describe_eurobert,
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
+        "llama": describe_llama,
+        "mistral": describe_mistral,
         "modernbert": describe_modernbert,
         "new": describe_gte,
         "mpnet": describe_mpnet,
         "nomic_bert": describe_nomic_bert,
+        "qwen2": describe_qwen,
+        "qwen3": describe_qwen,
         "roberta": describe_roberta,
         "xlm-roberta": describe_roberta,
     }
@@ -58,7 +65,7 @@ TRACED = frozenset(
             "gpt2",
             "ibert",
         ),
-        *("llama", "mistral", "mpt", "phi3", "qwen2", "qwen3", "rembert", "roformer", "splinter", "squeezebert"),
+        *("mpt", "phi3", "rembert", "roformer", "splinter", "squeezebert"),
     }
 )
 #: Families that have a decoder too, and those that `--exporter optimum` was tried with in vain, with the reason.
