@@ -11,6 +11,8 @@ from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
 from .albert import describe_albert
 from .bert import describe_bert
+from .decoders.embedding_gemma2 import describe_embedding_gemma2
+from .decoders.gemma import describe_gemma, describe_gemma3
 from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
 from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
@@ -32,7 +34,10 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "camembert": describe_roberta,
         "distilbert": describe_distilbert,
         "electra": describe_electra,
+        "embedding_gemma2_text": describe_embedding_gemma2,
         "eurobert": describe_eurobert,
+        "gemma": describe_gemma,
+        "gemma3_text": describe_gemma3,
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
         "llama": describe_llama,
@@ -59,9 +64,7 @@ TRACED = frozenset(
             "deberta",
             "deberta-v2",
             "esm",
-            "gemma",
             "gemma2",
-            "gemma3_text",
             "gpt2",
             "ibert",
         ),

@@ -124,7 +124,7 @@ def read_layer_ropes(
     Args:
         config: configuration; `rope_parameters` has an object for each kind.
         contexts: sizes by kind.
-        keys: older key of the base, and its default, by kind.
+        keys: older key of the base, empty for none, and its default, by kind.
 
     Raises:
         CheckpointError: the scaling is not authored, or two keys contradict each other.
@@ -182,7 +182,7 @@ def _base(config: Config, parameters: Mapping[str, Any], key: str, default: floa
     inner = parameters.get("rope_theta")
     if inner is not None and (isinstance(inner, bool) or not isinstance(inner, int | float) or not inner > 0):
         raise config.refusal(f"rope_theta is {inner!r}, where a positive number was expected")
-    outer = None if config.value(key) is None else config.number(key)
+    outer = None if not key or config.value(key) is None else config.number(key)
     if inner is not None and outer is not None and inner != outer:
         raise config.refusal(f"contradicts itself: rope_theta of rope_parameters is {inner}, {key} is {outer}")
     return float(inner if inner is not None else default if outer is None else outer)
