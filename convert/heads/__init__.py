@@ -22,6 +22,10 @@ from .pooled import read_modules
 
 __all__ = ["describe_model", "finish_tokenizer", "read_head_modules"]
 
+#: Positions of the smallest rotary table that is cut to the longest text: with 262,144 positions and heads of 512 elements, a
+#: table takes 540 MB. Smaller ones stay as they are, and so do the bytes of the graphs of most models.
+POSITIONS = 8192
+
 AddHead = Callable[[Checkpoint, ModelCard, Architecture], Architecture]
 
 
@@ -31,7 +35,9 @@ def describe_model(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
     Raises:
         CheckpointError: the family, the head, or the head on that family is not authored, or the checkpoint does not fit.
     """
-    return _HEADS[card.output](checkpoint, card, describe(_without_projection(checkpoint, card)))
+    architecture = describe(_without_projection(checkpoint, card))
+    longest = min(architecture.max_positions, max(card.max_tokens, POSITIONS))
+    return _HEADS[card.output](checkpoint, card, dataclasses.replace(architecture, max_positions=longest))
 
 
 def read_head_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:

@@ -1,7 +1,8 @@
-"""EmbeddingGemma 2, its text model: Gemma's sandwich norms, heads of another width in global layers, and a gate by the embeddings.
+"""EmbeddingGemma 2, its text model: sandwich norms, wider heads in global layers, and a gate of each layer by the embeddings.
 
-A global layer has wider heads, and fewer of keys and values, which `per_layer_config` of the configuration states by layer. The
-third block of each layer gates its input by a projection of the embeddings; the last step is a product to the vectors' width.
+A global layer has wider heads, and fewer of keys and values, which `per_layer_config` of the configuration states by layer.
+The third block of each layer gates its input by a projection of the embeddings. The last step is a product to the vectors'
+width.
 
 Source: transformers' modeling_embedding_gemma2.py (`EmbeddingGemma2TextModel`) and its configuration.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from ...architecture import Architecture, Attention, Block, EmbeddingGate, Layer, Mask
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.tensors import Linear, Norm, TensorReader, constant
+from ...checkpoint.tensors import Norm, TensorReader, constant
 from ...graph.activations import check_activation
 from ..settings.reader import Config
 from ..settings.values import switch
@@ -82,9 +83,7 @@ def describe_embedding_gemma2(checkpoint: Checkpoint) -> Architecture:
             down=tensors.linear(f"{name}.ple_block.per_layer_projection", width, sizes.hidden, bias=False),
             activation=activation,
         )
-        after = read_rms_norm(
-            tensors, f"{name}.ple_block.post_per_layer_input_norm", sizes.hidden, sizes.epsilon
-        )
+        after = read_rms_norm(tensors, f"{name}.ple_block.post_per_layer_input_norm", sizes.hidden, sizes.epsilon)
         blocks = (*read_sandwich(tensors, name, sizes, bodies, plus_one=False), Block(gate, norm_after=after))
         layers.append(Layer(name, blocks, scale=tensors.take(f"{name}.layer_scalar", (1,))))
     final_norm = read_rms_norm(tensors, "norm", sizes.hidden, sizes.epsilon)
@@ -123,7 +122,9 @@ def _headings(config: Config, sizes: Sizes) -> list[Heading]:
     heads = _head_sizes(config, kinds)
     for kind in (FULL, SLIDING):
         if len({pair for pair, of in zip(heads, kinds, strict=True) if of == kind}) > 1:
-            raise config.refusal(f"per_layer_config has different heads for layers of {kind}, which share their positions")
+            raise config.refusal(
+                f"per_layer_config has different heads for layers of {kind}, which share their positions"
+            )
     contexts = {kind: RopeContext(size, sizes.positions) for (size, _), kind in zip(heads, kinds, strict=True)}
     rotaries = read_layer_ropes(config, {FULL: contexts[FULL], SLIDING: contexts.get(SLIDING, contexts[FULL])}, THETAS)
     window = config.integer("sliding_window", WINDOW)

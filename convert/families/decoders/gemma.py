@@ -1,4 +1,4 @@
-"""Gemma and Gemma 3: scaled embeddings, norms with the factor 1 + weight; Gemma 3 with a norm of each head and sandwich norms.
+"""Gemma and Gemma 3: scaled embeddings, and norms with the factor 1 + weight; Gemma 3 has head norms and sandwich norms, too.
 
 EmbeddingGemma-300m is a Gemma 3 whose attention goes in both directions; bge-reranker-v2-gemma is a Gemma.
 

@@ -118,7 +118,14 @@ def emit_coreml(
             f"the target coreml has no Gather, and supports two token types, not the {types.shape[0]} of this model: "
             "export it for another target"
         )
-    return tuple(_emit_bucket(architecture, dimension, length, precision) for length in lengths(max_tokens))
+    emissions = tuple(_emit_bucket(architecture, dimension, length, precision) for length in lengths(max_tokens))
+    for weight in emissions[0].graph.weights.values():
+        if max(weight.shape) > LARGEST_SIDE and weight.name not in emissions[0].feeds.tables.values():
+            raise InputError(
+                f"the target coreml has no dimension above {LARGEST_SIDE:,}, and the weight {weight.name} of this model has "
+                f"the shape {weight.shape}: export it for another target"
+            )
+    return emissions
 
 
 def _emit_bucket(architecture: Architecture, dimension: int, length: int, precision: Precision) -> Emission:
@@ -167,7 +174,7 @@ def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]
 def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int) -> Positions:
     """Add the values of `positions.emit_positions` for a fixed length, without the operators that CoreML lacks."""
     tables = {
-        name: _emit_table(graph, rotary, architecture.max_positions, length)
+        name: _emit_table(graph, rotary, min(architecture.max_positions, LARGEST_SIDE), length)
         for name, rotary in rotaries_of(architecture).items()
     }
     different = biased_attentions(architecture)
