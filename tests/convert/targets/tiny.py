@@ -23,6 +23,7 @@ class Tiny:
         tokens: special tokens.
         vocabulary: size of the vocabulary; all ids are smaller.
         hidden: width of a token vector.
+        tolerance: largest difference of an element from the model.
     """
 
     family: str
@@ -31,6 +32,7 @@ class Tiny:
     tokens: SpecialTokens
     vocabulary: int
     hidden: int
+    tolerance: float = 1e-5
 
     def save(self, folder: Path) -> Path:
         """Write the checkpoint, with a tokenizer if the model is transformers'."""

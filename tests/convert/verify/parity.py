@@ -196,6 +196,7 @@ class Parity:
         longest: largest number of tokens of a text.
         sides: sides on which transformers may pad. With "left" and `absolute`, it gets position ids.
         absolute: whether transformers also counts positions over padding if it gets no position ids.
+        tolerance: largest difference of an element from transformers.
         batch_tolerance: largest difference of an element from its value in another batch.
         extra: additional inputs of transformers' model by the shape of `input_ids`, such as token types.
     """
@@ -207,6 +208,7 @@ class Parity:
     longest: int
     sides: tuple[Literal["left", "right"], ...] = ("right", "left")
     absolute: bool = True
+    tolerance: float = TOLERANCE
     batch_tolerance: float = BATCH_TOLERANCE
     extra: Callable[[tuple[int, int]], dict[str, torch.Tensor]] = lambda shape: {}
 
@@ -294,7 +296,7 @@ class Parity:
             rows = self.rows(lengths)
             for batch in BATCHES:
                 _assert_close(
-                    self.fletcher(rows[:batch]), self.huggingface(rows[:batch]), TOLERANCE, f"{batch} of {lengths}"
+                    self.fletcher(rows[:batch]), self.huggingface(rows[:batch]), self.tolerance, f"{batch} of {lengths}"
                 )
 
     def check_padding(self) -> None:
@@ -302,7 +304,7 @@ class Parity:
         rows = self.rows([min(length, self.longest) for length in MIXED])
         vectors = self.fletcher(rows)
         for side in self.sides:
-            _assert_close(vectors, self.padded(rows, side, self.longest), TOLERANCE, f"padding on the {side}")
+            _assert_close(vectors, self.padded(rows, side, self.longest), self.tolerance, f"padding on the {side}")
 
     def check_sensitivity(self, *without_effect: str) -> None:
         """Check that every parameter changes the vectors, so that `check_batches` detects a parameter that Fletcher omits.

@@ -54,13 +54,10 @@ def config(**values: Any) -> Config:
 )
 @pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
 def test_frequencies_are_those_of_transformers(parameters: dict[str, Any], key: str) -> None:
-    theirs = transformers.LlamaConfig(
-        hidden_size=8 * WIDTH,
-        num_attention_heads=8,
-        max_position_embeddings=POSITIONS,
-        **{key: dict(parameters)},
-    )
-    compute = ROPE_INIT_FUNCTIONS.get(parameters["rope_type"], LlamaRotaryEmbedding.compute_default_rope_parameters)
+    settings: dict[str, Any] = {key: dict(parameters), "max_position_embeddings": POSITIONS}
+    theirs = transformers.LlamaConfig(hidden_size=8 * WIDTH, num_attention_heads=8, **settings)
+    default: Any = LlamaRotaryEmbedding.compute_default_rope_parameters
+    compute = ROPE_INIT_FUNCTIONS.get(parameters["rope_type"], default)
     frequencies, factor = compute(theirs)
     rotary = read_rope(config(**{key: parameters}), RopeContext(WIDTH, POSITIONS))
     np.testing.assert_allclose(rotary.frequencies, frequencies.numpy(), rtol=2e-7)
