@@ -6,7 +6,7 @@ Sources: `AutoTokenizer.from_pretrained` and the classes' `__init__` of transfor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ class TokenizerClass:
     tokens: Mapping[str, str]
     types: frozenset[TokenizerLike]
     additional: tuple[str, ...] = ()
-    tokens_of_5: Mapping[str, str] = MappingProxyType({})
+    tokens_of_5: Mapping[str, str] = field(default_factory=dict)
 
 
 _BOTH: frozenset[TokenizerLike] = frozenset({"4", "5"})
