@@ -6,17 +6,19 @@ The kind is the card's `output`; each file turns the checkpoint's tensors of its
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import LogitScore, ModelCard, Output
 
 from ..architecture import Activation, Architecture, Pooling
 from ..checkpoint.checkpoint import Checkpoint
 from ..families import describe
 from .classification import add_classification
 from .colbert import PROJECTION, add_token_vectors, register_markers
+from .logit_score import add_logit_score
 from .masked_lm import add_splade, read_saturation
 from .pooled import read_modules
 
@@ -57,6 +59,15 @@ def finish_tokenizer(checkpoint: Checkpoint, card: ModelCard, path: Path) -> Non
     """Apply the changes of a head to the artifact's tokenizer file."""
     if card.output == "token_vectors":
         register_markers(checkpoint, card, path)
+    if isinstance(card.logit_score, LogitScore) and card.logit_score.template is not None:
+        _remove_ends(path)
+
+
+def _remove_ends(path: Path) -> None:
+    """Take the special tokens around a text out of a tokenizer file: a chat template holds all that there are."""
+    description = json.loads(path.read_text(encoding="utf-8"))
+    description["post_processor"] = None
+    path.write_text(json.dumps(description, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
 def _add_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
@@ -71,10 +82,16 @@ def _without_projection(checkpoint: Checkpoint, card: ModelCard) -> Checkpoint:
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
+def _add_scores(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
+    if isinstance(card.logit_score, LogitScore):
+        return add_logit_score(checkpoint, card, card.logit_score, architecture)
+    return add_classification(checkpoint, card, architecture)
+
+
 _HEADS: Mapping[Output, AddHead] = MappingProxyType(
     {
         "vectors": _add_modules,
-        "scores": add_classification,
+        "scores": _add_scores,
         "sparse": add_splade,
         "token_vectors": add_token_vectors,
     }

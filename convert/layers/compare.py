@@ -105,6 +105,8 @@ def compare_values(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Di
     lengths = np.sqrt(np.sum(right**2, axis=1))
     scale = np.maximum(lengths, np.sqrt(np.mean(lengths**2)))
     errors = np.sqrt(np.sum(apart**2, axis=1))
+    if right.size == 1:  # a score: its terms may cancel, and an error of a value below 1 counts as it is
+        scale = np.maximum(scale, 1.0)
     # Against a reference that is zero everywhere, an error counts as it is.
     relative = float((errors / np.where(scale == 0, 1.0, scale)).max(initial=0.0))
     product = float(np.sqrt(np.sum(left**2) * np.sum(right**2)))

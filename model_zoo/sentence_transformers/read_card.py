@@ -176,6 +176,7 @@ def _with_head(
             dimension=len(scoring.labels),
             labels=scoring.labels,
             activation=scoring.activation,
+            logit_score=msgspec.UNSET if scoring.logit_score is None else scoring.logit_score,
         )
     if head == "splade":
         return msgspec.structs.replace(
