@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,26 +23,9 @@ from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import CheckpointError, InputError
 from fletcher.runtime.inputs import Texts
 
-from ..checkpoint.tokenizer.decoder_variants import VARIANTS, write_variant
-from ..families.decoders.models import settings_of
-from ..verify.parity import randomize
+from .language_models import FALSE, MAX_TOKENS, TRUE, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-#: The template of Qwen3-Reranker, of its tokenizer_config.json, with other words.
-TEMPLATE = """{%- set instruction = messages | selectattr("role", "eq", "system") | map(attribute="content") | first \
-| default("the hello") -%}
-{%- set query_text = messages | selectattr("role", "eq", "query") | map(attribute="content") | first -%}
-{%- set document_text = messages | selectattr("role", "eq", "document") | map(attribute="content") | first -%}
-<|im_start|>the
-<I>: {{ instruction }}
-<Q>: {{ query_text }}
-<D>: {{ document_text }}<|im_end|>
-<|im_start|>hello
-
-""".replace("\\\n", "")
-TRUE, FALSE = 31, 47
-MAX_TOKENS = 90
 
 QUERY = "what is a hello?"
 DOCUMENTS = (
@@ -55,75 +37,6 @@ DOCUMENTS = (
     "a text that is too long, " * 8,
     "x" * 200,
 )
-
-
-def save(
-    folder: Path,
-    family: str = "qwen3",
-    *,
-    template: str | None = TEMPLATE,
-    settings: Mapping[str, Any] | None = None,
-    messages: bool = True,
-    false_token: int | None = FALSE,
-    **changes: Any,
-) -> Path:
-    """Write a reranker as sentence-transformers saves it.
-
-    Args:
-        folder: folder of the checkpoint.
-        family: case of the encoder, and of the tokenizer.
-        template: chat template, if there is one.
-        settings: changes of config_sentence_transformers.json.
-        messages: whether the transformer's settings list messages.
-        false_token: token whose logit is subtracted.
-        changes: changes of the configuration.
-    """
-    write_variant(family if family in VARIANTS else "llama", folder)
-    settings_file = folder / "tokenizer_config.json"
-    if family == "gemma3":
-        _write(settings_file, {**json.loads(settings_file.read_text()), "bos_token": "<bos>"})
-    size = len(transformers.AutoTokenizer.from_pretrained(folder))
-    name = {"qwen3": "Qwen3", "llama": "Llama", "gemma3": "Gemma3"}[family]
-    kind = "Gemma3Text" if family == "gemma3" else name
-    config = getattr(transformers, f"{kind}Config")(
-        **settings_of(family, vocab_size=size, max_position_embeddings=100, **changes)
-    )
-    model = getattr(transformers, f"{name}ForCausalLM")(config)
-    randomize(model, norms=0.0 if family == "gemma3" else 1.0).save_pretrained(folder)
-    if template is not None:
-        (folder / "chat_template.jinja").write_text(template)
-    usual = {"method": "forward", "method_output_name": "logits"}
-    modalities = {"text": usual, **({"message": {**usual, "format": "flat"}} if messages else {})}
-    _write(
-        folder / "sentence_bert_config.json",
-        {
-            "transformer_task": "text-generation",
-            "modality_config": modalities,
-            "module_output_name": "causal_logits",
-            "max_seq_length": MAX_TOKENS,
-        },
-    )
-    _write(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", **(settings or {})})
-    package = "sentence_transformers"
-    _write(
-        folder / "modules.json",
-        [
-            {"idx": 0, "name": "0", "path": "", "type": f"{package}.base.modules.transformer.Transformer"},
-            {
-                "idx": 1,
-                "name": "1",
-                "path": "1_LogitScore",
-                "type": f"{package}.cross_encoder.modules.logit_score.LogitScore",
-            },
-        ],
-    )
-    (folder / "1_LogitScore").mkdir()
-    _write(folder / "1_LogitScore" / "config.json", {"true_token_id": TRUE, "false_token_id": false_token})
-    return folder
-
-
-def _write(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value), encoding="utf-8")
 
 
 def theirs(folder: Path) -> NDArray[np.float32]:
@@ -148,7 +61,10 @@ PROMPTS = {"prompts": {"web": "a query of the web"}, "default_prompt_name": "web
 CASES: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {},
     "instruction": {"settings": PROMPTS},
-    "tied": {"tie_word_embeddings": True, "settings": {"activation_fn": "torch.nn.modules.linear.Identity"}},
+    "tied": {
+        "changes": {"tie_word_embeddings": True},
+        "settings": {"activation_fn": "torch.nn.modules.linear.Identity"},
+    },
     "one token": {"false_token": None},
     "document first": {
         "template": "{# a note #}\n  {% set x = messages[1].content %}\n{{- x -}} | {{ messages[0]['content'] }}\n\nend"
@@ -214,7 +130,11 @@ def test_verification_compares_scores_tokens_and_layers(tmp_path: Path, name: st
         ({"settings": {"prompts": {}, "default_prompt_name": "web"}}, CardError, "default_prompt_name"),
         ({"settings": {"model_type": "SentenceTransformer"}}, CardError, "LogitScore"),
         ({"false_token": 100_000}, CheckpointError, "the token 100000"),
-        ({"family": "gemma3", "final_logit_softcapping": 30.0}, CheckpointError, "final_logit_softcapping"),
+        (
+            {"family": "gemma3", "changes": {"final_logit_softcapping": 30.0}},
+            CheckpointError,
+            "final_logit_softcapping",
+        ),
     ],
 )
 def test_what_is_not_reproduced_is_refused_by_name(

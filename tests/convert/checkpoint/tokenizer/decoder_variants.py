@@ -20,7 +20,7 @@ from tokenizers.models import BPE
 
 from .variants import LETTERS, digest, reference
 
-__all__ = ["VARIANTS", "write_variant"]
+__all__ = ["VARIANTS", "gemma", "qwen", "write_variant"]
 
 #: Qwen's words, of tokenizer.json of Qwen/Qwen3-Embedding-0.6B.
 WORDS = (
@@ -68,7 +68,8 @@ def _ends(tokenizer: Tokenizer, first: str = "", last: str = "") -> Tokenizer:
     return tokenizer
 
 
-def _qwen() -> Tokenizer:
+def qwen() -> Tokenizer:
+    """Return the tokenizer of Qwen3-Embedding with other merges."""
     return _ends(_byte_level("<|endoftext|>", "<|im_start|>", "<|im_end|>"), last="<|endoftext|>")
 
 
@@ -84,7 +85,8 @@ def _llama_metaspace() -> Tokenizer:
     return tokenizer
 
 
-def _gemma() -> Tokenizer:
+def gemma() -> Tokenizer:
+    """Return a tokenizer of Gemma with other merges."""
     tokenizer = _ends(_pieces("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"), first="<bos>")
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -98,18 +100,18 @@ _DOC = {"content": "<doc>", "lstrip": True, "rstrip": False, "normalized": False
 
 #: By name: tokenizer.json, model type, tokenizer_config.json.
 VARIANTS: Mapping[str, tuple[Any, str, Mapping[str, Any]]] = {
-    "qwen3": (_qwen, "qwen3", {**_QWEN, "bos_token": None, "add_prefix_space": False, "add_bos_token": False}),
-    "qwen3/fast": (_qwen, "qwen3", {**_QWEN, "tokenizer_class": "Qwen2TokenizerFast"}),
-    "qwen3/generic": (_qwen, "qwen3", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
-    "qwen3/no_class": (_qwen, "qwen3", {"pad_token": "<|endoftext|>"}),
-    "qwen3/added": (_qwen, "qwen3", {**_QWEN, "additional_special_tokens": ["<doc>"], "bos_token": "<|im_start|>"}),
-    "qwen3/decoder": (_qwen, "qwen3", {**_QWEN, "added_tokens_decoder": {"270": _DOC}}),
-    "qwen3/space": (_qwen, "qwen3", {**_QWEN, "add_prefix_space": True}),
-    "qwen3/null_space": (_qwen, "qwen3", {**_QWEN, "add_prefix_space": None}),
-    "qwen3/flags": (_qwen, "qwen3", {**_QWEN, "add_eos_token": False, "add_bos_token": True}),
-    "qwen3/words": (lambda: _with_words(_qwen()), "qwen3", _QWEN),
-    "qwen2": (_qwen, "qwen2", _QWEN),
-    "qwen2/generic": (lambda: _with_words(_qwen()), "qwen2", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
+    "qwen3": (qwen, "qwen3", {**_QWEN, "bos_token": None, "add_prefix_space": False, "add_bos_token": False}),
+    "qwen3/fast": (qwen, "qwen3", {**_QWEN, "tokenizer_class": "Qwen2TokenizerFast"}),
+    "qwen3/generic": (qwen, "qwen3", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
+    "qwen3/no_class": (qwen, "qwen3", {"pad_token": "<|endoftext|>"}),
+    "qwen3/added": (qwen, "qwen3", {**_QWEN, "additional_special_tokens": ["<doc>"], "bos_token": "<|im_start|>"}),
+    "qwen3/decoder": (qwen, "qwen3", {**_QWEN, "added_tokens_decoder": {"270": _DOC}}),
+    "qwen3/space": (qwen, "qwen3", {**_QWEN, "add_prefix_space": True}),
+    "qwen3/null_space": (qwen, "qwen3", {**_QWEN, "add_prefix_space": None}),
+    "qwen3/flags": (qwen, "qwen3", {**_QWEN, "add_eos_token": False, "add_bos_token": True}),
+    "qwen3/words": (lambda: _with_words(qwen()), "qwen3", _QWEN),
+    "qwen2": (qwen, "qwen2", _QWEN),
+    "qwen2/generic": (lambda: _with_words(qwen()), "qwen2", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
     "llama": (_llama, "llama", _LLAMA),
     "llama/metaspace": (_llama_metaspace, "llama", _LLAMA),
     "llama/legacy": (_llama, "llama", {**_LLAMA, "legacy": True}),
@@ -117,7 +119,7 @@ VARIANTS: Mapping[str, tuple[Any, str, Mapping[str, Any]]] = {
     "llama/ends": (_llama, "llama", {**_LLAMA, "add_bos_token": False, "add_eos_token": True}),
     "llama/null_space": (_llama, "llama", {**_LLAMA, "add_prefix_space": None}),
     "llama/generic": (_llama, "llama", {**_LLAMA, "tokenizer_class": "PreTrainedTokenizerFast"}),
-    "llama/bytes": (_qwen, "llama", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
+    "llama/bytes": (qwen, "llama", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
     "llama/bytes_as_llama": (
         lambda: _ends(_byte_level("<unk>", "<s>", "</s>"), first="<s>"),
         "llama",
@@ -125,12 +127,12 @@ VARIANTS: Mapping[str, tuple[Any, str, Mapping[str, Any]]] = {
     ),
     "mistral": (_llama, "mistral", {**_LLAMA, "add_eos_token": True}),
     "mistral/no_class": (_llama, "mistral", {"pad_token": "<unk>"}),
-    "eurobert": (_qwen, "eurobert", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
-    "gemma": (_gemma, "gemma", _GEMMA),
-    "gemma3": (_gemma, "gemma3_text", {**_GEMMA, "tokenizer_class": "GemmaTokenizerFast"}),
-    "gemma3/no_class": (_gemma, "gemma3_text", {}),
-    "gemma3/ends": (_gemma, "gemma3_text", {**_GEMMA, "add_eos_token": True}),
-    "gemma3/added": (_gemma, "gemma3_text", {**_GEMMA, "added_tokens_decoder": {"400": _DOC}}),
+    "eurobert": (qwen, "eurobert", {**_QWEN, "tokenizer_class": "PreTrainedTokenizerFast"}),
+    "gemma": (gemma, "gemma", _GEMMA),
+    "gemma3": (gemma, "gemma3_text", {**_GEMMA, "tokenizer_class": "GemmaTokenizerFast"}),
+    "gemma3/no_class": (gemma, "gemma3_text", {}),
+    "gemma3/ends": (gemma, "gemma3_text", {**_GEMMA, "add_eos_token": True}),
+    "gemma3/added": (gemma, "gemma3_text", {**_GEMMA, "added_tokens_decoder": {"400": _DOC}}),
     "gemma3/generic": (_llama_metaspace, "gemma3_text", {"tokenizer_class": "PreTrainedTokenizerFast"}),
 }
 

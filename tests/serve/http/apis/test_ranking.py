@@ -22,7 +22,7 @@ from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ....convert.heads import test_classification, test_logit_score
+from ....convert.heads import language_models, test_classification, test_logit_score
 from ....convert.heads.tiny import DOCUMENTS, MAX_TOKENS, QUERY, convert
 
 TEXTS = list(DOCUMENTS)
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranking")
     convert(test_classification.make(folder / "reranker"))
     convert(test_classification.make(folder / "classifier", labels=LABELS))
-    export(str(test_logit_score.save(folder / "language")), folder / "language.artifact", tokenizer_like="5")
+    export(str(language_models.save(folder / "language")), folder / "language.artifact", tokenizer_like="5")
     return folder
 
 
