@@ -46,6 +46,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True):
     model_type: str | None = None
     architectures: tuple[str, ...] | None = None
     hidden_size: int | None = None
+    embedding_dim: int | None = None
     dim: int | None = None  # distilbert
     d_model: int | None = None  # t5
     n_embd: int | None = None  # nomic_bert

@@ -63,7 +63,9 @@ def _template(files: SentenceTransformersFiles) -> PairTemplate | None:
             raise CardError(f"{folder}: a reranker with prompts and without a chat template is not reproduced")
         return None
     if source is None:
-        raise CardError(f"{folder}: modality_config lists messages, and the tokenizer has no chat template")
+        raise CardError(
+            f"{folder}: modality_config lists messages, and the tokenizer has no chat template: fetch chat_template.jinja too"
+        )
     style = messages.get("format", "auto") if isinstance(messages, dict) else None
     if style == "auto":
         style = "structured" if any(text in source for text in _STRUCTURED) else "flat"

@@ -180,7 +180,7 @@ def _object(config: Config, key: str) -> Mapping[str, Any]:
 def _base(config: Config, parameters: Mapping[str, Any], key: str, default: float) -> float:
     """Return the base: that of the parameters, else the older key's, else the default."""
     inner = parameters.get("rope_theta")
-    if inner is not None and (isinstance(inner, bool) or not isinstance(inner, int | float) or not inner > 0):
+    if "rope_theta" in parameters and (isinstance(inner, bool) or not isinstance(inner, int | float) or not inner > 0):
         raise config.refusal(f"rope_theta is {inner!r}, where a positive number was expected")
     outer = None if not key or config.value(key) is None else config.number(key)
     if inner is not None and outer is not None and inner != outer:

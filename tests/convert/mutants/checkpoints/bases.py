@@ -32,6 +32,8 @@ HIDDEN = 32
 POSITIONS = 40
 MAX_TOKENS = 24
 STD = 0.25
+#: Rows of a language model's embedding table that no token has.
+SPARE = 4
 
 SIZES: Mapping[str, Any] = {
     "hidden_size": HIDDEN,
@@ -127,7 +129,8 @@ class Base:
         else:
             name, sizes, kind = _FAMILIES[self.family]
             tokenizer = TOKENIZERS[kind]()
-            vocabulary = {"vocab_size": len(tokenizer.tokenizer)}
+            spare = SPARE if kind in ("Qwen2Tokenizer", "GemmaTokenizer") else 0
+            vocabulary = {"vocab_size": len(tokenizer.tokenizer) + spare}
             config = getattr(transformers, f"{name}Config")(**{**sizes, **vocabulary, **self.sizes})
             suffix = f"For{self.variant}" if self.variant else "Model"
             randomize(getattr(transformers, f"{name}{suffix}")(config), std=STD).save_pretrained(folder)
