@@ -140,6 +140,8 @@ def read_layer_ropes(
         if values is not None and not isinstance(values, Mapping):
             raise config.refusal(f"rope_parameters of {kind} is {values!r}, where a JSON object was expected")
         key, theta = keys[kind]
+        if not key and values is not None and "rope_theta" not in values:
+            raise config.refusal(f"rope_parameters of {kind} lacks rope_theta, without which transformers fails")
         base = _base(config, values or {}, key, theta)
         rotaries[kind] = rotary_of(config, values or {}, context, f"rotary.{kind.partition('_')[0]}", base)
     return rotaries
