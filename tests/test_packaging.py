@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("convert", "model_zoo", "quantize", "runtime", "serve")
+FOLDERS = ("convert", "integrations", "model_zoo", "quantize", "runtime", "serve")
 
 
 def python(code: str, *args: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
