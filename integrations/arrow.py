@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from fletcher.runtime import EmbedOptions, Encoder, LoadOptions
 from fletcher.serve.arrow.batches import choose_column, read_texts
-from fletcher.serve.arrow.columns import vector_columns, vector_fields
+from fletcher.serve.arrow.columns import VECTOR_COLUMN, vector_columns, vector_fields
 from fletcher.serve.arrow.options import ArrowOptions
 
 from .artifacts import find_artifact
@@ -20,54 +21,39 @@ __all__ = ["TableEmbedder"]
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
+@cache
+def _load(source: str, load: LoadOptions | None) -> Encoder:
+    """Return a model, which each process loads once: clusters make a callable anew for each of their tasks."""
+    return Encoder.load(find_artifact(source), load)
+
+
+@dataclass(frozen=True, slots=True)
 class TableEmbedder:
     """A callable that adds the column `vector` to a table or a record batch.
 
-    It loads the model at its first call, in each process once, so it can be sent to the workers of a cluster before. The
-    vectors are not copied, and no Python object is made for an element.
+    It can be sent to other processes. Each process loads the model at the first call and keeps it until it ends. The vectors
+    are not copied, and no Python object is made for an element.
 
     Attributes:
-        source: the model.
-        column: column of the texts, or None.
-        options: options of the vectors.
-        load: options of loading, or None.
+        source: folder of an artifact or a checkpoint that every worker can read, a name of the zoo, or a hub id.
+        column: column of the texts. Default: `text`, or the only column of strings.
+        options: options of the vectors; with `int8` a column `scale` is added, with windows `chunks`.
+        load: options of loading, for example `LoadOptions(provider="cuda")`.
     """
 
-    def __init__(
-        self,
-        source: str | Path,
-        *,
-        column: str | None = None,
-        options: EmbedOptions | None = None,
-        load: LoadOptions | None = None,
-    ) -> None:
-        """Keep the arguments; nothing is loaded.
-
-        Args:
-            source: a folder of an artifact or a checkpoint that every worker can read, a name of the zoo, or a hub id.
-            column: column of the texts. Default: `text`, or the only column of strings.
-            options: options of the vectors; with `int8` a column `scale` is added, with windows `chunks`.
-            load: options of loading, for example `provider="cuda"`.
-        """
-        self.source = str(source)
-        self.column = column
-        self.options = EmbedOptions() if options is None else options
-        self.load = load
-        self._encoder: Encoder | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_encoder": None}
+    source: str
+    column: str | None = None
+    options: EmbedOptions = field(default_factory=EmbedOptions)
+    load: LoadOptions | None = None
 
     @property
     def encoder(self) -> Encoder:
-        """The model, which the first access loads.
+        """The model of this process.
 
         Raises:
             FletcherError: the model cannot be converted or loaded.
         """
-        if self._encoder is None:
-            self._encoder = Encoder.load(find_artifact(self.source), self.load)
-        return self._encoder
+        return _load(str(self.source), self.load)
 
     def __call__(self, rows: Rows) -> Rows:
         """Return a table or a record batch with its vectors.
@@ -81,18 +67,19 @@ class TableEmbedder:
         for batch in batches:
             texts += read_texts(batch, column, len(texts))
         embeddings = self.encoder.embed(texts, self.options)
-        fields = vector_fields(self.options.dimensions or self.encoder.dimension, self.options)
-        for field, values in zip(fields, vector_columns(embeddings, fields), strict=True):
-            rows = rows.append_column(field, values)
+        fields = vector_fields(self.options.dimensions or self.encoder.dimension, self.options, nullable=True)
+        for made, values in zip(fields, vector_columns(embeddings, fields), strict=True):
+            rows = rows.append_column(made, values)
         return rows
 
-    def batches(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yield record batches with their vectors, for Spark's `mapInArrow`."""
-        for batch in batches:
-            yield self(batch)
+    def lists(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield record batches with vectors as lists of any length, for Spark's `mapInArrow`: Spark has no other lists.
 
-    def close(self) -> None:
-        """Close the model, if it is loaded."""
-        if self._encoder is not None:
-            self._encoder.close()
-            self._encoder = None
+        Raises:
+            InputError: as for a call.
+        """
+        for batch in batches:
+            rows = self(batch)
+            index = rows.schema.get_field_index(VECTOR_COLUMN)
+            vectors = rows.column(index)
+            yield rows.set_column(index, VECTOR_COLUMN, vectors.cast(pa.list_(vectors.type.value_type)))

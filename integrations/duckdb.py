@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -27,23 +28,25 @@ def register_embedder(connection: duckdb.DuckDBPyConnection, model: Model, name:
         FletcherError: the model does not describe its vectors.
         duckdb.Error: the connection has a function of that name.
     """
-    kind = pa.list_(pa.float32(), model.dimension)
+    size = model.dimension
+    result = duckdb.array_type(duckdb.sqltype("FLOAT"), size)
     for function, input_type in ((name, "document"), (f"{name}_query", "query")):
-
-        def vectors(texts: Any, input_type: str = input_type) -> Any:
-            present, values = _present(texts)
-            made = np.zeros((len(present), model.dimension), np.float32)
-            made[present] = model.embed(values, input_type)
-            flat = pa.array(made.reshape(-1))
-            return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(~present))
-
         connection.create_function(
-            function,
-            vectors,
-            [duckdb.sqltype("VARCHAR")],
-            duckdb.array_type(duckdb.sqltype("FLOAT"), model.dimension),
-            type="arrow",
+            function, _embedder(model, size, input_type), [duckdb.sqltype("VARCHAR")], result, type="arrow"
         )
+
+
+def _embedder(model: Model, size: int, input_type: str) -> Callable[[Any], Any]:
+    """Return a function from Arrow strings to their vectors; DuckDB counts its parameters."""
+    kind = pa.list_(pa.float32(), size)
+
+    def vectors(texts: Any) -> Any:
+        present, values = _present(texts)
+        made = np.zeros((len(present), size), np.float32)
+        made[present] = model.embed(values, input_type)
+        return pa.FixedSizeListArray.from_arrays(pa.array(made.reshape(-1)), type=kind, mask=pa.array(~present))
+
+    return vectors
 
 
 def register_reranker(connection: duckdb.DuckDBPyConnection, model: Model, name: str = "rerank_score") -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import polars as pl
+
+from fletcher.model_zoo.errors import FletcherError
 
 from .model import Model
 
@@ -21,14 +26,15 @@ def embed(texts: pl.Expr | str, model: Model, input_type: str = "document") -> p
         input_type: `document`, `query` or another input type of the model.
 
     Returns:
-        An expression of the type `Array(Float32, dimension)`. Its evaluation raises the errors of `Model.embed`.
+        An expression of the type `Array(Float32, dimension)`. Its evaluation raises `ComputeError` with the model's error.
     """
     kind = pl.Array(pl.Float32, model.dimension)
 
     def vectors(series: pl.Series) -> pl.Series:
         present = series.is_not_null()
         made = np.zeros((len(series), model.dimension), np.float32)
-        made[present.to_numpy()] = model.embed(series.filter(present).to_list(), input_type)
+        with _errors():
+            made[present.to_numpy()] = model.embed(series.filter(present).to_list(), input_type)
         result = pl.Series(series.name, made, kind)
         return result if present.all() else pl.select(pl.when(present).then(result)).to_series().alias(series.name)
 
@@ -44,14 +50,28 @@ def score(query: str, documents: pl.Expr | str, model: Model) -> pl.Expr:
         model: reranker of `open_model`.
 
     Returns:
-        An expression of the type `Float32`. Its evaluation raises the errors of `Model.score`.
+        An expression of the type `Float32`. Its evaluation raises `ComputeError` with the error of the model.
     """
 
     def scores(series: pl.Series) -> pl.Series:
-        found = iter(model.score(query, series.drop_nulls().to_list()).tolist())
+        with _errors():
+            found = iter(model.score(query, series.drop_nulls().to_list()).tolist())
         return pl.Series(series.name, [None if text is None else next(found) for text in series], pl.Float32)
 
     return _expression(documents).map_batches(scores, return_dtype=pl.Float32, is_elementwise=True)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Raise Fletcher's errors as an error of Polars, which makes an exception of a message and its class anew.
+
+    Raises:
+        ComputeError: the model raised an error.
+    """
+    try:
+        yield
+    except FletcherError as error:
+        raise pl.exceptions.ComputeError(f"{type(error).__name__}: {error}") from error
 
 
 def _expression(texts: pl.Expr | str) -> pl.Expr:

@@ -69,12 +69,12 @@ class RemoteModel:
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
         name = self.name
-        parts = []
+        vectors: list[NDArray[np.float32]] = []
         for start in range(0, len(texts), TEXTS):
             part = list(texts[start : start + TEXTS])
             body = {"model": name, "input": part, "input_type": input_type, "encoding_format": "bytes"}
-            parts.append(np.frombuffer(self._send("/v1/embeddings", body), "<f4").reshape(len(part), -1))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            vectors.append(np.frombuffer(self._send("/v1/embeddings", body), "<f4").reshape(len(part), -1))
+        return np.concatenate(vectors)  # a copy that callers may change
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Return the score of each document for a query, float32, (n,).

@@ -135,7 +135,10 @@ def test_errors_of_a_server_have_its_message_and_fletchers_types() -> None:
 
 
 def test_a_server_that_is_away_or_hangs_is_an_error() -> None:
-    with answering(lambda handler: threading.Event().wait(0.3) and None) as url:  # type: ignore[func-returns-value]
+    def hang(handler: BaseHTTPRequestHandler) -> None:
+        threading.Event().wait(0.3)
+
+    with answering(hang) as url:
         with pytest.raises(DeadlineError, match=r"within 0\.1 s"):
             RemoteModel(url, "m", timeout=0.1).embed(["a"], "document")
         away = url
