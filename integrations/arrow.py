@@ -27,7 +27,7 @@ def _load(source: str, load: LoadOptions | None) -> Encoder:
     return Encoder.load(find_artifact(source), load)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass  # not frozen: Ray Data derives a class from it, and sets attributes of its own
 class TableEmbedder:
     """A callable that adds the column `vector` to a table or a record batch.
 

@@ -13,6 +13,7 @@ from .embed import embed
 from .ingest import ingest, search
 from .keys import keys
 from .run import serve
+from .top import top
 
 __all__ = ["app", "main"]
 
@@ -24,6 +25,7 @@ app.command("devices")(devices)
 app.command("bench")(bench)
 app.command("ingest")(ingest)
 app.command("search")(search)
+app.command("top")(top)
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def test_options_of_the_vectors(tiny: Tiny) -> None:
 
 def test_other_tables_are_refused(tiny: Tiny) -> None:
     embedder = TableEmbedder(str(tiny.embedder), load=LOAD)
-    with pytest.raises(InputError, match="row 1 .* is null"):
+    with pytest.raises(InputError, match=r"row 1 .* is null"):
         embedder(pa.table({"text": ["a", None]}))
     with pytest.raises(InputError, match="no string column"):
         embedder(pa.table({"number": [1]}))
