@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -125,7 +126,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
         in_service: whether it computes.
         busy: share of the time with at least one running batch.
         batches_per_second, tokens_per_second: batches and tokens per second.
-        memory: bytes that sessions hold.
+        memory: bytes that sessions hold; None if they are not known.
         failures: failed batches since the start.
     """
 
@@ -134,7 +135,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     busy: float
     batches_per_second: float
     tokens_per_second: float
-    memory: float
+    memory: float | None
     failures: float
 
 
@@ -290,7 +291,7 @@ def _devices(before: Scrape, now: Scrape, seconds: float) -> tuple[DeviceRow, ..
             busy=min(rate("fletcher_gpu_busy_seconds_total", device), 1.0),
             batches_per_second=rate("fletcher_gpu_batch_count_total", device),
             tokens_per_second=rate("fletcher_gpu_tokens_total", device),
-            memory=now_of("fletcher_vram_allocated_bytes", device),
+            memory=None if math.isnan(memory := now_of("fletcher_vram_allocated_bytes", device)) else memory,
             failures=now_of("fletcher_gpu_failures_total", device),
         )
         for device, in_service in sorted(now.by_label("fletcher_gpu_in_service", "device"))

@@ -95,7 +95,7 @@ def _devices(frame: Frame) -> Table:
             _share(row.busy),
             _number(row.batches_per_second),
             _number(row.tokens_per_second),
-            f"{row.memory / 2**30:.1f} GiB",
+            "-" if row.memory is None else f"{row.memory / 2**30:.1f} GiB",
             _number(row.failures),
         )
     return table

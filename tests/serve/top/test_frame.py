@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from fletcher.runtime.errors import InputError, ServiceError
 from fletcher.serve.fronts.supervisor import Supervisor
 from fletcher.serve.models.spec import ModelSpec
-from fletcher.serve.observe.metrics import Metrics
+from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 from fletcher.serve.top.frame import compare
 from fletcher.serve.top.histogram import histograms
@@ -105,14 +105,14 @@ def test_counts_of_a_server_that_started_again_are_those_since_its_start() -> No
 
 
 def test_devices_are_those_of_the_gpu_metrics() -> None:
-    def page(busy: float, batches: float, at: float) -> Scrape:
+    def page(busy: float, batches: float, at: float, memory: float = 2**31) -> Scrape:
         registry = CollectorRegistry()
         for name, value in (
             ("fletcher_gpu_in_service", 1),
             ("fletcher_gpu_busy_seconds_total", busy),
             ("fletcher_gpu_batch_count_total", batches),
             ("fletcher_gpu_tokens_total", 1000 * batches),
-            ("fletcher_vram_allocated_bytes", 2**31),
+            ("fletcher_vram_allocated_bytes", memory),
             ("fletcher_gpu_failures_total", 1),
         ):
             Gauge(name, "text", ["device"], registry=registry).labels("cuda:0").set(value)
@@ -121,24 +121,24 @@ def test_devices_are_those_of_the_gpu_metrics() -> None:
     (row,) = compare(page(10.0, 5, 100.0), page(11.0, 25, 102.0)).devices
     assert (row.device, row.in_service, row.busy, row.memory, row.failures) == ("cuda:0", True, 0.5, 2**31, 1)
     assert (row.batches_per_second, row.tokens_per_second) == (10, 10_000)
+    unknown = compare(page(0, 0, 0.0), page(0, 0, 1.0, float("nan")))
+    assert unknown.devices[0].memory is None
 
 
-def test_every_metric_that_a_frame_reads_is_one_of_the_server(url: str, read: Callable[[], Scrape]) -> None:
-    ask(url)
-    source = (Path(__file__).parents[3] / "serve" / "top" / "frame.py").read_text(encoding="utf-8")
-    names = set(re.findall(r'"(fletcher_\w+)"', source))
+def test_every_metric_that_a_frame_reads_is_one_of_the_server(tiny_artifact: Path) -> None:
+    root = Path(__file__).parents[3]
+    names = set(re.findall(r'"(fletcher_\w+)"', (root / "serve" / "top" / "frame.py").read_text(encoding="utf-8")))
     assert len(names) > 20
-    gpu = {name for name in names if "gpu" in name or "vram" in name}
-    optional = {
-        "fletcher_fronts",
-        "fletcher_errors_total",
-        "fletcher_admission_refused_total",
-    }  # of fronts, or of faults
-    described = {metric.name for metric in Metrics().registry.collect()}
-    values = read().values
-    for name in names - gpu - optional:
-        base = name.removesuffix("_total").removesuffix("_count")
-        assert name in values or f"{name}_count" in values or base in described, name
+    member = (root / "runtime" / "fleet" / "member.py").read_text(encoding="utf-8")
+    gpu = {name for name in names if name.startswith(("fletcher_gpu", "fletcher_vram"))}
+    assert gpu <= set(re.findall(r'"(fletcher_\w+)"', member))
+    spec = ModelSpec(path=str(tiny_artifact), name="fake-model", provider="mlas", workers=1)
+    with Server([spec], ServerOptions(http="127.0.0.1:0", flight="off")) as server:
+        ask(str(server.addresses.http))
+        values = read_page(str(server.addresses.http), None, 5.0).values
+    of_fronts_and_overload = {"fletcher_fronts", "fletcher_admission_refused_total"}
+    for name in names - gpu - of_fronts_and_overload:
+        assert name in values or f"{name}_count" in values, name
 
 
 def test_what_is_not_a_server_of_fletcher_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
