@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +25,9 @@ Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 @cache
 def _load(source: str, load: LoadOptions | None) -> Encoder:
     """Return a model, which each process loads once: clusters make a callable anew for each of their tasks."""
-    return Encoder.load(find_artifact(source), load)
+    encoder = Encoder.load(find_artifact(source), load)
+    atexit.register(encoder.close)
+    return encoder
 
 
 @dataclass  # not frozen: Ray Data derives a class from it, and sets attributes of its own

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fletcher
-from fletcher.convert.export.export import export
 from fletcher.model_zoo.errors import CardError
 from fletcher.model_zoo.sources.cache import cache_folder, slug
 from fletcher.model_zoo.zoo import load_card
@@ -52,6 +51,10 @@ def find_artifact(model: str | Path, *, cache_dir: Path | None = None, revision:
     folder = cache_folder(cache_dir) / CONVERTED / name
     with _only_user(folder):
         if not (folder / MANIFEST).is_file():
+            from fletcher.convert.export.export import (
+                export,  # imported here because an artifact is loaded without onnx
+            )
+
             logger.info("converting", extra={"fields": {"model": source, "folder": str(folder)}})
             export(source, folder, targets=targets)
     return folder

@@ -13,6 +13,7 @@ from fletcher.runtime import Encoder, LoadOptions
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.embed import EmbedOptions
 
+from .artifacts import find_artifact
 from .remote import RemoteModel
 
 __all__ = ["LocalModel", "Model", "Source", "open_model"]
@@ -104,6 +105,4 @@ def open_model(
         return RemoteModel(str(source), name, api_key)
     if name is not None or api_key is not None:
         raise InputError(f"name and api_key are for a server, and {source} is not an http:// or https:// address")
-    from .artifacts import find_artifact  # imported here because converting needs onnx
-
     return LocalModel(Encoder.load(find_artifact(source), load), owned=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fletcher.integrations import artifacts
+from fletcher.convert.export import export as export_module
 from fletcher.integrations.artifacts import find_artifact
 from fletcher.model_zoo.errors import SourceError
 from fletcher.runtime import Artifact
@@ -48,7 +48,7 @@ def test_names_are_those_of_the_zoo_and_of_sentence_transformers(
         asked.append(source)
         raise SourceError("not fetched in this test")
 
-    monkeypatch.setattr(artifacts, "export", export)
+    monkeypatch.setattr(export_module, "export", export)
     for name, revision in (
         ("all-MiniLM-L6-v2", None),
         ("sentence-transformers/all-MiniLM-L6-v2", None),
