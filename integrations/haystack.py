@@ -1,6 +1,6 @@
 """Haystack's components for embedding and ranking, by a model in this process or by a server."""
 
-from __future__ import annotations
+# Haystack 2 compares the annotations of `run`, so they are not left as text by `from __future__ import annotations`.
 
 from dataclasses import replace
 from typing import Any
@@ -86,7 +86,7 @@ class FletcherTextEmbedder:
         return dict(default_to_dict(self, **self._served.fields()))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> FletcherTextEmbedder:
+    def from_dict(cls, data: dict[str, Any]) -> "FletcherTextEmbedder":
         """Make the component of a saved pipeline."""
         made: FletcherTextEmbedder = default_from_dict(cls, data)
         return made
@@ -148,7 +148,7 @@ class FletcherDocumentEmbedder:
         return dict(default_to_dict(self, **self._served.fields(), **own))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> FletcherDocumentEmbedder:
+    def from_dict(cls, data: dict[str, Any]) -> "FletcherDocumentEmbedder":
         """Make the component of a saved pipeline."""
         made: FletcherDocumentEmbedder = default_from_dict(cls, data)
         return made
@@ -215,7 +215,7 @@ class FletcherRanker:
         return dict(default_to_dict(self, **self._served.fields(), top_k=self.top_k))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> FletcherRanker:
+    def from_dict(cls, data: dict[str, Any]) -> "FletcherRanker":
         """Make the component of a saved pipeline."""
         made: FletcherRanker = default_from_dict(cls, data)
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -69,7 +70,9 @@ def test_a_pipeline_is_saved_and_opened(sources: dict[str, dict[str, Any]], tiny
     pipeline.add_component("ranker", FletcherRanker(sources["reranker"]["source"]))
     pipeline.connect("embedder.embedding", "retriever.query_embedding")
     pipeline.connect("retriever", "ranker")
-    again = Pipeline.loads(pipeline.dumps(), allowed_modules=["fletcher.integrations.haystack"])
+    modules = {"allowed_modules": ["fletcher.integrations.haystack"]}  # since Haystack 3
+    allowed: Any = modules if "allowed_modules" in inspect.signature(Pipeline.loads).parameters else {}
+    again = Pipeline.loads(pipeline.dumps(), **allowed)
     for one in (pipeline, again):
         embedding = one.get_component("embedder").run(TEXTS[0])["embedding"]
         close(embedding, tiny.queries[0])
