@@ -41,7 +41,7 @@ ENVIRONMENTS = (
 
 #: Files of the tests that an environment runs.
 FILES = {
-    "frameworks": ("chroma", "data_frames", "haystack", "langchain", "llama_index", "txtai"),
+    "frameworks": ("chroma", "data_frames", "documents", "haystack", "langchain", "llama_index", "txtai"),
     "cluster": ("daft", "ray", "spark"),
 }
 
