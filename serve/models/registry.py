@@ -225,8 +225,8 @@ class Models:
                 raise
             return None
         rows = isinstance(request, RowsRequest)
-        count = request.requests if isinstance(request, RowsRequest) else 1
-        self._requests(version.spec.name, version.spec.version).inc(count)
+        if not rows:  # the front that tokenized rows has counted their requests
+            self._requests(version.spec.name, version.spec.version).inc()
         model = self._table.get(version.spec.name)
         if isinstance(model, NamedModel) and model.shadow is not None and version is not model.shadow:
             if rows and model.shadow.info.tokenizer != version.info.tokenizer:

@@ -176,3 +176,4 @@ def test_a_server_with_fronts_is_one_server(tiny_artifact: Path) -> None:
     assert frame.batches.texts_per_second == pytest.approx(12 / seconds)
     assert frame.queue.fronts == 2
     assert frame.models[0].model == "tiny"
+    assert frame.models[0].per_second == pytest.approx(6 / seconds)
