@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Iterator
@@ -14,11 +16,12 @@ import pytest
 import sentence_transformers
 import torch
 
-from fletcher import Encoder
+from fletcher import Encoder, LoadOptions
 from fletcher.integrations.sentence_transformers import SentenceTransformer
 from fletcher.integrations.sentence_transformers.arguments import ArgumentError, EncodeArguments, ModelArguments
-from fletcher.runtime.errors import InputError, OptionError
+from fletcher.runtime.errors import InputError, MissingPackageError, OptionError
 
+from ...convert.heads import test_classification
 from ...convert.tiny import save_embedder
 
 Real = sentence_transformers.SentenceTransformer
@@ -280,3 +283,33 @@ def test_the_devices_and_backends_of_the_constructor_choose_the_provider() -> No
     assert ModelArguments.bind({"device": "cpu", "backend": "openvino"}).provider == "openvino"
     with pytest.raises(ArgumentError, match="runs on processors"):
         _ = ModelArguments.bind({"device": "cuda", "backend": "openvino"}).provider
+
+
+def test_without_torch_arrays_work_and_tensors_name_the_package(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, load = importlib.util.find_spec, importlib.import_module
+
+    def import_module(name: str) -> Any:
+        if name == "torch":
+            raise ModuleNotFoundError(name, name=name)
+        return load(name)
+
+    with SentenceTransformer(tiny_artifact, load=LoadOptions(provider="mlas", workers=1)) as model:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+        monkeypatch.setattr(importlib, "import_module", import_module)
+        vectors = model.encode(TEXTS, precision="float32")
+        similarities = model.similarity(vectors, vectors)
+        assert type(similarities) is np.ndarray
+        assert similarities.shape == (len(TEXTS), len(TEXTS))
+        for arguments in ({"convert_to_tensor": True}, {"convert_to_numpy": False}):
+            with pytest.raises(MissingPackageError, match=r"convert_to_.* needs the package torch"):
+                model.encode(TEXTS, **arguments)
+        with pytest.raises(MissingPackageError, match="token_embeddings"):
+            model.encode(TEXTS, output_value="token_embeddings")
+
+
+def test_a_model_that_does_not_give_vectors_is_refused(tmp_path: Path) -> None:
+    checkpoint = test_classification.make(tmp_path / "reranker")
+    with pytest.raises(InputError, match="gives scores, not vectors"):
+        SentenceTransformer(checkpoint, cache_folder=tmp_path / "cache", device="cpu")
