@@ -302,7 +302,8 @@ def test_without_torch_arrays_work_and_tensors_name_the_package(
         similarities = model.similarity(vectors, vectors)
         assert type(similarities) is np.ndarray
         assert similarities.shape == (len(TEXTS), len(TEXTS))
-        for arguments in ({"convert_to_tensor": True}, {"convert_to_numpy": False}):
+        cases: list[Any] = [{"convert_to_tensor": True}, {"convert_to_numpy": False}]
+        for arguments in cases:
             with pytest.raises(MissingPackageError, match=r"convert_to_.* needs the package torch"):
                 model.encode(TEXTS, **arguments)
         with pytest.raises(MissingPackageError, match="token_embeddings"):
