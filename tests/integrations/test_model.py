@@ -152,7 +152,7 @@ def test_a_server_with_fronts_and_a_key(tiny: Tiny, tmp_path: Path) -> None:
 
     import msgspec
 
-    from fletcher.serve.access.keys import Key
+    from fletcher.serve.access.key import Key
 
     lines = [
         f'[[models]]\npath = "{path}"\nname = "{path.name}"\nprovider = "mlas"\nworkers = 1\n'
