@@ -18,6 +18,7 @@ from .listening import announce, listening_addresses
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
+from .observe.memory import add_memory_metrics
 from .observe.record import Consumer
 from .server_options import ServerOptions
 from .signals import hangups, stop_signals, wait_until_stopped
@@ -75,6 +76,7 @@ class Server:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
         self.models = surroundings.make_models(load)
+        add_memory_metrics(self.models.metrics, "server")
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:

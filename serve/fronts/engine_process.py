@@ -13,6 +13,7 @@ from fletcher.runtime.errors import FletcherError
 from ..http.server import HttpServer
 from ..models.served import served_models
 from ..models.spec import ModelSpec
+from ..observe.memory import add_memory_metrics
 from ..surroundings import Surroundings, flight_server_class
 from .channel.rows_server import RowsServer
 from .config import ProcessConfig
@@ -40,6 +41,7 @@ class _Engine:
         self._control = control
         self._surroundings = surroundings = Surroundings.open(options)
         self.models = surroundings.make_models()
+        add_memory_metrics(self.models.metrics, "engine")
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)
         self._rows = RowsServer(self.models, Path(config.engine_rows), drain_seconds=options.drain_seconds)
