@@ -3,9 +3,9 @@
     python deploy/tools/rules.py
 
 Goals: 99.9 % of the requests are answered without a failure of the server, and 99 % of HTTP requests within 250 ms. Alerts on
-them follow chapter 5 of Google's Site Reliability Workbook: the budget of 30 days burns too fast in a long and in a short one.
-A test compares the file with the output of this script, its metrics with a scrape of a running server, and runs the alerts'
-unit tests (deploy/monitoring/rules_test.yaml) with promtool.
+them follow chapter 5 of Google's Site Reliability Workbook: the budget of 30 days burns too fast in a long window and in a
+short one. A test compares the file with the output of this script, and its metrics with a scrape of a running server. The
+alerts have unit tests (deploy/monitoring/rules_test.yaml), which promtool runs.
 """
 
 from __future__ import annotations
