@@ -13,6 +13,7 @@ from .doctor import doctor
 from .embed import embed
 from .ingest import ingest, search
 from .keys import keys
+from .retention import retention
 from .run import serve
 
 __all__ = ["SHARED", "app", "main"]
@@ -29,6 +30,7 @@ app.command("doctor")(doctor)
 app.command("bench")(bench)
 app.command("ingest")(ingest)
 app.command("search")(search)
+app.command("retention")(retention)
 
 
 def main() -> None:
