@@ -1,1 +1,1 @@
-"""What Fletcher writes on a machine, and for how long it stays: `fletcher-serve retention`."""
+"""Files that Fletcher writes on a machine, and for how long they stay: `fletcher-serve retention`."""

@@ -30,7 +30,7 @@ class Kept(msgspec.Struct, frozen=True):
         path: the file or folder.
         bytes: bytes on the disk.
         days: days since its last use.
-        keep: days for which its kind is kept; None if until somebody removes it.
+        keep: days for which its kind is kept; None if a person must remove it.
         state: `kept`; `due` if it is older; `in use` if it is older and in use; `removed`.
     """
 

@@ -14,7 +14,7 @@ __all__ = ["Uses", "size_and_age"]
 
 
 class Uses:
-    """What processes of this machine use, as of the time of the scan."""
+    """Files that processes of this machine use, as of the time of the scan."""
 
     def __init__(self, reserved: frozenset[Path] = frozenset()) -> None:
         """Scan the processes.
