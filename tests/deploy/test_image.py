@@ -53,8 +53,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cpu"
 
 
-@pytest.fixture
-def served(image: Path, tiny_artifact: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
+@pytest.fixture(params=[0, 2], ids=["one process", "fronts"])
+def served(
+    request: pytest.FixtureRequest, image: Path, tiny_artifact: Path, tmp_path: Path
+) -> Iterator[tuple[str, str]]:
     """Start the image's command as a container engine does: other user, read-only root. Return its URL and a key."""
     described = json.loads(image.with_name(image.name + ".json").read_text())
     with socket.socket() as free:
@@ -86,7 +88,10 @@ def served(image: Path, tiny_artifact: Path, tmp_path: Path) -> Iterator[tuple[s
         f"mount -o remount,bind,ro {root}",
         f"exec chroot --userspec={described['USER']} {root} {server}",
     ]
-    environment = described["environment"] | {"PATH": "/opt/fletcher/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    environment = described["environment"] | {
+        "FLETCHER_RUN_FRONTS": str(request.param),
+        "PATH": "/opt/fletcher/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
     command = ["unshare", "--mount", "/bin/sh", "-c", "\n".join(steps)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
