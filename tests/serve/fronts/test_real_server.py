@@ -121,6 +121,8 @@ def test_http_and_flight_give_the_encoders_vectors(
         connection.getresponse().read()
     lines = get(server, "/metrics")[1].decode().splitlines()
     assert "fletcher_http_connections 7.0" in lines  # those and the scrape's own
+    assert 'fletcher_model_ready{model="tiny",version="1"} 1.0' in lines
+    assert any(line.startswith("fletcher_batch_budget_tokens_total ") and float(line.split()[1]) > 0 for line in lines)
     assert "fletcher_fronts 2.0" in lines
     for connection in opened:
         connection.close()
