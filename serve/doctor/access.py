@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from fletcher.runtime.errors import FletcherError
 
 from ..access.addresses import HostPort, bind
 from ..access.gate import is_loopback
-from ..access.keys import read_keys
+from ..access.keys_file import read_keys
 from ..listening import Listening, listening_addresses
-from ..server_options import ServerOptions
+from ..server_options import OFF, ServerOptions
 from .finding import Finding, advice, error, fine, warning
 from .subject import Subject
 
 __all__ = ["check_addresses", "check_keys", "check_leaving", "check_secrets", "check_transport"]
 
-#: Options whose value is a secret.
-SECRETS = ("--longbow-token",)
+#: Options whose value is a secret, or a URL that may have a password.
+SECRETS: Final = ("--longbow-token",)
+URLS: Final = ("--limit-store",)
+
+#: Seconds before the end of a key in which its owner needs a new one.
+SOON: Final = 14 * 86400
 
 
 def check_addresses(subject: Subject) -> Iterator[Finding]:
@@ -58,7 +64,7 @@ def check_keys(subject: Subject) -> Iterator[Finding]:
     if options.keys is None:
         if _outside(options):
             yield warning(
-                "everybody who reaches the server may embed, and nobody may use the admin API",
+                "everybody who reaches the server may embed",
                 "make keys: fletcher-serve keys add NAME --keys FILE, and start with --keys FILE",
             )
         else:
@@ -73,22 +79,27 @@ def check_keys(subject: Subject) -> Iterator[Finding]:
         return
     if not keys:
         yield error(f"{path} has no key", f"fletcher-serve keys add NAME --keys {path}")
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield error(f"other users may write {path}, and so make themselves a key", f"chmod 600 {path}")
-    elif mode & stat.S_IROTH:
+    if mode & stat.S_IROTH:
         yield warning(f"every user of the machine may read {path} (names and hashes)", f"chmod 640 {path}")
     elif keys:
         yield fine(f"{path} has {len(keys)} keys, and only its owner may change it")
-    if keys and not any(key.role == "admin" for key in keys):
-        yield advice(
-            "no key may use the admin API", "fletcher-serve keys add NAME --admin, if models change at run time"
-        )
+    now = time.time()
+    if expired := [key.name for key in keys if key.expired(now)]:
+        yield warning(f"expired keys: {', '.join(expired)}", "fletcher-serve keys remove NAME, and add a new one")
+    if soon := [key.name for key in keys if key.expired(now + SOON) and not key.expired(now)]:
+        yield advice(f"keys that expire within {SOON // 86400} days: {', '.join(soon)}", "give their owners new ones")
+    if options.admin != OFF and not any(key.role == "admin" for key in keys):
+        yield advice("the admin API is on, and no key may use it", "fletcher-serve keys add NAME --admin")
 
 
 def check_secrets(subject: Subject) -> Iterator[Finding]:
     """Check that no secret is in the command line, which every user of the machine can read."""
-    given = [word.partition("=")[0] for word in subject.arguments]
-    shown = [option for option in SECRETS if option in given]
+    words = [part for word in subject.arguments for part in word.split("=", 1)]
+    shown = [
+        option
+        for option, value in zip(words, [*words[1:], ""], strict=True)
+        if option in SECRETS or (option in URLS and "@" in value)
+    ]
     if shown:
         variable = f"FLETCHER_RUN_{shown[0][2:].replace('-', '_').upper()}"
         yield warning(f"{shown[0]} is in the command line, which other users can read", f"set {variable} instead")

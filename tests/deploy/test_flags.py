@@ -33,6 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[ModelSpec], Serv
 
     monkeypatch.setattr("fletcher.serve.server.run_server", run_server)
     monkeypatch.setattr("fletcher.serve.commands.run.ignore_stop_signals", lambda: None)
+    monkeypatch.setattr("fletcher.serve.commands.run.end_process", lambda code: None)  # threads of other tests
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     return calls
 

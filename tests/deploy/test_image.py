@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Encoder
-from fletcher.serve.access.keys import add_key
+from fletcher.serve.access.keys_file import add_key
 
 from .tooling import DEPLOY, ROOT, script, tool
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from fletcher.runtime.machine.gpus import Gpu, GpuSystem
 from fletcher.runtime.machine.machine import Machine
-from fletcher.serve.access.keys import add_key
+from fletcher.serve.access.keys_file import add_key
 from fletcher.serve.doctor import machine as machine_checks
 from fletcher.serve.doctor import models as model_checks
 from fletcher.serve.doctor.subject import Subject
@@ -177,15 +178,29 @@ def test_keys(make: Make, keys: Path, tmp_path: Path) -> None:
     users = tmp_path / "users.json"
     add_key(users, "bob", "user")
     users.chmod(0o600)
-    assert [severity for severity, _ in found("keys", make(options=options.replace(keys=str(users))))] == [
-        "ok",
+    user_keys = options.replace(keys=str(users))
+    assert [severity for severity, _ in found("keys", make(options=user_keys))] == ["ok"]
+    assert found("keys", make(options=user_keys.replace(admin="on")))[1] == (
         "advice",
+        "the admin API is on, and no key may use it",
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    add_key(users, "old", "user", expires=(now - datetime.timedelta(days=1)).isoformat())
+    add_key(users, "soon", "user", expires=(now + datetime.timedelta(days=3)).isoformat())
+    assert found("keys", make(options=user_keys))[1:] == [
+        ("warning", "expired keys: old"),
+        ("advice", "keys that expire within 14 days: soon"),
     ]
 
 
 def test_secrets(make: Make) -> None:
     assert the("secrets", make())[0] == "ok"
-    for arguments in (("run", "--longbow-token", "secret"), ("run", "--longbow-token=secret")):
+    assert the("secrets", make(arguments=("run", "--limit-store", "redis://store:6379/0")))[0] == "ok"
+    for arguments in (
+        ("run", "--longbow-token", "secret"),
+        ("run", "--longbow-token=secret"),
+        ("run", "--limit-store=redis://user:secret@store:6379/0"),
+    ):
         severity, text = the("secrets", make(arguments=arguments))
         assert severity == "warning" and "secret" not in text
 
