@@ -79,7 +79,7 @@ def check_memory(subject: Subject) -> Iterator[Finding]:
         yield warning(text, "give the server more memory: batches and answers need some, too")
     else:
         yield fine(text)
-    if read_container_limit(subject.root) is None and _in_container(subject):
+    if read_container_limit(subject.root) is None and subject.in_container:
         yield advice("the container has no limit of memory", "set one, so that the server can size its buffers by it")
 
 
@@ -139,11 +139,6 @@ def check_packages(subject: Subject) -> Iterator[Finding]:
         yield error(f"not installed: {', '.join(missing)}", "pip install 'longbow-fletcher[serve]'")
     else:
         yield fine("the packages of the server are installed")
-
-
-def _in_container(subject: Subject) -> bool:
-    named = "KUBERNETES_SERVICE_HOST" in subject.environment or "container" in subject.environment
-    return named or any((subject.root / name).exists() for name in (".dockerenv", "run/.containerenv"))
 
 
 def _mib(size: int) -> str:

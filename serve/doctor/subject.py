@@ -68,6 +68,12 @@ class Subject:
     synchronized: Callable[[], bool | None] = clock_synchronized
     load: Callable[[ModelSpec], Backend] = load_encoder
 
+    @property
+    def in_container(self) -> bool:
+        """Return whether the server runs in a container."""
+        named = "KUBERNETES_SERVICE_HOST" in self.environment or "container" in self.environment
+        return named or any((self.root / name).exists() for name in (".dockerenv", "run/.containerenv"))
+
     def read(self, path: str) -> str:
         """Return the text of a file of the system, or an empty text."""
         try:

@@ -218,6 +218,7 @@ def test_cache(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     assert the("cache", make(cache=open_to_all))[0] == "error"
+    assert the("cache", make(cache=open_to_all, environment={"KUBERNETES_SERVICE_HOST": "10.0.0.1"}))[0] == "ok"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     assert the("cache", make())[0] == "warning"
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
