@@ -83,6 +83,7 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "otel",
         "verify",
         "export",
+        "quality",
         "dev",
     } == set(metadata.get_all("Provides-Extra") or [])
 

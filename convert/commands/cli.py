@@ -15,6 +15,7 @@ from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 
 from .diff import diff_models
+from .quality import quality
 from .quantize import quantize
 from .signatures import sign_model, verify_model_signature
 
@@ -26,6 +27,7 @@ app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verifie
 model = typer.Typer(no_args_is_help=True, help="List, convert, verify and inspect models.")
 app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
+app.command("quality")(quality)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact.", show_default=False)]
 
