@@ -14,6 +14,7 @@ from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 
+from .calibrate import calibrate
 from .diff import diff_models
 from .quality import quality
 from .quantize import quantize
@@ -28,6 +29,7 @@ model = typer.Typer(no_args_is_help=True, help="List, convert, verify and inspec
 app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
 app.command("quality")(quality)
+app.command("calibrate")(calibrate)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact.", show_default=False)]
 
@@ -309,6 +311,8 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     }
     if manifest.ignored_keys:
         facts["ignored_keys"] = manifest.ignored_keys
+    if (calibration := manifest.calibration) is not None:
+        facts["calibration"] = f"{calibration.method}, {calibration.pairs:,} pairs, error {calibration.error:.3f}"
     report.result(facts)
     variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
     report.result(
