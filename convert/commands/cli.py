@@ -18,6 +18,7 @@ from .calibrate import calibrate
 from .diff import diff_models
 from .quality import quality
 from .quantize import quantize
+from .reduce import reduce
 from .signatures import sign_model, verify_model_signature
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
 app.command("quality")(quality)
 app.command("calibrate")(calibrate)
+app.command("reduce")(reduce)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact.", show_default=False)]
 

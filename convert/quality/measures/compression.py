@@ -16,7 +16,7 @@ from .neighbors import NEIGHBORS
 from .projection import Projection, fit_projection
 from .retrieval import DEPTH, RetrievalTask, evaluate, run_of
 
-__all__ = ["TYPES", "Judged", "advise", "describe_compression", "lengths_to_try"]
+__all__ = ["TYPES", "Judged", "advise", "describe_compression", "lengths_to_try", "neighbors_kept"]
 
 Vectors = NDArray[np.float32]
 
@@ -101,6 +101,22 @@ def describe_compression(
                 )
             )
     return results
+
+
+def neighbors_kept(original: Vectors, shorter: Vectors) -> dict[str, float]:
+    """Return the share of the ten nearest neighbors that a search over other vectors returns, by type.
+
+    Args:
+        original: vectors of length 1, whose neighbors count, (n, dimension), n above the number of neighbors.
+        shorter: vectors of length 1 of the same texts, (n, length).
+    """
+    own = np.unique(np.linspace(0, len(original) - 1, min(MOST_QUERIES, len(original)), dtype=np.int64))
+    truth = nearest(original[own], original, NEIGHBORS, own)
+    return {
+        kind: _overlap(_search(shorter[own], shorter, kind, NEIGHBORS, own), truth)
+        for kind in TYPES
+        if kind != "binary" or shorter.shape[1] % 8 == 0
+    }
 
 
 def advise(results: Sequence[Compressed], min_overlap: float) -> Compressed | None:

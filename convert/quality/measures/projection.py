@@ -65,4 +65,5 @@ def fit_projection(vectors: Vectors, length: int, *, whiten: bool = False) -> Pr
         floor = np.finfo(np.float64).eps  # as scikit-learn's own: a component without variance is not divided by zero
         weight = weight / np.maximum(np.sqrt(pca.explained_variance_), floor)[:, None]
         bias = -(weight @ pca.mean_)
-    return Projection(weight.astype(np.float32), bias.astype(np.float32), pca.explained_variance_ratio_)
+    # The order of the elements in memory: safetensors writes an array as it lies there.
+    return Projection(weight.astype(np.float32, order="C"), bias.astype(np.float32), pca.explained_variance_ratio_)
