@@ -84,6 +84,7 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "verify",
         "export",
         "quality",
+        "mteb",
         "dev",
     } == set(metadata.get_all("Provides-Extra") or [])
 
