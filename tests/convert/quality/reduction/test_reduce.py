@@ -79,6 +79,7 @@ def test_a_reduced_artifact_can_be_quantized(reduced: Reduced, tmp_path: Path) -
     assert Artifact.open(tmp_path / "int8").manifest.card.dimension == 8
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_modules_and_with_whitening(tmp_path: Path) -> None:
     save_bert(tmp_path / "bert")
     export(str(tmp_path / "bert"), tmp_path / "artifact", pooling="cls", max_tokens=20)
