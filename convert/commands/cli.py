@@ -20,6 +20,7 @@ from .quality import quality
 from .quantize import quantize
 from .reduce import reduce
 from .signatures import sign_model, verify_model_signature
+from .tune import tune
 
 if TYPE_CHECKING:
     from ..layers.results import LayersReport
@@ -29,6 +30,7 @@ app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verifie
 model = typer.Typer(no_args_is_help=True, help="List, convert, verify and inspect models.")
 app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
+app.add_typer(tune, name="tune")
 app.command("quality")(quality)
 app.command("calibrate")(calibrate)
 app.command("reduce")(reduce)

@@ -32,7 +32,7 @@ def first_line(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    return [text for text in corpus("docstrings", 700) if "\n" in text]
+    return [text for text in corpus("docstrings", 1300) if "\n" in text]
 
 
 @pytest.fixture(scope="module")
