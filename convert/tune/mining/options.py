@@ -52,12 +52,12 @@ class MiningOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def window(self) -> int:
-        """Last rank that a negative may have, counted from 1."""
+        """Return the last rank that a negative may have, counted from 1."""
         return self.range_min + 10 * self.num_negatives if self.range_max is None else self.range_max
 
     @property
     def filters(self) -> bool:
-        """Whether candidates are filtered by their scores."""
+        """Return whether candidates are filtered by their scores."""
         return any(
             one is not None for one in (self.absolute_margin, self.relative_margin, self.max_score, self.min_score)
         )
