@@ -68,7 +68,7 @@ def _to_html(report: CalibrationReport) -> str:
             "</div>",
             html_table(("probabilities", "#expected calibration error", "#Brier score"), body),
             f"<p>Area under the ROC curve of the {calibration.measure}: {report.roc_auc:.3f}. A calibration does not "
-            "change it.</p>",
+            "change the order.</p>",
             f"<footer><p>Artifact <code>{escape(report.artifact)}</code>, {escape(calibration.variant)}, digest "
             f"<code>{escape(report.digest)}</code></p></footer></body></html>\n",
         )
