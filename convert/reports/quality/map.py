@@ -25,7 +25,8 @@ MAP_STYLE = """
 .map button { font: inherit; font-size: .82rem; border: 1px solid var(--line); background: #fff; border-radius: 99px;
   padding: .1rem .8rem; margin: 0 .3rem .5rem 0; cursor: pointer; } .map button[aria-pressed=true] { background: #1b1f24;
   color: #fff; }
-.map .legend { font-size: .8rem; color: var(--soft); margin-bottom: .4rem; } .map .legend span { margin-right: .9rem; white-space: nowrap; }
+.map .legend { font-size: .8rem; color: var(--soft); margin-bottom: .4rem; }
+.map .legend span { margin-right: .9rem; white-space: nowrap; }
 .map .legend i { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .3rem; }
 """
 

@@ -182,7 +182,7 @@ async def rank(call: Call, request: RankOptions, texts: Sequence[str], field: st
     """
     call.fields = {**call.fields, "input": field}
     check_count(call, len(texts), field)
-    version = call.models.pick(request.model, ("scores",))
+    version = call.pick(request.model, ("scores",))
     if request.calibrated:
         calibration_of(version, "logit")
         if request.raw_scores:
@@ -217,7 +217,7 @@ async def score_pairs(call: Call, model: str | None, pairs: Pairs, *, refuse: bo
         InputError: the model gives several scores for a pair.
         FletcherError: as of `Call.ask`.
     """
-    version = call.models.pick(model, ("scores",))
+    version = call.pick(model, ("scores",))
     if version.description.dimension != 1:
         raise InputError(
             f"{version.description.name} returns {version.description.dimension} scores for each pair; ranking needs one: "
