@@ -232,7 +232,7 @@ class Compressed(msgspec.Struct, frozen=True, kw_only=True):
         type: `float32`, `float16`, `int8`, or `binary`, whose best 40 bits are rescored with int8 vectors.
         bytes: size of a stored vector in the index; `binary` reads `dimension` bytes more of each candidate.
         overlap: share of the ten nearest full float32 vectors that a search returns, mean over the texts.
-        ndcg: nDCG of the first ten documents; None without judgments.
+        ndcg: nDCG of the first ten documents; None without judgments, and for float16 and binary.
     """
 
     method: str

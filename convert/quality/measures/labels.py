@@ -21,7 +21,7 @@ FOLDS = 5
 FEWEST_PER_LABEL = FOLDS
 
 #: Most texts: the silhouette compares all pairs, and the probe is fitted five times.
-MOST_TEXTS = 4000
+MOST_TEXTS = 2500
 
 #: Neighbors that vote.
 VOTES = 10
