@@ -90,6 +90,8 @@ class Artifact:
         fields: dict[str, Any] = msgspec.to_builtins(self.manifest)
         for record in ("origin", "verified", "tools", "checksum"):
             del fields[record]
+        if fields["calibration"] is None:  # artifacts from before this field keep their digest
+            del fields["calibration"]
         for variant in fields["variants"]:
             del variant["measured"]
         return checksum(fields)

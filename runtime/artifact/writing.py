@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 
 from ..errors import ArtifactError
+from .calibration import Calibration
 from .folder import MANIFEST, Artifact, checksum, hash_file
 from .manifest import LEFT_OUT, FileInfo, Manifest, Verification
 
-__all__ = ["describe_files", "new_artifact", "stamp", "write_manifest"]
+__all__ = ["calibrate", "describe_files", "new_artifact", "stamp", "write_manifest"]
 
 
 @contextlib.contextmanager
@@ -155,15 +156,50 @@ def stamp(path: str | Path, verification: Verification, *, digest: str | None = 
     Raises:
         ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
     """
+
+    def record(manifest: Manifest) -> Manifest:
+        variants = tuple(
+            msgspec.structs.replace(variant, measured=verification.figures.get(variant.name, variant.measured))
+            for variant in manifest.variants
+        )
+        return msgspec.structs.replace(manifest, verified=verification, variants=variants)
+
+    return _change(path, record, digest, "verified")
+
+
+def calibrate(path: str | Path, calibration: Calibration | None, *, digest: str) -> Artifact:
+    """Write a calibration into the manifest, or remove it. The digest changes, and no other file does.
+
+    Args:
+        path: the artifact's folder.
+        calibration: the calibration; None removes the present one.
+        digest: digest of the calibrated artifact; an error is raised if `path` has another digest.
+
+    Raises:
+        ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
+    """
+    return _change(
+        path, lambda manifest: msgspec.structs.replace(manifest, calibration=calibration), digest, "calibrated"
+    )
+
+
+def _change(path: str | Path, change: Callable[[Manifest], Manifest], digest: str | None, verb: str) -> Artifact:
+    """Write a changed manifest under the lock of writers.
+
+    Args:
+        path: the artifact's folder.
+        change: returns the new manifest.
+        digest: digest that the artifact must have; None does not check it.
+        verb: name of the work in the message.
+
+    Raises:
+        ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
+    """
     path = Path(path).resolve()
     Artifact.open(path)  # raises an error before a lock file is made beside a folder that is not an artifact
     with _only_writer(path):
         artifact = Artifact.open(path)
         if digest not in (None, artifact.digest):
-            raise ArtifactError(f"{path} was replaced while it was verified, so nothing is recorded: verify it again")
-        variants = tuple(
-            msgspec.structs.replace(variant, measured=verification.figures.get(variant.name, variant.measured))
-            for variant in artifact.manifest.variants
-        )
-        write_manifest(path, msgspec.structs.replace(artifact.manifest, verified=verification, variants=variants))
+            raise ArtifactError(f"{path} was replaced while it was {verb}, so nothing is recorded: try again")
+        write_manifest(path, change(artifact.manifest))
         return Artifact.open(path)
