@@ -10,17 +10,21 @@ parts are:
   with the table in a file that several processes share; "key" is the access check of a key without limits
 - record: draft, record, its metrics and its log line (DEBUG, which is off)
 - cost: prices of the request, and bytes of the body and of the answer
+- GET /v1/models: a complete request in `HttpApp`, with a key without limits, and with one with limits of requests. The
+  difference is a permit, a charge, the headers and the calls between them
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from fletcher.runtime.inputs import Texts
 from fletcher.serve.access.gate import Gate
@@ -30,7 +34,12 @@ from fletcher.serve.access.limits.ledger import TableLedger
 from fletcher.serve.access.limits.quota import read_quota
 from fletcher.serve.byte_budget import ByteBudget
 from fletcher.serve.engine.embed_request import EmbedRequest
+from fletcher.serve.engine.engine import Engine
 from fletcher.serve.engine.price import answer_bytes, charged_tokens, is_bulk, price_of
+from fletcher.serve.http.app import HttpApp
+from fletcher.serve.http.bridge import Message
+from fletcher.serve.models.registry import Models
+from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.observe.metrics import Metrics
 from fletcher.serve.observe.requests import RecordDraft, Requests
 
@@ -102,6 +111,50 @@ def make_cost() -> Callable[[], None]:
     return run
 
 
+def make_request(folder: Path, *limits: str) -> Callable[[], None]:
+    """Return a complete request for `/v1/models`, which never waits, to `HttpApp`.
+
+    Args:
+        folder: folder for a file of keys.
+        limits: limits of the key.
+    """
+    from tests.serve.fake_encoder import FakeEncoder
+
+    file = folder / f"{len(list(folder.iterdir()))}.json"
+    token = add_key(file, "ann", limits=read_quota(limits) if limits else None)
+    models = Models(lambda spec: FakeEncoder(), lambda backend, metrics: Engine(backend, metrics=metrics))
+    models.apply([ModelSpec(path="", name="model")])
+    app = HttpApp(models, gate=Gate(Keys(file)))
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/models",
+        "headers": [(b"authorization", f"Bearer {token}".encode())],
+        "client": ("127.0.0.1", 50000),
+    }
+    statuses: list[int] = []
+
+    async def receive() -> NoReturn:
+        raise RuntimeError("the request has no body")
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    def run() -> None:
+        statuses.clear()
+        try:
+            app(scope, receive, send).send(None)
+        except StopIteration:
+            assert statuses == [200], statuses
+
+    async def begin() -> None:
+        await app(scope, receive, send)  # it needs the event loop only once
+
+    asyncio.run(begin())
+    return run
+
+
 def measure(parts: dict[str, Callable[[], None]], loops: int, rounds: int) -> dict[str, float]:
     """Return the smallest CPU time of a call of each part in microseconds.
 
@@ -136,6 +189,8 @@ def main() -> None:
             "limits, eight fronts": make_limits(folder, *LIMITS, table=TableLedger(folder / "table", 1, 9)),
             "record": make_record(),
             "cost": make_cost(),
+            "GET /v1/models, key": make_request(folder),
+            "GET /v1/models, limits": make_request(folder, "requests=1000000/s"),
         }
         found = measure(parts, options.loops, options.rounds)
     for limits in ("key", "limits, one process", "limits, eight fronts"):

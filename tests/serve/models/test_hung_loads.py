@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from fletcher.serve.engine.backend import Backend
+from fletcher.serve.models import readiness
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
@@ -156,6 +157,41 @@ def test_a_model_that_hangs_while_it_wakes_keeps_no_other(shelf: Shelf) -> None:
             assert time.monotonic() - begun < 2
             assert {each.result().status_code for each in waking} == {504}
         shelf.released.set()
+
+
+def test_a_folder_that_does_not_answer_lowers_readiness_and_holds_nothing_else(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "FILES_SECONDS", 0.2)
+    monkeypatch.setattr(readiness, "LATE_SECONDS", 0.5)
+    answers = threading.Event()
+
+    def changed_files() -> str:
+        answers.wait()
+        return ""
+
+    with serve(shelf, ModelSpec(path="/1", name="m"), ModelSpec(path="/2", name="n")) as server, client(server) as http:
+        monkeypatch.setattr(shelf.encoders[0], "changed_files", changed_files)
+
+        def wait_for_status(status: int) -> str:
+            until = time.monotonic() + SECONDS
+            while (answer := http.get("/ready")).status_code != status:
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            return answer.text
+
+        with ThreadPoolExecutor(1) as pool:
+            time.sleep(0.3)
+            hanging = pool.submit(httpx.get, f"{server.addresses.http}/ready", timeout=SECONDS)
+            assert "m: the artifact's folder does not answer" in wait_for_status(503)
+            begun = time.monotonic()
+            assert {http.get("/ready").status_code for _ in range(40)} == {503}  # asyncio has fewer threads
+            assert embed(http, "m", 5) | embed(http, "n", 5) == {200}
+            assert http.post("/tokenize", json={"inputs": ["a b" * 5000] * 8, "model": "n"}).status_code == 200
+            assert time.monotonic() - begun < 2
+            answers.set()
+            assert hanging.result().status_code == 200
+        wait_for_status(200)
 
 
 def test_hung_loads_have_a_bound(shelf: Shelf) -> None:
