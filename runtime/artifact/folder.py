@@ -184,8 +184,11 @@ def _read_manifest(path: Path, file: Path) -> bytes:
             f"{path} is {finding} {MANIFEST}, so it is not an artifact: make one with "
             "`fletcher-convert model export SOURCE -o DIR`"
         ) from None
-    with stream:
-        text = stream.read(LARGEST_MANIFEST + 1)
+    try:
+        with stream:
+            text = stream.read(LARGEST_MANIFEST + 1)
+    except OSError as error:
+        raise ArtifactError(f"{file} cannot be read: {error.strerror}. Convert the checkpoint again") from error
     if len(text) > LARGEST_MANIFEST:
         raise ArtifactError(
             f"{file} is damaged (it has more than {LARGEST_MANIFEST} bytes): convert the checkpoint again"

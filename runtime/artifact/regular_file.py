@@ -18,13 +18,17 @@ def open_regular(file: Path) -> BinaryIO:
     Raises:
         ArtifactError: the file is missing, cannot be read, or is not a regular file.
     """
+    descriptor = -1
     try:
         # Without O_NONBLOCK, opening a pipe waits for a writer.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
     except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        if descriptor >= 0:
+            os.close(descriptor)
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ArtifactError(f"{file} cannot be read: {reason}. Convert the checkpoint again") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not regular:
         os.close(descriptor)
         raise ArtifactError(f"{file} is not a regular file: convert the checkpoint again")
     return os.fdopen(descriptor, "rb")

@@ -186,7 +186,6 @@ class Judge:
             same = request in unwanted and unwanted[request] == request.terms.deadline
             require(not (same and not _rescued(request)), "a cancelled or late request is computed")
             state.served.add(_flow(request))
-            state.newcomers.pop(request, None)
         if pieces:
             state.batches += 1
             self._world.note(
@@ -194,7 +193,8 @@ class Judge:
             )
         leaving = {request for request, _ in dropped}
         for request, last in list(state.newcomers.items()):
-            if request.settled or request in leaving or request.cancelled:
+            # An earlier part of its stream, which came later, may be served instead of it.
+            if request.settled or request in leaving or request.cancelled or _flow(request) in state.served:
                 del state.newcomers[request]
             else:
                 require(state.batches <= last, f"the first request of {_flow(request)} waits for too many batches")
