@@ -48,6 +48,7 @@ def test_a_name_that_was_rebound_to_the_loopback_is_not_answered(host: str) -> N
         for path in ("/v1/models", "/metrics", "/admin/models"):
             assert http.get(path, headers={"host": host}).status_code == 403, (path, host)
         assert http.post("/v1/embeddings", json=BODY, headers={"host": host}).status_code == 403
+        assert {http.get(path, headers={"host": host}).status_code for path in ("/health", "/ready")} == {200}
 
 
 @pytest.mark.parametrize(

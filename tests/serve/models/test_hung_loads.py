@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from fletcher.serve.engine.backend import Backend
+from fletcher.serve.http.apis import service
 from fletcher.serve.models import readiness
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
@@ -163,7 +164,8 @@ def test_a_folder_that_does_not_answer_lowers_readiness_and_holds_nothing_else(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "FILES_SECONDS", 0.2)
-    monkeypatch.setattr(readiness, "LATE_SECONDS", 0.5)
+    monkeypatch.setattr(readiness, "LATE_SECONDS", 1.0)
+    monkeypatch.setattr(service, "CHECK_SECONDS", 0.5)
     answers = threading.Event()
 
     def changed_files() -> str:
@@ -180,18 +182,22 @@ def test_a_folder_that_does_not_answer_lowers_readiness_and_holds_nothing_else(
                 time.sleep(0.02)
             return answer.text
 
-        with ThreadPoolExecutor(1) as pool:
-            time.sleep(0.3)
-            hanging = pool.submit(httpx.get, f"{server.addresses.http}/ready", timeout=SECONDS)
-            assert "m: the artifact's folder does not answer" in wait_for_status(503)
-            begun = time.monotonic()
-            assert {http.get("/ready").status_code for _ in range(40)} == {503}  # asyncio has fewer threads
-            assert embed(http, "m", 5) | embed(http, "n", 5) == {200}
-            assert http.post("/tokenize", json={"inputs": ["a b" * 5000] * 8, "model": "n"}).status_code == 200
-            assert time.monotonic() - begun < 2
-            answers.set()
-            assert hanging.result().status_code == 200
+        assert "a check of a model does not end" in wait_for_status(503)
+        time.sleep(0.6)
+        assert "m: the artifact's folder does not answer" in wait_for_status(503)
+        begun = time.monotonic()
+        assert {http.get("/ready").status_code for _ in range(40)} == {503}
+        assert sum(thread.name == "fletcher-ready" for thread in threading.enumerate()) <= 2  # that, and one that ends
+        assert embed(http, "m", 5) | embed(http, "n", 5) == {200}
+        assert http.post("/tokenize", json={"inputs": ["a b" * 5000] * 8, "model": "n"}).status_code == 200
+        assert time.monotonic() - begun < 2
+        answers.set()
         wait_for_status(200)
+        answers.clear()
+        wait_for_status(503)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5  # a check that hangs does not delay the stop
+    answers.set()
 
 
 def test_hung_loads_have_a_bound(shelf: Shelf) -> None:
@@ -205,11 +211,40 @@ def test_hung_loads_have_a_bound(shelf: Shelf) -> None:
 # The command ----------------------------------------------------------------------------------------------------------
 
 
+#: `sitecustomize.py` of the server's processes: files of a folder `hung` never open, as on a network file system that does
+#: not answer.
+HANG = """
+import os, time
+
+opened = os.open
+
+def hang(path, *arguments, **named):
+    if isinstance(path, (str, os.PathLike)) and os.path.basename(os.path.dirname(path)) == "hung":
+        time.sleep(3600)
+    return opened(path, *arguments, **named)
+
+os.open = hang
+"""
+
+
 @contextmanager
-def command(*words: str) -> Iterator[subprocess.Popen[str]]:
+def command(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a server for which the files of `hung` never open.
+
+    Args:
+        folder: folder for the code that does this.
+        words: arguments.
+    """
+    (folder / "sitecustomize.py").write_text(HANG, encoding="utf-8")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     program = [sys.executable, "-c", "from fletcher.serve.commands.cli import main; main()", "--json"]
     running = subprocess.Popen(
-        [*program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*program, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     try:
         yield running
@@ -223,18 +258,17 @@ def options(fronts: int, *others: str) -> list[str]:
     return [*fixed, "--fronts", str(fronts), "--admin", "on", "--models-root", "/", *others]
 
 
-def fifo(folder: Path) -> Path:
-    """Make an artifact whose manifest never ends, as on a network file system that does not answer."""
-    folder.mkdir()
-    os.mkfifo(folder / "fletcher.json")
-    return folder
+@pytest.fixture
+def hung(tmp_path: Path) -> Path:
+    """Return an artifact's folder whose files never open."""
+    (tmp_path / "hung").mkdir()
+    return tmp_path / "hung"
 
 
 @pytest.mark.parametrize("fronts", FRONTS)
 @pytest.mark.parametrize("hangup", [False, True])
-def test_sigterm_ends_a_server_whose_load_hangs(tiny_artifact: Path, tmp_path: Path, fronts: int, hangup: bool) -> None:
-    hung = fifo(tmp_path / "hung")
-    with command("run", str(tiny_artifact), "--name", "tiny", *options(fronts)) as running:
+def test_sigterm_ends_a_server_whose_load_hangs(tiny_artifact: Path, hung: Path, fronts: int, hangup: bool) -> None:
+    with command(hung.parent, "run", str(tiny_artifact), "--name", "tiny", *options(fronts)) as running:
         assert running.stdout is not None
         url = json.loads(running.stdout.readline())["http"]
         with ThreadPoolExecutor(1) as pool:
@@ -261,9 +295,8 @@ def test_sigterm_ends_a_server_whose_load_hangs(tiny_artifact: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("fronts", FRONTS)
-def test_sigterm_ends_a_server_whose_first_load_hangs(tmp_path: Path, fronts: int) -> None:
-    hung = fifo(tmp_path / "hung")
-    with command("run", str(hung), "--name", "n", *options(fronts)) as running:
+def test_sigterm_ends_a_server_whose_first_load_hangs(hung: Path, fronts: int) -> None:
+    with command(hung.parent, "run", str(hung), "--name", "n", *options(fronts)) as running:
         time.sleep(4.0)  # until the signal's handler is there
         assert running.poll() is None
         begun = time.monotonic()
@@ -272,9 +305,8 @@ def test_sigterm_ends_a_server_whose_first_load_hangs(tmp_path: Path, fronts: in
         assert time.monotonic() - begun < 1 + 1 + 1.0
 
 
-def test_the_first_load_has_a_deadline(tmp_path: Path) -> None:
-    hung = fifo(tmp_path / "hung")
-    with command("run", str(hung), "--name", "n", *options(0, "--load-seconds", "1")) as running:
+def test_the_first_load_has_a_deadline(hung: Path) -> None:
+    with command(hung.parent, "run", str(hung), "--name", "n", *options(0, "--load-seconds", "1")) as running:
         _, log = running.communicate(timeout=SECONDS)
         assert running.returncode != 0
         assert "--load-seconds" in log
