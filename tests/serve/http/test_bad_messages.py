@@ -265,8 +265,7 @@ def test_a_hundred_thousand_mutated_messages(recorded: tuple[Server, list[Reques
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     threads = [
-        threading.Thread(target=lambda seed=seed: counters.append(fuzz(server, 12_500, seed)))  # type: ignore[misc]
-        for seed in range(8)
+        threading.Thread(target=lambda seed=seed: counters.append(fuzz(server, 12_500, seed))) for seed in range(8)
     ]
     for thread in threads:
         thread.start()
