@@ -73,13 +73,13 @@ def change_json(value: Any, chance: random.Random) -> Any:
     for _ in range(chance.randint(1, 3)):
         places = _places(value)
         if not places:
-            return chance.choice(VALUES)
+            return copy.deepcopy(chance.choice(VALUES))
         holder, key = chance.choice(places)
         match chance.randrange(7):
             case 0:
                 del holder[key]
             case 1 | 2:
-                holder[key] = chance.choice(VALUES)
+                holder[key] = copy.deepcopy(chance.choice(VALUES))
             case 3:
                 other, name = chance.choice(places)
                 holder[key] = (
@@ -205,7 +205,7 @@ def arrow_mutator(data: bytes, chance: random.Random) -> bytes:
                 message[chance.randrange(8, len(message))] = chance.randrange(256)
                 messages[place] = bytes(message)
             case _:
-                messages[place] = bytes(message[: chance.randrange(8, len(message) + 1)])
+                messages[place] = bytes(message[: chance.randrange(len(message) + 1)])
     return b"".join(messages)
 
 
