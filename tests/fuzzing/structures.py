@@ -18,6 +18,9 @@ Mutator = Callable[[bytes, random.Random], bytes]
 
 NUMBERS: Final = (0, 1, -1, 2, 127, 128, 255, 65_535, 2**31 - 1, 2**31, 2**32, 2**40, 2**63 - 1, 2**64 - 1)
 STRINGS: Final = ("", "\0", "..", "../x", "/etc/passwd", "a" * 5000, "\ud800", "é", "null", "(x+x+)+y", "vectors")
+#: Characters of a value that is repeated many times. A larger one would fill the memory after a few mutations.
+SMALL: Final = 300
+
 VALUES: Final[tuple[Any, ...]] = (
     *NUMBERS,
     *STRINGS,
@@ -88,7 +91,8 @@ def change_json(value: Any, chance: random.Random) -> Any:
                     else 0
                 )
             case 4 if isinstance(holder, list):
-                holder.extend(copy.deepcopy(holder[key]) for _ in range(chance.choice([1, 3, 100])))
+                times = chance.choice([1, 3, 100]) if len(repr(holder[key])) < SMALL else 1
+                holder.extend([copy.deepcopy(holder[key]) for _ in range(times)])
             case 5 if isinstance(holder, dict):
                 holder[chance.choice([*STRINGS, str(key) + "x"])] = holder[key]
             case _:

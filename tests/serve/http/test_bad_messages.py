@@ -28,6 +28,7 @@ from .messages import Message, draw_message
 from .mutations import LEAK
 
 SECONDS = 10.0
+MAX_BODY = 1 << 20
 BODY = json.dumps({"model": "fake-model", "input": "ab"}).encode()
 
 
@@ -38,7 +39,7 @@ def fake_encoder() -> FakeEncoder:
 
 @pytest.fixture(scope="module")
 def server(fake_encoder: FakeEncoder) -> Iterator[Server]:
-    options = ServerOptions(http="127.0.0.1:0", flight="off", max_body=1 << 20, body_seconds=0.4, drain_seconds=5)
+    options = ServerOptions(http="127.0.0.1:0", flight="off", max_body=MAX_BODY, body_seconds=0.4, drain_seconds=5)
     with Server(fake_encoder, options) as running:
         yield running
         fake_encoder.gate.set()
@@ -206,7 +207,8 @@ def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
         received = send(server, message)
         assert not LEAK.search(received), (message, received)
         found = re.findall(rb"^HTTP/1\.1 (\d{3})", received)
-        assert found or not message.whole, f"no answer to {message!r}"
+        # A client that still sends a body above the limit may find its connection closed before it has read the answer.
+        assert found or not message.whole or len(message.data) > MAX_BODY, f"no answer to {message!r}"
         for status in found:
             statuses[int(status)] += 1
             assert int(status) < 500 or int(status) == 504, (
@@ -242,7 +244,7 @@ def assert_fuzzed(
 def recorded(fake_encoder: FakeEncoder) -> Iterator[tuple[Server, list[RequestRecord]]]:
     """A server, and the records of its requests."""
     records: list[RequestRecord] = []
-    options = ServerOptions(http="127.0.0.1:0", flight="off", max_body=1 << 20, body_seconds=0.4, drain_seconds=5)
+    options = ServerOptions(http="127.0.0.1:0", flight="off", max_body=MAX_BODY, body_seconds=0.4, drain_seconds=5)
     with Server(fake_encoder, options, consumers=[records.append]) as running:
         yield running, records
 
