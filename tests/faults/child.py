@@ -18,7 +18,7 @@ from .operations import OPERATIONS, Operation
 from .replay import HEAD as MARK
 
 #: Seconds that a load may take whose files do not answer.
-LOAD_SECONDS = 0.2
+LOAD_SECONDS = 2.0
 
 
 def attempt(operation: Operation, faults: Faults, folder: Path, kind: Kind, number: int) -> tuple[int, str]:
