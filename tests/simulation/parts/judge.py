@@ -73,11 +73,13 @@ class _Queue:
 
     Attributes:
         batches: number of batches that were formed.
+        seen: flows that had requests. A request that was dropped counts for its client as if it had been computed.
         served: flows of which rows were computed.
         newcomers: the first request of each flow that waits for its first turn, with the last batch that may leave it out.
     """
 
     batches: int = 0
+    seen: set[tuple[str, str]] = field(default_factory=set)
     served: set[tuple[str, str]] = field(default_factory=set)
     newcomers: dict[OpenRequest, int] = field(default_factory=dict)
 
@@ -156,16 +158,18 @@ class Judge:
         )
 
     def push(self, queue: FairQueue, request: OpenRequest) -> None:
-        """Note a request of a flow that has nothing in the queue and was not served since the queue was empty."""
+        """Note the first request of a flow since the queue was empty."""
         state = self._queues[id(queue)]
         if not queue.heap:
+            state.seen.clear()
             state.served.clear()
             state.newcomers.clear()
         flow = _flow(request)
         waiting = {_flow(item if isinstance(item, OpenRequest) else item.parts[0]) for _, _, item in queue.heap}
-        if flow not in waiting and flow not in state.served:
+        if flow not in state.seen:
             # Each other flow may have one request with the same start on the virtual clock, and an earlier number.
             state.newcomers[request] = state.batches + len(waiting) + 1
+        state.seen.add(flow)
 
     def batch(self, backlog: Backlog, gather: Callable[..., list[Piece]], budget: int, dropped: Any) -> list[Piece]:
         """Form a batch, and check its size, its order, and that it has nothing that need not be computed."""
