@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from ..errors import ArtifactError
 
-__all__ = ["open_regular"]
+__all__ = ["open_regular", "read_regular"]
 
 
 def open_regular(file: Path) -> BinaryIO:
@@ -32,3 +32,20 @@ def open_regular(file: Path) -> BinaryIO:
         os.close(descriptor)
         raise ArtifactError(f"{file} is not a regular file: convert the checkpoint again")
     return os.fdopen(descriptor, "rb")
+
+
+def read_regular(file: Path, most: int) -> bytes:
+    """Return the content of a file, or its first bytes.
+
+    Args:
+        file: the file.
+        most: largest number of bytes.
+
+    Raises:
+        ArtifactError: the file is missing, cannot be read, or is not a regular file.
+    """
+    with open_regular(file) as stream:
+        try:
+            return stream.read(most)
+        except OSError as error:
+            raise ArtifactError(f"{file} cannot be read: {error.strerror}. Convert the checkpoint again") from error
