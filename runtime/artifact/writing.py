@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import ArtifactError
 from .calibration import Calibration
+from .durable import exchange, make_durable, sync
 from .folder import MANIFEST, Artifact, checksum, hash_file
 from .manifest import LEFT_OUT, FileInfo, Manifest, Verification
 
@@ -86,11 +87,21 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Rename `new` to `path`. The old folder is moved first, because a folder that is not empty cannot be overwritten."""
+    """Rename `new` to `path`, so that a crash at any moment leaves the old artifact or the new one."""
     _check_replaceable(path)  # again, because `path` may have changed during the conversion
+    make_durable(new)
     if not path.exists():
         new.rename(path)
-        return
+    elif not exchange(path, new):
+        _replace_in_two_steps(path, new)
+    sync(path.parent)
+
+
+def _replace_in_two_steps(path: Path, new: Path) -> None:
+    """Move the old folder away first: a folder that is not empty cannot be overwritten, and this system cannot exchange it.
+
+    A crash between the steps leaves the old artifact beside `path`.
+    """
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
     try:
         path.rename(aside / path.name)
@@ -99,6 +110,7 @@ def _replace(path: Path, new: Path) -> None:
         except BaseException:
             (aside / path.name).rename(path)
             raise
+        sync(path.parent)
     finally:
         # If `path` does not exist here, the only copy of the old artifact is in `aside`.
         if path.exists():
@@ -114,13 +126,15 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `fletcher.json` atomically."""
+    """Write `fletcher.json`, so that a crash at any moment leaves the old one or the new one."""
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
     try:
         fields = _written(manifest)
         fields["checksum"] = checksum(fields)
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n")
+        sync(temporary)
         temporary.replace(folder / MANIFEST)
+        sync(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
