@@ -21,8 +21,8 @@ from .models import make_tiny
 MODELS = ("llama", "mistral", "qwen2", "qwen2_window", "qwen3", "qwen3_window")
 #: The operator takes heads of a multiple of 16 elements.
 CHANGES: dict[str, dict[str, int]] = {
-    **dict.fromkeys(("llama", "qwen2", "qwen2_window"), {"hidden_size": 64}),
-    **dict.fromkeys(("mistral", "qwen3_window"), {"head_dim": 16}),
+    **{key: {"hidden_size": 64} for key in ("llama", "qwen2", "qwen2_window")},
+    **{key: {"head_dim": 16} for key in ("mistral", "qwen3_window")},
 }
 OPERATOR = "GroupQueryAttention"
 
