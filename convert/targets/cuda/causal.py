@@ -13,6 +13,8 @@ Source: docs/ContribOperators.md of ONNX Runtime. The operator has CUDA kernels 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, TensorInfo
 
@@ -36,7 +38,7 @@ def is_causal(architecture: Architecture, precision: Precision) -> bool:
 
     Args:
         architecture: encoder and modules.
-        precision: types of the nodes; an attention that must be fp32 has no kernel.
+        precision: types of the nodes; an attention that must be fp32 has no kernel. In bf16 none must: it has fp32's range.
     """
     pooled = {mode for module in architecture.modules if isinstance(module, Pooling) for mode in module.modes}
     return (
@@ -46,7 +48,7 @@ def is_causal(architecture: Architecture, precision: Precision) -> bool:
         and architecture.unseen_tail is None
         and architecture.embedding.positions is None
         and architecture.embedding.token_types is None
-        and not any("/attention/" in node for node in precision.islands)
+        and (precision.arithmetic == "bf16" or not any("/attention/" in node for node in precision.islands))
         and all(_has_kernel(attention) for attention in architecture.attentions)
     )
 
@@ -75,6 +77,8 @@ def emit_causal(architecture: Architecture, dimension: int, precision: Precision
         dimension: length of a vector.
         precision: types of the nodes.
     """
+    if precision.arithmetic == "bf16":
+        precision = replace(precision, islands=frozenset())
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", SHAPE))
     lengths = (

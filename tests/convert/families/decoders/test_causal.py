@@ -46,6 +46,16 @@ def test_last_tokens_are_those_of_transformers(tmp_path: Path, name: str, precis
     assert TOLERANCES[precision].min_cosine <= cosines.min() < 1 - 1e-8, cosines.min()
 
 
+@pytest.mark.parametrize(("precision", "count"), [("fp16", 0), ("bf16", 3)])
+def test_only_bf16_holds_large_scores(tmp_path: Path, precision: Float, count: int) -> None:
+    """A context that float16 cannot hold is computed in float32, for which the operator has no kernel."""
+    tiny = make_tiny("qwen3")
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("lasttoken",))
+    islands = [f"layers.{layer}/attention/context" for layer in range(3)]
+    _, models = models_of(architecture_of(tmp_path, card), card, tmp_path, "cuda", precision, islands)
+    assert sum(node.op_type == OPERATOR for node in models[0].graph.node) == count
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_pooling_over_tokens_has_packed_rows(tmp_path: Path, pooling: str) -> None:
     tiny = make_tiny("qwen3")
