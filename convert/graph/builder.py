@@ -68,7 +68,9 @@ class GraphBuilder:
         self.outputs: list[TensorInfo] = []
 
     def input(self, info: TensorInfo) -> str:
-        """Declare an input, and return its name."""
+        """Declare an input unless the same one is declared, and return its name."""
+        if info in self.inputs:
+            return info.name
         self._inputs.append(_value_info(info))
         self.inputs.append(info)
         if info.dtype in _NUMPY_FLOATS:

@@ -134,6 +134,13 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
             "attention/query/rotated",
             "attention/key/rotated",
         ),
+        ("GroupQueryAttention", "attention/context"): (
+            "attention/query",
+            "attention/key",
+            "attention/value",
+            "attention/query/rotated",
+            "attention/key/rotated",
+        ),
         **_summed("attention/norm", "attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
         ("FastGelu", "feed_forward/activation"): ("feed_forward/up",),

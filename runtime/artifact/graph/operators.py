@@ -38,7 +38,7 @@ EMITTED: Mapping[Target, frozenset[Operator]] = MappingProxyType(
         ),
         "cuda": _EVERYWHERE
         | _standard("Gather Gemm RMSNormalization RotaryEmbedding")
-        | _microsoft("BiasGelu FastGelu PackedMultiHeadAttention SkipLayerNormalization"),
+        | _microsoft("BiasGelu FastGelu GroupQueryAttention PackedMultiHeadAttention SkipLayerNormalization"),
         "tensorrt": _EVERYWHERE | _standard("Gather Softmax Transpose"),
         "coreml": _EVERYWHERE | _standard("Clip Softmax Transpose"),
     }
