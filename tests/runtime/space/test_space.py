@@ -101,6 +101,7 @@ def test_every_field_of_a_card_was_considered() -> None:
         "license",
         "sources",
         "revision",
+        "default_prompt",  # names a prompt, which is in the space
         "matryoshka",  # a shorter vector has a suffix
         "sha256",
         "accuracy",  # the precision class is made of it
