@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from fletcher.runtime.errors import CheckpointError
 
 from ..precision import Float
-from .checkpoint import Checkpoint, StoredTensor
+from .checkpoint import Checkpoint
+from .weights.stored import StoredTensor
 
 __all__ = [
     "Linear",

@@ -1,6 +1,6 @@
 """Modules after the encoder of an embedding model, as the checkpoint's `modules.json` lists them.
 
-Source: sentence-transformers' modules, with their `config.json` and `model.safetensors`.
+Source: sentence-transformers' modules, with their `config.json` and weights.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Dense, Module, Normalize, Pooling, Truncate
 from ..checkpoint import sentence_transformers
-from ..checkpoint.checkpoint import Checkpoint, read_header
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import Norm, TensorReader
+from ..checkpoint.weights.files import read_weights
 from ..graph.torch_activations import TORCH_ACTIVATIONS
 
 __all__ = ["read_dense", "read_modules"]
@@ -103,7 +104,7 @@ def _truncated(checkpoint: Checkpoint, width: int) -> int:
 
 
 def _reader(module: ModuleFiles) -> TensorReader:
-    tensors = {tensor.name: tensor for tensor in read_header(module.folder / "model.safetensors")}
+    tensors = read_weights(module.folder)
     return TensorReader(Checkpoint(module.folder, {"model_type": module.folder.name}, tensors), prefixes=())
 
 

@@ -245,4 +245,4 @@ def test_weights_that_are_pickled(tmp_path: Path) -> None:
     folder = save_checkpoint(MODELS["bert"](), tmp_path)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    _refused(folder, "model.safetensors")
+    _refused(folder, "lacks the tensor")
