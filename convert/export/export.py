@@ -25,6 +25,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.origin.zoo import shorten_canary
+from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
@@ -274,7 +275,8 @@ def _write(
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
     texts = published or own_texts(open_tokenizer(), card, checkout.source)
     progress.line("writing the weights")
-    with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
+    stored = checkpoint.stored if architecture.layers else "fp32"  # the graphs of a traced model are float32
+    with GraphWriter(folder, architecture, card, recipe.emitter, stored=stored) as writer:
         variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
@@ -317,7 +319,8 @@ def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None
 
 def _open(folder: Path, variant: Variant) -> Session:
     """Open one session on all cores; several workers would need more memory for the same answer."""
-    return MlasSession(folder / variant.file, threads=len(this_machine().processors))
+    mapped = (folder / variant.weights).stat().st_size >= LARGE
+    return MlasSession(folder / variant.file, threads=len(this_machine().processors), mapped=mapped)
 
 
 def _tools() -> dict[str, str]:

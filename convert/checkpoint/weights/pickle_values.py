@@ -117,7 +117,7 @@ class PickleReader:
             arguments, function = stack.pop(), stack.pop()
             stack.append(self._call(function, arguments))
         elif opcode == "BUILD":
-            stack.pop()  # attributes of a dictionary, such as a state dict's `_metadata`, which are no tensors
+            stack.pop()  # attributes of a dictionary, such as a state dict's `_metadata`, which hold nothing that is needed
             if not isinstance(stack[-1], dict):
                 raise CheckpointError(
                     f"{self._file} changes an object that is no dictionary (BUILD), so it is not read"

@@ -1,0 +1,92 @@
+"""Private memory of a conversion: it does not grow with the model. The weights are holes in a file, which take no disk."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fletcher.runtime import Artifact
+
+_EXPORT = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[3]), int(sys.argv[3])))
+from fletcher.convert.export.export import export
+exported = export(sys.argv[1], sys.argv[2], pooling="mean", targets=sys.argv[4:5], precisions=sys.argv[5:6])
+print(exported.size)
+"""
+
+#: Bytes that the libraries take before a conversion begins, stacks of threads included.
+BASE = 250_000_000
+
+
+def save_sparse(folder: Path, *, hidden: int, layers: int, rows: int) -> int:
+    """Write a BERT in bf16 whose matrices are zeros that the file does not hold; return its size in bytes."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (rows, hidden),
+        "embeddings.position_embeddings.weight": (64, hidden),
+        "embeddings.token_type_embeddings.weight": (2, hidden),
+        "embeddings.LayerNorm.weight": (hidden,),
+        "embeddings.LayerNorm.bias": (hidden,),
+    }
+    for index in range(layers):
+        sizes = dict.fromkeys(("attention.self.query", "attention.self.key", "attention.self.value"), (hidden, hidden))
+        sizes |= {"attention.output.dense": (hidden, hidden), "intermediate.dense": (4 * hidden, hidden)}
+        sizes |= {"output.dense": (hidden, 4 * hidden)}
+        for name, shape in sizes.items():
+            shapes[f"encoder.layer.{index}.{name}.weight"] = shape
+            shapes[f"encoder.layer.{index}.{name}.bias"] = shape[:1]
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            for part in ("weight", "bias"):
+                shapes[f"encoder.layer.{index}.{name}.{part}"] = (hidden,)
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + end)
+        for name, shape in shapes.items():
+            if len(shape) == 1:
+                stream.seek(8 + len(text) + header[name]["data_offsets"][0])
+                stream.write(random.normal(size=shape).astype(ml_dtypes.bfloat16).tobytes())
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": 4 * hidden, "vocab_size": rows}
+    config = {"model_type": "bert", "num_attention_heads": hidden // 64, "max_position_embeddings": 64, **sizes}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]) + "\n")
+    return 8 + len(text) + end
+
+
+def convert(source: Path, output: Path, limit: int, *variant: str) -> None:
+    """Convert in a process whose private memory is limited."""
+    command = [sys.executable, "-c", _EXPORT, str(source), str(output), str(limit), *variant]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("variant", [("cuda", "bf16"), pytest.param(("cpu", "bf16"), marks=pytest.mark.slow)])
+def test_a_large_table_is_never_whole_in_memory(tmp_path: Path, variant: tuple[str, str]) -> None:
+    size = save_sparse(tmp_path / "source", hidden=256, layers=1, rows=300_000)  # 154 MB, 307 MB in float32
+    convert(tmp_path / "source", tmp_path / "artifact", BASE + 100_000_000, *variant)
+    weights = tmp_path / "artifact" / "weights.bf16.safetensors"
+    assert abs(weights.stat().st_size - size) < 1_000_000
+    assert Artifact.open(tmp_path / "artifact").manifest.variants[0].precision == "bf16"
+
+
+@pytest.mark.slow
+def test_gigabytes_are_converted_within_600_mb(tmp_path: Path) -> None:
+    """The artifact has 3.9 GB; the largest matrix 134 MB in float32, the table of words 820 MB."""
+    save_sparse(tmp_path / "source", hidden=2048, layers=34, rows=100_000)
+    convert(tmp_path / "source", tmp_path / "artifact", 600_000_000 + 134_000_000, "cuda", "bf16")
+    (tmp_path / "artifact" / "weights.bf16.safetensors").unlink()
