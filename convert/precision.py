@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-__all__ = ["ALWAYS_FP32", "FLOATS", "FP32", "LOOKUPS", "Float", "FloatType", "Precision"]
+__all__ = ["ALWAYS_FP32", "FLOATS", "FP32", "Float", "FloatType", "Precision"]
 
 Float = Literal["fp32", "fp16", "bf16"]
 

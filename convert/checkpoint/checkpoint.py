@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..precision import FLOATS, Float
 from .ignored_keys import IgnoredKeys
 from .json_files import read_json
 from .tokenizer_version import TokenizerLike
@@ -55,12 +54,6 @@ class Checkpoint:
         """
         config = read_json(folder / "config.json")
         return cls(folder, config, _unwrap(read_weights(folder)), ignored or IgnoredKeys(), tokenizer_like)
-
-    @property
-    def stored(self) -> Float:
-        """Type that stores all tensors without a loss: a half type if all of them have it, else fp32."""
-        kinds = {tensor.dtype for tensor in self.tensors.values() if tensor.dtype.kind not in "iub"}
-        return next((name for name, kind in FLOATS.items() if kinds == {kind.numpy}), "fp32")
 
 
 def _unwrap(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:

@@ -275,8 +275,7 @@ def _write(
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
     texts = published or own_texts(open_tokenizer(), card, checkout.source)
     progress.line("writing the weights")
-    stored = checkpoint.stored if architecture.layers else "fp32"  # the graphs of a traced model are float32
-    with GraphWriter(folder, architecture, card, recipe.emitter, stored=stored) as writer:
+    with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
         variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None

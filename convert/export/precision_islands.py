@@ -18,7 +18,7 @@ from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
-from ..precision import FLOATS, LOOKUPS, Float
+from ..precision import FLOATS, Float
 from ..targets.shared.emission import Emission
 
 __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
@@ -85,15 +85,12 @@ def _with_maxima(model: onnx.ModelProto, values: Iterable[str]) -> tuple[onnx.Mo
     """Return a copy of the graph that computes maxima, and the names of its outputs by value."""
     recorder = onnx.ModelProto()
     recorder.CopyFrom(model)
-    outputs, values = {}, list(values)
+    outputs = {}
     sources = {value: helper.make_node("Abs", [value], [f"{value}#of"]) for value in values}
     for node in model.graph.node:
         if node.op_type in NORMS.values():
             name = f"{node.name}{SQUARES}"
             sources[name] = helper.make_node("ReduceSumSquare", [node.input[0], "#last"], [f"{name}#of"], keepdims=0)
-    for name in LOOKUPS & set(values):  # rows of a half type where weights are stored in it
-        recorder.graph.node.append(helper.make_node("Cast", [name], [f"{name}#wide"], to=TensorProto.FLOAT))
-        sources[name] = helper.make_node("Abs", [f"{name}#wide"], [f"{name}#of"])
     for name, source in sources.items():
         recorder.graph.node.append(source)
         outputs[name] = f"{name}#max"

@@ -70,15 +70,7 @@ class GraphWriter(Closing):
         written: size and digest of each file of weights.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        architecture: Architecture,
-        card: ModelCard,
-        emitter: Emitter = emit,
-        *,
-        stored: Float = "fp32",
-    ) -> None:
+    def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
         """Create a temporary folder inside the artifact's.
 
         Args:
@@ -86,9 +78,7 @@ class GraphWriter(Closing):
             architecture: encoder and modules.
             card: card of the model.
             emitter: function that emits the graphs.
-            stored: type of the checkpoint's weights. Reference graphs store theirs in it, and compute in fp32.
         """
-        self._stored = stored
         self._emitter = emitter
         self.maxima: dict[str, float] = {}
         self._folder = folder
@@ -96,7 +86,7 @@ class GraphWriter(Closing):
         self._card = card
         self._runnable = runnable_targets()
         self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=folder)
-        self._files: dict[Float, WeightsFile] = {}
+        self._fp32: WeightsFile | None = None
         self.written: dict[str, FileInfo] = {}
 
     def write(self, pairs: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
@@ -113,7 +103,8 @@ class GraphWriter(Closing):
             emissions = {target: self._emit(target, choose(target, name, islands[target])) for target in targets}
             places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
             self.written[places.name] = places.info
-            self._files[name] = places
+            if name == "fp32":
+                self._fp32 = places
             for target, parts in emissions.items():
                 variants[target, name] = [self._write_variant(target, name, part, places) for part in parts]
         return tuple(variant for pair in pairs for variant in variants[pair])
@@ -179,15 +170,10 @@ class GraphWriter(Closing):
         return find_islands(model, maxima, name)
 
     def _fp32_graph(self, target: str) -> tuple[Emission, onnx.ModelProto, Path]:
-        """Return a graph that runs on the processor: its description, the graph, and the folder of its weights.
-
-        It computes in fp32. Its weights are those of a written file if they lose nothing there.
-        """
-        precision = FP32 if "fp32" in self._files else Precision(self._stored, "fp32")
-        (emission,) = self._emit(target, precision)
-        written = self._files.get(precision.name)
-        if written is not None and written.holds(emission.graph.weights):
-            return emission, emission.graph.model(written), self._folder
+        """Return a graph that runs on the processor: its description, the graph, and the folder of its weights."""
+        (emission,) = self._emit(target, FP32)
+        if self._fp32 is not None and self._fp32.holds(emission.graph.weights):
+            return emission, emission.graph.model(self._fp32), self._folder
         folder = Path(self._scratch.name) / target
         folder.mkdir(exist_ok=True)
         return emission, emission.graph.model(self._write_weights(folder / "weights", [(emission,)])), folder
