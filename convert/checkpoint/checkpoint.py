@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .adapters import merge_adapter
 from .ignored_keys import IgnoredKeys
 from .json_files import read_json
 from .tokenizer_version import TokenizerLike
@@ -50,10 +51,12 @@ class Checkpoint:
             tokenizer_like: version of transformers whose token ids the user chose.
 
         Raises:
-            CheckpointError: a file is missing, truncated or malformed.
+            CheckpointError: a file is missing, truncated or malformed, or an adapter cannot be merged.
         """
         config = read_json(folder / "config.json")
-        return cls(folder, config, _unwrap(read_weights(folder)), ignored or IgnoredKeys(), tokenizer_like)
+        ignored = ignored or IgnoredKeys()
+        tensors = merge_adapter(folder, _unwrap(read_weights(folder)), ignored)
+        return cls(folder, config, tensors, ignored, tokenizer_like)
 
 
 def _unwrap(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Unpack
@@ -33,6 +34,7 @@ from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
+from ..checkpoint.adapters import with_base
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
@@ -131,7 +133,8 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        layout = stack.enter_context(usual_layout(checkout.folder))
+        usual = stack.enter_context(usual_layout(checkout.folder))
+        layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
         check_files(layout, ignored)
         check_settings(layout, ignored)
@@ -154,6 +157,9 @@ def export(
                 f"{architecture.max_positions}: choose a smaller --max-tokens"
             )
         recipe = _Recipe(card, architecture, emitter, pairs, tools)
+        if base is not None:  # the weights are the base model's and the adapter's
+            names = {f"{base.source}/{name}": digest for name, digest in base.sha256.items()}
+            checkout = dataclasses.replace(checkout, sha256={**checkout.sha256, **names})
         session = _write(folder, checkpoint, checkout, recipe, progress)
         progress.line("checking the canary")
         artifact = Artifact.open(folder)

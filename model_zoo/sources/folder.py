@@ -40,7 +40,7 @@ IGNORED_PATTERNS = (
 )
 
 #: Pickles of torch, which are used where a folder has no safetensors; the reader runs no code of them.
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin", "adapter_model.bin")
 
 #: Commands that make a checkpoint of weights in another format.
 _FROM_GGUF = (
@@ -100,6 +100,9 @@ def require_weights(folder: Path, origin: str) -> None:
             raise SourceError(f"{origin}: {pointer_message(folder / name)}")
     modules = _modules(folder, origin)
     encoder = modules[0].folder if modules and modules[0].kind == "Transformer" else folder
+    if (encoder / "adapter_config.json").is_file():
+        _require_adapter(encoder, origin)
+        return
     if not (encoder / "config.json").is_file():
         raise SourceError(f"{origin}: {_describe_other(folder, modules)}")
     _refuse_quantized(encoder, origin)
@@ -108,6 +111,15 @@ def require_weights(folder: Path, origin: str) -> None:
             _require_shards(place, origin)
         elif not any(place.glob("*.safetensors")) and not needed_pickles(file.name for file in place.iterdir()):
             raise SourceError(f"{origin}: {_explain_missing(place)}")
+
+
+def _require_adapter(folder: Path, origin: str) -> None:
+    """Refuse a folder with the settings of an adapter and without its weights."""
+    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise SourceError(
+            f"{origin}: {folder} has adapter_config.json and neither adapter_model.safetensors nor adapter_model.bin: fetch "
+            "it again"
+        )
 
 
 class _Stored(msgspec.Struct):
@@ -191,24 +203,8 @@ def _modules(folder: Path, origin: str) -> tuple[Module, ...]:
         raise SourceError(f"{origin}: {error}") from error
 
 
-class _Adapter(msgspec.Struct):
-    base_model_name_or_path: str | None = None
-
-
 def _describe_other(folder: Path, modules: Sequence[Module]) -> str:
     """Return what a folder without an encoder's config.json is, and the next step."""
-    try:
-        adapter = read_json(folder / "adapter_config.json", _Adapter)
-    except CardError:
-        adapter = _Adapter()
-    if adapter is not None:
-        base = adapter.base_model_name_or_path or "another model"
-        return (
-            f"{folder} is not a checkpoint but an adapter of {base}: it has adapter_config.json and no config.json. Merge it "
-            'into the model and convert the result: python -c "from peft import AutoPeftModelForFeatureExtraction as M; '
-            "M.from_pretrained('FOLDER').merge_and_unload().save_pretrained('MERGED')\", then copy the tokenizer and the "
-            "modules to MERGED"
-        )
     if (foreign := _explain_foreign(folder)) is not None:
         return foreign
     if modules and modules[0].kind != "Transformer":

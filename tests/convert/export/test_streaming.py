@@ -46,9 +46,9 @@ def save_sparse(folder: Path, *, hidden: int, layers: int, rows: int) -> int:
         )
         matrices |= {"attention.output.dense": (hidden, hidden), "intermediate.dense": (4 * hidden, hidden)}
         matrices |= {"output.dense": (hidden, 4 * hidden)}
-        for name, shape in matrices.items():
-            shapes[f"encoder.layer.{index}.{name}.weight"] = shape
-            shapes[f"encoder.layer.{index}.{name}.bias"] = shape[:1]
+        for name, matrix in matrices.items():
+            shapes[f"encoder.layer.{index}.{name}.weight"] = matrix
+            shapes[f"encoder.layer.{index}.{name}.bias"] = matrix[:1]
         for name in ("attention.output.LayerNorm", "output.LayerNorm"):
             for part in ("weight", "bias"):
                 shapes[f"encoder.layer.{index}.{name}.{part}"] = (hidden,)
