@@ -40,6 +40,7 @@ from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
+from ..checkpoint.static_layout import static_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
@@ -133,7 +134,7 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        usual = stack.enter_context(usual_layout(checkout.folder))
+        usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(checkout.folder))))
         layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
         check_files(layout, ignored)

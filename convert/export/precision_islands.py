@@ -6,6 +6,7 @@ included. Rows of padding must not overflow either, because 0 times infinity is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
@@ -52,8 +54,11 @@ def record_maxima(emission: Emission, model: onnx.ModelProto, weights: Path, tex
     graph = CpuGraph(recorder.SerializeToString(), weights, mapped=True)
     maxima = dict.fromkeys(outputs, 0.0)
     order = sorted(range(len(texts)), key=lambda row: int(texts.lengths[row]))
-    for start in range(0, len(order), TEXTS):
-        batch = texts.select(np.array(order[start : start + TEXTS], np.int64))
+    # ONNX Runtime keeps the values of all layers until their maxima are computed: those of a large model are many.
+    size = 4 * sum(math.prod(weight.shape) for weight in emission.graph.weights.values())
+    count = TEXTS if size < LARGE else 1
+    for start in range(0, len(order), count):
+        batch = texts.select(np.array(order[start : start + count], np.int64))
         values = graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, batch), list(outputs.values()))
         for name, value in zip(outputs, values, strict=True):
             maxima[name] = max(maxima[name], float(value))

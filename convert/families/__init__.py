@@ -19,6 +19,7 @@ from .modernbert import describe_modernbert
 from .mpnet import describe_mpnet
 from .nomic_bert import describe_nomic_bert
 from .roberta import describe_roberta
+from .static_embedding import describe_static_embedding
 
 __all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
 
@@ -37,6 +38,7 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "mpnet": describe_mpnet,
         "nomic_bert": describe_nomic_bert,
         "roberta": describe_roberta,
+        "static_embedding": describe_static_embedding,
         "xlm-roberta": describe_roberta,
     }
 )

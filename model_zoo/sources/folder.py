@@ -100,6 +100,9 @@ def require_weights(folder: Path, origin: str) -> None:
             raise SourceError(f"{origin}: {pointer_message(folder / name)}")
     modules = _modules(folder, origin)
     encoder = modules[0].folder if modules and modules[0].kind == "Transformer" else folder
+    if modules and modules[0].kind == "StaticEmbedding":
+        _require_table(modules[0].folder, origin)
+        return
     if (encoder / "adapter_config.json").is_file():
         _require_adapter(encoder, origin)
         return
@@ -111,6 +114,14 @@ def require_weights(folder: Path, origin: str) -> None:
             _require_shards(place, origin)
         elif not any(place.glob("*.safetensors")) and not needed_pickles(file.name for file in place.iterdir()):
             raise SourceError(f"{origin}: {_explain_missing(place)}")
+
+
+def _require_table(folder: Path, origin: str) -> None:
+    """Refuse static embeddings without their table or their tokenizer."""
+    if not (folder / "tokenizer.json").is_file():
+        raise SourceError(f"{origin}: {folder} has no tokenizer.json, which static embeddings need: fetch it again")
+    if not any(folder.glob("*.safetensors")) and not needed_pickles(file.name for file in folder.iterdir()):
+        raise SourceError(f"{origin}: {_explain_missing(folder)}")
 
 
 def _require_adapter(folder: Path, origin: str) -> None:

@@ -80,7 +80,7 @@ def convert(source: Path, output: Path, *variant: str) -> int:
     Pages of mapped files are not private: the system drops them if another program needs memory.
     """
     command = [sys.executable, "-c", _EXPORT, str(source), str(output), *variant]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=850, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     return int(result.stdout)
 
@@ -95,8 +95,9 @@ def test_a_large_table_is_never_whole_in_memory(tmp_path: Path, variant: tuple[s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_gigabytes_are_converted_within_600_mb(tmp_path: Path) -> None:
-    """The artifact has 3.8 GB; the largest matrix has 67 MB in float32, the table of words 820 MB."""
-    save_sparse(tmp_path / "source", hidden=2048, layers=34, rows=100_000)
-    assert convert(tmp_path / "source", tmp_path / "artifact", "cuda", "bf16") < 600_000_000
-    (tmp_path / "artifact" / "weights.bf16.safetensors").unlink()
+    """The artifact has 3.2 GB; the largest matrix has 67 MB in float32, the table of words 820 MB."""
+    save_sparse(tmp_path / "source", hidden=2048, layers=12, rows=100_000)
+    assert convert(tmp_path / "source", tmp_path / "artifact", "cpu", "fp32") < 600_000_000
+    (tmp_path / "artifact" / "weights.fp32.safetensors").unlink()
