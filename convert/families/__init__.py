@@ -20,6 +20,7 @@ from .mpnet import describe_mpnet
 from .nomic_bert import describe_nomic_bert
 from .roberta import describe_roberta
 from .static_embedding import describe_static_embedding
+from .xlm_roberta_xl import describe_xlm_roberta_xl
 
 __all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
 
@@ -40,6 +41,7 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "roberta": describe_roberta,
         "static_embedding": describe_static_embedding,
         "xlm-roberta": describe_roberta,
+        "xlm-roberta-xl": describe_xlm_roberta_xl,
     }
 )
 
@@ -70,7 +72,7 @@ _PADDING = "its values change with the padding of a batch, so that Optimum's gra
 UNTRACED: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"), _DECODERS),
-        **dict.fromkeys(("ernie", "funnel", "xlm-roberta-xl", "xlnet"), _NO_EXPORT),
+        **dict.fromkeys(("ernie", "funnel", "xlnet"), _NO_EXPORT),
         **dict.fromkeys(("convbert", "nystromformer"), _PADDING),
         "longformer": "Optimum's graph needs a global attention mask, which depends on the task",
     }

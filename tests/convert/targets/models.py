@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 from ..families.restated import Restated
+from ..families.static import Static
 from ..families.test_gte import New
 from ..families.test_jina_bert import Jina
 from ..families.test_nomic_bert import Nomic
@@ -105,5 +106,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     ),
     "nomic_bert_half": _restated("nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5), 64, 32),
     "roberta": roberta_like("roberta", "Roberta", type_vocab_size=1),
+    "static_embedding": _restated("static_embedding", Static, 60, 24),
     "xlm-roberta": roberta_like("xlm-roberta", "XLMRoberta", type_vocab_size=1),
+    "xlm-roberta-xl": roberta_like("xlm-roberta-xl", "XLMRobertaXL", type_vocab_size=1),
 }
