@@ -18,9 +18,9 @@ from .jina_bert import describe_jina_bert
 from .modernbert import describe_modernbert
 from .mpnet import describe_mpnet
 from .nomic_bert import describe_nomic_bert
-from .roberta import describe_roberta
+from .roberta import describe_roberta, describe_xlm_roberta_xl
+from .settings.nearest import explain_nearest
 from .static_embedding import describe_static_embedding
-from .xlm_roberta_xl import describe_xlm_roberta_xl
 
 __all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
 
@@ -102,7 +102,8 @@ def check_family(checkpoint: Checkpoint) -> str:
             "differs from transformers' model"
         )
     raise CheckpointError(
-        f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. {advice}"
+        f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. "
+        f"{explain_nearest(checkpoint.config, FAMILIES)}{advice}"
     )
 
 
