@@ -9,8 +9,7 @@ from typing import Any
 
 import transformers
 
-from ..families.restated import Restated
-from ..families.static import Static
+from ..families.restated import Restated, Static
 from ..families.test_gte import New
 from ..families.test_jina_bert import Jina
 from ..families.test_nomic_bert import Nomic
