@@ -225,7 +225,7 @@ def _read_parts(folder: Path) -> dict[str, dict[str, StoredTensor]]:
     for tensor in read_header(file) if file.suffix == ".safetensors" else read_torch_file(file):
         matched = re.fullmatch(r"base_model\.model\.(.+)\.(lora_(?:embedding_)?[AB])(?:\.weight)?", tensor.name)
         if matched is None or tensor.dtype.kind in "iub":
-            raise CheckpointError(f"{file}: the tensor {tensor.name} is no matrix of a LoRA, which alone is merged")
+            raise CheckpointError(f"{file}: the tensor {tensor.name} is not a matrix of a LoRA, which alone is merged")
         found.setdefault(matched[1], {})[matched[2]] = tensor
     if not found:
         raise CheckpointError(f"{file} has no tensor")

@@ -120,7 +120,7 @@ class PickleReader:
             stack.pop()  # attributes of a dictionary, such as a state dict's `_metadata`, which hold nothing that is needed
             if not isinstance(stack[-1], dict):
                 raise CheckpointError(
-                    f"{self._file} changes an object that is no dictionary (BUILD), so it is not read"
+                    f"{self._file} changes an object that is not a dictionary (BUILD), so it is not read"
                 )
         elif opcode in ("APPEND", "APPENDS"):
             items = [stack.pop()] if opcode == "APPEND" else self._pop_marked()
@@ -154,7 +154,7 @@ class PickleReader:
     def _name(self, path: str) -> Name:
         if path not in self._functions and path not in self._types:
             raise CheckpointError(
-                f"{self._file} is not read: its pickle names {path[:200]}, which is no part of a tensor. No code of the file "
+                f"{self._file} is not read: its pickle names {path[:200]}, which is not part of a tensor. No code of the file "
                 "was run. Fletcher reads files of tensors alone; take safetensors of the model if there are any"
             )
         return Name(path)
@@ -162,6 +162,6 @@ class PickleReader:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Name) or function.path not in self._functions or not isinstance(arguments, tuple):
             raise CheckpointError(
-                f"{self._file} is not read: its pickle calls what is no part of a tensor. No code was run"
+                f"{self._file} is not read: its pickle calls what is not part of a tensor. No code was run"
             )
         return self._functions[function.path](arguments)

@@ -127,7 +127,7 @@ def _rebuild(arguments: tuple[Any, ...]) -> _View:
     if not isinstance(storage, _Storage) or len(shape) != len(strides):
         raise ValueError("a tensor without a storage")
     if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):
-        raise ValueError("a tensor with a size that is no number")
+        raise ValueError("a tensor with a size that is not a number")
     return _View(storage, offset, tuple(shape), tuple(strides))
 
 

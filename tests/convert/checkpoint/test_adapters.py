@@ -131,7 +131,7 @@ def test_what_is_not_merged_is_refused_by_name(
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t | {"base_model.model.pooler.modules_to_save.weight": torch.ones(2)}, "no matrix of a LoRA"),
+        (lambda t: t | {"base_model.model.pooler.modules_to_save.weight": torch.ones(2)}, "not a matrix of a LoRA"),
         (lambda t: {n: v for n, v in t.items() if "lora_B" not in n}, "has lora_A; "),
         (
             lambda t: {n.replace("query", "queer"): v for n, v in t.items()},
