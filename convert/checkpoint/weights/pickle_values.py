@@ -154,8 +154,8 @@ class PickleReader:
     def _name(self, path: str) -> Name:
         if path not in self._functions and path not in self._types:
             raise CheckpointError(
-                f"{self._file} is not read: its pickle names {path[:200]}, which is not part of a tensor. No code of the file "
-                "was run. Fletcher reads files of tensors alone; take safetensors of the model if there are any"
+                f"{self._file} is not read: its pickle names {path[:200]}, which is not part of a tensor. No code of the "
+                "file was run. Fletcher reads files of tensors alone; take safetensors of the model if there are any"
             )
         return Name(path)
 
