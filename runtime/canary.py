@@ -25,7 +25,7 @@ from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 from .encodings import Encodings
 from .errors import ArtifactError, CanaryError
 from .session.session import Session
-from .tasks.heads import prepare_late, to_sparse
+from .tasks.heads import encode_scored, prepare_late, to_sparse
 from .tokenizing.tokenizer import Tokenizer
 
 __all__ = [
@@ -186,7 +186,7 @@ def encode_canary(
 ) -> Encodings:
     """Tokenize a canary's texts: pairs for a reranker, queries for a ColBERT model."""
     if queries:
-        return tokenizer.encode_pairs(queries, texts)
+        return encode_scored(tokenizer, card, queries, texts)
     encodings = tokenizer.encode(texts)
     if card.late_interaction is None:
         return encodings

@@ -212,8 +212,11 @@ def _check_pairs(folder: Path, ignored: IgnoredKeys) -> None:
                 f"{folder} has {name} without modules.json, so that sentence-transformers does not read it: fetch "
                 f"modules.json and the folders of its modules too, or leave the file out with --ignore-key {name}"
             )
-    for name in ("chat_template.jinja", "chat_template.json"):
-        if (folder / name).is_file() and ignored.refused({name}):
+    templates = [name for name in ("chat_template.jinja", "chat_template.json") if (folder / name).is_file()]
+    if find_json(folder / "tokenizer_config.json").get("chat_template") is not None:
+        templates.append("chat_template")
+    for name in templates:
+        if ignored.refused({name}):
             raise CheckpointError(
                 f"{folder} has {name} without modules.json: sentence-transformers would put each text into that template, "
                 f"which Fletcher does not do. If texts are embedded without it, use --ignore-key {name}"

@@ -46,8 +46,8 @@ from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..reference.load import load_witness
-from ..targets.emit import emit
-from ..texts import SENTENCES
+from ..targets.emit import choose, emit
+from ..texts import EXTREMES, SENTENCES
 from ..verify.verify import reference_name, verify_with
 from .card import settle_card
 from .content import describe_content
@@ -280,7 +280,8 @@ def _write(
     published = None if file is None else shorten_canary(file, card)
     if published is not None and not gives_tokens(open_tokenizer(), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
-    texts = published or own_texts(open_tokenizer(), card, checkout.source)
+    half = any(choose(target, precision).arithmetic != "fp32" for target, precision in recipe.variants)
+    texts = published or own_texts(open_tokenizer(), card, checkout.source, half=half)
     progress.line("writing the weights")
     with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
         variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
@@ -312,7 +313,7 @@ def _write(
 
 def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:
     """Encode the texts on which maxima are recorded."""
-    return tokenizer.encode(with_tokens(tokenizer, SENTENCES, source))
+    return tokenizer.encode(with_tokens(tokenizer, (*SENTENCES, *EXTREMES), source))
 
 
 def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None:

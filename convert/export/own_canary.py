@@ -23,7 +23,7 @@ from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 from fletcher.runtime.workers.pool import Workers
 
-from ..texts import SENTENCES
+from ..texts import EXTREMES, SENTENCES
 from .variants import GraphWriter
 
 __all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "with_tokens"]
@@ -94,10 +94,18 @@ def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
     return open_session(artifact, variant, provider=provider, threads=threads)
 
 
-def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str) -> Canary:
-    """Return a canary without its vectors: a few texts and their token ids."""
+def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str, *, half: bool = False) -> Canary:
+    """Return a canary without its vectors: a few texts and their token ids.
+
+    Args:
+        tokenizer: tokenizer of the artifact.
+        card: card of the model.
+        source: name of the checkpoint in messages.
+        half: whether a variant computes in a half type, so that the texts with the largest activations belong to the canary.
+    """
     prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
-    texts = with_tokens(tokenizer, ["", *SENTENCES[::CANARY_STEP], *prompted], source)
+    chosen = ["", *SENTENCES[::CANARY_STEP], *prompted, *(EXTREMES if half else ())]
+    texts = with_tokens(tokenizer, chosen, source)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     return Canary(texts, encodings, np.zeros((0, 0), np.float32), ORIGIN, queries)

@@ -11,6 +11,10 @@ from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
 from .albert import describe_albert
 from .bert import describe_bert
+from .decoders.embedding_gemma2 import describe_embedding_gemma2
+from .decoders.gemma import describe_gemma, describe_gemma3
+from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
+from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
 from .electra import describe_electra
 from .gte import describe_gte
@@ -32,12 +36,20 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "camembert": describe_roberta,
         "distilbert": describe_distilbert,
         "electra": describe_electra,
+        "embedding_gemma2_text": describe_embedding_gemma2,
+        "eurobert": describe_eurobert,
+        "gemma": describe_gemma,
+        "gemma3_text": describe_gemma3,
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
+        "llama": describe_llama,
+        "mistral": describe_mistral,
         "modernbert": describe_modernbert,
         "new": describe_gte,
         "mpnet": describe_mpnet,
         "nomic_bert": describe_nomic_bert,
+        "qwen2": describe_qwen,
+        "qwen3": describe_qwen,
         "roberta": describe_roberta,
         "static_embedding": describe_static_embedding,
         "xlm-roberta": describe_roberta,
@@ -56,13 +68,11 @@ TRACED = frozenset(
             "deberta",
             "deberta-v2",
             "esm",
-            "gemma",
             "gemma2",
-            "gemma3_text",
             "gpt2",
             "ibert",
         ),
-        *("llama", "mistral", "mpt", "phi3", "qwen2", "qwen3", "rembert", "roformer", "splinter", "squeezebert"),
+        *("mpt", "phi3", "rembert", "roformer", "splinter", "squeezebert"),
     }
 )
 #: Families that have a decoder too, and those that `--exporter optimum` was tried with in vain, with the reason.

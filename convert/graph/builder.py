@@ -127,6 +127,11 @@ class GraphBuilder:
         self._floats[result] = "fp32"
 
     @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+        return self._opset
+
+    @property
     def operators(self) -> set[tuple[str, str]]:
         """Domain and name of every operator used."""
         return {(node.domain, node.op_type) for node in self._nodes}

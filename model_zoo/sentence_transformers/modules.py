@@ -33,6 +33,7 @@ _HOMES = {
     "Dropout": ("sentence_transformer.modules", "dropout"),
     "MLMTransformer": ("sparse_encoder.modules", "mlm_transformer"),
     "SpladePooling": ("sparse_encoder.modules", "splade_pooling"),
+    "LogitScore": ("cross_encoder.modules", "logit_score"),
     "MultiVectorMask": ("multi_vector_encoder.modules", "multi_vector_mask"),
 }
 _OLD = ("Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize")

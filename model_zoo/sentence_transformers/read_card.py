@@ -30,6 +30,9 @@ __all__ = ["read_card"]
 #: SPDX's identifier of an unstated license.
 _UNSTATED = "NOASSERTION"
 
+#: Families whose model ends in a projection, so that a token's vector has `embedding_dim` elements.
+_PROJECTED = frozenset({"embedding_gemma2_text"})
+
 # Position ids of these families start after the padding id (transformers' create_position_ids_from_input_ids), so their
 # tables of max_position_embeddings rows hold fewer positions than rows.
 _OFFSET_FAMILIES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
@@ -117,6 +120,8 @@ def _require_config(files: SentenceTransformersFiles) -> tuple[CheckpointConfig,
     if config.model_type is None:
         raise CardError(f"{file}: has no model_type, so the family is unknown")
     hidden = config.hidden_size or config.dim or config.n_embd or config.d_model
+    if config.model_type in _PROJECTED:
+        hidden = config.embedding_dim
     if not hidden:
         raise CardError(f"{file}: has no hidden_size, so the vectors' length is unknown")
     return config, config.model_type, hidden
@@ -176,6 +181,7 @@ def _with_head(
             dimension=len(scoring.labels),
             labels=scoring.labels,
             activation=scoring.activation,
+            logit_score=msgspec.UNSET if scoring.logit_score is None else scoring.logit_score,
         )
     if head == "splade":
         return msgspec.structs.replace(

@@ -20,7 +20,7 @@ from ..sentence_transformers import read_files
 from ..tokenizer_settings import check_keys
 from ..tokenizer_version import TokenizerLike, named_version, strips_texts
 from .arguments import read_arguments
-from .classes import TokenizerClass, class_name, find_class
+from .classes import GENERIC, TokenizerClass, class_name, find_class
 from .loaded_by_transformers import load_with_transformers
 from .pipeline import adjust, build, check_ids, finish, read_vocabulary, rebuild, unknown_token
 from .sentencepiece import FILES, build_sentencepiece
@@ -164,6 +164,8 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
         raise CheckpointError(f"{file}: tokenizer_class is {settings['tokenizer_class']!r}, not the name of a class")
     kind = find_class(class_name(checkpoint.config, settings, like))
     source, stored = _read_source(folder / "tokenizer.json")
+    if kind is not None and kind.kind == "llama" and like == "5" and _is_byte_level(folder / "tokenizer.json"):
+        kind = find_class(GENERIC[0])  # transformers 5 takes the file as it is: Llama 3's names Llama 2's class
     if kind is None and stored is None and not _has_vocabulary(folder):
         raise CheckpointError(f"{folder} has no tokenizer: neither tokenizer.json nor a vocabulary. Fetch it again")
     names = (settings.get("tokenizer_class"), checkpoint.config.get("tokenizer_class"))
@@ -210,7 +212,7 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
     if rebuilt:
         finish(tokenizer, kind, arguments, named, processor)
     elif like == "4":
-        adjust(tokenizer, kind, arguments)
+        adjust(tokenizer, kind, arguments, named)
         _check_normalized(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer)
     if tokenizer.post_processor is None:  # says the same as none, in transformers 5 with these words
         tokenizer.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
@@ -240,6 +242,11 @@ def _read_source(file: Path) -> tuple[dict[str, Any] | None, Tokenizer | None]:
         )
     _check_source(file, source, tokenizer)
     return source, tokenizer
+
+
+def _is_byte_level(file: Path) -> bool:
+    """Return whether tokenizer.json has a part that works on bytes, by the text that transformers looks for."""
+    return file.is_file() and '"ByteLevel"' in file.read_text(encoding="utf-8")
 
 
 def _places(folder: Path) -> str:
