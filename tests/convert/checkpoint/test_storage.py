@@ -17,6 +17,7 @@ from fletcher.convert.export.export import export
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError
 
+from ..families.tiny import POSITIONS, SIZES, rename_tensors
 from ..verify.parity import (
     BERT_TOKENS,
     ROBERTA_TOKENS,
@@ -27,7 +28,6 @@ from ..verify.parity import (
     randomize,
     save_checkpoint,
 )
-from .tiny import POSITIONS, SIZES, rename_tensors
 
 HIDDEN = SIZES["hidden_size"]
 
