@@ -17,7 +17,7 @@ from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from .blocks import emit_feed_forward, emit_linear
-from .modules import emit_decoder, emit_modules
+from .modules import emit_decoder, emit_layer_average, emit_modules
 
 __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
@@ -61,11 +61,14 @@ def emit_encoder(
         The last hidden states, before any module.
     """
     hidden = _emit_embedding(graph, architecture.embedding, parts)
+    states = [hidden]
     for layer in architecture.layers:
         hidden = parts.layer(layer, hidden) or _emit_layer(graph, layer, hidden, parts)
+        states.append(hidden)
     if architecture.final_norm is not None:
-        hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
-    value = emit_modules(graph, architecture, hidden, parts.pool, parts.decode)
+        hidden = states[-1] = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
+    tokens = emit_layer_average(graph, architecture, states)
+    value = emit_modules(graph, architecture, tokens, parts.pool, parts.decode)
     graph.node("Identity", [value], architecture.output)
     rows = parts.rows if architecture.output == "token_vectors" else (texts,)
     graph.output(TensorInfo(architecture.output, "float32", (*rows, dimension)))
