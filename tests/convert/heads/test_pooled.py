@@ -331,7 +331,7 @@ def test_a_weighted_average_of_layers(bert: Path, tmp_path: Path, start: int, hi
     with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
         np.testing.assert_allclose(encoder.embed(TEXTS).vectors, expected, rtol=0, atol=1e-5)
     file = tmp_path / "model" / "1_WeightedLayerPooling" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3, "layer_start": start + 1}))
     if hidden_states:
         with pytest.raises(CheckpointError, match="num_hidden_layers is 3, and the encoder has 2 layers"):
             export(str(tmp_path / "model"), tmp_path / "artifact")
