@@ -66,7 +66,7 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
     """Yield the tensors of the encoder, and of the modules that `modules.json` has in folders of their own, by name."""
     yield from checkpoint.tensors.items()
     for module in read_modules(checkpoint.folder) or ():
-        if module.path and module.kind in ("Dense", "LayerNorm"):
+        if module.path and module.kind in ("Dense", "LayerNorm", "WeightedLayerPooling"):
             yield from ((f"{module.path}/{name}", tensor) for name, tensor in read_weights(module.folder).items())
 
 

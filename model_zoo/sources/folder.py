@@ -112,7 +112,7 @@ def require_weights(folder: Path, origin: str) -> None:
     for place in (encoder, *(module.folder for module in modules if module.kind == "Dense")):
         if (place / "model.safetensors.index.json").is_file():
             _require_shards(place, origin)
-        elif not any(place.glob("*.safetensors")) and not needed_pickles(file.name for file in place.iterdir()):
+        elif not any(place.glob("*.safetensors")) and not needed_pickles(file.name for file in place.glob("*")):
             raise SourceError(f"{origin}: {_explain_missing(place)}")
 
 
@@ -120,7 +120,7 @@ def _require_table(folder: Path, origin: str) -> None:
     """Refuse static embeddings without their table or their tokenizer."""
     if not (folder / "tokenizer.json").is_file():
         raise SourceError(f"{origin}: {folder} has no tokenizer.json, which static embeddings need: fetch it again")
-    if not any(folder.glob("*.safetensors")) and not needed_pickles(file.name for file in folder.iterdir()):
+    if not any(folder.glob("*.safetensors")) and not needed_pickles(file.name for file in folder.glob("*")):
         raise SourceError(f"{origin}: {_explain_missing(folder)}")
 
 
@@ -184,7 +184,7 @@ def _explain_missing(place: Path) -> str:
             f"\"import transformers as t; t.AutoModel.from_pretrained('{place}', "
             f"{'from_flax' if others[0].startswith('flax') else 'from_tf'}=True).save_pretrained('OUT')\""
         )
-    return f"{place} has no weights: neither *.safetensors nor pytorch_model.bin. Fetch it again"
+    return f"{place} has no weights: neither model.safetensors nor shards of it nor pytorch_model.bin. Fetch it again"
 
 
 def _explain_foreign(folder: Path) -> str | None:

@@ -44,7 +44,10 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
 
 def has_pickles(folder: Path) -> bool:
     """Return whether the weights of a folder are those of a pickle."""
-    return not any((folder / name).is_file() for name in (SINGLE, INDEX))
+    names = (PICKLE, PICKLE_INDEX)
+    return not any((folder / name).is_file() for name in (SINGLE, INDEX)) and any(
+        (folder / name).is_file() for name in names
+    )
 
 
 def _read(file: Path) -> Iterator[StoredTensor]:
