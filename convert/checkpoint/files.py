@@ -122,12 +122,13 @@ def rule_of(name: str, rules: Sequence[FileRule] = RULES) -> FileRule | None:
     return FileRule(name, "harmless", "model_zoo/sources/harmless_files.py") if is_harmless(name) else None
 
 
-def check_files(folder: Path, ignored: IgnoredKeys) -> None:
+def check_files(folder: Path, ignored: IgnoredKeys, *, templated: bool = False) -> None:
     """Refuse a checkpoint folder with a file that may decide a vector and that Fletcher does not read.
 
     Args:
         folder: the checkpoint.
         ignored: files and keys that the user declares harmless.
+        templated: whether the zoo's card has the model's chat template, so that one in the folder is expected.
 
     Raises:
         CheckpointError: a file is refused or unknown, or it is a pointer of Git LFS; the message names it and the next step.
@@ -143,7 +144,7 @@ def check_files(folder: Path, ignored: IgnoredKeys) -> None:
         if module.path:
             _check_folder(module.folder, f"{module.path}/", MODULE_RULES, ignored, reproduced)
     if not (folder / "modules.json").is_file():
-        _check_pairs(folder, ignored)
+        _check_pairs(folder, ignored, templated=templated)
 
 
 def _check_folder(folder: Path, prefix: str, rules: Sequence[FileRule], ignored: IgnoredKeys, reproduced: bool) -> None:
@@ -201,7 +202,7 @@ def _strings(value: object) -> list[str]:
     return [] if value is None else [str(value)]
 
 
-def _check_pairs(folder: Path, ignored: IgnoredKeys) -> None:
+def _check_pairs(folder: Path, ignored: IgnoredKeys, *, templated: bool) -> None:
     """Refuse files that sentence-transformers does not read, or reads otherwise, because there is no modules.json.
 
     Source: `SentenceTransformer._load_default_modules`, and `Transformer.infer_modalities` for chat templates.
@@ -215,7 +216,7 @@ def _check_pairs(folder: Path, ignored: IgnoredKeys) -> None:
     templates = [name for name in ("chat_template.jinja", "chat_template.json") if (folder / name).is_file()]
     if find_json(folder / "tokenizer_config.json").get("chat_template") is not None:
         templates.append("chat_template")
-    for name in templates:
+    for name in [] if templated else templates:
         if ignored.refused({name}):
             raise CheckpointError(
                 f"{folder} has {name} without modules.json: sentence-transformers would put each text into that template, "

@@ -126,6 +126,8 @@ def check_keys(file: Path, settings: Mapping[str, Any], ignored: IgnoredKeys) ->
         raise CheckpointError(
             f"{file}: pad_token is {value}, so transformers may have no token to fill batches with: name the token in a copy"
         )
+    if settings.get("unk_token") == "":
+        raise CheckpointError(f"{file}: unk_token is empty, with which transformers fails: name the token in a copy")
     refused = {key for key, value in settings.items() if key in REFUSED and not _is_off(key, value, settings)}
     unknown = {
         key for key in settings if not (key in APPLIED or key in HARMLESS or key in REFUSED or _names_token(key))

@@ -16,6 +16,7 @@ import onnx
 
 import fletcher
 from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_path, fetch
+from fletcher.model_zoo.card import LogitScore
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
 from fletcher.runtime.artifact.graph.read import read_graph
@@ -137,7 +138,8 @@ def export(
         usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(checkout.folder))))
         layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
-        check_files(layout, ignored)
+        templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)
+        check_files(layout, ignored, templated=templated)
         check_settings(layout, ignored)
         _check_tokenizer(layout)
         checkpoint = Checkpoint.open(layout, ignored, tokenizer_like=options.tokenizer_like)

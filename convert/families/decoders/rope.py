@@ -44,6 +44,8 @@ class _Settings:
     def __init__(self, config: Config, values: Mapping[str, Any], key: str) -> None:
         self.config, self._values, self._key = config, values, key
         self._read = {"rope_type", "type", "rope_theta"}
+        if values.get("rope_type", "default") is None:
+            raise config.refusal(f"rope_type of {key} is null, with which transformers fails")
         kinds = {str(values[name]) for name in ("rope_type", "type") if values.get(name) is not None}
         if len(kinds) > 1:
             raise config.refusal(f"{key} contradicts itself: rope_type and type are {values}")
@@ -138,6 +140,8 @@ def read_layer_ropes(
         if values is not None and not isinstance(values, Mapping):
             raise config.refusal(f"rope_parameters of {kind} is {values!r}, where a JSON object was expected")
         key, theta = keys[kind]
+        if not key and values is not None and "rope_theta" not in values:
+            raise config.refusal(f"rope_parameters of {kind} lacks rope_theta, without which transformers fails")
         base = _base(config, values or {}, key, theta)
         rotaries[kind] = rotary_of(config, values or {}, context, f"rotary.{kind.partition('_')[0]}", base)
     return rotaries

@@ -251,6 +251,18 @@ def test_files_that_need_modules_json_are_refused_without_it(folder: Path, file:
     assert check(folder, file) == (file,)
 
 
+def test_a_chat_template_among_the_settings_needs_modules_json_or_a_card_that_has_it(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": "{{ messages }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert check(folder) == ()
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=r"has chat_template without modules\.json"):
+        check(folder)
+    assert check(folder, "chat_template") == ("chat_template",)
+    check_files(folder, IgnoredKeys(()), templated=True)
+
+
 def test_ignored_keys_are_recorded_and_must_have_an_effect(folder: Path, tmp_path: Path) -> None:
     edit(folder / "config.json", lambda c: c.update(mystery=1))
     (folder / "notes.dat").write_bytes(b"x")

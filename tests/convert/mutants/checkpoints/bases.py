@@ -67,6 +67,18 @@ _GEMMA3: Mapping[str, Any] = {
     "eos_token_id": 1,
     "bos_token_id": 2,
 }
+_GEMMA4: Mapping[str, Any] = {
+    **_DECODER,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 5,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "embedding_dim": 28,
+    "global_head_dim": 16,
+    "hidden_size_per_layer_input": 12,
+    "num_global_key_value_heads": 1,
+}
 
 #: Name in transformers, sizes of its configuration, and tokenizer, by family.
 _FAMILIES: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
@@ -87,6 +99,7 @@ _FAMILIES: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
     "modernbert": ("ModernBert", _MODERN, "PreTrainedTokenizerFast"),
     "qwen3": ("Qwen3", _DECODER, "Qwen2Tokenizer"),
     "gemma3_text": ("Gemma3Text", _GEMMA3, "GemmaTokenizer"),
+    "embedding_gemma2_text": ("EmbeddingGemma2Text", _GEMMA4, "GemmaTokenizer"),
 }
 
 #: Families whose original classes transformers lacks, restated in torch.
@@ -201,6 +214,7 @@ BASES: Mapping[str, Base] = {
     "gemma3_text": Base(
         "gemma3_text", finish=_stack("Transformer", "Pooling:mean", "Dense:last", "Dense:last", "Normalize", **_PROMPTS)
     ),
+    "embedding_gemma2_text": Base("embedding_gemma2_text", finish=_stack(*_MEAN)),
     "reranker": Base(
         "bert", "classification", lambda folder: None, variant="SequenceClassification", sizes={"num_labels": 1}
     ),

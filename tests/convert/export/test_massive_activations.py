@@ -15,12 +15,12 @@ from fletcher.convert.export.precision_islands import find_islands, record_maxim
 from fletcher.runtime.encodings import Encodings
 
 from ..families.decoders.models import make_tiny
+from ..targets.models import MODELS
+from ..targets.sessions import TargetSession, architecture_of, models_of
+from ..targets.support.contrib_operators import spell_out
+from ..targets.support.rounding import RoundingGraph
+from ..targets.tiny import Tiny
 from ..verify.parity import make_card
-from .models import MODELS
-from .sessions import TargetSession, architecture_of, models_of
-from .support.contrib_operators import spell_out
-from .support.rounding import RoundingGraph
-from .tiny import Tiny
 
 CHANNEL = 7
 MASSIVE = 1e5
