@@ -6,6 +6,7 @@ import fcntl
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +50,11 @@ def _measure_nothing(artifact: Artifact, variant: Variant, **options: Any) -> li
 
 
 def pytest_configure() -> None:
-    """Switch the garbage collector off while test modules import torch and transformers."""
+    """Switch the garbage collector off while test modules import torch and transformers; take SIGINT as from a terminal."""
     gc.disable()
+    # A shell that starts the tests in the background lets them ignore SIGINT, and the processes of the tests, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -34,7 +34,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.serve.fake_encoder import FakeEncoder, expected
 from tests.serve.flight.raw_flight import call, exchange
-from tests.serve.http.mutations import LEAK, FlightMessage, mutate, mutate_flight
+from tests.serve.http.messages import draw_message
+from tests.serve.http.mutations import LEAK, FlightMessage, mutate_flight
 
 #: Time limit of an answer, seconds.
 PATIENCE = 20.0
@@ -53,7 +54,7 @@ def serve(pipe: Connection) -> None:
     logs.install("CRITICAL")
     logging.getLogger("uvicorn").setLevel("CRITICAL")  # uvicorn logs every line that is not HTTP
     options = ServerOptions(
-        http="127.0.0.1:0", flight="127.0.0.1:0", max_body=1 << 20, body_seconds=2.0, drain_seconds=5
+        http="127.0.0.1:0", flight="127.0.0.1:0", max_body=1 << 20, body_seconds=2.0, drain_seconds=5, admin="on"
     )
     with Server(FakeEncoder(), options) as server:
         pipe.send((server.addresses.http, server.addresses.flight))
@@ -131,8 +132,9 @@ def work(urls: tuple[str, str], count: int, seed: int, counts: Counter[str], tro
                     message = mutate_flight(chance)
                     counts[f"flight {message.method} {try_flight(channel, message)}"] += 1
                 else:
-                    message = mutate(chance)
-                    counts[f"http {try_http(port, message, wait=chance.random() < 0.02)}"] += 1
+                    drawn = draw_message(chance)
+                    message = drawn.data
+                    counts[f"http {try_http(port, message, wait=drawn.whole)}"] += 1
                 if number % EVERY == 0:
                     check_alive(urls[0])
             except TroubleError as error:

@@ -11,7 +11,9 @@ conversion. For each model:
    (gpu_parts/http_load.py, flight_load.py) for each row of gpu_parts/rows.py;
 3. the engine is measured again. `of engine` compares with the mean of both measurements.
 
-The server's and the clients' CPU time of the measured seconds is counted, for the server over its whole process tree. A row
+The server's and the clients' CPU time of the measured seconds is counted, for the server over its whole process tree. The
+report also has the profile of each row: means of the server's own histograms (gpu_parts/stages.py), and the cores of each
+process and of its busiest threads. A row
 whose busiest client process uses more than 0.85 of a core is marked `client-bound`: use more `--clients`. Sampled vectors
 are compared with the engine's vectors of the same texts. The benchmark ends within `--limit` seconds: rows for which no time
 is left are reported as not measured. The exit status is 1 if a row had an error, a wrong vector, or no result, or if a
@@ -34,6 +36,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from importlib import metadata
@@ -295,12 +298,20 @@ def table(report: dict[str, Any]) -> str:
                 cosine if result["vectors"] else f"{cosine} WRONG",
             ]
         )
+        notes.append(stages_line(result))
         notes += [f"{result['name']}: {count} x {error}" for error, count in result["errors"].items()]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     widths[2] = max(len(row[2]) for row in cells if len(row[3]) or row is cells[0])
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines += [f"{name}: {ROWS[name]}" for name in dict.fromkeys(result["name"] for result in report["rows"])]
     return "\n".join(lines + notes + report["problems"])
+
+
+def stages_line(result: Mapping[str, Any]) -> str:
+    """Return a row's means of the server's own histograms, and the cores of its busiest processes."""
+    means = ", ".join(f"{name} {value:,.2f}" for name, value in result["stages"].items())
+    cores = sorted((process["cores"] for process in result["server_processes"]), reverse=True)
+    return f"{result['name']}: mean ms: {means}; cores of processes: {' '.join(f'{used:.2f}' for used in cores[:4])} …"
 
 
 def main() -> None:

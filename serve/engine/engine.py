@@ -126,6 +126,11 @@ class Engine:
         metrics, admission = self.metrics, self.admission
         metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: admission.tokens)
         metrics.gauge(
+            "fletcher_queue_seconds",
+            "Seconds until the waiting tokens are computed, at the present speed",
+            lambda: admission.expected_seconds,
+        )
+        metrics.gauge(
             "fletcher_open_requests", "Requests that were admitted and are not answered yet", lambda: admission.count
         )
         metrics.gauge(
@@ -237,7 +242,7 @@ class Engine:
         key: object = None
         # A part of a stream is computed in its place in the stream, so it does not join another request.
         if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS and not request.terms.stream:
-            key = inputs.texts, options
+            key = inputs.texts, options, request.terms.salt
             if key in self.admission.joinable:
                 future = self.admission.join(key, request.terms, draft)
                 if future is not None:
@@ -281,7 +286,9 @@ class Engine:
         try:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
                 raise dropped
-            task = self.backend.prepare_rows(request.encodings, request.output, by_token=request.by_token)
+            task = self.backend.prepare_rows(
+                request.encodings, request.output, by_token=request.by_token, salt=request.terms.salt
+            )
         except BaseException as error:
             self.admission.settle(admitted, error=error)
             raise
@@ -298,7 +305,7 @@ class Engine:
         try:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
                 raise dropped
-            task = self.backend.prepare(request.inputs, request.options, request.output)
+            task = self.backend.prepare(request.inputs, request.options, request.output, salt=request.terms.salt)
             ended, tokens = time.perf_counter(), task.encodings.num_tokens
             self.metrics.tokenization.observe(ended - started)
             if (price := admitted.price).characters > INLINE_CHARACTERS and len(task.encodings) == price.rows:
@@ -339,7 +346,8 @@ class Engine:
             drain_seconds: longest time to answer the admitted requests; the remaining ones fail with `StoppingError`.
 
         Returns:
-            True if every admitted request was answered.
+            True if every admitted request was answered, and no batch is being computed. A device that does not answer holds
+            a batch after its requests have failed; then the backend must not be closed, because that would wait for it.
         """
         self.admission.stop()
         drained = self.admission.wait_until_drained(drain_seconds)
@@ -348,8 +356,7 @@ class Engine:
         self.admission.settle_all(
             StoppingError(f"the server stopped after {drain_seconds:g} s, before it computed this request")
         )
-        self._workers.stop(drained=drained)
-        return drained
+        return self._workers.stop(drained=drained) and drained
 
     def __enter__(self) -> Self:
         return self

@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from ..errors import UnknownModelError
+from ..errors import ForbiddenError, UnknownModelError
 from .spec import ModelSpec
 
-__all__ = ["Change", "loading", "unloading"]
+__all__ = ["AdminDoor", "AdminRules", "Change", "loading", "unloading"]
+
+#: Place of the admin API: `off` nowhere, `on` beside the other APIs, `only` alone on an address of its own.
+AdminDoor = Literal["off", "on", "only"]
 
 Change = Callable[[list[ModelSpec]], list[ModelSpec]]
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRules:
+    """Rules of the admin API.
+
+    Attributes:
+        door: place of the API.
+        root: folder whose artifacts it may load; None if it may load nothing.
+    """
+
+    door: AdminDoor = "off"
+    root: Path | None = None
+
+    def confine(self, spec: ModelSpec) -> ModelSpec:
+        """Return a specification whose folder is absolute and in the root, with all links followed.
+
+        Raises:
+            ForbiddenError: the folder is elsewhere, or there is no root.
+        """
+        if self.root is None:
+            raise ForbiddenError(
+                "this server loads no models by its admin API: start it with --models-root FOLDER, the folder that has them"
+            )
+        root = self.root.resolve()
+        if "\0" in spec.path:
+            raise ForbiddenError("the path of the model has a character that no file name has")
+        folder = (root / spec.path).resolve()
+        if not folder.is_relative_to(root):
+            raise ForbiddenError(f"{spec.path} is not in the folder of --models-root")
+        return msgspec.structs.replace(spec, path=str(folder))
 
 
 def loading(spec: ModelSpec, fields: Collection[str]) -> Change:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +28,15 @@ from ..engine.answering import AnsweringEngine
 from ..engine.backend import Backend
 from ..engine.embed_request import EmbedRequest
 from ..engine.rows_request import RowsRequest
-from ..errors import UnknownModelError
+from ..errors import ConflictError, UnknownModelError
 from ..observe.metrics import Metrics
+from .loads import LOAD_SECONDS, Loads
 from .named import NamedModel, group, table_of
 from .shadows import Shadows
 from .spaces import check_versions, in_space, require_space
 from .spec import ModelSpec, check_specs
 from .version import Loader, MakeEngine, ModelVersion
+from .version_metrics import add_version_metrics
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
@@ -54,9 +59,6 @@ VECTORS = ANSWERED_BY["vectors"]
 #: Origins of canaries, the one that proves least first.
 WEAKEST_FIRST: tuple[Proof, ...] = ("self-made", "published", "verified")
 
-#: Labels of `fletcher_model_info`.
-INFO_LABELS = ("model", "version", "variant", "provider", "canary")
-
 #: Seconds between two checks for idle models.
 IDLE_LOOK_SECONDS = 0.25
 
@@ -78,6 +80,7 @@ class Models:
         fingerprint: Callable[[ModelSpec], str] | None = None,
         refuse_long: bool = False,
         default: str | None = None,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
         """Start without models.
 
@@ -90,6 +93,7 @@ class Models:
                 Default: only specifications are compared.
             refuse_long: whether a text that truncation would cut is an error in every request.
             default: name of the model that answers requests with an unknown name. Default: they are refused.
+            load_seconds: seconds that a load, or a model that wakes, may take.
         """
         self.metrics = Metrics() if metrics is None else metrics
         self._load = load
@@ -99,6 +103,7 @@ class Models:
         self._refuse_long = refuse_long
         self._default = default
         self._change = threading.Lock()
+        self._loads = Loads(load_seconds)
         self._named: tuple[NamedModel, ...] = ()
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
@@ -110,8 +115,8 @@ class Models:
             "fletcher_model_requests", "Requests submitted to a model's engine", ["model", "version"]
         )
         self._swaps = self.metrics.labeled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
-        self.metrics.facts("fletcher_model_info", "Served models", INFO_LABELS, self._describe_versions)
-        self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
+        add_version_metrics(self.metrics, lambda: [version for model in self._named for version in model.versions])
+        self.metrics.gauge("fletcher_loads_hung", "Loads that did not end in time", lambda: float(self._loads.hung))
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
         self._stopped = threading.Event()
 
@@ -225,8 +230,8 @@ class Models:
                 raise
             return None
         rows = isinstance(request, RowsRequest)
-        count = request.requests if isinstance(request, RowsRequest) else 1
-        self._requests(version.spec.name, version.spec.version).inc(count)
+        if not rows:  # the front that tokenized rows has counted their requests
+            self._requests(version.spec.name, version.spec.version).inc()
         model = self._table.get(version.spec.name)
         if isinstance(model, NamedModel) and model.shadow is not None and version is not model.shadow:
             if rows and model.shadow.info.tokenizer != version.info.tokenizer:
@@ -255,7 +260,8 @@ class Models:
             if (future := self.submit(version, request, draft)) is not None:
                 return version, future
             if not version.retired:
-                version.wake()
+                deadline = request.terms.deadline
+                version.wake(None if deadline is None else deadline - time.monotonic())
 
     @property
     def fallback(self) -> str | None:
@@ -274,11 +280,6 @@ class Models:
         """Return the weakest origin of the models' canaries: `self-made`, `published` or `verified`."""
         origins = {version.description.canary for model in self._named for version in model.versions}
         return next((origin for origin in WEAKEST_FIRST if origin in origins), "self-made")
-
-    def _describe_versions(self) -> list[tuple[str, ...]]:
-        """Return the labels of `fletcher_model_info`, by version."""
-        described = [version.description for model in self._named for version in model.versions]
-        return [(each.name, each.version, each.variant, each.provider, each.canary) for each in described]
 
     def not_ready(self) -> str:
         """Return the reason why the server is not ready; empty if it is ready. It can take as long as a canary run."""
@@ -309,8 +310,8 @@ class Models:
         Raises:
             InputError: one of its names is taken, or the default model is not served.
         """
-        with self._change:
-            version = ModelVersion(spec, lambda spec: encoder, self._make_engine, owned=False)
+        with self._changing():
+            version = ModelVersion(spec, lambda spec: encoder, self._make_engine, self._loads, owned=False)
             try:
                 self._install([*(v for model in self._named for v in model.versions), version])
             except InputError:
@@ -318,42 +319,66 @@ class Models:
                 raise
             self.on_change()
 
-    def apply(self, specs: Sequence[ModelSpec], *, reload: frozenset[tuple[str, str]] = frozenset()) -> None:
+    def apply(self, specs: Sequence[ModelSpec]) -> None:
         """Serve exactly these versions. If one of them cannot be loaded, nothing changes.
 
         Args:
             specs: all versions of all models.
-            reload: names and versions to load again even if their specifications do not change.
 
         Raises:
-            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications or versions conflict.
+            ConflictError: another change is under way, or two versions conflict.
+            DeadlineError: the loads did not end in time.
+            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications conflict.
         """
-        with self._change:
-            self._apply([spec.named() for spec in specs], reload)
+        self.edit(lambda present: specs)
 
     def edit(
         self,
         change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
         *,
-        reload: frozenset[tuple[str, str]] = frozenset(),
+        reload: str | None = None,
     ) -> None:
-        """Apply a change to the present specifications. Other changes wait until it is done.
+        """Apply a change to the present specifications. Another change at the same time is refused.
 
         Args:
-            change: function from the present specifications to the new ones.
-            reload: as for `apply`.
+            change: function from the present specifications to the new ones; it may read their folders.
+            reload: folder whose version is loaded again even if its specification does not change.
 
         Raises:
             FletcherError: as for `apply`.
         """
-        with self._change:
-            self._apply([spec.named() for spec in change(self.specs)], reload)
+        with self._changing():
+            before = {version.spec.key: version for model in self._named for version in model.versions}
+            what = "the change of the models" if before else "the models"
+            plan = partial(self._plan, change, before, reload)
+            self._take(before, self._loads.run(plan, lambda late: _close(late.fresh), what))
 
-    def _apply(self, specs: Sequence[ModelSpec], reload: frozenset[tuple[str, str]]) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Exclude other changes.
+
+        Raises:
+            StoppingError: the server is stopping.
+            ConflictError: another change is under way.
+        """
         if self._stopping:
             raise StoppingError("the server is stopping and does not load models")
+        if not self._change.acquire(blocking=False):
+            raise ConflictError("another change of the models is under way: repeat this one when it has ended")
+        try:
+            yield
+        finally:
+            self._change.release()
+
+    def _plan(
+        self,
+        change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
+        before: Mapping[tuple[str, str], ModelVersion],
+        reload: str | None,
+    ) -> _Plan:
+        """Load what a change needs; nothing of it is served yet. All files are read here, on the thread of the load."""
+        specs = [spec.named() for spec in change([version.spec for version in before.values()])]
         check_specs(specs)
-        before = {version.spec.key: version for model in self._named for version in model.versions}
         prints = {spec.key: self._fingerprint(spec) for spec in specs}
         after: list[ModelVersion] = []
         fresh: list[ModelVersion] = []
@@ -363,27 +388,31 @@ class Models:
                 old = before.get(spec.key)
                 old_print = self._fingerprints.get(spec.key, prints[spec.key])
                 same = old is not None and old.spec.settings == spec.settings and old_print == prints[spec.key]
-                if old is not None and same and spec.key not in reload and old.spec.aliases == spec.aliases:
+                if old is not None and same and spec.path != reload and old.spec.aliases == spec.aliases:
                     moved.append((old, spec))
                     after.append(old)
                 else:
-                    fresh.append(ModelVersion(spec, self._load, self._make_engine))
+                    fresh.append(ModelVersion(spec, self._load, self._make_engine, self._loads))
                     after.append(fresh[-1])
             check_versions(zip(after, specs, strict=True))
-            table = table_of(group(after))  # raises an error for names that are taken, before anything changes
-            self._check_default(table)
+            self._check_default(table_of(group(after)))  # raises an error for names that are taken, too
         except BaseException:
-            for version in fresh:
-                version.retire(0.0)
+            _close(fresh)
             raise
-        del table
-        for version, spec in moved:
+        return _Plan(after, fresh, moved, prints)
+
+    def _take(self, before: Mapping[tuple[str, str], ModelVersion], plan: _Plan) -> None:
+        """Serve what a plan has loaded, and close what it leaves out."""
+        if self._stopping:
+            _close(plan.fresh)
+            raise StoppingError("the server is stopping and does not load models")
+        for version, spec in plan.moved:
             version.spec = spec
-        self._fingerprints = prints
-        removed = [version for version in before.values() if version not in after]
-        self._install(after)
+        self._fingerprints = plan.prints
+        removed = [version for version in before.values() if version not in plan.after]
+        self._install(plan.after)
         self.on_change()
-        self._swaps("loaded").inc(len(fresh))
+        self._swaps("loaded").inc(len(plan.fresh))
         self._swaps("unloaded").inc(len(removed))
         for version in removed:
             drained = version.retire(self._drain_seconds)
@@ -411,9 +440,6 @@ class Models:
             self._idle.start()
 
     # Sleep and stop ----------------------------------------------------------------------------------------------------
-
-    def _count_awake(self) -> float:
-        return sum(version.engine is not None for model in self._named for version in model.versions)
 
     def _watch_idle(self) -> None:
         while not self._stopped.wait(IDLE_LOOK_SECONDS):
@@ -477,6 +503,29 @@ class Models:
                     }
                 )
         return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Versions that a change has loaded.
+
+    Attributes:
+        after: all versions after the change.
+        fresh: the new ones.
+        moved: old ones whose settings change, with their new specifications.
+        prints: digests of the folders.
+    """
+
+    after: list[ModelVersion]
+    fresh: list[ModelVersion]
+    moved: list[tuple[ModelVersion, ModelSpec]]
+    prints: dict[tuple[str, str], str]
+
+
+def _close(versions: Sequence[ModelVersion]) -> None:
+    """Close versions that never answered."""
+    for version in versions:
+        version.retire(0.0)
 
 
 def _choose(model: NamedModel, request: EmbedRequest | None) -> ModelVersion:

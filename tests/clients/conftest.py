@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.serve.access.keys import Key
+from fletcher.serve.access.key import Key
 
 from ..convert.heads import test_classification
 from .reference import MODELS, Reference, save_prompted
@@ -25,6 +25,10 @@ SERVERS = {"one process": (0, False), "two front processes, with a key": (2, Tru
 
 #: API key that every driver sends; a client that sends another or none is refused by the second server.
 KEY = "none"
+
+
+#: Names of OpenAI's models, for clients that know no others.
+ALIASES = {"minilm": ["text-embedding-3-small"]}
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +58,7 @@ def servers(
         paths[name] = folder / name
         export(str(checkpoints[name]), paths[name])
     lines = [
-        f'[[models]]\npath = "{path}"\nname = "{name}"\nprovider = "mlas"\nworkers = 1\n'
+        f'[[models]]\npath = "{path}"\nname = "{name}"\nprovider = "mlas"\nworkers = 1\naliases = {ALIASES.get(name, [])}\n'
         for name, path in paths.items()
     ]
     (folder / "server.toml").write_text("\n".join(lines))

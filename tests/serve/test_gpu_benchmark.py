@@ -19,7 +19,7 @@ def test_a_row_of_http_and_one_of_flight_have_figures_and_right_vectors(tmp_path
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.serve.gpu", str(checkpoint), "--output", str(output)),
-            *("--provider", "mlas", "--only", *rows, "--texts", "2048", "--seconds", "1", "--warm", "0.3"),
+            *("--provider", "mlas", "--only", *rows, "--texts", "1024", "--seconds", "0.5", "--warm", "0.3"),
             *("--clients", "2", "--limit", "200"),
         ],
         cwd=ROOT,

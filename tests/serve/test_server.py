@@ -89,7 +89,7 @@ def test_a_signal_ends_it_with_exit_code_0(number: signal.Signals) -> None:
 
 
 def test_a_stop_under_load_answers_every_admitted_request() -> None:
-    with process(delay=0.3) as (running, http, _):
+    with process(delay=0.12) as (running, http, _):
         with ThreadPoolExecutor(24) as pool:
             answers = [pool.submit(embed, http, f"text {index:02}") for index in range(24)]
             while "fletcher_admission_admitted_total 24.0" not in httpx.get(f"{http}/metrics").text:

@@ -19,6 +19,7 @@ from benchmarks.serve.gpu_parts.engine import pool_path, reference_path
 from benchmarks.serve.gpu_parts.flight_load import FlightSpec
 from benchmarks.serve.gpu_parts.http_load import HttpSpec
 from benchmarks.serve.gpu_parts.rows import Row
+from benchmarks.serve.gpu_parts.stages import means, scrape, thread_seconds
 from benchmarks.serve.running import Running, memory_mb, percentile, process_tree
 
 ROOT = Path(__file__).parents[3]
@@ -128,9 +129,17 @@ def measure(server: Running, row: Row, timing: Timing, folder: Path) -> dict[str
             child.stdin.write(f"{begin} {end}\n")
             child.stdin.flush()
         time.sleep(max(begin - time.monotonic(), 0.0))
+        pages = [scrape(server.http)]
         before = process_tree(server.process.pid)
+        threads = {pid: thread_seconds(pid) for pid in before}
         time.sleep(max(end - time.monotonic(), 0.0))
         after = process_tree(server.process.pid)
+        threads = {
+            pid: {name: now - threads[pid].get(name, 0.0) for name, now in thread_seconds(pid).items()}
+            for pid in after
+            if pid in threads
+        }
+        pages.append(scrape(server.http))
         until = end + END_SECONDS
         results = [json.loads(line(child, until - time.monotonic())) for child in children]
     finally:
@@ -145,6 +154,7 @@ def measure(server: Running, row: Row, timing: Timing, folder: Path) -> dict[str
         {
             "cores": (use.cpu_seconds - (before[pid].cpu_seconds if pid in before else 0.0)) / timing.seconds,
             "pss_mb": memory_mb(pid),
+            "threads": busiest(threads.get(pid, {}), timing.seconds),
             "command": use.command[-120:],
         }
         for pid, use in after.items()
@@ -158,12 +168,19 @@ def measure(server: Running, row: Row, timing: Timing, folder: Path) -> dict[str
         "p99 ms": percentile(milliseconds, 0.99) if milliseconds else None,
         "server_cores": sum(process["cores"] for process in processes),
         "server_processes": processes,
+        "stages": means(*pages),
         "client_cores": sum(result["cpu_seconds"] for result in results) / timing.seconds,
         "busiest_client": max(result["cpu_seconds"] for result in results) / timing.seconds,
         "errors": dict(errors),
         "sampled": sampled,
         "min_cosine": min((cosine for count, cosine in checks if count), default=None),
     }
+
+
+def busiest(threads: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Return the cores of the eight threads that used most CPU time."""
+    ordered = sorted(threads.items(), key=lambda thread: -thread[1])
+    return {name: round(used / seconds, 3) for name, used in ordered[:8]}
 
 
 def check(part: Mapping[str, Any], row: Row, folder: Path) -> tuple[int, float]:

@@ -129,7 +129,7 @@ def test_single_texts_are_answered_during_another_clients_streams(
         while len(timed.seconds) < 5 and not errors:
             time.sleep(0.01)
         seconds, before = [], len(timed.seconds)
-        for number in range(100):
+        for number in range(40):
             (text,), right = reference.part(37 * number, 1)
             started = time.perf_counter()
             answer = submit(front, [text], Terms(client="single")).result(SECONDS)

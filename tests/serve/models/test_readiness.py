@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
+from .quick_files_child import FILES_SECONDS
+
 WEIGHTS = "weights.fp32.safetensors"
 
 
@@ -32,7 +35,8 @@ def own_artifact(tmp_path: Path, tiny_artifact: Path) -> Path:
 def running(artifact: Path, fronts: int) -> Iterator[str]:
     spec = ModelSpec(path=str(artifact), name="tiny", provider="mlas")
     options = ServerOptions(http="127.0.0.1:0", flight="off", fronts=fronts)
-    with Supervisor([spec], options) if fronts else Server([spec], options) as server:
+    command = (sys.executable, str(Path(__file__).with_name("quick_files_child.py")))
+    with Supervisor([spec], options, command=command) if fronts else Server([spec], options) as server:
         assert server.addresses.http is not None
         yield server.addresses.http
 
@@ -51,7 +55,7 @@ def answer(url: str, status: int) -> dict[str, str]:
 def test_a_change_in_place_lowers_readiness_until_it_is_undone(
     own_artifact: Path, fronts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "FILES_SECONDS", 0.2)  # with fronts the engine process has its own
+    monkeypatch.setattr(readiness, "FILES_SECONDS", FILES_SECONDS)  # with fronts the engine process has its own
     file = own_artifact / WEIGHTS
     content = file.read_bytes()
     with running(own_artifact, fronts) as url:

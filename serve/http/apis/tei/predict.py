@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from fletcher.runtime import Scores
 from fletcher.runtime.inputs import Inputs, Pairs, Texts
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.tasks.sigmoids import sigmoid_scores
 
 from ....errors import EmptyError, FieldError
 from ....json_bodies import decode
 from ...call import Call, Response
 from ..answers import MAX_INPUTS, check_count, token_headers
 from ..foreign_fields import TEXTS, translate
-from ..ranking import sigmoid_scores
 from .types import Model, Truncate
 
 __all__ = ["PredictRequest", "Prediction", "predict"]
@@ -69,7 +69,7 @@ async def predict(call: Call) -> Response:
     request = decode(_predict, await call.body(), partial(translate, TEXTS, call))
     rows, single = _rows(call, request.inputs)
     options = EmbedOptions(input_type="raw", overflow="refuse" if request.truncate is False else "truncate")
-    version = call.models.pick(request.model, ("scores",))
+    version = call.pick(request.model, ("scores",))
     tokens, dropped = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int32)
     values = np.zeros((len(rows), version.description.dimension), np.float32)
     for length in {len(row) for row in rows}:
