@@ -81,7 +81,7 @@ def fetch(source: str, cache: Path, endpoint: str, **variables: str) -> dict[str
 def test_a_repository_is_fetched_hashed_and_reported(hub: FakeHub, tmp_path: Path) -> None:
     hub.files["org/minilm"] |= {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"x", "README.md": b"x"}
     # Files that may decide a vector come too, for the conversion to refuse them.
-    hub.files["org/minilm"] |= {"adapter_config.json": b"[]", "modeling.py": b"0", "surprise.dat": b"1"}
+    hub.files["org/minilm"] |= {"processor_config.json": b"[]", "modeling.py": b"0", "surprise.dat": b"1"}
     fetched = fetch("org/minilm", tmp_path, hub.url)
     assert fetched["source"] == f"hf:org/minilm@{COMMIT}"
     assert (fetched["revision"], fetched["card"]) == (COMMIT, None)
