@@ -35,6 +35,7 @@ __all__ = [
     "FeedForward",
     "Heads",
     "Layer",
+    "LayerAverage",
     "LearnedPositions",
     "Mask",
     "Module",
@@ -375,7 +376,18 @@ class Activation:
     name: str
 
 
-Module = Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation
+@dataclass(frozen=True, slots=True)
+class LayerAverage:
+    """Sum of the hidden states of all layers instead of the last ones, as the first module.
+
+    Attributes:
+        weights: factor of the embeddings and of each layer's result, in this order; their sum is 1.
+    """
+
+    weights: tuple[float, ...]
+
+
+Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ class CardError(FletcherError):
 
 
 class SourceError(FletcherError):
-    """Error of a model's files that cannot be fetched, are incomplete, or are of a refused kind (a pickle)."""
+    """Error of a model's files that cannot be fetched, are incomplete, or are in another format."""
 
 
 class ChecksumError(SourceError):

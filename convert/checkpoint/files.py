@@ -20,6 +20,7 @@ from fletcher.model_zoo.sources.harmless_files import is_harmless
 from fletcher.model_zoo.sources.lfs import is_pointer, pointer_message
 from fletcher.runtime.errors import CheckpointError
 
+from .adapters import CONFIG
 from .ignored_keys import IgnoredKeys
 from .json_files import find_json
 from .sentence_transformers import read_modules
@@ -60,8 +61,9 @@ RULES: tuple[FileRule, ...] = (
     FileRule("config.json", "read", "families/settings/reader.py"),
     FileRule("model.safetensors", "read", "convert/checkpoint/checkpoint.py"),
     FileRule("model.safetensors.index.json", "read", "convert/checkpoint/checkpoint.py"),
+    FileRule("adapter_model.safetensors", "read", "convert/checkpoint/adapters.py"),
+    FileRule("adapter_config.json", "read", "convert/checkpoint/adapters.py"),
     FileRule("adapter_*.safetensors", "refused", _MERGE),
-    FileRule("adapter_config.json", "refused", _MERGE),
     # transformers reads model.safetensors, or the shards that the index names.
     FileRule("*.safetensors", "read", "convert/checkpoint/checkpoint.py, as a shard"),
     FileRule("modules.json", "read", "model_zoo/sentence_transformers/modules.py"),
@@ -131,6 +133,11 @@ def check_files(folder: Path, ignored: IgnoredKeys, *, templated: bool = False) 
     Raises:
         CheckpointError: a file is refused or unknown, or it is a pointer of Git LFS; the message names it and the next step.
     """
+    if not (folder / CONFIG).is_file() and any(folder.glob("adapter_model.*")) and ignored.refused({CONFIG}):
+        raise CheckpointError(
+            f"{folder} has the weights of an adapter without {CONFIG}, so that transformers does not read them: fetch that "
+            f"file, or leave the adapter out with --ignore-key {CONFIG}"
+        )
     reproduced = _check_code(folder, find_json(folder / "config.json"), ignored)
     _check_folder(folder, "", RULES, ignored, reproduced)
     for module in read_modules(folder):

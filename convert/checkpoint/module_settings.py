@@ -127,6 +127,7 @@ MODULE_KEYS: Mapping[str, Mapping[str, str]] = {
     },
     "LayerNorm": {"dimension": _APPLIED},
     "Normalize": _BOTH_NAMES,
+    "WeightedLayerPooling": {**_WIDTHS, "layer_start": _APPLIED, "num_hidden_layers": _APPLIED},
     "Dropout": {"dropout": "harmless: nothing is dropped at inference (torch.nn.Dropout)"},
     "SpladePooling": {
         **_WIDTHS,

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Unpack
@@ -26,6 +27,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.origin.zoo import shorten_canary
+from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
@@ -33,11 +35,13 @@ from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
+from ..checkpoint.adapters import with_base
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
+from ..checkpoint.static_layout import static_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
@@ -131,7 +135,8 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        layout = stack.enter_context(usual_layout(checkout.folder))
+        usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(checkout.folder))))
+        layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
         templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)
         check_files(layout, ignored, templated=templated)
@@ -155,6 +160,9 @@ def export(
                 f"{architecture.max_positions}: choose a smaller --max-tokens"
             )
         recipe = _Recipe(card, architecture, emitter, pairs, tools)
+        if base is not None:  # the weights are the base model's and the adapter's
+            names = {f"{base.source}/{name}": digest for name, digest in base.sha256.items()}
+            checkout = dataclasses.replace(checkout, sha256={**checkout.sha256, **names})
         session = _write(folder, checkpoint, checkout, recipe, progress)
         progress.line("checking the canary")
         artifact = Artifact.open(folder)
@@ -320,7 +328,8 @@ def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None
 
 def _open(folder: Path, variant: Variant) -> Session:
     """Open one session on all cores; several workers would need more memory for the same answer."""
-    return MlasSession(folder / variant.file, threads=len(this_machine().processors))
+    mapped = (folder / variant.weights).stat().st_size >= LARGE
+    return MlasSession(folder / variant.file, threads=len(this_machine().processors), mapped=mapped)
 
 
 def _tools() -> dict[str, str]:

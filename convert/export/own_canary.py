@@ -14,6 +14,9 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary
 from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.mlas.mapped import LARGE
+from fletcher.runtime.providers.mlas.provider import MLAS
+from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider, find_provider, runnable_targets
 from fletcher.runtime.session.session import Session
@@ -84,9 +87,11 @@ def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryCh
 
 
 def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
-    """Open a variant on its target's default provider, on all cores."""
-    provider = default_provider(variant.target)
-    return open_session(artifact, variant, provider=provider, threads=len(this_machine().processors))
+    """Open a variant on its target's default provider, on all cores; large weights stay in their file where they can."""
+    provider, threads = default_provider(variant.target), len(this_machine().processors)
+    if provider == MLAS.name and (artifact.path / variant.weights).stat().st_size >= LARGE:
+        return MlasSession(artifact.path / variant.file, threads=threads, mapped=True)
+    return open_session(artifact, variant, provider=provider, threads=threads)
 
 
 def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str, *, half: bool = False) -> Canary:

@@ -6,6 +6,7 @@ included. Rows of padding must not overflow either, because 0 times infinity is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
@@ -55,9 +57,12 @@ def record_maxima(emission: Emission, model: onnx.ModelProto, weights: Path, tex
         Maxima by value; for each norm also the largest sum of squares of a row that it norms, as `NAME#squares`.
     """
     recorder, outputs = _with_maxima(model, list(emission.graph.float_values))
-    graph = CpuGraph(recorder.SerializeToString(), weights)
+    graph = CpuGraph(recorder.SerializeToString(), weights, mapped=True)
     maxima = dict.fromkeys(outputs, 0.0)
-    for rows in _batches(texts.lengths.tolist()):
+    # ONNX Runtime keeps the values of all layers until their maxima are computed: those of a large model are many.
+    size = 4 * sum(math.prod(weight.shape) for weight in emission.graph.weights.values())
+    lengths = texts.lengths.tolist()
+    for rows in _batches(lengths) if size < LARGE else ([row] for row in range(len(lengths))):
         batch = texts.select(np.array(rows, np.int64))
         values = graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, batch), list(outputs.values()))
         for name, value in zip(outputs, values, strict=True):

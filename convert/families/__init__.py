@@ -22,7 +22,10 @@ from .jina_bert import describe_jina_bert
 from .modernbert import describe_modernbert
 from .mpnet import describe_mpnet
 from .nomic_bert import describe_nomic_bert
-from .roberta import describe_roberta
+from .roberta import describe_roberta, describe_xlm_roberta_xl
+from .settings.nearest import explain_nearest
+from .static_embedding import describe_static_embedding
+from .t5 import describe_t5
 
 __all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
 
@@ -45,11 +48,15 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "modernbert": describe_modernbert,
         "new": describe_gte,
         "mpnet": describe_mpnet,
+        "mt5": describe_t5,
         "nomic_bert": describe_nomic_bert,
         "qwen2": describe_qwen,
         "qwen3": describe_qwen,
         "roberta": describe_roberta,
+        "static_embedding": describe_static_embedding,
+        "t5": describe_t5,
         "xlm-roberta": describe_roberta,
+        "xlm-roberta-xl": describe_xlm_roberta_xl,
     }
 )
 
@@ -77,8 +84,8 @@ _NO_EXPORT = "Optimum has no export for it"
 _PADDING = "its values change with the padding of a batch, so that Optimum's graph is refused"
 UNTRACED: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"), _DECODERS),
-        **dict.fromkeys(("ernie", "funnel", "xlm-roberta-xl", "xlnet"), _NO_EXPORT),
+        **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "pegasus", "umt5"), _DECODERS),
+        **dict.fromkeys(("ernie", "funnel", "xlnet"), _NO_EXPORT),
         **dict.fromkeys(("convbert", "nystromformer"), _PADDING),
         "longformer": "Optimum's graph needs a global attention mask, which depends on the task",
     }
@@ -108,7 +115,8 @@ def check_family(checkpoint: Checkpoint) -> str:
             "differs from transformers' model"
         )
     raise CheckpointError(
-        f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. {advice}"
+        f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. "
+        f"{explain_nearest(checkpoint.config, FAMILIES)}{advice}"
     )
 
 

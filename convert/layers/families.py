@@ -208,6 +208,27 @@ _MODERNBERT = Family(
     rotary=True,
     final_norm="final_norm",
 )
+_XLM_ROBERTA_XL = Family(
+    embeddings={
+        "word": (_out("embeddings.word_embeddings"),),
+        "with_token_type": (_out("embeddings.word_embeddings"), _out("embeddings.token_type_embeddings")),
+        "position": (_out("embeddings.position_embeddings"),),
+        "sum": (_out("embeddings"),),
+    },
+    layer=r"encoder\.layer\.\d+",
+    points={
+        **_norm_before("attention", "attention.self_attn_layer_norm", residual=_into("LayerNorm")),
+        **_attention(
+            _out("attention.self.query"),
+            _out("attention.self.key"),
+            _out("attention.self.value"),
+            "attention.output.dense",
+        ),
+        **_norm_before("feed_forward", "LayerNorm", residual=_out("")),
+        **_feed_forward("intermediate.dense", "output.dense"),
+    },
+    final_norm="encoder.LayerNorm",
+)
 
 
 def _decoder(
@@ -330,6 +351,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3": _decoder(head_norms=_head_norms("query", "key", axis=1)),
         "roberta": _BERT,
         "xlm-roberta": _BERT,
+        "xlm-roberta-xl": _XLM_ROBERTA_XL,
     }
 )
 

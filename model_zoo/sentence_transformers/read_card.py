@@ -37,6 +37,9 @@ _PROJECTED = frozenset({"embedding_gemma2_text"})
 # tables of max_position_embeddings rows hold fewer positions than rows.
 _OFFSET_FAMILIES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
 
+#: Families that learn a bias by distance instead of positions, so that `n_positions` limits nothing.
+_WITHOUT_POSITIONS = frozenset({"mt5", "t5"})
+
 
 def read_card(
     folder: Path,
@@ -247,6 +250,8 @@ def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requ
     """Return the longest input: sentence-transformers' own limit, else the tokenizer's, within the number of positions."""
     folder, transformer = files.folder, files.transformer
     table = positions = config.max_position_embeddings or config.n_positions
+    if config.model_type in _WITHOUT_POSITIONS:
+        table = positions = None
     if positions is not None and config.model_type in _OFFSET_FAMILIES:
         if config.pad_token_id is None:
             raise CardError(f"{folder / 'config.json'}: has no pad_token_id, after which {config.model_type} counts")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ from ..errors import ChecksumError, SourceError
 from ..locator import HubSource
 from ..progress import Counter, Progress
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
-from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, require_safetensors
+from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, needed_pickles, require_weights
 
 __all__ = ["fetch_hub", "is_recorded"]
 
@@ -45,7 +45,7 @@ def fetch_hub(
     Raises:
         ChecksumError: a file is not the pinned one, or has changed since it was recorded.
         SourceError: the hub cannot be reached, has no such repository or revision or refuses access; the weights are
-            missing or a pickle; the disk is full.
+            missing or in another format; the disk is full.
     """
     records = cache_folder(cache_dir) / "records"
     snapshots = cache_folder(cache_dir) / "hub" if cache_dir is not None or os.environ.get("FLETCHER_CACHE") else None
@@ -67,7 +67,7 @@ def _record_file(records: Path, source: HubSource) -> Path:
 def _verify(
     folder: Path, source: HubSource, records: Path, pinned: Mapping[str, str], progress: Progress
 ) -> dict[str, str]:
-    require_safetensors(folder, str(source))
+    require_weights(folder, str(source))
     file = _record_file(records, source)
     record = read_record(file)
     progress.line(f"Checking {source.repository}")
@@ -108,14 +108,14 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
     import huggingface_hub  # 0.3 s, and only this source needs it
     from huggingface_hub import errors
 
-    def download(revision: str | None, *, local_files_only: bool) -> Path:
+    def download(revision: str | None, *, local_files_only: bool, ignored: Sequence[str] = IGNORED_PATTERNS) -> Path:
         with _DownloadedBytes(progress, source.repository) as downloaded:
             folder = huggingface_hub.snapshot_download(
                 source.repository,
                 revision=revision,
                 cache_dir=snapshots,
                 allow_patterns=list(CHECKPOINT_PATTERNS),
-                ignore_patterns=list(IGNORED_PATTERNS),
+                ignore_patterns=list(ignored),
                 tqdm_class=_bar_class(downloaded),
                 local_files_only=local_files_only,
             )
@@ -134,7 +134,7 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
     progress.line(f"Downloading {source.repository}")
     try:
         # This request fails at once: snapshot_download repeats its first request for 25 s.
-        commit = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT).sha
+        info = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT)
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
         if _status(error) in _FINAL or isinstance(error, errors.HFValidationError):
@@ -144,9 +144,20 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
         except OSError:
             raise _unreachable(source) from error
     try:
-        return download(commit, local_files_only=False)
+        names = [sibling.rfilename for sibling in info.siblings or ()]
+        return download(info.sha, local_files_only=False, ignored=_ignored_patterns(names))
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise _translate(error, source, snapshots) from error
+
+
+def _ignored_patterns(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of files that are not downloaded: pickles are, where they alone hold weights."""
+    pickles = needed_pickles(names)
+    if not pickles:
+        return IGNORED_PATTERNS
+    others = [pattern for pattern in IGNORED_PATTERNS if not pattern.startswith("*.bin")]
+    unused = [name for name in names if name.endswith((".bin", ".bin.index.json")) and name not in pickles]
+    return (*others, *unused)
 
 
 def _status(error: Exception) -> int | None:

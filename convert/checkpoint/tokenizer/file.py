@@ -23,6 +23,7 @@ from .arguments import read_arguments
 from .classes import GENERIC, TokenizerClass, class_name, find_class
 from .loaded_by_transformers import load_with_transformers
 from .pipeline import adjust, build, check_ids, finish, read_vocabulary, rebuild, unknown_token
+from .sentencepiece import FILES, build_sentencepiece
 from .tokens import add_tokens
 
 __all__ = ["WrittenTokenizer", "check_mask", "gives_token_types", "write_tokenizer"]
@@ -190,13 +191,19 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
                 f"vocabulary. {SAVE_FAST}"
             )
         model = read_vocabulary(folder, kind, like, unknown_token(kind, arguments))
-        if model is None:
+        pieces = build_sentencepiece(folder, kind, arguments, like) if model is None else None
+        if pieces is not None:
+            tokenizer, arguments = pieces
+        elif model is not None:
+            tokenizer = build(kind, arguments, model)
+        else:
             raise CheckpointError(_explain_missing(folder, kind))
-        rebuilt, tokenizer = True, build(kind, arguments, model)
+        rebuilt = True
     named = add_tokens(tokenizer, kind, arguments, like)
     for number, token in arguments.decoder.items() if stored is None and like == "4" else ():
-        ends = [named.get(key) for key in ("cls_token", "sep_token")]
-        if str(token) in map(str, ends) and tokenizer.token_to_id(str(token)) != number:
+        ends = [str(named.get(key)) for key in ("cls_token", "sep_token")]
+        checked = str(token) in ends or (kind.kind in FILES and tokenizer.id_to_token(number) is not None)
+        if checked and tokenizer.token_to_id(str(token)) != number:
             raise CheckpointError(
                 f"{folder} gives the token {str(token)!r} the id {number}, and its vocabulary another: make them agree in "
                 "a copy"
@@ -275,7 +282,8 @@ def _explain_missing(folder: Path, kind: TokenizerClass) -> str:
     present = sorted(file.name for pattern in VOCABULARIES for file in folder.glob(pattern))
     if not present:
         return f"{folder} has neither tokenizer.json nor a vocabulary: fetch the checkpoint again"
-    needed = {"WordPiece": "vocab.txt", "BPE": "vocab.json and merges.txt"}.get(kind.model or "", "tokenizer.json")
+    words = {"WordPiece": "vocab.txt", "BPE": "vocab.json and merges.txt"}
+    needed = FILES.get(kind.kind) or words.get(kind.model or "", "tokenizer.json")
     return (
         f"{folder} has no tokenizer.json but {', '.join(present)}, of which Fletcher does not make a {kind.name} "
         f"(it needs {needed}). {SAVE_FAST}"

@@ -21,7 +21,17 @@ from ..tokenizer_version import TokenizerLike
 from .arguments import Arguments, Token
 from .classes import TokenizerClass
 
-__all__ = ["adjust", "build", "check_ids", "finish", "read_vocabulary", "rebuild", "unknown_token"]
+__all__ = [
+    "SPACE",
+    "adjust",
+    "albert_steps",
+    "build",
+    "check_ids",
+    "finish",
+    "read_vocabulary",
+    "rebuild",
+    "unknown_token",
+]
 
 #: SentencePiece's sign for a space.
 SPACE = "▁"
@@ -181,7 +191,7 @@ def build(kind: TokenizerClass, arguments: Arguments, model: Any, charsmap: byte
         case _:
             steps = [] if charsmap is None else [normalizers.Precompiled(charsmap)]
             if kind.kind == "albert":
-                tokenizer.normalizer = normalizers.Sequence([*_albert_steps(arguments), *steps])
+                tokenizer.normalizer = normalizers.Sequence([*albert_steps(arguments), *steps])
             elif steps:
                 tokenizer.normalizer = steps[0]
             scheme = "always" if space else "never"
@@ -344,7 +354,8 @@ def _by_token(vocabulary: Any) -> dict[str, int]:
     return dict(vocabulary)
 
 
-def _albert_steps(arguments: Arguments) -> list[Any]:
+def albert_steps(arguments: Arguments) -> list[Any]:
+    """Return the steps of ALBERT's normalizer before SentencePiece's table of characters."""
     steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     if not arguments.flag("keep_accents", False):
         steps += [normalizers.NFKD(), normalizers.StripAccents()]

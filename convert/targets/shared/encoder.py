@@ -17,7 +17,7 @@ from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
-from .modules import emit_decoder, emit_modules
+from .modules import emit_decoder, emit_layer_average, emit_modules
 
 __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
@@ -61,13 +61,16 @@ def emit_encoder(
         The last hidden states, before any module.
     """
     embedded = hidden = _emit_embedding(graph, architecture.embedding, parts)
+    states = [hidden]
     for layer in architecture.layers:
         hidden = parts.layer(layer, hidden) or _emit_layer(graph, layer, hidden, embedded, parts)
+        states.append(hidden)
     if architecture.final_norm is not None:
         hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
     if architecture.projection is not None:
         hidden = emit_linear(graph, architecture.projection, hidden, "projection")
-    value = emit_modules(graph, architecture, hidden, parts.pool, parts.decode)
+    tokens = emit_layer_average(graph, architecture, [*states[:-1], hidden])
+    value = emit_modules(graph, architecture, tokens, parts.pool, parts.decode)
     graph.node("Identity", [value], architecture.output)
     rows = parts.rows if architecture.output == "token_vectors" else (texts,)
     graph.output(TensorInfo(architecture.output, "float32", (*rows, dimension)))

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from ..families.decoders.models import QUICK, make_tiny
-from ..families.restated import Restated
+from ..families.restated import Restated, Static
 from ..families.test_gte import New
 from ..families.test_jina_bert import Jina
 from ..families.test_nomic_bert import Nomic
@@ -21,6 +21,7 @@ from .tiny import Tiny
 __all__ = ["MODELS", "NAMES", "SLOW", "Tiny", "bert_like", "roberta_like"]
 
 LONGEST = 24
+T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), start=1, end=1, pad=0)
 
 
 def _transformers(family: str, name: str, sizes: Mapping[str, Any], tokens: SpecialTokens, longest: int) -> Tiny:
@@ -56,6 +57,18 @@ def _modernbert() -> Tiny:
     return _transformers("modernbert", "ModernBert", sizes, BERT_TOKENS, LONGEST)
 
 
+def _t5(family: str, name: str, **settings: Any) -> Callable[[], Tiny]:
+    """Return a function that makes the encoder of a T5 whose heads are wider than its hidden size allows."""
+
+    def make() -> Tiny:
+        sizes = {"vocab_size": 60, "d_model": 32, "d_kv": 12, "num_heads": 4, "num_layers": 3, "d_ff": 40}
+        config = getattr(transformers, f"{name}Config")(**sizes, relative_attention_max_distance=16, **settings)
+        model = randomize(getattr(transformers, f"{name}EncoderModel")(config), std=0.1)
+        return Tiny(family, model, LONGEST, T5_TOKENS, 60, 32)
+
+    return make
+
+
 def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden: int) -> Callable[[], Tiny]:
     return lambda: Tiny(family, make(), LONGEST, BERT_TOKENS, vocabulary, hidden)
 
@@ -84,7 +97,11 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     ),
     "nomic_bert_half": _restated("nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5), 64, 32),
     "roberta": roberta_like("roberta", "Roberta", type_vocab_size=1),
+    "mt5": _t5("mt5", "MT5", feed_forward_proj="gated-gelu"),
+    "static_embedding": _restated("static_embedding", Static, 60, 24),
+    "t5": _t5("t5", "T5"),
     "xlm-roberta": roberta_like("xlm-roberta", "XLMRoberta", type_vocab_size=1),
+    "xlm-roberta-xl": roberta_like("xlm-roberta-xl", "XLMRobertaXL", type_vocab_size=1),
 }
 
 #: Names of the models, for parametrized tests.

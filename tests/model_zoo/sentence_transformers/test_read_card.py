@@ -194,7 +194,7 @@ def test_pooling_without_the_prompt_is_rejected_if_there_are_prompts(minilm: Pat
         [],
         ["Transformer"],
         ["Transformer", "LayerNorm", "Pooling"],
-        ["Transformer", "WeightedLayerPooling", "Pooling"],
+        ["Transformer", "Pooling", "WeightedLayerPooling"],
         ["WordEmbeddings", "Pooling"],
         ["Transformer", "Pooling", "Pooling"],
     ],
