@@ -28,6 +28,7 @@ from .flight.bounds import FlightBounds
 from .http.app import HttpApp
 from .http.call import Limits
 from .http.edge.edge import Edge
+from .models.locations import Locations
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
@@ -164,6 +165,7 @@ class Surroundings:
             fingerprint=fingerprint,
             refuse_long=self.options.on_truncate == "refuse",
             default=self.options.default_model,
+            locations=Locations(self.options.follow_seconds),
         )
 
     def open_models(self, given: Backend | Sequence[ModelSpec], load: Loader = load_encoder) -> Models:

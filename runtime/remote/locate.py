@@ -17,7 +17,7 @@ from .node_cache import Cached, NodeCache
 from .source import Index, Source, open_source, read_index, require_digest
 from .url import ArtifactUrl, is_url, parse_url
 
-__all__ = ["Located", "locate"]
+__all__ = ["Located", "fetch", "locate", "relocate"]
 
 logger = logging.getLogger("fletcher.runtime.remote")
 
@@ -72,7 +72,7 @@ def locate(path: str | Path, *, digest: str | None = None, progress: Progress = 
     if known is not None and known.digest == expected and (cached := cache.find(known.key)) is not None:
         return Located(cached.folder, cached)
     try:
-        return _download(url, cache, expected, progress)
+        return fetch(url, digest=expected, progress=progress)
     except UnreachableError as error:
         if known is None or expected not in (None, known.digest) or (cached := cache.find(known.key)) is None:
             raise
@@ -81,8 +81,25 @@ def locate(path: str | Path, *, digest: str | None = None, progress: Progress = 
         return Located(cached.folder, cached)
 
 
-def _download(url: ArtifactUrl, cache: NodeCache, expected: str | None, progress: Progress) -> Located:
-    target, version = url, ""
+def relocate(folder: str | Path) -> Located | None:
+    """Return the artifact of a folder that `locate` returned earlier, perhaps in another process; None if it was removed."""
+    cached = NodeCache().hold_folder(Path(folder))
+    return None if cached is None else Located(cached.folder, cached)
+
+
+def fetch(url: ArtifactUrl, *, digest: str | None = None, progress: Progress = SILENT) -> Located:
+    """Return the folder of the artifact that a URL has now, as its server says; download it if the cache does not have it.
+
+    Args:
+        url: URL of an artifact or an alias.
+        digest: as for `locate`.
+        progress: as for `locate`.
+
+    Raises:
+        UnreachableError: the server does not answer.
+        As `locate`.
+    """
+    target, version, cache, expected = url, "", NodeCache(), digest
     if url.is_alias:
         alias = read_alias(url)
         assert alias is not None  # no version was given

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from fletcher.runtime.options.embed import EmbedOptions
     from fletcher.runtime.options.load import LoadOptions
 
-__all__ = ["Directory", "check_options", "require_packages", "serve_packages"]
+__all__ = ["Directory", "check_options", "local_folder", "require_packages", "serve_packages"]
 
 #: Extra of Fletcher that installs a package, by the package's import name.
 EXTRAS: Final = {
@@ -25,7 +26,25 @@ EXTRAS: Final = {
     "opentelemetry": "otel",
 }
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact, written by fletcher-convert.")]
+Directory = Annotated[
+    str, typer.Argument(metavar="DIR|URL", help="Folder of the artifact, written by fletcher-convert, or its URL.")
+]
+
+
+def local_folder(ctx: typer.Context, directory: str, digest: str | None = None) -> Path:
+    """Return the folder of a command's artifact. A URL is downloaded, and its folder kept until the command ends.
+
+    Args:
+        ctx: the command's context.
+        directory: folder or URL.
+        digest: digest that the artifact must have; None accepts every digest.
+
+    Raises:
+        FletcherError: as for `locate`.
+    """
+    from fletcher.runtime.remote.locate import locate
+
+    return ctx.with_resource(locate(directory, digest=digest, progress=reporter(ctx))).folder
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.commandline.struct_options import struct_options
 from fletcher.runtime.options.load import LoadOptions
+from fletcher.runtime.remote.url import is_url
 
 from ..models.heap import few_arenas
 from ..models.spec import SERVER_CACHE, ModelSpec, read_specs
@@ -31,10 +32,10 @@ __all__ = ["serve"]
 def serve(
     ctx: typer.Context,
     directories: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            metavar="DIR...",
-            help="Folders of artifacts. Default: the [[models]] of the file of --config.",
+            metavar="DIR|URL...",
+            help="Folders or URLs of artifacts, or URLs of aliases. Default: the [[models]] of the file of --config.",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +71,13 @@ def serve(
 
     config, name = ctx.obj.config, options.name
     from_folders = [
-        ModelSpec.of(load, path=str(directory), name=name or "", aliases=tuple(alias or ()), idle_seconds=idle_seconds)
+        ModelSpec.of(
+            load,
+            path=directory if is_url(directory) else str(Path(directory)),
+            name=name or "",
+            aliases=tuple(alias or ()),
+            idle_seconds=idle_seconds,
+        )
         for directory in directories or []
     ]
     if (name or alias) and len(from_folders) != 1:

@@ -17,7 +17,7 @@ import pyarrow.flight as fl
 
 from fletcher import __version__
 from fletcher.model_zoo.decode import decode_json
-from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError
+from fletcher.runtime.errors import ArtifactError, FletcherError, MissingPackageError, ServiceError, SourceError
 from fletcher.runtime.inputs import Texts
 
 from ..access.addresses import HostPort
@@ -225,10 +225,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             if action.type == "unload":
                 self._models.edit(unloading(body.decode(errors="replace")))
             else:
-                spec = decode(_spec, body).named()
+                spec = self._models.complete(decode(_spec, body))
                 names = {"name", *decode_json(body, dict[str, object])}
                 self._models.edit(loading(spec, names), reload=frozenset([spec.key]))
-        except ArtifactError as error:  # the admin can correct the path
+        except (ArtifactError, MissingPackageError, SourceError) as error:  # the admin can correct the path
             raise FieldError(str(error), "path") from error
         return msgspec.json.encode(self._models.describe())
 

@@ -25,7 +25,9 @@ def loading(spec: ModelSpec, fields: Collection[str]) -> Change:
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
         if any(old.key == spec.key for old in specs):
-            changes = {name: getattr(spec, name) for name in fields if name in spec.__struct_fields__}
+            # A folder that was downloaded comes with its URL; another folder has none.
+            replaced = {*fields, "source"} if "path" in fields else fields
+            changes = {name: getattr(spec, name) for name in replaced if name in spec.__struct_fields__}
             return [msgspec.structs.replace(old, **changes) if old.key == spec.key else old for old in specs]
         return [*specs, spec]
 

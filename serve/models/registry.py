@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,11 @@ from ..engine.embed_request import EmbedRequest
 from ..engine.rows_request import RowsRequest
 from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
+from .locations import Locations
 from .named import NamedModel, group, table_of
 from .shadows import Shadows
 from .spaces import check_versions, in_space, require_space
-from .spec import ModelSpec, check_specs
+from .spec import ModelSpec, check_specs, require_given
 from .version import Loader, MakeEngine, ModelVersion
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Models:
         fingerprint: Callable[[ModelSpec], str] | None = None,
         refuse_long: bool = False,
         default: str | None = None,
+        locations: Locations | None = None,
     ) -> None:
         """Start without models.
 
@@ -90,6 +93,7 @@ class Models:
                 Default: only specifications are compared.
             refuse_long: whether a text that truncation would cut is an error in every request.
             default: name of the model that answers requests with an unknown name. Default: they are refused.
+            locations: finds the folders of models that have a URL. Default: every path is a folder.
         """
         self.metrics = Metrics() if metrics is None else metrics
         self._load = load
@@ -98,6 +102,7 @@ class Models:
         self._fingerprint = fingerprint or (lambda spec: "")
         self._refuse_long = refuse_long
         self._default = default
+        self._locations = locations
         self._change = threading.Lock()
         self._named: tuple[NamedModel, ...] = ()
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
@@ -113,6 +118,7 @@ class Models:
         self.metrics.facts("fletcher_model_info", "Served models", INFO_LABELS, self._describe_versions)
         self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
+        self._follower = threading.Thread(target=self._follow_aliases, name="fletcher-aliases", daemon=True)
         self._stopped = threading.Event()
 
     # Lookup ------------------------------------------------------------------------------------------------------------
@@ -328,8 +334,8 @@ class Models:
         Raises:
             FletcherError: a version cannot be loaded, its canary does not pass, or two specifications or versions conflict.
         """
-        with self._change:
-            self._apply([spec.named() for spec in specs], reload)
+        with self._change, self._located():
+            self._apply([self._resolve(spec).named() for spec in specs], reload)
 
     def edit(
         self,
@@ -346,8 +352,34 @@ class Models:
         Raises:
             FletcherError: as for `apply`.
         """
-        with self._change:
-            self._apply([spec.named() for spec in change(self.specs)], reload)
+        with self._change, self._located():
+            self._apply([self._resolve(spec).named() for spec in change(self.specs)], reload)
+
+    def complete(self, spec: ModelSpec) -> ModelSpec:
+        """Return a specification that an operator wrote with a folder on this machine and a name; a URL is downloaded.
+
+        Raises:
+            OptionError: it has a field that only the server sets.
+            FletcherError: the artifact of the URL cannot be had, or the folder is not an artifact.
+        """
+        return self._resolve(require_given(spec)).named()
+
+    def _resolve(self, spec: ModelSpec) -> ModelSpec:
+        """Return a specification whose path is a folder on this machine.
+
+        Raises:
+            FletcherError: the artifact of its URL cannot be had.
+        """
+        return spec if self._locations is None else self._locations.resolve(spec)
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Hold downloaded folders during a change; afterwards those of the models that are served then."""
+        try:
+            yield
+        finally:
+            if self._locations is not None:
+                self._locations.keep(self.specs)
 
     def _apply(self, specs: Sequence[ModelSpec], reload: frozenset[tuple[str, str]]) -> None:
         if self._stopping:
@@ -409,6 +441,9 @@ class Models:
         idle = any(version.spec.idle_seconds is not None for version in versions)
         if idle and not self._idle.is_alive():
             self._idle.start()
+        follows = self._locations is not None and self._locations.follow_seconds > 0
+        if follows and not self._follower.is_alive() and any(version.spec.source for version in versions):
+            self._follower.start()
 
     # Sleep and stop ----------------------------------------------------------------------------------------------------
 
@@ -423,6 +458,10 @@ class Models:
                     continue
                 if time.monotonic() - version.used > limit:
                     version.sleep(self._drain_seconds)
+
+    def _follow_aliases(self) -> None:
+        if self._locations is not None:
+            self._locations.follow(lambda: self.specs, self.edit, self._stopped)
 
     def announce_stop(self) -> None:
         """Report that the server is not ready from now on, so that load balancers leave it. Requests are still answered."""
@@ -455,6 +494,8 @@ class Models:
                 drained &= version.retire(max(deadline - time.monotonic(), 0.0))
         if self._idle.is_alive():
             self._idle.join()
+        if self._locations is not None:
+            self._locations.keep(())
         return drained
 
     def describe(self) -> list[dict[str, Any]]:

@@ -70,9 +70,10 @@ class S3Server:
         credentials = [{"accessKey": KEY, "secretKey": SECRET}]
         identity = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        names = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc")
-        ports = free_ports(len(names))
-        options = [f"-{name.replace('.grpc', '')}.port{'.grpc' * ('grpc' in name)}={port}" for name, port in zip(names, ports, strict=True)]
+        names = ("s3", "master", "volume", "filer")
+        ports = free_ports(2 * len(names))
+        options = [f"-{name}.port={port}" for name, port in zip(names, ports, strict=False)]
+        options += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[len(names) :], strict=True)]
         self.port = ports[0]
         self._process = subprocess.Popen(
             [

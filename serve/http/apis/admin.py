@@ -12,7 +12,14 @@ import msgspec
 from msgspec import Meta
 
 from fletcher.model_zoo.decode import decode_json
-from fletcher.runtime.errors import ArtifactError, FletcherError, InputError, ServiceError
+from fletcher.runtime.errors import (
+    ArtifactError,
+    FletcherError,
+    InputError,
+    MissingPackageError,
+    ServiceError,
+    SourceError,
+)
 
 from ...errors import FieldError, MediaTypeError, UnknownModelError
 from ...json_bodies import decode
@@ -79,8 +86,8 @@ async def load(call: Call) -> Response:
     names = {"name", *decode_json(body, dict[str, object])}
     loop = asyncio.get_running_loop()
     try:
-        spec = await loop.run_in_executor(None, spec.named)
-    except ArtifactError as error:
+        spec = await loop.run_in_executor(None, call.models.complete, spec)
+    except (ArtifactError, MissingPackageError, SourceError) as error:
         raise FieldError(str(error), "path") from error
 
     await _edit(call, "load", loading(spec, names), reload=frozenset([spec.key]))
