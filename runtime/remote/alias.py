@@ -14,7 +14,7 @@ from msgspec import Meta
 from fletcher.model_zoo.decode import decode_json
 
 from ..errors import InputError, SourceError
-from .store import ObjectStore
+from .store import WRITE_SECONDS, ObjectStore
 from .url import ArtifactUrl
 
 __all__ = ["Alias", "Target", "read_alias", "write_alias"]
@@ -105,7 +105,9 @@ def write_alias(url: ArtifactUrl, artifact: ArtifactUrl, digest: str) -> None:
     folder = url.parent.parts
     below = artifact.parts[: len(folder)] == folder and len(artifact.parts) > len(folder)
     path = "/".join(artifact.parts[len(folder) :]) if below else f"/{artifact.path}"
-    ObjectStore(url).put("", msgspec.json.encode(Alias(artifact=path, digest=f"sha256:{digest}")) + b"\n")
+    ObjectStore(url, silence=WRITE_SECONDS).put(
+        "", msgspec.json.encode(Alias(artifact=path, digest=f"sha256:{digest}")) + b"\n"
+    )
 
 
 def _resolve(alias: ArtifactUrl, path: str) -> ArtifactUrl:

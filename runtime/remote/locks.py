@@ -41,7 +41,7 @@ class Hold(Closing):
 def shared(file: Path) -> Hold:
     """Lock a file together with others who use the same folder; wait while an evictor has it, which takes moments.
 
-    On a file system that is mounted read-only nothing is locked, because nobody on this mount can remove anything.
+    On a file system that is mounted read-only nothing is locked, because no process on this mount can remove anything.
 
     Raises:
         OSError: the file cannot be made, for another reason.

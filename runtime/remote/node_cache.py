@@ -206,7 +206,7 @@ class NodeCache:
         return None
 
     def _make_room(self, index: Index, partial: Path) -> None:
-        """Remove artifacts that nobody uses, the longest unused first, until another one fits; make its folder.
+        """Remove unused artifacts, the longest unused first, until another one fits; make its folder.
 
         Raises:
             SourceError: those in use leave no room.

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectStore", "Small"]
 
-#: Seconds without a byte after which a request is repeated, and the longest time of a request.
+#: Seconds without a byte of an answer after which a request is repeated: while objects are read, and while they are written,
+#: where an answer begins when all of a part has been sent.
 READ_SECONDS: Final = 20
+WRITE_SECONDS: Final = 300
+
+#: The longest time of a request.
 REQUEST_SECONDS: Final = 900
 
 #: Repetitions of a request, and the longest pause before one.
@@ -48,6 +52,13 @@ PARTS: Final = 8
 #: Error codes of S3, GCS and Azure in the body of an answer. No other part of a body is shown.
 _CODE = re.compile(r"<Code>([A-Za-z]{3,64})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
+#: Causes that obstore's text can name.
+_CAUSES: Final = (
+    ("ConnectionRefused", "it refuses connections"),
+    ("dns error", "its name is not known"),
+    ("TimedOut", "it was silent for too long"),
+    ("ertificate", "its certificate is not trusted"),
+)
 _REFUSED = ("ExpiredToken", "TokenRefreshRequired", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
 
 
@@ -67,8 +78,12 @@ class Small:
 class ObjectStore:
     """Objects of a bucket, container or folder below a URL. Safe to use from several threads."""
 
-    def __init__(self, url: ArtifactUrl) -> None:
+    def __init__(self, url: ArtifactUrl, *, silence: int | None = None) -> None:
         """Open a store; no request is made.
+
+        Args:
+            url: the URL.
+            silence: seconds without a byte of an answer after which a request is repeated. Default: READ_SECONDS.
 
         Raises:
             MissingPackageError: obstore is not installed.
@@ -85,7 +100,7 @@ class ObjectStore:
             if url.scheme == "file":
                 self._store: Opened = from_url(root)
             else:
-                self._store = from_url(root, client_options=_client(), retry_config=_retries())
+                self._store = from_url(root, client_options=_client(silence or READ_SECONDS), retry_config=_retries())
         except (BaseError, ValueError) as error:
             # obstore's first line names the setting that is missing, and no value of one.
             reason = str(error).partition("\n")[0].rpartition("error: ")[2][:200]
@@ -220,12 +235,14 @@ class ObjectStore:
             return SourceError(f"{place}: {error.strerror}")
         if "redential" in text:  # the chain ended without credentials: the metadata service of no cloud answers
             return SourceError(f"{place}: no credentials were found: the how-to about models by URL lists the settings")
+        causes = [said] * bool(said) + [words for sign, words in _CAUSES if sign in text]
+        reason = f" ({', '.join(causes)})" if causes else ""
         return UnreachableError(
-            f"{place}: the server cannot be reached or breaks off{f' ({said})' if said else ''}: check network and endpoint"
+            f"{place}: the server cannot be reached or breaks off{reason}: check network and endpoint"
         )
 
 
-def _client() -> ClientConfig:
+def _client(silence: int) -> ClientConfig:
     endpoints = [os.environ.get(name, "") for name in ENDPOINTS]
     allowed = any(
         os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("true", "1") for cloud in ("AWS", "GOOGLE", "AZURE")
@@ -234,7 +251,7 @@ def _client() -> ClientConfig:
         # An endpoint of http:// is the operator's choice: without this option obstore refuses it.
         "allow_http": allowed or any(endpoint.startswith("http://") for endpoint in endpoints),
         "connect_timeout": "5s",
-        "read_timeout": f"{READ_SECONDS}s",
+        "read_timeout": f"{silence}s",
         "timeout": f"{REQUEST_SECONDS}s",
     }
     return options  # type: ignore[return-value]  # a dict of the TypedDict's own keys

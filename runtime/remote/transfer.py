@@ -17,7 +17,7 @@ from ..origin.signature import SIGNATURE, verify_signature
 from .alias import read_alias, write_alias
 from .download import download
 from .source import ObjectFiles, open_source, read_index, require_digest
-from .store import ObjectStore
+from .store import WRITE_SECONDS, ObjectStore
 from .url import ArtifactUrl, parse_url
 
 __all__ = ["Listed", "Pulled", "Pushed", "list_url", "pull", "push"]
@@ -107,7 +107,7 @@ def push(folder: Path, url: str, *, alias: str | None = None, progress: Progress
             f"{place} is not the URL of an artifact: name a folder in the bucket, such as {place.scheme}://…/minilm-1"
         )
     artifact = Artifact.open(folder)
-    store = ObjectStore(place)
+    store = ObjectStore(place, silence=WRITE_SECONDS)
     manifest = (folder / MANIFEST).read_bytes()
     sent = 0
     if (present := ObjectFiles(store).read(MANIFEST, len(manifest) + 1)) is None:

@@ -75,6 +75,7 @@ class S3Server:
         options = [f"-{name}.port={port}" for name, port in zip(names, ports, strict=False)]
         options += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[len(names) :], strict=True)]
         self.port = ports[0]
+        self._log = (self.folder / "log").open("wb")
         self._process = subprocess.Popen(
             [
                 program,
@@ -86,7 +87,7 @@ class S3Server:
                 f"-s3.localSocket={self.folder / 's3.sock'}",
                 *options,
             ],
-            stdout=(self.folder / "log").open("wb"),
+            stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
         )
@@ -112,3 +113,4 @@ class S3Server:
     ) -> None:
         self._process.kill()  # SIGTERM takes it more than 25 s
         self._process.wait()
+        self._log.close()
