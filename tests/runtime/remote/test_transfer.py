@@ -222,6 +222,7 @@ def test_credentials_that_expire_during_a_download_are_named_and_not_shown(
     assert same(artifact, tmp_path / "pulled")
 
 
+@pytest.mark.slow
 def test_a_killed_pull_continues(make: Callable[..., Path], proxy: TcpProxy, tmp_path: Path, unique: str) -> None:
     artifact = make(size=64 * MIB)
     push(artifact, f"s3://models/{unique}")
