@@ -19,7 +19,7 @@ import pytest
 from fletcher import Encoder
 from fletcher.runtime import Artifact
 from fletcher.runtime.errors import ChecksumError, InputError, SignatureError, SourceError, UnreachableError
-from fletcher.runtime.remote import locks, store
+from fletcher.runtime.remote import store
 from fletcher.runtime.remote.locate import Located, locate, relocate
 from fletcher.runtime.remote.transfer import push
 
@@ -276,7 +276,7 @@ def forbid_writing(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
         made(self, *rest, **named)
 
-    monkeypatch.setattr(locks.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse_folder)
 
 

@@ -18,6 +18,7 @@ from fletcher.runtime import Artifact
 from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, SourceError, UnreachableError
 from fletcher.runtime.remote import source, store
 from fletcher.runtime.remote.transfer import list_url, pull, push
+from fletcher.runtime.remote.url import parse_url
 
 from ...doubles.s3_server import KEY, SECRET
 from ...doubles.tcp_proxy import TcpProxy
@@ -154,19 +155,13 @@ def test_bytes_that_rotted_in_a_cut_download_are_downloaded_again(
 ) -> None:
     artifact = make(size=MIB)
     push(artifact, f"s3://models/{unique}")
-    proxy.wrong = b"fletcher-none"
-    index = source.read_index(source.open_source(source_url(unique)), source_url(unique))
+    url = parse_url(f"s3://models/{unique}")
+    index = source.read_index(source.open_source(url), url)
     partial = tmp_path / f".pulled.pull-{index.key[:16]}"
     partial.mkdir()
     (partial / "extra.bin").write_bytes(bytes(1000))
     pull(f"s3://models/{unique}", tmp_path / "pulled")
     assert same(artifact, tmp_path / "pulled")
-
-
-def source_url(unique: str) -> source.ArtifactUrl:
-    from fletcher.runtime.remote.url import parse_url
-
-    return parse_url(f"s3://models/{unique}")
 
 
 def test_slow_answers_are_awaited(make: Callable[..., Path], proxy: TcpProxy, tmp_path: Path, unique: str) -> None:
@@ -175,6 +170,7 @@ def test_slow_answers_are_awaited(make: Callable[..., Path], proxy: TcpProxy, tm
     pull(f"s3://models/{unique}", tmp_path / "pulled")
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_is_an_error(
     make: Callable[..., Path], proxy: TcpProxy, tmp_path: Path, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

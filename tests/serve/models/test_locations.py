@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def store(tmp_path: Path) -> str:
     return f"file://{tmp_path}/store"
 
 
-def options(**fields: Any) -> ServerOptions:
-    return ServerOptions(**{"http": "127.0.0.1:0", "flight": "off", "follow_seconds": 0.1} | fields)
+def options(follow_seconds: float = 0.1, fronts: int = 0) -> ServerOptions:
+    return ServerOptions(http="127.0.0.1:0", flight="off", follow_seconds=follow_seconds, fronts=fronts)
 
 
 def spec(url: str, **fields: Any) -> ModelSpec:
@@ -80,6 +81,15 @@ def models(server: Server | Supervisor) -> list[dict[str, Any]]:
 
 def digest(server: Server | Supervisor) -> str:
     return str(models(server)[0]["digest"])
+
+
+def serves(server: Server | Supervisor, expected: str) -> bool:
+    return digest(server) == expected
+
+
+def logged(caplog: pytest.LogCaptureFixture, words: str) -> bool:
+    """Return whether a line of the log or one of its fields has some words."""
+    return any(words in str(vars(record)) for record in caplog.records)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -122,7 +132,7 @@ def test_an_alias_that_names_nothing_usable_changes_nothing(
                 (tmp_path / "store" / "wrong" / "notes.txt").write_text("WRONG")
             caplog.clear()
             (tmp_path / "store" / "prod.json").write_text(json.dumps({"artifact": name}))
-            until(lambda words=words: any(words in str(vars(record)) for record in caplog.records))
+            until(partial(logged, caplog, words))
             assert digest(server) == one.digest
             answer = httpx.post(f"{server.addresses.http}/v1/embeddings", json={"input": "a", "model": "tiny"})
             assert answer.status_code == 200
@@ -148,7 +158,7 @@ def test_a_pinned_digest_is_not_left_for_a_new_version(
     one = push(version("one"), f"{store}/one", alias=f"{store}/prod.json")
     with Server([spec(f"{store}/prod.json", digest=one.digest)], options()) as server, caplog.at_level(logging.ERROR):
         push(version("two"), f"{store}/two", alias=f"{store}/prod.json")
-        until(lambda: any("is required" in str(vars(record)) for record in caplog.records))
+        until(partial(logged, caplog, "is required"))
         assert digest(server) == one.digest
 
 
@@ -198,7 +208,7 @@ def test_a_toml_file_names_urls(tmp_path: Path) -> None:
         read_specs(file)
 
 
-@pytest.fixture(params=[0, 1], ids=["one-process", "fronts"])
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["one-process", "fronts"])
 def followed(
     request: pytest.FixtureRequest, version: Callable[[str], Path], s3_server: int, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Server | Supervisor, str]]:
@@ -240,7 +250,7 @@ def test_no_request_fails_while_an_alias_changes_under_load(
         try:
             for name in ("two", "three"):
                 pushed = push(version(name), f"{place}/{name}", alias=f"{place}/prod.json")
-                until(lambda pushed=pushed: digest(server) == pushed.digest)
+                until(partial(serves, server, pushed.digest))
         finally:
             stop.set()
         assert all(asker.result() > 10 for asker in askers)
