@@ -2,8 +2,8 @@
 
     python benchmarks/remote/transfer.py s3://models/benchmark --artifact minilm [--size 512MiB] [--rounds 5]
 
-The environment has the settings of the server, as for `fletcher-convert model push`. Each round sends and gets new random bytes
-both ways, in turn; the medians count. `push_ratio` and `pull_ratio` should be at least 0.8.
+The environment has the settings of the server, as for `fletcher-convert model push`. Each round sends and gets new random
+bytes both ways, in turn; the medians count. `push_ratio` and `pull_ratio` should be at least 0.8.
 """
 
 from __future__ import annotations
