@@ -121,8 +121,9 @@ def fetch(url: ArtifactUrl, *, digest: str | None = None, progress: Progress = S
 def _fetch(url: ArtifactUrl, cache: NodeCache, source: Source, index: Index, progress: Progress) -> Cached:
     started = time.perf_counter()
     progress.line(f"Fetching {url}")
+    fields = {"url": str(url), "digest": index.digest, "bytes": index.size}
+    logger.info("downloading the artifact", extra={"fields": fields})
     cached = cache.fetch(source, index, progress)
     seconds = round(time.perf_counter() - started, 3)
-    fields = {"url": str(url), "digest": index.digest, "bytes": index.size, "seconds": seconds}
-    logger.info("artifact downloaded", extra={"fields": fields})
+    logger.info("artifact downloaded", extra={"fields": fields | {"seconds": seconds}})
     return cached

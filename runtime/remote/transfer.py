@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +192,10 @@ def pull(
         for file in partial.iterdir():
             file.rename(unfinished / file.name)
         partial.rmdir()
+    for left in folder.parent.glob(
+        f".{glob.escape(folder.name)}.pull-*"
+    ):  # of pulls of other artifacts, which were cut
+        shutil.rmtree(left, ignore_errors=True)
     return Pulled(folder, index.digest, index.size)
 
 

@@ -120,9 +120,12 @@ def test_a_pull_that_is_cut_continues(
     (left,) = tmp_path.glob(".pulled.pull-*/extra.bin")
     arrived = left.stat().st_size
     assert arrived >= MIB
+    abandoned = tmp_path / ".pulled.pull-of-another-artifact"
+    abandoned.mkdir()
     pull(f"s3://models/{unique}", tmp_path / "pulled")
     assert same(artifact, tmp_path / "pulled")
     assert proxy.count("GET", "extra.bin") - before == 20 - arrived // MIB
+    assert not abandoned.exists()
 
 
 def test_wrong_bytes_are_refused(

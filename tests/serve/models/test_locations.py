@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ...doubles.s3_server import environment
+from ...doubles.tcp_proxy import TcpProxy
 
 pytest.importorskip("obstore")
 
@@ -77,6 +79,13 @@ def models(server: Server | Supervisor) -> list[dict[str, Any]]:
     answer = httpx.get(f"{server.addresses.http}/admin/models")
     answer.raise_for_status()
     return list(answer.json()["models"])
+
+
+def get(server: Server | Supervisor, path: str) -> int:
+    try:
+        return httpx.get(f"{server.addresses.http}{path}").status_code
+    except httpx.HTTPError:
+        return 0
 
 
 def digest(server: Server | Supervisor) -> str:
@@ -256,6 +265,28 @@ def test_no_request_fails_while_an_alias_changes_under_load(
         assert all(asker.result() > 10 for asker in askers)
 
 
+@pytest.mark.slow
+def test_fronts_read_an_alias_again_and_survive_an_engine_without_the_store(
+    version: Callable[[str], Path], s3_server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TcpProxy(s3_server) as proxy:
+        for name, value in environment(proxy.port).items():
+            monkeypatch.setenv(name, value)
+        place = f"s3://models/restart-{uuid.uuid4().hex[:12]}"
+        push(version("one"), f"{place}/one", alias=f"{place}/prod.json")
+        with Supervisor([spec(f"{place}/prod.json")], options(follow_seconds=0, fronts=1)) as server:
+            two = push(version("two"), f"{place}/two", alias=f"{place}/prod.json")
+            server.reload([spec(f"{place}/prod.json")])
+            until(partial(serves, server, two.digest))
+            proxy.reply = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+            proxy.reply_after = 0
+            before = server.pids[0]
+            os.kill(before, signal.SIGKILL)
+            until(lambda: server.pids[0] not in (0, before) and get(server, "/ready") == 200)
+            assert digest(server) == two.digest
+
+
+@pytest.mark.slow
 def test_commands_take_urls(version: Callable[[str], Path], store: str, tmp_path: Path) -> None:
     push(version("one"), f"{store}/one", alias=f"{store}/prod.json")
     (tmp_path / "texts.txt").write_text("a b c\nd e\n")
