@@ -19,3 +19,7 @@ class ChecksumError(SourceError):
 
 class UnreachableError(SourceError):
     """Error of a server that does not answer, or not completely, after several attempts. A later attempt may succeed."""
+
+
+class RefusedError(SourceError):
+    """Error of a server that refuses access to files: credentials are missing, wrong or expired, or do not suffice."""

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from ..artifact.folder import LARGEST_MANIFEST, MANIFEST, Artifact
 from ..artifact.manifest import FileInfo
-from ..errors import ArtifactError, ChecksumError, SourceError
+from ..errors import ArtifactError, ChecksumError, RefusedError, SourceError
 from ..origin.signature import SIGNATURE
 from .hub import HubFiles
 from .store import ObjectStore
@@ -154,7 +154,12 @@ def read_index(source: Source, url: ArtifactUrl) -> Index:
             artifact = Artifact.open(folder)
         except ArtifactError as error:
             raise type(error)(str(error).replace(folder, str(url))) from None
-    signature = source.read(SIGNATURE, LARGEST_SIGNATURE)
+    try:
+        signature = source.read(SIGNATURE, LARGEST_SIGNATURE)
+    except RefusedError:
+        # S3 refuses an object that is not there, instead of saying so, if the reader may not list the bucket. Without the
+        # signature, an artifact whose signature is required is not loaded.
+        signature = None
     return Index(manifest, signature, dict(artifact.manifest.files), artifact.digest, artifact.manifest.card.name)
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import InputError, MissingPackageError, SourceError, UnreachableError
+from ..errors import InputError, MissingPackageError, RefusedError, SourceError, UnreachableError
 from .url import ArtifactUrl
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class ObjectStore:
 
         Raises:
             FileNotFoundError: there is no such object.
-            UnreachableError, SourceError: the server does not answer or refuses; or the object is too large.
+            UnreachableError, RefusedError: the server does not answer, or refuses access.
+            SourceError: another answer of the server, or the object is too large.
         """
         import obstore
         from obstore.exceptions import BaseError, NotModifiedError
@@ -143,7 +144,7 @@ class ObjectStore:
         """Return bytes of an object.
 
         Raises:
-            UnreachableError, SourceError: as for `read`; also if the object does not exist or is shorter.
+            UnreachableError, RefusedError, SourceError: as for `read`; also if the object does not exist or is shorter.
         """
         import obstore
         from obstore.exceptions import BaseError
@@ -168,7 +169,7 @@ class ObjectStore:
             False if `create` and the object exists.
 
         Raises:
-            UnreachableError, SourceError: the server does not answer or refuses.
+            UnreachableError, RefusedError, SourceError: as for `read`.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, BaseError
@@ -188,7 +189,7 @@ class ObjectStore:
         """Yield name and size of all objects below the URL, by name.
 
         Raises:
-            UnreachableError, SourceError: the server does not answer or refuses.
+            UnreachableError, RefusedError, SourceError: as for `read`.
         """
         import obstore
         from obstore.exceptions import BaseError
@@ -221,20 +222,26 @@ class ObjectStore:
             return SourceError(f"{place} does not exist{f' ({said})' if said else ''}")
         refused = isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in _REFUSED
         if refused or status in ("401", "403"):
-            return SourceError(
+            return RefusedError(
                 f"{place}: access is refused ({said or type(error).__name__}): check the credentials of the environment, "
                 "whether they have expired, and what they may do"
             )
         if isinstance(error, PermissionError):
-            return SourceError(f"{place}: access is refused by the file system")
+            return RefusedError(f"{place}: access is refused by the file system")
         if "non-partial response" in text or isinstance(error, NotSupportedError):
             return SourceError(f"{place}: the server does not answer requests for parts of an object")
+        if status.startswith("3"):
+            return SourceError(
+                f"{place}: the server sends elsewhere ({said}): the region or the endpoint is another bucket's"
+            )
         if status.startswith("4") and status not in ("408", "425", "429"):
             return SourceError(f"{place}: the server refuses the request ({said})")
         if isinstance(error, OSError) and error.errno is not None:
             return SourceError(f"{place}: {error.strerror}")
         if "redential" in text:  # the chain ended without credentials: the metadata service of no cloud answers
-            return SourceError(f"{place}: no credentials were found: the how-to about models by URL lists the settings")
+            return RefusedError(
+                f"{place}: no credentials were found: the how-to about models by URL lists the settings"
+            )
         causes = [said] * bool(said) + [words for sign, words in _CAUSES if sign in text]
         reason = f" ({', '.join(causes)})" if causes else ""
         return UnreachableError(

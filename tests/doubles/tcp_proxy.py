@@ -25,6 +25,7 @@ class TcpProxy:
         wrong: text in an answer that is replaced by as many other bytes; empty for none.
         reply: answer to every request instead of the server's; empty for the server's.
         reply_after: number of requests that the server answers before `reply` begins.
+        reply_to: end of the paths to which `reply` is the answer; empty for all.
         requests: (method, path) of every request.
         sent: bytes of answers.
     """
@@ -36,6 +37,7 @@ class TcpProxy:
     wrong: bytes = b""
     reply: bytes = b""
     reply_after: int = 0
+    reply_to: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     sent: int = 0
 
@@ -70,7 +72,8 @@ class TcpProxy:
             while data := client.recv(1 << 16):
                 found = [(method.decode(), path.decode()) for method, path in _REQUEST.findall(data)]
                 self.requests += found
-                if found and self.reply and len(self.requests) > self.reply_after:
+                replaced = any(path.endswith(self.reply_to) for _, path in found)
+                if replaced and self.reply and len(self.requests) > self.reply_after:
                     client.sendall(self.reply)
                     continue
                 server.sendall(data)

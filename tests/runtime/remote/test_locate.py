@@ -18,10 +18,19 @@ import pytest
 
 from fletcher import Encoder
 from fletcher.runtime import Artifact
-from fletcher.runtime.errors import ChecksumError, InputError, SignatureError, SourceError, UnreachableError
+from fletcher.runtime.errors import (
+    ChecksumError,
+    InputError,
+    RefusedError,
+    SignatureError,
+    SourceError,
+    UnreachableError,
+)
 from fletcher.runtime.remote import store
+from fletcher.runtime.remote.alias import read_alias
 from fletcher.runtime.remote.locate import Located, locate, relocate
 from fletcher.runtime.remote.transfer import push
+from fletcher.runtime.remote.url import parse_url
 
 from ...doubles.tcp_proxy import TcpProxy
 
@@ -191,6 +200,39 @@ def test_a_file_url_is_copied_so_that_its_mount_may_vanish(make: Callable[..., P
         shutil.rmtree(tmp_path / "mount")
     with Encoder.load(f"file://{tmp_path}/mount/one", provider="mlas", digest=encoder.artifact.digest) as encoder:
         assert (encoder.embed(["a b"]).vectors == before).all()
+
+
+def test_an_alias_that_has_not_changed_is_not_sent_again(
+    make: Callable[..., Path], proxy: TcpProxy, unique: str
+) -> None:
+    place = f"s3://models/{unique}"
+    push(make("one"), f"{place}/one", alias=f"{place}/prod.json")
+    alias = parse_url(f"{place}/prod.json")
+    first = read_alias(alias)
+    assert first is not None and str(first.url) == f"{place}/one"
+    assert read_alias(alias, first.version) is None
+    push(make("two", size=10), f"{place}/two", alias=f"{place}/prod.json")
+    second = read_alias(alias, first.version)
+    assert second is not None and str(second.url) == f"{place}/two"
+
+
+#: Amazon S3's answer for an object that does not exist, to a reader who may not list the bucket (GetObject, "Permissions").
+DENIED = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>AccessDenied</Code><Message>Access Denied</Message><RequestId>656c76696e6727</RequestId></Error>"""
+
+
+def test_a_reader_who_may_not_list_the_bucket_gets_an_artifact_without_a_signature(
+    make: Callable[..., Path], proxy: TcpProxy, unique: str
+) -> None:
+    push(make(), f"s3://models/{unique}")
+    proxy.reply_to = "/model.sig"
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(DENIED)
+    proxy.reply = head + DENIED
+    Artifact.open(used(f"s3://models/{unique}")).check_files()
+    assert proxy.count("GET", "model.sig") == 1
+    proxy.reply_to = "/fletcher.json"
+    with pytest.raises(RefusedError, match="403 AccessDenied"):
+        locate(f"s3://models/{unique}")
 
 
 # Room -----------------------------------------------------------------------------------------------------------------
