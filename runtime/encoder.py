@@ -262,6 +262,8 @@ class Encoder(Closing):
         options: EmbedOptions = PLAIN,
         output: ModelOutput = "vectors",
         promised: dict[bytes, Promise] | None = None,
+        *,
+        salt: str = "",
     ) -> Task:
         """Tokenize a request into a task: the rows to compute, and the function that makes the answer of their values.
 
@@ -271,6 +273,7 @@ class Encoder(Closing):
             output: `vectors`, or another output that `info.outputs` lists. The `token_vectors` of an embedder are the states
                 of its tokens.
             promised: vectors that earlier tasks of the same job will compute; see `prepare_vectors`.
+            salt: cached vectors are found only with the salt with which they were kept.
 
         Returns:
             A task whose `finish` gives `Embeddings`, `Scores`, `SparseEmbeddings` or `TokenEmbeddings`.
@@ -278,11 +281,13 @@ class Encoder(Closing):
         Raises:
             InputError: the model has no such output, or inputs or options cannot be used.
         """
-        return self._preparer.prepare(inputs, options, output, promised)
+        return self._preparer.prepare(inputs, options, output, promised, salt=salt)
 
-    def prepare_rows(self, encodings: Encodings, output: str | None = None, *, by_token: bool = False) -> Task:
+    def prepare_rows(
+        self, encodings: Encodings, output: str | None = None, *, by_token: bool = False, salt: str = ""
+    ) -> Task:
         """Take rows that were tokenized elsewhere; see `Preparer.prepare_rows`."""
-        return self._preparer.prepare_rows(encodings, output, by_token=by_token)
+        return self._preparer.prepare_rows(encodings, output, by_token=by_token, salt=salt)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         """Compute one batch on the calling thread; see `Workers.run`."""

@@ -1,4 +1,4 @@
-"""Errors of requests that the server rejects before the engine sees them. All are `InputError`s with separate statuses.
+"""Errors of requests that the server rejects before the engine sees them, with separate statuses.
 
 InputError
 ├── FieldError               a field of a request cannot be used; the error names it
@@ -13,22 +13,28 @@ InputError
 ├── SpaceError               the vectors would be of another space than the request accepts
 ├── MediaTypeError           the route does not read the body's media type or content coding
 ├── UnauthorizedError        the request needs an API key, and has none or a wrong one
+├── RateLimitError           the client is over one of its limits
 └── ForbiddenError           the caller is authenticated, but may not do this
+
+ServiceError
+└── LimitStoreError          the store of limits does not answer, and the server refuses what it cannot count
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import InputError, ServiceError
 
 __all__ = [
     "ConflictError",
     "EmptyError",
     "FieldError",
     "ForbiddenError",
+    "LimitStoreError",
     "MediaTypeError",
     "MethodError",
+    "RateLimitError",
     "SlowBodyError",
     "SpaceError",
     "TooLargeError",
@@ -103,5 +109,39 @@ class UnauthorizedError(InputError):
     """The request needs an API key, and has none or a wrong one."""
 
 
+class RateLimitError(InputError):
+    """The client is over one of its limits.
+
+    Attributes:
+        retry_after: seconds after which the request would be admitted.
+        headers: names and values of the headers that tell the state of the limits.
+    """
+
+    def __init__(self, message: str, retry_after: float, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.headers = tuple(headers)
+
+
+class LimitStoreError(ServiceError):
+    """The store of limits does not answer, and the server refuses what it cannot count (`--limit-store-down refuse`).
+
+    Attributes:
+        retry_after: seconds after which the server asks the store again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ForbiddenError(InputError):
-    """The caller is authenticated, but may not do this."""
+    """The caller is authenticated, but may not do this.
+
+    Attributes:
+        client: name of the caller's key; empty if it has none or the request's record has it already.
+    """
+
+    def __init__(self, message: str, client: str = "") -> None:
+        super().__init__(message)
+        self.client = client

@@ -15,6 +15,7 @@ __all__ = [
     "PRIORITY",
     "REQUEST_ID",
     "OnTruncate",
+    "cap_priority",
     "read_on_truncate",
     "read_priority",
     "read_timeout",
@@ -61,6 +62,18 @@ def read_priority(value: bytes) -> Priority:
         if priority == name:
             return priority
     raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
+
+
+def cap_priority(asked: Priority | None, highest: Priority | None) -> Priority | None:
+    """Return the class that a request may have; None if the size of the request decides.
+
+    Args:
+        asked: class that the request names, or None.
+        highest: highest class of its client, or None for every class.
+    """
+    if highest is None or PRIORITIES.index(asked or "normal") >= PRIORITIES.index(highest):
+        return asked
+    return highest
 
 
 def read_timeout(value: bytes) -> float:

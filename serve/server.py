@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,12 +17,13 @@ from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.server import HttpServer
 from .listening import announce, listening_addresses
+from .models.loads import on_thread
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
 from .observe.record import Consumer
 from .server_options import ServerOptions
-from .signals import hangups, stop_signals, wait_until_stopped
+from .signals import STOP_MARGIN, hangups, last_resort, stop_signals, wait_until_stopped
 from .surroundings import Surroundings, flight_server_class, load_encoder
 
 if TYPE_CHECKING:
@@ -74,9 +77,11 @@ class Server:
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
+        admin_listener: socket.socket | None = None
         self.models = surroundings.make_models(load)
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
+        self._admin: HttpServer | None = None
         try:
             surroundings.fill(self.models, models)
             if flight_at is not None and flight_server is not None:
@@ -87,6 +92,7 @@ class Server:
                     surroundings.longbow,
                     surroundings.tracing,
                     consumers,
+                    surroundings.admin,
                     surroundings.flight_bounds(),
                 )
             if listener is not None:
@@ -99,15 +105,22 @@ class Server:
                 )
                 self.models.metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: http.open)
                 self._http.start()
+            if listening.admin is not None:
+                admin_listener = bind(listening.admin, "--admin")
+                admin_app = surroundings.make_admin_app(self.models, consumers)
+                self._admin = HttpServer(admin_app, admin_listener, drain_seconds=options.drain_seconds)
+                self._admin.start()
         except BaseException:
-            if listener is not None:
-                listener.close()
-                listening.remove_socket()
+            for opened in (listener, admin_listener):
+                if opened is not None:
+                    opened.close()
+            listening.remove_socket()
             self.stop()
             raise
         self.addresses = Addresses(
             http=None if self._http is None else self._http.url,
             flight=None if self._flight is None else self._flight.url,
+            admin=None if self._admin is None else self._admin.url,
         )
 
     @property
@@ -139,13 +152,14 @@ class Server:
             time.sleep(self._options.lame_duck_seconds)
         deadline = time.monotonic() + self._options.drain_seconds
         drained = self.models.stop(self._options.drain_seconds)
-        if self._http is not None:
-            self._http.stop(max(deadline - time.monotonic(), 1.0))
+        servers = [server for server in (self._http, self._admin) if server is not None]
+        for server in servers:
+            server.stop(max(deadline - time.monotonic(), 1.0))
         if self._flight is not None:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
-        if self._http is not None:
-            self._http.join()
-            self._listening.remove_socket()
+        for server in servers:
+            server.join()
+        self._listening.remove_socket()
         self._surroundings.close()
         return drained
 
@@ -185,14 +199,21 @@ def run_server(
     """
     options = ServerOptions() if options is None else options
     logs.install(options.log_level.upper())
-    with stop_signals() as stopped, hangups() as hung_up:
+    seconds = options.lame_duck_seconds + options.drain_seconds + STOP_MARGIN
+    with (
+        stop_signals() as stopped,
+        hangups() as hung_up,
+        last_resort(stopped, seconds, lambda: None),
+    ):
         server = Server(models, options)
         if on_listening is None:
             announce(server.addresses)
         else:
             on_listening(server)
         try:
-            wait_until_stopped(stopped, hung_up, on_hangup=lambda: _reread(server, reread))
+            wait_until_stopped(
+                stopped, hung_up, on_hangup=lambda: on_thread(partial(_reread, server, reread), "fletcher-reread")
+            )
         finally:
             open_requests = server.models.open_requests
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})

@@ -11,13 +11,18 @@ from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.options.sizes import parse_size
 from fletcher.runtime.options.struct import Options
 
+from .access.limits.ledger import StoreRule
+from .access.limits.quota import Quota, read_quota
 from .access.proxies import TrustedProxies
 from .request_headers import OnTruncate
 
-__all__ = ["FLIGHT", "OFF", "ServerOptions"]
+__all__ = ["FLIGHT", "OFF", "ON", "ServerOptions"]
 
 #: Address that turns HTTP or Flight off.
 OFF: Final = "off"
+
+#: Value of `admin` for the address of HTTP.
+ON: Final = "on"
 
 #: Value of `fronts` that depends on the machine.
 AUTO: Final = "auto"
@@ -157,6 +162,67 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"panel": ACCESS_PANEL, "flags": ("--allow-anonymous",)},
         ),
     ] = False
+    allow_host: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Name or address in the header Host to which a server without API keys answers, besides localhost, "
+            "the loopback and the address of --http. Can be given several times. With --allow-anonymous, the default is "
+            "every name.",
+            extra={"metavar": "NAME", "panel": ACCESS_PANEL},
+        ),
+    ] = ()
+    admin: Annotated[
+        str,
+        Meta(
+            description="Admin API, which loads and unloads models: off, on for the address of HTTP and for Flight, or "
+            "HOST:PORT or unix:PATH for an address of its own.",
+            extra={"metavar": "ADDRESS", "panel": ACCESS_PANEL},
+        ),
+    ] = "off"
+    models_root: Annotated[
+        str | None,
+        Meta(
+            description="Folder or URL below which the admin API may load artifacts. Default: it loads nothing.",
+            extra={"metavar": "FOLDER|URL", "panel": ACCESS_PANEL},
+        ),
+    ] = None
+    load_seconds: Annotated[
+        float,
+        Meta(gt=0, description="Seconds that a load of models may take.", extra={"panel": ACCESS_PANEL}),
+    ] = 600.0
+    limit: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Limit of each client whose key has none of its own, and of each address without keys: "
+            "requests=10/s, tokens=5000/s:20000 (with a burst), bytes=1000000/day or in_flight=8. Can be given several "
+            "times. Default: no limit.",
+            extra={"metavar": "LIMIT", "panel": ACCESS_PANEL},
+        ),
+    ] = ()
+    limit_store: Annotated[
+        str | None,
+        Meta(
+            description="URL of a Redis or Valkey, redis://HOST:PORT/0, in which several servers count limits together. "
+            "Default: each server counts its own.",
+            extra={"metavar": "URL", "panel": ACCESS_PANEL},
+        ),
+    ] = None
+    limit_store_down: Annotated[
+        StoreRule,
+        Meta(
+            description="Rule while the store of limits does not answer: alone counts limits in this server alone, refuse "
+            "answers clients with limits with 503.",
+            extra={"metavar": "RULE", "panel": ACCESS_PANEL},
+        ),
+    ] = "alone"
+    salt_caches: Annotated[
+        bool,
+        Meta(
+            description="Share no cached vector and no computation among clients, so that none can find out what another "
+            "sent.",
+            extra={"panel": ACCESS_PANEL, "flags": ("--salt-caches",)},
+        ),
+    ] = False
     require_verified: Annotated[
         bool,
         Meta(
@@ -291,6 +357,10 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             except InputError as error:
                 raise OptionError(name, f"{name}: {error}") from None
         self._check_edge()
+        try:
+            read_quota(self.limit)
+        except InputError as error:
+            raise OptionError("limit", str(error)) from None
         if self.fronts != AUTO and not _is_count(str(self.fronts)):
             raise OptionError(
                 "fronts", f"fronts is {self.fronts!r}: use {AUTO} or a whole number from 0 to {MAX_FRONTS}"
@@ -331,6 +401,11 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def max_body_bytes(self) -> int:
         """The size of the largest HTTP body in bytes."""
         return parse_size(self.max_body)
+
+    @property
+    def quota(self) -> Quota:
+        """The limits of each client that has none of its own."""
+        return read_quota(self.limit)
 
     @property
     def front_count(self) -> int:

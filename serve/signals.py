@@ -13,11 +13,25 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NoReturn
 
-__all__ = ["SIGNAL_SECONDS", "end_process", "hangups", "ignore_stop_signals", "stop_signals", "wait_until_stopped"]
+__all__ = [
+    "SIGNAL_SECONDS",
+    "STOP_MARGIN",
+    "end_process",
+    "hangups",
+    "ignore_stop_signals",
+    "last_resort",
+    "stop_signals",
+    "wait_until_stopped",
+]
+
+logger = logging.getLogger("fletcher.serve")
 
 #: Seconds between two checks for a signal. A signal that another thread receives, or that comes just before the wait, does
 #: not interrupt it.
 SIGNAL_SECONDS = 0.5
+
+#: Seconds that a stop may take above the time to drain.
+STOP_MARGIN: Final = 1.0
 
 #: Signals that stop a server.
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -64,6 +78,33 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def last_resort(stopped: threading.Event, seconds: float, before_end: Callable[[], object]) -> Iterator[None]:
+    """End the process if the block has not ended some seconds after the signal to stop, whatever holds it.
+
+    Args:
+        stopped: event of `stop_signals`.
+        seconds: seconds that an orderly stop may take.
+        before_end: called before the process ends.
+    """
+    left = threading.Event()
+
+    def watch() -> None:
+        stopped.wait()
+        if not left.wait(seconds):
+            logger.error("the stop takes too long, so the process ends now", extra={"fields": {"all_answered": False}})
+            try:
+                before_end()
+            finally:
+                end_process(0)
+
+    threading.Thread(target=watch, name="fletcher-last-resort", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+
+
 def ignore_stop_signals() -> None:
     """Ignore SIGTERM and SIGINT from now on: the process is ending with the exit code of its first signal."""
     for number in STOPPING:
@@ -89,7 +130,7 @@ def wait_until_stopped(
     stopped: threading.Event,
     hung_up: threading.Event,
     *,
-    on_hangup: Callable[[], None],
+    on_hangup: Callable[[], object],
     ended: Callable[[], bool] = lambda: False,
 ) -> None:
     """Wait for the signal to stop, and act on every SIGHUP before it.

@@ -45,8 +45,10 @@ from .errors import (
     EmptyError,
     FieldError,
     ForbiddenError,
+    LimitStoreError,
     MediaTypeError,
     MethodError,
+    RateLimitError,
     SlowBodyError,
     SpaceError,
     TooLargeError,
@@ -126,10 +128,12 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     ConflictError: Status(409, "invalid_request_error", "conflict", "INVALID_ARGUMENT"),
     SpaceError: Status(412, "invalid_request_error", "other_space", "INVALID_ARGUMENT"),
     UnauthorizedError: Status(401, "authentication_error", "invalid_api_key", "UNAUTHENTICATED"),
+    RateLimitError: Status(429, "rate_limit_error", "rate_limit_exceeded", "UNAVAILABLE"),
     ForbiddenError: Status(403, "permission_error", "forbidden", "PERMISSION_DENIED"),
     ServiceError: _UNREADY,
     OverloadedError: Status(429, "rate_limit_error", "overloaded", "UNAVAILABLE"),
     DeadlineError: Status(504, "server_error", "deadline_exceeded", "DEADLINE_EXCEEDED"),
+    LimitStoreError: Status(503, "server_error", "limits_unavailable", "UNAVAILABLE"),
     FailingError: Status(503, "server_error", "model_failing", "UNAVAILABLE"),
     StoppingError: Status(503, "server_error", "stopping", "UNAVAILABLE"),
 }
@@ -157,6 +161,6 @@ def public_message(error: FletcherError) -> str:
 
 def retry_after(error: FletcherError) -> float | None:
     """Return the seconds after which a retry may succeed, or None if a retry cannot succeed."""
-    if isinstance(error, OverloadedError | FailingError):
+    if isinstance(error, OverloadedError | FailingError | RateLimitError | LimitStoreError):
         return error.retry_after
     return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

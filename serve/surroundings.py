@@ -17,26 +17,33 @@ import msgspec
 from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, MissingPackageError
+from fletcher.runtime.remote.url import is_url, parse_url
 
+from .access.addresses import parse
 from .access.gate import Gate
 from .access.keys import Keys
+from .access.limits.ledger import TableLedger
+from .access.site import SiteGuard
 from .byte_budget import ByteBudget
 from .connection_limits import ConnectionLimits
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .flight.bounds import FlightBounds
 from .http.app import HttpApp
-from .http.call import Limits
+from .http.call import AsgiApp, Limits
 from .http.edge.edge import Edge
+from .http.edge.forwarded import as_loopback
+from .models.changes import AdminRules
 from .models.locations import Locations
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe.metrics import Metrics
 from .observe.record import Consumer
-from .server_options import ServerOptions
+from .server_options import OFF, ServerOptions
 
 if TYPE_CHECKING:
+    from .access.limits.redis_ledger import RedisLedger
     from .flight.server import FlightServer
     from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
@@ -113,6 +120,7 @@ class Surroundings:
         limits: limits of a request.
         edge: wrappers of the HTTP application of the process that has the connections.
         gate: decides who may call; it has the keys.
+        store: counts limits for several servers, or None.
         longbow: destination of ingested texts, or None.
         tracing: destination of spans, or None.
     """
@@ -121,16 +129,20 @@ class Surroundings:
     limits: Limits
     edge: Edge
     gate: Gate
+    store: RedisLedger | None
     longbow: LongbowDoor | None
     tracing: Tracing | None
 
     @classmethod
-    def open(cls, options: ServerOptions, tracing: Tracing | None = None) -> Surroundings:
+    def open(
+        cls, options: ServerOptions, tracing: Tracing | None = None, table: TableLedger | None = None
+    ) -> Surroundings:
         """Open what the options name.
 
         Args:
             options: options of the server.
             tracing: destination of spans, instead of `options.otlp`.
+            table: use of limits that the processes of the server share. Default: a table of this process.
 
         Raises:
             InputError: the keys' file cannot be used.
@@ -150,7 +162,30 @@ class Surroundings:
             ByteBudget(shares=max(options.front_count, 1)),
         )
         edge = Edge(options.root_path, options.cors_allow_origin, options.trusted_proxy)
-        return cls(options, limits, edge, Gate(keys), longbow, tracing)
+        table = TableLedger() if table is None else table
+        store = None if options.limit_store is None else _open_store(options, table)
+        site = None if keys is not None else site_guard(options)
+        gate = Gate(keys, options.quota, table if store is None else store, site, salts=options.salt_caches)
+        return cls(options, limits, edge, gate, store, longbow, tracing)
+
+    @property
+    def admin(self) -> AdminRules:
+        """Rules of the admin API of the server's ordinary addresses."""
+        given = self.options.models_root
+        root = None if given is None else parse_url(given) if is_url(given) else Path(given)
+        return AdminRules("on" if self.options.admin == "on" else "off", root)
+
+    def make_admin_app(self, models: Models, consumers: Sequence[Consumer] = ()) -> AsgiApp:
+        """Return the application of an address that has the admin API alone.
+
+        Args:
+            models: models that it changes.
+            consumers: as for `make_app`.
+        """
+        rules = AdminRules("only", self.admin.root)
+        gate = Gate(self.gate.keys, site=self.gate.site)  # administration has no limits
+        app = HttpApp(models, gate=gate, limits=self.limits, tracing=self.tracing, consumers=consumers, admin=rules)
+        return as_loopback(app) if self.options.admin.startswith("unix:") else app
 
     def make_models(self, load: Loader = load_encoder) -> Models:
         """Return the registry of a server's models, without models.
@@ -158,14 +193,30 @@ class Surroundings:
         Args:
             load: opens a model.
         """
-        return Models(
+        models = Models(
             make_loader(self.options, load),
             self.make_engine,
             drain_seconds=self.options.drain_seconds,
             fingerprint=fingerprint,
             refuse_long=self.options.on_truncate == "refuse",
             default=self.options.default_model,
-            locations=Locations(self.options.follow_seconds),
+            load_seconds=self.options.load_seconds,
+        )
+        models.locations = Locations(self.options.follow_seconds)
+        self.watch_store(models.metrics)
+        return models
+
+    def watch_store(self, metrics: Metrics) -> None:
+        """Add the failures of the store of limits to the metrics of this process, if there is a store."""
+        if (store := self.store) is None:
+            return
+        metrics.counted(
+            "fletcher_limit_store_failures", "Calls to the store of limits that failed", lambda: store.failures
+        )
+        metrics.counted(
+            "fletcher_limit_store_missed",
+            "Charges that the store of limits has not got, because it did not answer",
+            lambda: store.missed,
         )
 
     def open_models(self, given: Backend | Sequence[ModelSpec], load: Loader = load_encoder) -> Models:
@@ -232,6 +283,7 @@ class Surroundings:
             tracing=self.tracing,
             consumers=consumers,
             root_path=self.options.root_path,
+            admin=self.admin,
         )
 
     def connection_limits(self) -> ConnectionLimits:
@@ -252,11 +304,23 @@ class Surroundings:
             self.gate.keys.reload()
 
     def close(self) -> None:
-        """Close the connections to Longbow and to the collector of traces."""
+        """Close the connections to Longbow and to the collector of traces, and write the last uses of keys."""
+        self.gate.close()
         if self.longbow is not None:
             self.longbow.close()
         if self.tracing is not None:
             self.tracing.close()
+
+
+def site_guard(options: ServerOptions) -> SiteGuard:
+    """Return the check of a server without keys: which names it answers to, and whose pages may send requests."""
+    hosts = list(options.allow_host)
+    if options.http.startswith("unix:") or (options.allow_anonymous and not options.allow_host):
+        # No browser reaches the socket, and a server that lets anybody in has names of its own.
+        return SiteGuard(None, options.cors_allow_origin)
+    if options.http != OFF:
+        hosts.append(parse(options.http, "--http").host)
+    return SiteGuard(hosts, options.cors_allow_origin)
 
 
 def flight_server_class() -> type[FlightServer]:
@@ -278,6 +342,22 @@ def _open_longbow(options: ServerOptions) -> LongbowDoor:
 
     ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
     return LongbowDoor(Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout))
+
+
+def _open_store(options: ServerOptions, table: TableLedger) -> RedisLedger:
+    """Return the ledger in Redis or Valkey.
+
+    Raises:
+        MissingPackageError: the client library is not installed.
+        InputError: the URL cannot be used.
+    """
+    try:
+        from .access.limits.redis_ledger import RedisLedger
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "redis":
+            raise
+        raise MissingPackageError("redis", "redis", "--limit-store") from error
+    return RedisLedger(options.limit_store or "", table, options.limit_store_down)
 
 
 @contextmanager

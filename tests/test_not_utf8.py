@@ -26,7 +26,7 @@ from fletcher.runtime.errors import ArtifactError, CheckpointError, InputError
 from fletcher.runtime.providers.worker_layout import WorkerLayout
 from fletcher.runtime.tuning.history import recall, remember
 from fletcher.runtime.tuning.measurement import Measurement
-from fletcher.serve.access.keys import read_keys
+from fletcher.serve.access.keys_file import read_keys
 from fletcher.serve.errors import FieldError
 from fletcher.serve.files.lines import read_jsonl
 from fletcher.serve.flight.options import read_options, read_ticket

@@ -79,6 +79,7 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "http",
         "flight",
         "objects",
+        "redis",
         "signing",
         "serve",
         "otel",

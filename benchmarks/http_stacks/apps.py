@@ -147,11 +147,11 @@ def fletcher() -> Any:
         )
         table = np.zeros((1024, DIMENSION), np.float32)
 
-        def prepare(self, inputs: Any, options: EmbedOptions, output: str) -> Task:
+        def prepare(self, inputs: Any, options: EmbedOptions, output: str, /, *, salt: str = "") -> Task:
             encodings = Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(inputs.texts))
             return Task(encodings, None, lambda values: Embeddings(values, encodings.lengths, encodings.dropped))
 
-        def prepare_rows(self, encodings: Any, output: Any, /, *, by_token: bool) -> Any:
+        def prepare_rows(self, encodings: Any, output: Any, /, *, by_token: bool, salt: str = "") -> Any:
             raise NotImplementedError
 
         def describe_tokens(self, texts: Any, *, special: bool) -> Any:

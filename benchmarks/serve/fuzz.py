@@ -53,7 +53,7 @@ def serve(pipe: Connection) -> None:
     logs.install("CRITICAL")
     logging.getLogger("uvicorn").setLevel("CRITICAL")  # uvicorn logs every line that is not HTTP
     options = ServerOptions(
-        http="127.0.0.1:0", flight="127.0.0.1:0", max_body=1 << 20, body_seconds=2.0, drain_seconds=5
+        http="127.0.0.1:0", flight="127.0.0.1:0", max_body=1 << 20, body_seconds=2.0, drain_seconds=5, admin="on"
     )
     with Server(FakeEncoder(), options) as server:
         pipe.send((server.addresses.http, server.addresses.flight))

@@ -164,7 +164,7 @@ class Soak:
             body = json.dumps({"model": "bench", "input": self.texts(chance)}).encode()
             with socket.create_connection(("127.0.0.1", self.server.port)) as connection:
                 connection.sendall(
-                    b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+                    b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
                     + (body if chance.random() < 0.7 else body[: len(body) // 2])
                 )
                 time.sleep(chance.random() * 0.1)

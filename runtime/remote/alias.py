@@ -17,7 +17,7 @@ from ..errors import InputError, SourceError
 from .store import WRITE_SECONDS, ObjectStore
 from .url import ArtifactUrl
 
-__all__ = ["Alias", "Target", "read_alias", "write_alias"]
+__all__ = ["Alias", "Target", "alias_path", "read_alias", "write_alias"]
 
 #: Largest size of an alias in bytes.
 LARGEST_ALIAS: Final = 64 << 10
@@ -27,7 +27,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Content of an alias.
 
     Attributes:
-        artifact: path of the artifact from the folder of the alias, or below its bucket if it begins with a slash.
+        artifact: path of the artifact below the folder of the alias.
         digest: digest that the artifact must have; None accepts every digest.
     """
 
@@ -40,7 +40,7 @@ class Target:
     """The artifact that an alias named when it was read.
 
     Attributes:
-        url: URL of the artifact, in the bucket of the alias.
+        url: URL of the artifact, below the folder of the alias.
         digest: digest that it must have, or None.
         version: version of the alias object, for `unless`.
     """
@@ -62,7 +62,7 @@ def read_alias(url: ArtifactUrl, unless: str = "") -> Target | None:
 
     Raises:
         InputError: the hub has no aliases.
-        SourceError: there is no such alias, it is not JSON of an `Alias`, or it names something outside its bucket.
+        SourceError: there is no such alias, it is not JSON of an `Alias`, or it names something outside its folder.
         UnreachableError: the server does not answer.
         MissingPackageError: obstore is not installed.
     """
@@ -86,38 +86,46 @@ def read_alias(url: ArtifactUrl, unless: str = "") -> Target | None:
         ) from error
 
 
+def alias_path(url: ArtifactUrl, artifact: ArtifactUrl) -> str:
+    """Return the path by which an alias names an artifact.
+
+    Args:
+        url: URL of the alias.
+        artifact: URL of the artifact, below the folder of the alias.
+
+    Raises:
+        InputError: the URL is not that of an alias, or the artifact is not below its folder.
+    """
+    if not url.is_alias or url.scheme == "hf":
+        raise InputError(f"{url} is not the URL of an alias: use a name that ends with .json, in a bucket or a folder")
+    if not artifact.is_below(url.parent):
+        raise InputError(f"the alias {url} cannot name {artifact}: an alias names artifacts below its own folder")
+    return "/".join(artifact.parts[len(url.parent.parts) :])
+
+
 def write_alias(url: ArtifactUrl, artifact: ArtifactUrl, digest: str) -> None:
     """Let an alias name an artifact.
 
     Args:
         url: URL of the alias.
-        artifact: URL of the artifact, in the same bucket.
+        artifact: URL of the artifact, below the folder of the alias.
         digest: digest of the artifact.
 
     Raises:
-        InputError: the URL is not that of an alias, or the artifact is in another bucket.
+        InputError: as for `alias_path`.
         UnreachableError, SourceError: the server does not answer or refuses.
     """
-    if not url.is_alias or url.scheme == "hf":
-        raise InputError(f"{url} is not the URL of an alias: use a name that ends with .json, in a bucket or a folder")
-    if (url.scheme, url.root) != (artifact.scheme, artifact.root):
-        raise InputError(f"the alias {url} cannot name {artifact}: both must be in one bucket")
-    folder = url.parent.parts
-    below = artifact.parts[: len(folder)] == folder and len(artifact.parts) > len(folder)
-    path = "/".join(artifact.parts[len(folder) :]) if below else f"/{artifact.path}"
-    ObjectStore(url, silence=WRITE_SECONDS).put(
-        "", msgspec.json.encode(Alias(artifact=path, digest=f"sha256:{digest}")) + b"\n"
-    )
+    alias = Alias(artifact=alias_path(url, artifact), digest=f"sha256:{digest}")
+    ObjectStore(url, silence=WRITE_SECONDS).put("", msgspec.json.encode(alias) + b"\n")
 
 
 def _resolve(alias: ArtifactUrl, path: str) -> ArtifactUrl:
     """Return the URL of an alias's artifact.
 
     Raises:
-        InputError: the path is not one of an artifact in the bucket of the alias.
+        InputError: the path is not one of an artifact below the folder of the alias.
     """
-    start = ArtifactUrl(alias.scheme, alias.root, ()) if path.startswith("/") else alias.parent
-    url = start.child(path)
-    if url.is_alias or not url.parts:
+    url = alias.parent.child(path)
+    if url.is_alias or url == alias.parent:
         raise InputError(f"it names {path[:200]!a}, which is not an artifact")
     return url

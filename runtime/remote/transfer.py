@@ -16,7 +16,7 @@ from ..artifact.manifest import FileInfo
 from ..artifact.writing import new_artifact
 from ..errors import ArtifactError, InputError, SourceError
 from ..origin.signature import SIGNATURE, verify_signature
-from .alias import read_alias, write_alias
+from .alias import alias_path, read_alias, write_alias
 from .download import download
 from .source import ObjectFiles, open_source, read_index, require_digest
 from .store import WRITE_SECONDS, ObjectStore
@@ -108,6 +108,8 @@ def push(folder: Path, url: str, *, alias: str | None = None, progress: Progress
         raise InputError(
             f"{place} is not the URL of an artifact: name a folder in the bucket, such as {place.scheme}://…/minilm-1"
         )
+    if alias_place is not None:
+        alias_path(alias_place, place)  # an error before anything is sent
     artifact = Artifact.open(folder)
     store = ObjectStore(place, silence=WRITE_SECONDS)
     manifest = (folder / MANIFEST).read_bytes()

@@ -70,6 +70,11 @@ class ArtifactUrl:
         """
         return replace(self, parts=(*self.parts, *_parts(name, f"{name[:200]!a}")))
 
+    def is_below(self, other: ArtifactUrl) -> bool:
+        """Return whether this is a path below another URL, or that URL."""
+        same = (self.scheme, self.root, self.revision) == (other.scheme, other.root, other.revision)
+        return same and self.parts[: len(other.parts)] == other.parts
+
     @property
     def hub(self) -> HubSource:
         """The hub's repository of a URL with the scheme `hf`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,18 @@ class VectorCache:
     def misses(self) -> int:
         """Return the number of texts that were not in the cache."""
         return self._cache.misses
+
+    def salted(self, salt: str) -> VectorCache:
+        """Return a view of this cache that finds only what was kept with the same salt. They share the bound of the memory.
+
+        Args:
+            salt: any text; empty for this cache itself.
+        """
+        if not salt:
+            return self
+        view = copy(self)
+        view._identity = self._identity + b"\0salt\0" + salt.encode("utf-8", "surrogatepass")
+        return view
 
     def keys(self, texts: Sequence[str], options: EmbedOptions) -> list[bytes]:
         """Return the key of each text.

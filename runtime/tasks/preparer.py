@@ -43,7 +43,13 @@ class Preparer:
         self.cache = cache
 
     def prepare(
-        self, inputs: Inputs, options: EmbedOptions, output: Output, promised: dict[bytes, Promise] | None = None
+        self,
+        inputs: Inputs,
+        options: EmbedOptions,
+        output: Output,
+        promised: dict[bytes, Promise] | None = None,
+        *,
+        salt: str = "",
     ) -> Task:
         """Tokenize a request: the rows that must be computed, and the function that makes its answer of their values.
 
@@ -52,6 +58,7 @@ class Preparer:
             options: the way in which they become vectors; for vectors of texts, `info.check` accepted them.
             output: `vectors`, or another output that `info.outputs` lists.
             promised: see `prepare_vectors`.
+            salt: cached vectors are found only with the salt with which they were kept.
 
         Raises:
             InputError: the model has no such output, or inputs or options cannot be used.
@@ -63,25 +70,26 @@ class Preparer:
         if isinstance(inputs, TokenIds):
             task = prepare_ids(self.tokenizer, card, inputs, options)
         else:
-            task = prepare_vectors(self.tokenizer, card, self.cache, inputs.texts, options, promised)
+            task = prepare_vectors(self.tokenizer, card, self.cache.salted(salt), inputs.texts, options, promised)
         if options.dtype == "float16" and task.output is None and self.leaves_in_half(options):
             return replace(task, output=HALF_VECTORS)
         return task
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, *, by_token: bool) -> Task:
+    def prepare_rows(self, encodings: Encodings, output: str | None, *, by_token: bool, salt: str = "") -> Task:
         """Take rows that were tokenized elsewhere. Cached rows are not computed.
 
         Args:
             encodings: the rows.
             output: name of the graph's output; None is the first.
             by_token: whether the output has a row of values per token.
+            salt: as for `prepare`.
 
         Returns:
             A task whose `finish` gives the values of all rows.
         """
         if by_token or output is not None or not self.cache.enabled:
             return Task(encodings, output, lambda values: values, by_token)
-        keys = _row_keys(self.cache, encodings)
+        keys = _row_keys(self.cache.salted(salt), encodings)
         vectors = [self.cache.get(key) for key in keys]
         missing = [row for row, vector in enumerate(vectors) if vector is None]
         everything = len(missing) == len(keys)

@@ -23,10 +23,12 @@ class Addresses:
     Attributes:
         http: URL of the HTTP server, or None if HTTP is off.
         flight: URL of the Flight server, or None if Flight is off.
+        admin: URL of the admin API if it has an address of its own, else None.
     """
 
     http: str | None
     flight: str | None
+    admin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Literal
 
 __all__ = ["Access"]
 
-#: `open` does not need a key. `key` needs any key if the server has keys. `admin` needs a key with the admin role; if the
-#: server has no keys, the caller must be on the loopback.
-Access = Literal["open", "key", "admin"]
+#: `open` does not need a key. If the server has keys, `call` needs any, `key` one with the role `user` or `admin`, `metrics`
+#: one with the role `monitor` or `admin`, and `admin` one with the role `admin`; if it has none, an admin
+#: must be on the loopback.
+Access = Literal["open", "call", "key", "metrics", "admin"]

@@ -9,12 +9,11 @@ from typing import Final
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["FORWARDED", "FORWARDING", "X_FORWARDED_FOR", "TrustedProxies"]
+__all__ = ["FORWARDED", "X_FORWARDED_FOR", "TrustedProxies"]
 
 #: Headers with the addresses of a request's client and of the proxies before the last one.
 X_FORWARDED_FOR: Final = b"x-forwarded-for"
 FORWARDED: Final = b"forwarded"  # RFC 7239
-FORWARDING: Final = (X_FORWARDED_FOR, FORWARDED)
 
 #: Word for proxies that connect over the server's Unix socket, which have no address.
 UNIX: Final = "unix"

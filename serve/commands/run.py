@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,7 +97,11 @@ def serve(
             for model in models:
                 report.line(f"serving {model.name} ({model.variant} on {model.provider})")
                 report.line(model.reason)
-            for protocol, url in (("HTTP", addresses.http), ("Flight", addresses.flight)):
+            for protocol, url in (
+                ("HTTP", addresses.http),
+                ("Flight", addresses.flight),
+                ("Admin API", addresses.admin),
+            ):
                 if url is not None:
                     report.line(f"{protocol} on {url}")
         sys.stdout.flush()
@@ -133,5 +138,5 @@ def serve(
             on_listening=lambda server: announce(server.addresses, served_models(server.models)),
         )
     ignore_stop_signals()
-    if not drained:
+    if not drained or threading.active_count() > 1:  # a load that hangs would abort the end of the interpreter
         end_process(0)

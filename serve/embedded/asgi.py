@@ -93,7 +93,9 @@ class AsgiServer:
             await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _open(self) -> AsgiApp:
-        self._surroundings = surroundings = Surroundings.open(self._options)
+        # The ASGI server decides who reaches it, and under which names.
+        options = self._options.replace(allow_anonymous=True)
+        self._surroundings = surroundings = Surroundings.open(options)
         try:
             self._models = surroundings.open_models(self._given, self._load)
             app = surroundings.edge.around(surroundings.make_app(self._models, self._consumers))

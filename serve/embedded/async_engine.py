@@ -168,7 +168,7 @@ class AsyncEngine:
             if future is not None:
                 break
             if not version.retired:
-                await asyncio.get_running_loop().run_in_executor(None, version.wake)
+                await asyncio.wrap_future(version.wake_soon())
         try:
             async with asyncio.timeout(timeout):
                 return await asyncio.wrap_future(future)

@@ -29,21 +29,28 @@ class Backend(Protocol):
         """Return the model's description."""
         ...
 
-    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /) -> Task:
+    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /, *, salt: str = "") -> Task:
         """Tokenize a request whose options `info.check` accepted.
+
+        Args:
+            inputs: texts, token ids or pairs.
+            options: options of embedding.
+            output: the requested output.
+            salt: cached vectors are found only with the salt with which they were kept.
 
         Raises:
             InputError: the inputs or options cannot be used, or the model does not give this output.
         """
         ...
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool) -> Task:
+    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool, salt: str = "") -> Task:
         """Take rows that another process has tokenized.
 
         Args:
             encodings: the rows, at least one.
             output: name of the graph's output; None is the first.
             by_token: whether the output has a row of values per token.
+            salt: as for `prepare`.
 
         Returns:
             A task whose `finish` gives the values of the rows.

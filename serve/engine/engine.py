@@ -237,7 +237,7 @@ class Engine:
         key: object = None
         # A part of a stream is computed in its place in the stream, so it does not join another request.
         if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS and not request.terms.stream:
-            key = inputs.texts, options
+            key = inputs.texts, options, request.terms.salt
             if key in self.admission.joinable:
                 future = self.admission.join(key, request.terms, draft)
                 if future is not None:
@@ -281,7 +281,9 @@ class Engine:
         try:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
                 raise dropped
-            task = self.backend.prepare_rows(request.encodings, request.output, by_token=request.by_token)
+            task = self.backend.prepare_rows(
+                request.encodings, request.output, by_token=request.by_token, salt=request.terms.salt
+            )
         except BaseException as error:
             self.admission.settle(admitted, error=error)
             raise
@@ -298,7 +300,7 @@ class Engine:
         try:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
                 raise dropped
-            task = self.backend.prepare(request.inputs, request.options, request.output)
+            task = self.backend.prepare(request.inputs, request.options, request.output, salt=request.terms.salt)
             ended, tokens = time.perf_counter(), task.encodings.num_tokens
             self.metrics.tokenization.observe(ended - started)
             if (price := admitted.price).characters > INLINE_CHARACTERS and len(task.encodings) == price.rows:

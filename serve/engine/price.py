@@ -21,6 +21,7 @@ __all__ = [
     "ROW_CHARACTERS",
     "Price",
     "answer_bytes",
+    "charged_tokens",
     "is_bulk",
     "price_of",
     "price_of_rows",
@@ -28,6 +29,9 @@ __all__ = [
 
 #: Tokens per character before any text was tokenized. It is high: English has about one token for four characters.
 FIRST_RATIO: Final = 0.5
+
+#: Tokens per character that a client is charged until the real number is known. English has one token for four characters.
+CHARGED_RATIO: Final = 0.25
 
 #: Characters that a row counts for besides its own: its special tokens and its prompt.
 ROW_CHARACTERS: Final = 8
@@ -122,6 +126,20 @@ def answer_bytes(request: EmbedRequest, info: ModelInfo) -> int:
             rows = inputs.rows
         values = 4 * len(rows) * info.dimension
     return values + min(3 * values, ENCODED_BYTES)
+
+
+def charged_tokens(request: EmbedRequest, info: ModelInfo) -> int:
+    """Return the tokens that a client is charged for a request until their real number is known.
+
+    Args:
+        request: the request.
+        info: description of the model.
+    """
+    inputs = request.inputs
+    if isinstance(inputs, Texts) and not request.options.splits:  # the common case needs no `Price`
+        count = len(inputs.texts)
+        return min(int(sum(map(len, inputs.texts)) * CHARGED_RATIO) + count, count * info.max_tokens)
+    return price_of(request, info, CHARGED_RATIO).tokens
 
 
 def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:

@@ -43,6 +43,7 @@ class Terms(msgspec.Struct, frozen=True):
             is not rejected while the queue is full: it waits for room. It is not dropped because it waits long.
         part: number of the part in its stream. Parts are computed in the order of their numbers.
         spaces: identifiers of the spaces whose vectors the client accepts; empty if it accepts all.
+        salt: only requests with the same salt share cached vectors and computations.
     """
 
     priority: Priority = "normal"
@@ -51,6 +52,7 @@ class Terms(msgspec.Struct, frozen=True):
     stream: str = ""
     part: int = 0
     spaces: tuple[str, ...] = ()
+    salt: str = ""
 
     def within(self, space: str) -> Terms:
         """Return the same terms for a later part of an answer whose first part has vectors of a space."""

@@ -10,6 +10,7 @@ import pyarrow.flight as fl
 
 from fletcher.runtime.errors import FletcherError
 
+from ..errors import RateLimitError
 from ..statuses import public_message, retry_after, status_of
 
 __all__ = ["flight_error"]
@@ -39,7 +40,8 @@ class NotFound(_Bare, pa.ArrowKeyError):  # type: ignore[misc]
 def flight_error(error: FletcherError) -> Exception:
     """Return the exception that a Flight handler raises for an error.
 
-    Its extra info is JSON: the error's type, and the seconds after which to retry.
+    Its extra info is JSON: the error's type, the seconds after which to retry, and the headers that HTTP would have about a
+    limit.
     """
     message = public_message(error)
     code = status_of(error).flight
@@ -50,6 +52,8 @@ def flight_error(error: FletcherError) -> Exception:
     info: dict[str, object] = {"type": type(error).__name__}
     if (seconds := retry_after(error)) is not None:
         info["retry_after"] = seconds
+    if isinstance(error, RateLimitError):
+        info["headers"] = {name.decode(): value.decode() for name, value in error.headers}
     extra = msgspec.json.encode(info)
     classes: dict[str, type[Exception]] = {
         "UNAVAILABLE": fl.FlightUnavailableError,

@@ -38,6 +38,8 @@ from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from ..statuses import public_message
 from .bounds import FlightBounds
+from .charging import charge
+from .middleware import caller_of
 from .options import read_options
 
 __all__ = ["BATCH_COPIES", "Exchange", "Stream", "wait"]
@@ -227,6 +229,8 @@ class Exchange:
     ) -> tuple[ModelVersion, Future[Embeddings]]:
         """Submit one batch. If the queue is full, the batch waits for room."""
         request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=self._terms)
+        if (permit := caller_of(self._context).permit) is not None:
+            self._pause(charge(permit, request, self._models.pick(name)))
         self._terms = self._terms.at(self._terms.part + 1)
         try:
             return self._models.submit_blocking(name, request, self._draft)
@@ -235,6 +239,11 @@ class Exchange:
                 raise
             # The version was unloaded during the stream: use another one.
             return self._models.submit_blocking(options.model, request, self._draft)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait because the client is over its rate; nothing more is read meanwhile."""
+        with self._answered:
+            self._answered.wait_for(lambda: self._ended, seconds)
 
     def _write_all(self) -> None:
         """Write the answers of the batches, in order."""
@@ -252,6 +261,8 @@ class Exchange:
                 self._begun = True
             served = pending.version.description
             self._draft.count(served.name, served.version, embeddings)
+            if (permit := caller_of(self._context).permit) is not None:
+                permit.correct(int(embeddings.tokens.sum()))
             answer = with_vectors(pending.batch, embeddings, pending.schema)
             self._draft.bytes_out += answer.nbytes
             if served.digest == self._digest:

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.flight as fl
@@ -14,10 +14,13 @@ import pyarrow.flight as fl
 from fletcher.runtime.errors import FletcherError
 
 from ..access.gate import Gate
+from ..access.grant import NOBODY, Grant
+from ..access.permit import Permit
 from ..engine.terms import Priority, Terms
+from ..errors import ForbiddenError
 from ..models.spaces import read_spaces
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PEER, PLAIN_ID, PRIORITY, REQUEST_ID, read_priority, read_timeout
+from ..request_headers import PEER, PLAIN_ID, PRIORITY, REQUEST_ID, cap_priority, read_priority, read_timeout
 from .errors import flight_error
 from .peers import peer_host
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from ..observe.trace import Trace
     from ..observe.tracing import Tracing
 
-__all__ = ["Caller", "CallerFactory", "RequestIdFactory", "caller_of", "peer_of", "request_id"]
+__all__ = ["Caller", "CallerFactory", "RequestIdFactory", "admit", "caller_of", "peer_of", "request_id"]
 
 #: Flight's service in gRPC (format/Flight.proto of Arrow).
 SERVICE = "arrow.flight.protocol.FlightService"
@@ -91,6 +94,9 @@ class Caller:
         headers: the first value of every text header, by name in lower case.
         method: name of the Flight method in gRPC.
         spaces: spaces whose vectors the caller accepts; empty if it accepts all.
+        grant: rights of the caller.
+        salted: True if it shares no cache with other clients.
+        permit: use of the limits of its key, or None. Without keys, the server makes one when it knows the address.
     """
 
     client: str
@@ -100,6 +106,9 @@ class Caller:
     headers: Mapping[str, str]
     method: str
     spaces: tuple[str, ...] = ()
+    grant: Grant = NOBODY
+    permit: Permit | None = None
+    salted: bool = False
 
     def begin_trace(self, tracing: Tracing, request_id: str) -> Trace | None:
         """Begin the span of the call, as a child of the span that its `traceparent` names."""
@@ -109,7 +118,13 @@ class Caller:
 
     def terms(self, draft: RecordDraft) -> Terms:
         """Return the priority, the client and the deadline of the call, for the engine."""
-        return Terms(self.priority or "normal", draft.client, self.deadline, spaces=self.spaces)
+        return Terms(
+            self.priority or "normal",
+            draft.client,
+            self.deadline,
+            spaces=self.spaces,
+            salt=draft.client if self.salted else "",
+        )
 
     def stream_terms(self, draft: RecordDraft) -> Terms:
         """Return the terms of the first part of the call's stream."""
@@ -123,8 +138,15 @@ class _Caller(fl.ServerMiddleware):  # type: ignore[misc]
         self.caller = caller
 
     def sending_headers(self) -> dict[str, str]:
-        """Return the header with the class of a stream whose client has named no class."""
-        return {PRIORITY: "bulk"} if self.caller.priority is None and self.caller.method in STREAMS else {}
+        """Return the headers with the state of the limits, and the class of a stream whose client has named no class."""
+        bulk = {PRIORITY: "bulk"} if self.caller.priority is None and self.caller.method in STREAMS else {}
+        permit = self.caller.permit
+        return bulk if permit is None else bulk | {name.decode(): value.decode() for name, value in permit.headers}
+
+    def call_completed(self, exception: Exception | None) -> None:
+        """End the use of the limits, also of a call that no handler has answered."""
+        if self.caller.permit is not None:
+            self.caller.permit.leave(0, 0)
 
 
 class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
@@ -150,34 +172,51 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         """Return the caller, or reject the call before its client sends anything."""
         method, route = METHODS.get(info.method, ("unknown", "unknown"))
         try:
-            return _Caller(self._read(headers, method))
+            return _Caller(self._read(headers, method, route))
         except FletcherError as error:
             translated = flight_error(error)
             draft = RecordDraft(door="flight", id=self._ids.latest, route=route, error=type(error).__name__)
             draft.status = type(translated).__name__
+            if isinstance(error, ForbiddenError):
+                draft.client = error.client
             with self._requests.wrap(draft):
                 raise translated from None
 
-    def _read(self, headers: Headers, method: str) -> Caller:
+    def _read(self, headers: Headers, method: str, route: str) -> Caller:
         """Return the caller.
 
         Raises:
             UnauthorizedError: the server requires an API key, and the call has none or a wrong one.
+            ForbiddenError: the key is not for this call.
+            RateLimitError: the client of the key is over a limit.
             FieldError: a header cannot be used.
         """
         texts = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
         authorization = texts.get("authorization")
-        client = self._gate.enter("key", authorization, peer=None)
+        # An action can be the metrics' or an admin's: then `FlightServer.do_action` asks for the role.
+        grant = self._gate.enter(
+            "call" if route == "action" else "key", authorization, peer=None, route=f"flight:{route}"
+        )
         spaces = _header(headers, "if-space")
         priority, timeout = _header(headers, PRIORITY), _header(headers, "x-request-timeout")
+        wanted = () if spaces is None else read_spaces(spaces)
+        deadline = None if timeout is None else time.monotonic() + read_timeout(timeout)
+        asked = None if priority is None else read_priority(priority)
+        highest = None if grant.key is None else grant.key.priority
+        permit = self._gate.permit(grant, None) if grant.name and route != "action" else None
+        if permit is not None:
+            permit.enter()
         return Caller(
-            client=client,
+            client=grant.name,
             authorization=authorization,
-            priority=None if priority is None else read_priority(priority),
-            deadline=None if timeout is None else time.monotonic() + read_timeout(timeout),
+            priority=cap_priority(asked or ("bulk" if method in STREAMS else None), highest) if highest else asked,
+            deadline=deadline,
             headers=texts,
             method=method,
-            spaces=() if spaces is None else read_spaces(spaces),
+            spaces=wanted,
+            grant=grant,
+            permit=permit,
+            salted=bool(self._gate.salt_of(grant, "client")),
         )
 
 
@@ -196,6 +235,23 @@ def caller_of(context: Any) -> Caller:
 def request_id(context: Any) -> str:
     """Return the id of a call."""
     return str(context.get_middleware("request-id").value)
+
+
+def admit(context: Any, gate: Gate) -> Permit | None:
+    """Return the permit of a call whose limits are charged. Without keys, the address of the client has the limits.
+
+    Raises:
+        RateLimitError: the client is over a limit.
+    """
+    middleware = context.get_middleware("caller")
+    caller: Caller = middleware.caller
+    if caller.permit is None and not caller.grant.name and caller.grant.limited and caller.method != "DoAction":
+        permit = gate.permit(caller.grant, peer_of(context))
+        if permit is not None:
+            permit.enter()
+            middleware.caller = replace(caller, permit=permit)
+        return permit
+    return caller.permit
 
 
 def peer_of(context: Any) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
+from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..arrow.batches import choose_column, read_texts
 from ..arrow.options import ArrowOptions
+from ..engine.embed_request import EmbedRequest
 from ..engine.terms import Terms
 from ..errors import UnknownRouteError
 from ..longbow.door import LongbowDoor
@@ -19,7 +22,9 @@ from ..longbow.ingest_request import Document, require
 from ..models.registry import Models
 from ..observe.requests import RecordDraft
 from .bounds import FlightBounds
+from .charging import charge
 from .exchange import BATCH_COPIES, Stream
+from .middleware import caller_of
 
 __all__ = ["flight_put"]
 
@@ -69,6 +74,10 @@ def flight_put(
             ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
             fields = batch.select(others).to_pylist() if others else [None] * len(texts)
             documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
+            if (permit := caller_of(stream.context).permit) is not None:
+                permit.check_dataset(path[1])
+                request = EmbedRequest(Texts(tuple(texts)), terms=terms)
+                time.sleep(charge(permit, request, models.pick()))
             answer = door.ingest(models, None, path[1], documents, EmbedOptions(), terms.at(number), draft)
         finally:
             bounds.budget.hold(-held)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -17,29 +17,32 @@ import pyarrow.flight as fl
 
 from fletcher import __version__
 from fletcher.model_zoo.decode import decode_json
-from fletcher.runtime.errors import ArtifactError, FletcherError, MissingPackageError, ServiceError, SourceError
+from fletcher.runtime.errors import FletcherError, ServiceError
 from fletcher.runtime.inputs import Texts
 
 from ..access.addresses import HostPort
 from ..access.gate import Gate
+from ..access.permit import Permit
 from ..arrow.batches import DEFAULT_COLUMN, output_schema, with_vectors
 from ..arrow.options import ArrowOptions
 from ..byte_budget import ByteBudget
 from ..engine.embed_request import EmbedRequest
 from ..engine.price import answer_bytes
-from ..errors import FieldError, UnknownRouteError
+from ..errors import FieldError, ForbiddenError, UnknownRouteError
 from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
-from ..models.changes import loading, unloading
+from ..models.admin_action import AdminAction
+from ..models.changes import AdminRules, unloading
 from ..models.registry import Models
 from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
 from .bounds import MAX_TICKET_TEXTS, FlightBounds
+from .charging import charge
 from .errors import flight_error
 from .exchange import Exchange, Stream, wait
-from .middleware import CallerFactory, RequestIdFactory, caller_of, peer_of, request_id
+from .middleware import CallerFactory, RequestIdFactory, admit, caller_of, peer_of, request_id
 from .options import read_options, read_ticket
 from .put import flight_put
 
@@ -51,6 +54,7 @@ __all__ = ["FlightServer"]
 logger = logging.getLogger("fletcher.serve.flight")
 
 EMBED = b"embed"
+ADMIN_OFF: Final = AdminRules()
 
 #: Largest size of a message in bytes, if the server's options set none.
 MESSAGE_BYTES = 32 << 20
@@ -79,6 +83,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
+        admin: AdminRules = ADMIN_OFF,
         bounds: FlightBounds | None = None,
     ) -> None:
         """Listen on an address.
@@ -90,6 +95,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             longbow: connection to Longbow, for `DoPut`; None rejects `DoPut`.
             tracing: begins and ends spans; None makes no spans.
             consumers: receive the record of every call, besides metrics, log and traces.
+            admin: rules of the admin API; only `on` accepts changes of models by actions.
             bounds: limits of what calls hold. Default: 32 MiB for a message, and a budget of their own.
 
         Raises:
@@ -99,6 +105,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._models = models
         self._gate = gate
         self._longbow = longbow
+        self._admin = admin
         self._tracing = tracing
         self._requests = Requests(models.metrics, tracing, consumers)
         self._exchanges: set[Exchange] = set()
@@ -154,7 +161,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 )
             terms = caller_of(context).terms(draft)
             request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
-            held = TICKET_COPIES * draft.bytes_in + answer_bytes(request, self._models.pick(options.model).info)
+            version = self._models.pick(options.model)
+            charge(caller_of(context).permit, request, version)
+            held = TICKET_COPIES * draft.bytes_in + answer_bytes(request, version.info)
             self._bounds.budget.hold(held)
             try:
                 return self._get(request, options, context, draft, held)
@@ -200,6 +209,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             elif action.type in ("load", "unload"):
                 body = self._change(action, context, draft)
             elif action.type == "stats":
+                self._gate.enter("metrics", caller_of(context).authorization, peer=None)
                 body = self._models.metrics.exposition()
             else:
                 raise UnknownRouteError(f"there is no action {action.type!r}: use {', '.join(ACTIONS)}")
@@ -213,23 +223,23 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             The models afterwards, as JSON.
 
         Raises:
-            ForbiddenError: the call's key is not an admin's; without keys, the call comes from another machine.
+            ForbiddenError: the admin API is off, or the call's key is not an admin's; without keys, the call comes from
+                another machine.
             InputError: the body cannot be used.
         """
         caller = caller_of(context)
+        if self._admin.door != "on":
+            raise ForbiddenError("the admin API is not here: start the server with --admin on")
         self._gate.enter("admin", caller.authorization, peer=peer_of(context))
         body = action.body.to_pybytes()
-        fields = {"request_id": draft.id, "client": caller.client, "change": action.type}
-        logger.info("admin", extra={"fields": fields})
-        try:
-            if action.type == "unload":
-                self._models.edit(unloading(body.decode(errors="replace")))
-            else:
-                spec = self._models.complete(decode(_spec, body))
-                names = {"name", *decode_json(body, dict[str, object])}
-                self._models.edit(loading(spec, names), reload=frozenset([spec.key]))
-        except (ArtifactError, MissingPackageError, SourceError) as error:  # the admin can correct the path
-            raise FieldError(str(error), "path") from error
+        who = {"request_id": draft.id, "client": caller.client, "peer": peer_of(context)}
+        if action.type == "unload":
+            name = body.decode(errors="replace")
+            AdminAction("unload", name, who).run(lambda: self._models.edit(unloading(name)))
+        else:
+            spec = self._admin.confine(decode(_spec, body))
+            names = {"name", *decode_json(body, dict[str, object])}
+            AdminAction("load", spec.path, who).run(lambda: self._models.load(spec, names))
         return msgspec.json.encode(self._models.describe())
 
     def stop(self, drain_seconds: float) -> None:
@@ -281,11 +291,14 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         draft = RecordDraft(
             door="flight", id=request_id(context), client=caller.client or peer_of(context), route=route
         )
+        draft.peer = peer_of(context)
         with self._requests.wrap(draft):
             if self._tracing is not None:
                 draft.trace = caller.begin_trace(self._tracing, draft.id)
             fields: dict[str, object] = {"request_id": draft.id, "route": route} | trace_fields(draft.trace)
+            permit: Permit | None = None
             try:
+                permit = admit(context, self._gate)
                 yield draft
                 draft.status = "ok"
             except FletcherError as error:
@@ -299,6 +312,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 internal = FletcherError("internal error")
                 draft.error, draft.status = type(internal).__name__, "FlightInternalError"
                 raise flight_error(internal) from None
+            finally:
+                if permit is not None:
+                    permit.leave(draft.tokens, draft.bytes_in)
 
 
 def _log_and_translate(error: FletcherError, draft: RecordDraft, fields: Mapping[str, object]) -> Exception:

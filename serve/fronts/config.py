@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..access.limits.ledger import TableLedger
 from ..models.spec import ModelSpec
 from ..server_options import ServerOptions
 
@@ -38,6 +39,10 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config", tag
     def engine_rows(self) -> str:
         """Path of the Unix socket of the channel of rows."""
         return str(Path(self.folder, "engine.rows"))
+
+    def open_table(self) -> TableLedger:
+        """Open the table of limits that the engine and all fronts share."""
+        return TableLedger(Path(self.folder, "limits"), self.front, max(self.options.front_count, 1) + 1)
 
     @property
     def front_flight(self) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fletcher.runtime.errors import FletcherError
 
+from ..access.addresses import UnixPath, bind
 from ..http.server import HttpServer
+from ..listening import listening_addresses
+from ..models.loads import on_thread
 from ..models.served import served_models
 from ..models.spec import ModelSpec
 from ..surroundings import Surroundings, flight_server_class
@@ -38,7 +42,7 @@ class _Engine:
     def __init__(self, config: ProcessConfig, control: Control) -> None:
         options = config.options
         self._control = control
-        self._surroundings = surroundings = Surroundings.open(options)
+        self._surroundings = surroundings = Surroundings.open(options, table=config.open_table())
         self.models = surroundings.make_models()
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)
@@ -55,12 +59,26 @@ class _Engine:
                 surroundings.longbow,
                 surroundings.tracing,
                 bounds=surroundings.flight_bounds(),
+                admin=surroundings.admin,
             )
+        self._admin: HttpServer | None = None
+        self._listening = listening_addresses(options)
+        if self._listening.admin is not None:
+            admin_app = surroundings.make_admin_app(self.models)
+            self._admin = HttpServer(
+                admin_app, bind(self._listening.admin, "--admin"), drain_seconds=options.drain_seconds
+            )
+            self._admin.start()
         self.models.metrics.pages = self._rows.pages
         self._rows.start(on_change=self._changed)
 
     def _changed(self) -> None:
         self._control.send(Changed(tuple(self.models.specs)))
+
+    @property
+    def admin(self) -> str | None:
+        """The URL of the admin API, if it has an address of its own."""
+        return None if self._admin is None else self._admin.url
 
     def reload(self, specs: tuple[ModelSpec, ...] | None) -> Reloaded:
         """Read the keys again, and serve these models; what fails leaves everything as it was."""
@@ -75,12 +93,18 @@ class _Engine:
     def stop(self, drain_seconds: float) -> bool:
         """Answer what was admitted, and close; return whether everything was answered in time."""
         self.models.stop_admitting()
-        self._http.stop()
+        for server in (self._http, self._admin):
+            if server is not None:
+                server.stop(drain_seconds)
         drained = self.models.stop(drain_seconds)
         self._rows.stop()
         if self._flight is not None:
             self._flight.stop(1.0)
-        self._http.join()
+        for server in (self._http, self._admin):
+            if server is not None:
+                server.join()
+        if isinstance(self._listening.admin, UnixPath):
+            self._listening.admin.path.unlink(missing_ok=True)
         self._surroundings.close()
         return drained
 
@@ -97,15 +121,20 @@ def run_engine(config: ProcessConfig, control: Control) -> None:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     engine = _Engine(config, control)
-    control.send(Ready(served_models(engine.models)))
+    control.send(Ready(served_models(engine.models), engine.admin))
     for command in control.commands():
         if isinstance(command, Reload):
-            control.send(engine.reload(command.specs))
+            # On another thread: a load that hangs must not keep the stop from being read.
+            on_thread(partial(_reload, engine, control, command.specs), "fletcher-reload")
         elif isinstance(command, Leave):
             engine.models.announce_stop()
         elif isinstance(command, Stop):
             control.send(Stopped(engine.stop(command.drain_seconds)))
             return
+
+
+def _reload(engine: _Engine, control: Control, specs: tuple[ModelSpec, ...] | None) -> None:
+    control.send(engine.reload(specs))
 
 
 def _listen(path: str) -> socket.socket:

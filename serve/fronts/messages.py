@@ -68,9 +68,11 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="type"):
 
     Attributes:
         models: models that are served; only from the engine.
+        admin: URL of the admin API if it has an address of its own; only from the engine.
     """
 
     models: tuple[ServedModel, ...] = ()
+    admin: str | None = None
 
 
 class Failed(ErrorData, frozen=True, tag="failed", tag_field="type"):

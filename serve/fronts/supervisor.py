@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import selectors
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from fletcher.runtime.errors import FletcherError, ServiceError
 
 from ..listening import announce
+from ..models.loads import on_thread
 from ..models.served import ServedModel
 from ..models.spec import ModelSpec
 from ..observe import logs
 from ..server_options import ServerOptions
-from ..signals import SIGNAL_SECONDS, hangups, stop_signals, wait_until_stopped
+from ..signals import SIGNAL_SECONDS, STOP_MARGIN, hangups, last_resort, stop_signals, wait_until_stopped
 from .children.endpoints import Endpoints
 from .children.group import Group
 from .children.process import CHILD_COMMAND, USUAL_TIMING, ChildProcess, Timing
@@ -54,6 +60,7 @@ class Supervisor:
         *,
         command: Sequence[str] = CHILD_COMMAND,
         timing: Timing = USUAL_TIMING,
+        on_begin: Callable[[Supervisor], None] = lambda supervisor: None,
     ) -> None:
         """Start all processes, and wait until they are ready.
 
@@ -62,6 +69,7 @@ class Supervisor:
             options: options of the server.
             command: command of children, to which role and descriptor are appended.
             timing: seconds to wait.
+            on_begin: called before the wait, so that the processes can be ended while they start.
 
         Raises:
             InputError: as for `Server`.
@@ -83,11 +91,13 @@ class Supervisor:
         self._next_look = 0.0
         self._thread = threading.Thread(target=self._run, name="fletcher-supervisor", daemon=True)
         self._thread.start()
+        on_begin(self)
         try:
             _wait(self._group.started)
         except BaseException:
             self.kill()
             raise
+        self.addresses = replace(self.addresses, admin=self._group.admin)
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
@@ -129,6 +139,14 @@ class Supervisor:
             raise
         self._thread.join()
         return drained
+
+    def end_children(self) -> None:
+        """End the processes at once, from any thread, also if the supervisor's own thread hangs."""
+        engine, fronts = self.pids
+        for pid in (engine, *fronts):
+            if pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End the processes at once."""
@@ -237,21 +255,35 @@ def run_supervisor(
     """
     options = ServerOptions() if options is None else options
     logs.install(options.log_level.upper())
-    with stop_signals() as stopped, hangups() as hung_up:
-        supervisor = Supervisor(specs, options)
+    seconds = options.lame_duck_seconds + options.drain_seconds + STOP_MARGIN
+    started: list[Supervisor] = []
+    with (
+        stop_signals() as stopped,
+        hangups() as hung_up,
+        last_resort(stopped, seconds, lambda: _end_children(started)),
+    ):
+        supervisor = Supervisor(specs, options, on_begin=started.append)
         try:
             if on_listening is None:
                 announce(supervisor.addresses)
             else:
                 on_listening(supervisor)
             wait_until_stopped(
-                stopped, hung_up, on_hangup=lambda: _reread(supervisor, reread), ended=lambda: supervisor.ended
+                stopped,
+                hung_up,
+                on_hangup=lambda: on_thread(partial(_reread, supervisor, reread), "fletcher-reread"),
+                ended=lambda: supervisor.ended,
             )
         finally:
             logger.info("stopping")
             drained = supervisor.stop()
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
     return drained
+
+
+def _end_children(supervisors: Sequence[Supervisor]) -> None:
+    for supervisor in supervisors:
+        supervisor.end_children()
 
 
 def _reread(supervisor: Supervisor, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:

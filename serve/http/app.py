@@ -22,15 +22,26 @@ import msgspec
 from fletcher.runtime.errors import DeadlineError, FletcherError
 
 from ..access.gate import Gate
-from ..access.proxies import FORWARDING
+from ..access.grant import NOBODY
+from ..access.permit import Permit
+from ..access.site import FORWARDING_MARKS
 from ..engine.terms import Priority, Terms
-from ..errors import MethodError, UnauthorizedError, UnknownRouteError
+from ..errors import ForbiddenError, MethodError, RateLimitError, UnauthorizedError, UnknownRouteError
+from ..models.changes import AdminRules
 from ..models.registry import Models
 from ..models.spaces import read_spaces
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
-from ..request_headers import PLAIN_ID, PRIORITY, REQUEST_ID, read_on_truncate, read_priority, read_timeout
+from ..request_headers import (
+    PLAIN_ID,
+    PRIORITY,
+    REQUEST_ID,
+    cap_priority,
+    read_on_truncate,
+    read_priority,
+    read_timeout,
+)
 from ..statuses import retry_after
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
@@ -39,7 +50,7 @@ from .errors import OPENAI, ErrorShape
 from .json import PIECE_BYTES
 from .openapi import openapi_document
 from .route import Route, RouteTable
-from .routes import http_routes
+from .routes import ADMIN_OFF, ADMIN_PATHS, http_routes
 
 if TYPE_CHECKING:
     from ..longbow.door import LongbowDoor
@@ -57,7 +68,10 @@ PRIORITY_HEADER = PRIORITY.encode()
 TRUNCATED = b"x-truncated"
 
 #: Headers of requests that a page of a website or a proxy has sent.
-INDIRECT = frozenset({b"origin", *FORWARDING})
+INDIRECT = frozenset({b"origin", *FORWARDING_MARKS})
+
+#: Headers of an answer that refuses because of a limit; `retry-after` is one of them.
+RETRY_MILLISECONDS = b"retry-after-ms"
 
 #: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
@@ -76,6 +90,7 @@ class HttpApp:
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
         root_path: str = "",
+        admin: AdminRules = ADMIN_OFF,
     ) -> None:
         """Build the application.
 
@@ -87,6 +102,7 @@ class HttpApp:
             tracing: begins and ends spans; None disables traces.
             consumers: functions that receive the record of every request, in addition to metrics, log and traces.
             root_path: prefix of the paths under which clients reach the server, for the OpenAPI document.
+            admin: rules of the admin API, which is off by default.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate
@@ -97,7 +113,7 @@ class HttpApp:
         self._bodies: dict[asyncio.Task[Any], float] = {}
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
-        routes = [*http_routes(longbow), Route("GET", "/openapi.json", self._schema, access="open")]
+        routes = [*http_routes(longbow, admin), Route("GET", "/openapi.json", self._schema, access="open")]
         self._openapi = msgspec.json.encode(
             openapi_document(routes, self._limits, keys=self._gate.keys is not None, root_path=root_path)
         )
@@ -123,12 +139,15 @@ class HttpApp:
         name, methods = self._routes.fixed.get(path) or self._routes.find(path)
         shape = next(iter(methods.values())).shape if methods else OPENAI
         draft = RecordDraft(door="http", id=request_id.decode(), route=name)
+        call: Call | None = None
         with self._requests.wrap(draft):
             try:
                 try:
                     if self._tracing is not None:
                         draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
                     route, call = self._open(scope, headers, receive, methods, draft)
+                    if call.permit is not None and (entering := call.enter()) is not None:
+                        await entering
                     response = await route.handler(call)
                     if draft.truncated and call.on_truncate != "allow":
                         response = _report_truncated(response, draft)
@@ -150,9 +169,11 @@ class HttpApp:
                     shrunk = await shrink(response.body, response.density, accept, self._limits.compress_bytes)
                     if shrunk is not None:
                         response = replace(response, body=shrunk[0], headers=(*response.headers, *shrunk[1]))
-                await _send(response, draft, send)
+                await _send(response, draft, send, None if call is None else call.permit)
             finally:
                 self._limits.budget.hold(-draft.held, draft)
+                if call is not None and call.permit is not None and (leaving := call.leave()) is not None:
+                    await leaving
 
     def _open(
         self,
@@ -171,13 +192,19 @@ class HttpApp:
             UnauthorizedError, ForbiddenError: the caller may not use the route.
         """
         peer = scope.get("client")
-        draft.client = peer[0] if peer else ""
+        draft.client = draft.peer = peer[0] if peer else ""
         method = scope["method"]
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
             if methods:
                 raise MethodError(f"{scope['path']} does not support {method}: use {', '.join(methods)}", [*methods])
+            if scope["path"].startswith(ADMIN_PATHS):
+                raise UnknownRouteError(
+                    "the admin API is not here: start the server with --admin on, or with an address of its own"
+                )
             raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
+        if self._gate.site is not None and route.access != "open":  # a probe calls the server by any of its addresses
+            self._gate.site.check(method, headers)
         priority: Priority | None = None
         on_truncate = self._limits.on_truncate
         if (value := headers.get(b"x-on-truncate")) is not None:
@@ -191,16 +218,23 @@ class HttpApp:
         spaces: tuple[str, ...] = ()
         if (value := headers.get(b"if-space")) is not None:
             spaces = read_spaces(value)
-        key = ""
-        if route.access == "admin" or (route.access == "key" and self._gate.keys is not None):
-            key = self._gate.enter(
+        grant, permit, salt = NOBODY, None, ""
+        if route.access == "admin" or (self._gate.busy and route.access != "open"):
+            grant = self._gate.enter(
                 route.access,
                 _credentials(headers),
                 peer=peer[0] if peer else None,
                 indirect=not INDIRECT.isdisjoint(headers),
+                route=draft.route,
             )
-            draft.client = key or draft.client
-        terms = Terms(priority or "normal", draft.client, deadline, spaces=spaces)
+            draft.client = grant.name or draft.client
+            if grant.key is not None and grant.key.priority is not None:
+                asked, priority = priority, cap_priority(priority, grant.key.priority)
+                draft.chosen = priority if priority is not None and priority != asked else ""
+            salt = self._gate.salt_of(grant, draft.client)
+            if route.access == "key":
+                permit = self._gate.permit(grant, draft.peer)
+        terms = Terms(priority or "normal", draft.client, deadline, spaces=spaces, salt=salt)
         assert self._bridge is not None
         call = Call(
             scope=scope,
@@ -210,12 +244,13 @@ class HttpApp:
             limits=self._limits,
             bridge=self._bridge,
             bodies=self._bodies,
-            client=key,
+            client=grant.name,
             timeout=timeout,
             priority=priority,
             terms=terms,
             on_truncate=on_truncate,
             draft=draft,
+            permit=permit,
         )
         return route, call
 
@@ -236,7 +271,10 @@ class HttpApp:
         """Log an error and return the answer to it."""
         status = shape.status(error)
         draft.error = type(error).__name__
-        fields = {"request_id": draft.id, "status": status, "error": draft.error} | trace_fields(draft.trace)
+        if isinstance(error, ForbiddenError) and error.client:
+            draft.client = error.client
+        who = {"client": draft.client, "peer": draft.peer}
+        fields = {"request_id": draft.id, "status": status, "error": draft.error} | who | trace_fields(draft.trace)
         if status >= 500 and not isinstance(error, DeadlineError):
             logger.error("request failed", extra={"fields": fields | {"reason": str(error)}})
         else:
@@ -244,6 +282,8 @@ class HttpApp:
         headers: list[tuple[bytes, bytes]] = []
         if (seconds := retry_after(error)) is not None:
             headers.append((b"retry-after", b"%d" % math.ceil(seconds)))
+        if isinstance(error, RateLimitError):
+            headers += [(RETRY_MILLISECONDS, b"%d" % math.ceil(error.retry_after * 1000)), *error.headers]
         if isinstance(error, MethodError):
             headers.append((b"allow", ", ".join(error.allowed).encode()))
         if isinstance(error, UnauthorizedError):
@@ -279,11 +319,13 @@ def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
     return None if key is None else f"Bearer {key.decode('latin-1')}"
 
 
-async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
+async def _send(response: Response, draft: RecordDraft, send: Send, permit: Permit | None) -> None:
     """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
     headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
     if draft.chosen:
         headers.append((PRIORITY_HEADER, draft.chosen.encode()))
+    if permit is not None and response.status != 429:  # a refusal has the headers of its limit
+        headers += permit.headers
     if draft.space and response.status == 200:
         headers.append((b"x-space", draft.space.encode()))
     body = response.body

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,12 +17,13 @@ from fletcher.runtime.errors import DeadlineError, InputError, OptionError
 from fletcher.runtime.inputs import Inputs, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
+from ..access.permit import Permit
 from ..byte_budget import ByteBudget
 from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.price import answer_bytes, is_bulk
+from ..engine.price import answer_bytes, charged_tokens, is_bulk
 from ..engine.terms import Priority, Terms
 from ..errors import FieldError, SlowBodyError, TooLargeError
-from ..models.registry import ANSWERED_BY, Models
+from ..models.registry import ANSWERED_BY, VECTORS, Models
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from ..request_headers import OnTruncate
@@ -124,6 +126,7 @@ class Call:
         terms: priority, client and deadline of the request.
         on_truncate: policy for texts that are longer than the model takes.
         draft: draft of the request's record.
+        permit: use of the client's limits, or None if it has none.
         fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
             sets it.
         items: returns the name in the body of the engine's text of an index; the handler sets it if the texts are not one
@@ -143,8 +146,69 @@ class Call:
     terms: Terms
     on_truncate: OnTruncate
     draft: RecordDraft
+    permit: Permit | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     items: Callable[[int], str] | None = None
+
+    def enter(self) -> Awaitable[None] | None:
+        """Charge the request to its client, before its body is read. The request has a permit.
+
+        Returns:
+            What is to be awaited, or None if the charge is made.
+
+        Raises:
+            RateLimitError: the client is over a limit.
+        """
+        declared = self.headers.get(b"content-length", b"")
+        return self._use(self._permitted.enter, int(declared) if declared.isdigit() and len(declared) < 16 else 1)
+
+    def leave(self) -> Awaitable[None] | None:
+        """Charge what the request really used. The request has a permit. The result is as of `enter`."""
+        return self._use(self._permitted.leave, self.draft.tokens, self.draft.bytes_in)
+
+    async def pace(self, tokens: int) -> None:
+        """Charge the estimated tokens of a part of a stream, and wait while the client is over its rate.
+
+        Raises:
+            RateLimitError: the limit of the day is used up.
+        """
+        if self.permit is None:
+            return
+        if self.permit.remote:
+            seconds = await asyncio.get_running_loop().run_in_executor(None, self.permit.pace, tokens)
+        else:
+            seconds = self.permit.pace(tokens)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+
+    async def correct(self, tokens: int) -> None:
+        """Charge the real number of tokens of the oldest part of a stream. The request has a permit."""
+        if (correcting := self._use(self._permitted.correct, tokens)) is not None:
+            await correcting
+
+    @property
+    def _permitted(self) -> Permit:
+        assert self.permit is not None
+        return self.permit
+
+    def _use(self, function: Callable[..., None], *amounts: int) -> Awaitable[None] | None:
+        """Call a method of the permit; on another thread, which is to be awaited, if it waits for the network."""
+        if self._permitted.remote:
+            return asyncio.get_running_loop().run_in_executor(None, partial(function, *amounts))
+        function(*amounts)
+        return None
+
+    def pick(self, name: str | None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
+        """Return the version that answers, if the client may use it, as `Models.pick`.
+
+        Raises:
+            UnknownModelError, InputError: as for `Models.pick`.
+            ForbiddenError: the client's key is for other models.
+        """
+        version = self.models.pick(name, outputs)
+        if self.permit is not None:
+            self.permit.check_model(version.spec.name)
+        return version
 
     def wants(self, media_type: bytes) -> bool:
         """Return whether the client accepts answers of a media type."""
@@ -267,13 +331,17 @@ class Call:
             while True:
                 version = self.models.pick(name, ANSWERED_BY[output], request)
                 if not held:
+                    if self.permit is not None:
+                        self.permit.check_model(version.spec.name)
+                        if (charging := self._charge(request, version)) is not None:
+                            await charging
                     held = answer_bytes(request, version.info)
                     self.limits.budget.hold(held, self.draft)
                 future = self.models.submit(version, request, self.draft)
                 if future is not None:
                     break
                 if not version.retired:
-                    await asyncio.get_running_loop().run_in_executor(None, version.wake)
+                    await asyncio.wrap_future(version.wake_soon())
             if timeout is None:
                 answer = await self.bridge.wait(future, self.receive)
             else:
@@ -290,7 +358,16 @@ class Call:
             raise self.name_item(error, first) from error
         self.draft.space = version.spaces.of(options, output, has_ids=isinstance(inputs, TokenIds))
         self.draft.count(version.description.name, version.description.version, answer)
+        if self.permit is not None and terms.stream:
+            await self.correct(sum(answer.tokens.tolist()))
         return version, answer
+
+    def _charge(self, request: EmbedRequest, version: ModelVersion) -> Awaitable[None] | None:
+        """Charge the estimated tokens of a request; a part of a stream waits instead of being refused."""
+        tokens = charged_tokens(request, version.info)
+        if request.terms.stream:
+            return self.pace(tokens)
+        return self._use(self._permitted.spend, tokens)
 
     def stay_in_space(self) -> None:
         """Refuse vectors of another space than the first part of the answer has, in all later parts."""

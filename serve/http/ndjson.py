@@ -20,6 +20,7 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import EmbedRequest, refusing_long
 from ..engine.fairness.read_ahead import ReadAhead
+from ..engine.price import charged_tokens
 from ..engine.terms import Terms
 from ..errors import FieldError
 from ..models.version import ModelVersion
@@ -90,6 +91,8 @@ async def _answers(
             while left and not ahead.full:
                 part, texts = left.popleft()
                 first, request = PIECE * part, EmbedRequest(texts, options, terms=terms.at(part))
+                if call.permit is not None:
+                    await call.pace(charged_tokens(request, version.info))
                 try:
                     future = call.models.submit(version, request, call.draft)
                 except InputError as error:
@@ -119,6 +122,8 @@ async def _wait(call: Call, version: ModelVersion, first: int, future: Future[An
     except InputError as error:
         raise call.name_item(error, first) from error
     call.draft.count(version.description.name, version.description.version, embeddings)
+    if call.permit is not None:
+        await call.correct(int(embeddings.tokens.sum()))
     ahead.end(int(embeddings.tokens.sum()))
     return embeddings
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from ..models.changes import AdminRules
 from .apis.admin import admin_routes
 from .apis.cbor import encode_routes
 from .apis.cohere.routes import cohere_routes
@@ -19,7 +20,12 @@ from .route import Route
 if TYPE_CHECKING:
     from ..longbow.door import LongbowDoor
 
-__all__ = ["computing_routes", "http_routes"]
+__all__ = ["ADMIN_PATHS", "computing_routes", "http_routes"]
+
+#: Beginning of the paths of the admin API.
+ADMIN_PATHS: Final = "/admin/"
+
+ADMIN_OFF: Final = AdminRules()
 
 
 def computing_routes() -> list[Route]:
@@ -34,10 +40,14 @@ def computing_routes() -> list[Route]:
     ]
 
 
-def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
+def http_routes(longbow: LongbowDoor | None = None, admin: AdminRules = ADMIN_OFF) -> list[Route]:
     """Return the routes of all APIs.
 
     Args:
         longbow: destination of `/v1/ingest`; None rejects such requests.
+        admin: rules of the admin API, which may be the only one.
     """
-    return [*computing_routes(), *longbow_routes(longbow), *space_routes(), *admin_routes(), *service_routes()]
+    if admin.door == "only":
+        return [*admin_routes(admin), *service_routes()]
+    ours = [*computing_routes(), *longbow_routes(longbow), *space_routes(), *service_routes()]
+    return ours if admin.door == "off" else [*ours, *admin_routes(admin)]

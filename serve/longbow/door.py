@@ -13,13 +13,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -39,6 +41,9 @@ from .wire.target import Target
 
 __all__ = ["LongbowDoor"]
 
+#: Datasets to which streams are open. Each has four threads and a connection.
+MAX_CHANNELS: Final = 32
+
 
 class _Waiting:
     """Ledger of a server's sink: the futures of the parcels that were sent."""
@@ -57,10 +62,11 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Channel:
-    """The sink of a dataset, and its ledger."""
+    """The sink of a dataset, its ledger, and the number of requests that use it."""
 
     sink: Sink
     waiting: _Waiting
+    users: int = 0
 
 
 class LongbowDoor:
@@ -106,60 +112,85 @@ class LongbowDoor:
         """
         if not dataset:
             raise FieldError("the dataset has no name", "dataset")
-        while True:  # repeat if the model is replaced or loaded at the same time
-            version = models.pick(name, request=EmbedRequest(Texts(()), options, terms=terms))
-            space = version.spaces.of(options)
-            model = version.description
-            ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
-            if not rows:
-                return IngestAnswer(dataset, ids, 0, len(documents), 0, space)
-            dimension = options.dimensions or model.dimension
-            channel = self._channel(dataset, dimension)
-            channel.sink.breaker.check(f"Longbow at {self.target.url}")
-            chosen = [documents[row] for row in rows]
-            texts = Texts(tuple(document.text for document in chosen))
-            future = models.submit(version, EmbedRequest(texts, options, terms=terms), draft)
-            if future is not None:
-                break
-            if not version.retired:
-                version.wake()
-        embeddings = future.result()
-        draft.count(model.name, model.version, embeddings)
-        vectors = widen(embeddings, allow_unnormalized=False)
-        head = {
-            "model": model.name,
-            "digest": model.digest,
-            "variant": model.variant,
-            "space": space,
-            "input_type": options.input_type or "document",
-            "source": "server",
-            "chunk": 0,
-            "trace": draft.id,
-        }
-        unit, mark = self._next_unit()
-        begin = metadata_head(mark, head)
-        metadata = [begin + _metadata_tail(document) for document in chosen]
-        schema = longbow_schema(dimension, with_text=True)
-        batch = make_batch(
-            schema,
-            np.array([ids[row] for row in rows], np.int64),
-            vectors,
-            texts.texts,
-            metadata,
-        )
-        self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
-        tokens = int(embeddings.tokens.sum())
-        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens, space)
+        with ExitStack() as used:
+            while True:  # repeat if the model is replaced or loaded at the same time
+                version = models.pick(name, request=EmbedRequest(Texts(()), options, terms=terms))
+                space = version.spaces.of(options)
+                model = version.description
+                ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
+                if not rows:
+                    return IngestAnswer(dataset, ids, 0, len(documents), 0, space)
+                dimension = options.dimensions or model.dimension
+                channel = self._channel(dataset, dimension)
+                used.callback(self._release, channel)
+                channel.sink.breaker.check(f"Longbow at {self.target.url}")
+                chosen = [documents[row] for row in rows]
+                texts = Texts(tuple(document.text for document in chosen))
+                future = models.submit(version, EmbedRequest(texts, options, terms=terms), draft)
+                if future is not None:
+                    break
+                if not version.retired:
+                    version.wake()
+            embeddings = future.result()
+            draft.count(model.name, model.version, embeddings)
+            vectors = widen(embeddings, allow_unnormalized=False)
+            head = {
+                "model": model.name,
+                "digest": model.digest,
+                "variant": model.variant,
+                "space": space,
+                "input_type": options.input_type or "document",
+                "source": "server",
+                "chunk": 0,
+                "trace": draft.id,
+            }
+            unit, mark = self._next_unit()
+            begin = metadata_head(mark, head)
+            metadata = [begin + _metadata_tail(document) for document in chosen]
+            schema = longbow_schema(dimension, with_text=True)
+            batch = make_batch(
+                schema,
+                np.array([ids[row] for row in rows], np.int64),
+                vectors,
+                texts.texts,
+                metadata,
+            )
+            self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
+            tokens = int(embeddings.tokens.sum())
+            return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens, space)
 
     def _channel(self, dataset: str, dimension: int) -> _Channel:
         with self._lock:
-            if (dataset, dimension) not in self._channels:
+            if (dataset, dimension) in self._channels:
+                self._channels[dataset, dimension] = self._channels.pop((dataset, dimension))  # the latest is last
+            else:
+                self._make_room()
                 waiting = _Waiting()
                 schema = longbow_schema(dimension, with_text=True)
                 self._check(dataset, schema)
                 sink = Sink(self.target, dataset, schema, waiting, SinkOptions(patience=self.target.timeout))
                 self._channels[dataset, dimension] = _Channel(sink, waiting)
-            return self._channels[dataset, dimension]
+            channel = self._channels[dataset, dimension]
+            channel.users += 1
+            return channel
+
+    def _release(self, channel: _Channel) -> None:
+        """Count a request that used a channel as ended."""
+        with self._lock:
+            channel.users -= 1
+
+    def _make_room(self) -> None:
+        """Close the stream to the dataset that was not written for the longest time, if there are many.
+
+        Raises:
+            OverloadedError: all of them are being written.
+        """
+        if len(self._channels) < MAX_CHANNELS:
+            return
+        idle = next((name for name, channel in self._channels.items() if not channel.users), None)
+        if idle is None:
+            raise OverloadedError(f"{MAX_CHANNELS} datasets are being written: retry after 1 s", 1.0)
+        threading.Thread(target=self._channels.pop(idle).sink.close, daemon=True).start()
 
     def _check(self, dataset: str, schema: pa.Schema) -> None:
         with Connection(self.target) as connection:

@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from ..errors import UnknownModelError
-from .spec import ModelSpec
+from fletcher.runtime.remote.url import ArtifactUrl, is_url, parse_url
 
-__all__ = ["Change", "loading", "unloading"]
+from ..errors import ForbiddenError, UnknownModelError
+from .spec import ModelSpec, require_given
+
+__all__ = ["AdminDoor", "AdminRules", "Change", "loading", "unloading"]
+
+#: Place of the admin API: `off` nowhere, `on` beside the other APIs, `only` alone on an address of its own.
+AdminDoor = Literal["off", "on", "only"]
 
 Change = Callable[[list[ModelSpec]], list[ModelSpec]]
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRules:
+    """Rules of the admin API.
+
+    Attributes:
+        door: place of the API.
+        root: folder or URL whose artifacts it may load; None if it may load nothing.
+    """
+
+    door: AdminDoor = "off"
+    root: Path | ArtifactUrl | None = None
+
+    def confine(self, spec: ModelSpec) -> ModelSpec:
+        """Return a specification whose folder is absolute and in the root, with all links followed, or whose URL is below it.
+
+        Raises:
+            ForbiddenError: the folder or the URL is elsewhere, or there is no root.
+            InputError: the URL is malformed, or the specification has a field that only the server sets.
+        """
+        require_given(spec)
+        if self.root is None:
+            raise ForbiddenError(
+                "this server loads no models by its admin API: start it with --models-root FOLDER, the folder that has them"
+            )
+        if isinstance(self.root, ArtifactUrl):
+            url = parse_url(spec.path) if is_url(spec.path) else self.root.child(spec.path)
+            if not url.is_below(self.root):
+                raise ForbiddenError(f"{spec.path} is not below the URL of --models-root")
+            return msgspec.structs.replace(spec, path=str(url))
+        if is_url(spec.path):
+            raise ForbiddenError("the path of the model is a URL, and --models-root is a folder of this server")
+        root = self.root.resolve()
+        if "\0" in spec.path:
+            raise ForbiddenError("the path of the model has a character that no file name has")
+        folder = (root / spec.path).resolve()
+        if not folder.is_relative_to(root):
+            raise ForbiddenError(f"{spec.path} is not in the folder of --models-root")
+        return msgspec.structs.replace(spec, path=str(folder))
 
 
 def loading(spec: ModelSpec, fields: Collection[str]) -> Change:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 
@@ -13,6 +14,7 @@ from fletcher.runtime.remote.alias import read_alias
 from fletcher.runtime.remote.locate import Located, fetch, locate, relocate
 from fletcher.runtime.remote.url import is_url, parse_url
 
+from ..errors import ConflictError
 from .changes import Change
 from .spec import ModelSpec
 
@@ -37,32 +39,39 @@ class Locations:
         self._versions: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def resolve(self, spec: ModelSpec) -> ModelSpec:
-        """Return a specification whose path is a folder on this machine, and whose source is the URL that it had.
+    @contextmanager
+    def resolved(self, specs: Sequence[ModelSpec]) -> Iterator[list[ModelSpec]]:
+        """Yield specifications whose paths are folders on this machine, and whose sources are the URLs that they had.
+
+        The folders stay in the cache during the block, in which the caller calls `keep` for those that are served.
 
         Raises:
             FletcherError: as for `locate`.
         """
+        with ExitStack() as holds:
+            yield [self._resolve(spec, holds) for spec in specs]
+
+    def _resolve(self, spec: ModelSpec, holds: ExitStack) -> ModelSpec:
         if spec.source and not is_url(spec.path):
-            with self._lock:
-                held = spec.path in self._held
-            if held or ((found := relocate(spec.path)) is not None and self._hold(found)):
+            if (found := relocate(spec.path)) is not None:
+                holds.enter_context(found)
                 return spec
-            spec = _unlocated(spec)
+            spec = msgspec.structs.replace(spec, path=spec.source, source="")  # it was removed from the cache
         if not is_url(spec.path):
             return spec
-        located = locate(spec.path, digest=spec.digest)
-        self._hold(located)
+        located = holds.enter_context(locate(spec.path, digest=spec.digest))
         if located.version:
             self._versions[spec.path] = located.version
         return msgspec.structs.replace(spec, path=str(located.folder), source=spec.path)
 
     def keep(self, specs: Sequence[ModelSpec]) -> None:
-        """Let the cache remove folders that no specification has."""
-        wanted = {spec.path for spec in specs}
+        """Hold the folders of these specifications that came from URLs, and let the cache remove the others."""
+        wanted = {spec.path for spec in specs if spec.source}
         with self._lock:
-            dropped = [path for path in self._held if path not in wanted]
-            closed = [self._held.pop(path) for path in dropped]
+            for path in wanted - set(self._held):
+                if (found := relocate(path)) is not None:
+                    self._held[path] = found
+            closed = [self._held.pop(path) for path in set(self._held) - wanted]
         for located in closed:
             located.close()
 
@@ -79,43 +88,36 @@ class Locations:
         while not stopped.wait(self.follow_seconds):
             for url in sorted({spec.source for spec in specs() if _is_alias(spec.source)}):
                 try:
-                    self._look(url, edit)
+                    self._look(url, specs, edit)
                 except StoppingError:
                     return
                 except FletcherError as error:
                     fields = {"alias": url, "reason": str(error), "error": type(error).__name__}
                     logger.error("the new version of an alias is not served", extra={"fields": fields})
 
-    def _look(self, url: str, edit: Callable[[Change], None]) -> None:
+    def _look(self, url: str, specs: Callable[[], Sequence[ModelSpec]], edit: Callable[[Change], None]) -> None:
         """Exchange the models of an alias if it has changed.
 
         Raises:
             FletcherError: the new version cannot be had or loaded. One that was there and cannot be loaded is not tried again
                 until the alias changes; a server that does not answer is asked again.
         """
-        target = read_alias(parse_url(url), self._versions.get(url, ""))
-        if target is None:
+        known = self._versions.get(url, "")
+        if read_alias(parse_url(url), known) is None:
             return
-        # Downloaded before the change begins, during which other changes of models wait.
-        located = fetch(parse_url(url))
-        self._hold(located)
-        self._versions[url] = located.version
-        path = str(located.folder)
-        edit(lambda specs: [msgspec.structs.replace(each, path=path) if each.source == url else each for each in specs])
-
-    def _hold(self, located: Located) -> bool:
-        """Keep a folder from being removed; return True."""
-        with self._lock:
-            before = self._held.get(str(located.folder))
-            self._held[str(located.folder)] = located
-        if before is not None:
-            before.close()
-        return True
-
-
-def _unlocated(spec: ModelSpec) -> ModelSpec:
-    """Return a specification as it was before its URL was resolved."""
-    return msgspec.structs.replace(spec, path=spec.source, source="")
+        with fetch(parse_url(url)) as located:
+            self._versions[url] = located.version
+            path = str(located.folder)
+            try:
+                edit(
+                    lambda old: [
+                        msgspec.structs.replace(each, path=path) if each.source == url else each for each in old
+                    ]
+                )
+            except ConflictError:  # another change is under way: the next look tries again
+                self._versions[url] = known
+            finally:
+                self.keep(specs())
 
 
 def _is_alias(source: str) -> bool:

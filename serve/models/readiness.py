@@ -21,9 +21,15 @@ RECHECK_SECONDS = 5.0
 #: Seconds between two checks that the artifact's files did not change. A check takes microseconds unless one did.
 FILES_SECONDS = 5.0
 
+#: Seconds after which a check of the files counts as hanging.
+LATE_SECONDS = 2.0
+
 
 class Readiness:
-    """Readiness of one model. It checks the canary again after a batch failed. Safe to use from any thread."""
+    """Readiness of one model. It checks the canary again after a batch failed. Safe to use from any thread.
+
+    One caller at a time checks. The others do not wait for it, so a folder that does not answer holds one thread.
+    """
 
     def __init__(self, engine: AnsweringEngine) -> None:
         """Start as ready.
@@ -38,11 +44,15 @@ class Readiness:
         self._reason = ""
         self._files_checked = time.monotonic()
         self._files_reason = ""
+        self._meanwhile = ""
+        self._begun = 0.0
 
     @property
     def settled(self) -> bool:
         """Return True if `reason` returns at once, without a canary run."""
-        return self._engine.stopping or bool(self._engine.problem) or not (self._due() or self._files_due())
+        if self._engine.stopping or self._engine.problem or self._lock.locked():
+            return True
+        return not (self._due() or self._files_due())
 
     def reason(self) -> str:
         """Return the reason why the model is not ready; empty if it is ready. It can take as long as a canary run."""
@@ -50,14 +60,25 @@ class Readiness:
             return "the server is stopping"
         if problem := self._engine.problem:
             return problem
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            reason = self._files_reason or self._reason or self._meanwhile
+            if not reason and time.monotonic() - self._begun > LATE_SECONDS:
+                return "the artifact's folder does not answer"
+            return reason
+        try:
+            self._begun = time.monotonic()
             if self._due():
+                self._meanwhile = "a batch failed, and the canary is being checked"
                 self._failures = self._engine.failures
                 self._reason = self._check()
-                self._checked = time.monotonic()
+                self._checked = self._begun = time.monotonic()
+                self._meanwhile = ""
             if self._files_due():
                 self._check_files()
             return self._files_reason or self._reason
+        finally:
+            self._meanwhile = ""
+            self._lock.release()
 
     def _due(self) -> bool:
         if self._reason:

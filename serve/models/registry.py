@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +28,15 @@ from ..engine.answering import AnsweringEngine
 from ..engine.backend import Backend
 from ..engine.embed_request import EmbedRequest
 from ..engine.rows_request import RowsRequest
-from ..errors import UnknownModelError
+from ..errors import ConflictError, UnknownModelError
 from ..observe.metrics import Metrics
+from .changes import loading
+from .loads import LOAD_SECONDS, Loads
 from .locations import Locations
 from .named import NamedModel, group, table_of
 from .shadows import Shadows
 from .spaces import check_versions, in_space, require_space
-from .spec import ModelSpec, check_specs, require_given
+from .spec import ModelSpec, check_specs
 from .version import Loader, MakeEngine, ModelVersion
 
 if TYPE_CHECKING:
@@ -80,7 +84,7 @@ class Models:
         fingerprint: Callable[[ModelSpec], str] | None = None,
         refuse_long: bool = False,
         default: str | None = None,
-        locations: Locations | None = None,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
         """Start without models.
 
@@ -93,7 +97,7 @@ class Models:
                 Default: only specifications are compared.
             refuse_long: whether a text that truncation would cut is an error in every request.
             default: name of the model that answers requests with an unknown name. Default: they are refused.
-            locations: finds the folders of models that have a URL. Default: every path is a folder.
+            load_seconds: seconds that a load, or a model that wakes, may take.
         """
         self.metrics = Metrics() if metrics is None else metrics
         self._load = load
@@ -102,8 +106,10 @@ class Models:
         self._fingerprint = fingerprint or (lambda spec: "")
         self._refuse_long = refuse_long
         self._default = default
-        self._locations = locations
+        #: Finds the folders of models that have a URL; with None every path is a folder.
+        self.locations: Locations | None = None
         self._change = threading.Lock()
+        self._loads = Loads(load_seconds)
         self._named: tuple[NamedModel, ...] = ()
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
@@ -116,6 +122,7 @@ class Models:
         )
         self._swaps = self.metrics.labeled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
         self.metrics.facts("fletcher_model_info", "Served models", INFO_LABELS, self._describe_versions)
+        self.metrics.gauge("fletcher_loads_hung", "Loads that did not end in time", lambda: float(self._loads.hung))
         self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
         self._follower = threading.Thread(target=self._follow_aliases, name="fletcher-aliases", daemon=True)
@@ -315,8 +322,8 @@ class Models:
         Raises:
             InputError: one of its names is taken, or the default model is not served.
         """
-        with self._change:
-            version = ModelVersion(spec, lambda spec: encoder, self._make_engine, owned=False)
+        with self._changing():
+            version = ModelVersion(spec, lambda spec: encoder, self._make_engine, self._loads, owned=False)
             try:
                 self._install([*(v for model in self._named for v in model.versions), version])
             except InputError:
@@ -324,68 +331,97 @@ class Models:
                 raise
             self.on_change()
 
-    def apply(self, specs: Sequence[ModelSpec], *, reload: frozenset[tuple[str, str]] = frozenset()) -> None:
+    def apply(self, specs: Sequence[ModelSpec]) -> None:
         """Serve exactly these versions. If one of them cannot be loaded, nothing changes.
 
         Args:
             specs: all versions of all models.
-            reload: names and versions to load again even if their specifications do not change.
 
         Raises:
-            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications or versions conflict.
+            ConflictError: another change is under way, or two versions conflict.
+            DeadlineError: the loads did not end in time.
+            FletcherError: a version cannot be loaded, its canary does not pass, or two specifications conflict.
         """
-        with self._change, self._located():
-            self._apply([self._resolve(spec).named() for spec in specs], reload)
+        with self._located(specs) as found:
+            self.edit(lambda present: found)
+
+    def load(self, spec: ModelSpec, fields: Collection[str]) -> None:
+        """Load a version that an operator described, or replace the version with the same name and label.
+
+        Args:
+            spec: specification of the version.
+            fields: as for `loading`.
+
+        Raises:
+            FletcherError: as for `apply`.
+        """
+        with self._located([spec]) as (found,):
+            # Named on the thread of the load, because that reads the folder.
+            self.edit(lambda specs: loading(found.named(), fields)(specs), reload=found.path)
+
+    @contextmanager
+    def _located(self, specs: Sequence[ModelSpec]) -> Iterator[list[ModelSpec]]:
+        """Yield specifications whose paths are folders on this machine. Artifacts are downloaded here, without a deadline.
+
+        Raises:
+            FletcherError: the artifact of a URL cannot be had.
+        """
+        if self.locations is None:
+            yield list(specs)
+            return
+        with self.locations.resolved(specs) as found:
+            try:
+                yield found
+            finally:
+                self.locations.keep(self.specs)
 
     def edit(
         self,
         change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
         *,
-        reload: frozenset[tuple[str, str]] = frozenset(),
+        reload: str | None = None,
     ) -> None:
-        """Apply a change to the present specifications. Other changes wait until it is done.
+        """Apply a change to the present specifications. Another change at the same time is refused.
 
         Args:
-            change: function from the present specifications to the new ones.
-            reload: as for `apply`.
+            change: function from the present specifications to the new ones; it may read their folders.
+            reload: folder whose version is loaded again even if its specification does not change.
 
         Raises:
             FletcherError: as for `apply`.
         """
-        with self._change, self._located():
-            self._apply([self._resolve(spec).named() for spec in change(self.specs)], reload)
-
-    def complete(self, spec: ModelSpec) -> ModelSpec:
-        """Return a specification that an operator wrote with a folder on this machine and a name; a URL is downloaded.
-
-        Raises:
-            OptionError: it has a field that only the server sets.
-            FletcherError: the artifact of the URL cannot be had, or the folder is not an artifact.
-        """
-        return self._resolve(require_given(spec)).named()
-
-    def _resolve(self, spec: ModelSpec) -> ModelSpec:
-        """Return a specification whose path is a folder on this machine.
-
-        Raises:
-            FletcherError: the artifact of its URL cannot be had.
-        """
-        return spec if self._locations is None else self._locations.resolve(spec)
+        with self._changing():
+            before = {version.spec.key: version for model in self._named for version in model.versions}
+            what = "the change of the models" if before else "the models"
+            plan = partial(self._plan, change, before, reload)
+            self._take(before, self._loads.run(plan, lambda late: _close(late.fresh), what))
 
     @contextmanager
-    def _located(self) -> Iterator[None]:
-        """Hold downloaded folders during a change; afterwards those of the models that are served then."""
+    def _changing(self) -> Iterator[None]:
+        """Exclude other changes.
+
+        Raises:
+            StoppingError: the server is stopping.
+            ConflictError: another change is under way.
+        """
+        if self._stopping:
+            raise StoppingError("the server is stopping and does not load models")
+        if not self._change.acquire(blocking=False):
+            raise ConflictError("another change of the models is under way: repeat this one when it has ended")
         try:
             yield
         finally:
-            if self._locations is not None:
-                self._locations.keep(self.specs)
+            self._change.release()
 
-    def _apply(self, specs: Sequence[ModelSpec], reload: frozenset[tuple[str, str]]) -> None:
-        if self._stopping:
-            raise StoppingError("the server is stopping and does not load models")
+    def _plan(
+        self,
+        change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
+        before: Mapping[tuple[str, str], ModelVersion],
+        reload: str | None,
+    ) -> _Plan:
+        """Load what a change needs; nothing of it is served yet. All files are read here, on the thread of the load."""
+        specs = [spec.named() for spec in change([version.spec for version in before.values()])]
         check_specs(specs)
-        before = {version.spec.key: version for model in self._named for version in model.versions}
         prints = {spec.key: self._fingerprint(spec) for spec in specs}
         after: list[ModelVersion] = []
         fresh: list[ModelVersion] = []
@@ -395,27 +431,31 @@ class Models:
                 old = before.get(spec.key)
                 old_print = self._fingerprints.get(spec.key, prints[spec.key])
                 same = old is not None and old.spec.settings == spec.settings and old_print == prints[spec.key]
-                if old is not None and same and spec.key not in reload and old.spec.aliases == spec.aliases:
+                if old is not None and same and spec.path != reload and old.spec.aliases == spec.aliases:
                     moved.append((old, spec))
                     after.append(old)
                 else:
-                    fresh.append(ModelVersion(spec, self._load, self._make_engine))
+                    fresh.append(ModelVersion(spec, self._load, self._make_engine, self._loads))
                     after.append(fresh[-1])
             check_versions(zip(after, specs, strict=True))
-            table = table_of(group(after))  # raises an error for names that are taken, before anything changes
-            self._check_default(table)
+            self._check_default(table_of(group(after)))  # raises an error for names that are taken, too
         except BaseException:
-            for version in fresh:
-                version.retire(0.0)
+            _close(fresh)
             raise
-        del table
-        for version, spec in moved:
+        return _Plan(after, fresh, moved, prints)
+
+    def _take(self, before: Mapping[tuple[str, str], ModelVersion], plan: _Plan) -> None:
+        """Serve what a plan has loaded, and close what it leaves out."""
+        if self._stopping:
+            _close(plan.fresh)
+            raise StoppingError("the server is stopping and does not load models")
+        for version, spec in plan.moved:
             version.spec = spec
-        self._fingerprints = prints
-        removed = [version for version in before.values() if version not in after]
-        self._install(after)
+        self._fingerprints = plan.prints
+        removed = [version for version in before.values() if version not in plan.after]
+        self._install(plan.after)
         self.on_change()
-        self._swaps("loaded").inc(len(fresh))
+        self._swaps("loaded").inc(len(plan.fresh))
         self._swaps("unloaded").inc(len(removed))
         for version in removed:
             drained = version.retire(self._drain_seconds)
@@ -441,7 +481,7 @@ class Models:
         idle = any(version.spec.idle_seconds is not None for version in versions)
         if idle and not self._idle.is_alive():
             self._idle.start()
-        follows = self._locations is not None and self._locations.follow_seconds > 0
+        follows = self.locations is not None and self.locations.follow_seconds > 0
         if follows and not self._follower.is_alive() and any(version.spec.source for version in versions):
             self._follower.start()
 
@@ -460,8 +500,8 @@ class Models:
                     version.sleep(self._drain_seconds)
 
     def _follow_aliases(self) -> None:
-        if self._locations is not None:
-            self._locations.follow(lambda: self.specs, self.edit, self._stopped)
+        if self.locations is not None:
+            self.locations.follow(lambda: self.specs, self.edit, self._stopped)
 
     def announce_stop(self) -> None:
         """Report that the server is not ready from now on, so that load balancers leave it. Requests are still answered."""
@@ -494,8 +534,8 @@ class Models:
                 drained &= version.retire(max(deadline - time.monotonic(), 0.0))
         if self._idle.is_alive():
             self._idle.join()
-        if self._locations is not None:
-            self._locations.keep(())
+        if self.locations is not None:
+            self.locations.keep(())
         return drained
 
     def describe(self) -> list[dict[str, Any]]:
@@ -518,6 +558,29 @@ class Models:
                     }
                 )
         return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Versions that a change has loaded.
+
+    Attributes:
+        after: all versions after the change.
+        fresh: the new ones.
+        moved: old ones whose settings change, with their new specifications.
+        prints: digests of the folders.
+    """
+
+    after: list[ModelVersion]
+    fresh: list[ModelVersion]
+    moved: list[tuple[ModelVersion, ModelSpec]]
+    prints: dict[tuple[str, str], str]
+
+
+def _close(versions: Sequence[ModelVersion]) -> None:
+    """Close versions that never answered."""
+    for version in versions:
+        version.retire(0.0)
 
 
 def _choose(model: NamedModel, request: EmbedRequest | None) -> ModelVersion:

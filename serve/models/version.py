@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 import msgspec
 
-from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.errors import FletcherError, StoppingError
 from fletcher.runtime.machine.machine import container_limit
 from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
@@ -19,6 +20,7 @@ from ..engine.answering import AnsweringEngine
 from ..engine.backend import Backend
 from .description import ModelDescription
 from .heap import give_memory_back
+from .loads import Loads, on_thread
 from .readiness import Readiness
 from .spec import ModelSpec
 
@@ -46,13 +48,16 @@ class ModelVersion:
         retired: True after the version was removed; a caller that still holds it picks a version again.
     """
 
-    def __init__(self, spec: ModelSpec, load: Loader, make_engine: MakeEngine, *, owned: bool = True) -> None:
-        """Load the version.
+    def __init__(
+        self, spec: ModelSpec, load: Loader, make_engine: MakeEngine, loads: Loads, *, owned: bool = True
+    ) -> None:
+        """Load the version, on this thread.
 
         Args:
             spec: configuration of the version.
             load: opens its backend.
             make_engine: makes its engine.
+            loads: runs the loads that wake it.
             owned: True if the version closes its backend.
 
         Raises:
@@ -64,6 +69,8 @@ class ModelVersion:
         self._load = load
         self._make_engine = make_engine
         self._owned = owned
+        self._loads = loads
+        self._waking: Future[AnsweringEngine] | None = None
         self._lock = threading.Lock()
         self._encoder: Backend | None = load(spec)
         self.info = self._encoder.info
@@ -86,17 +93,41 @@ class ModelVersion:
         """Return the engine. Load the model again first if the version sleeps.
 
         Raises:
+            DeadlineError: the load did not end in time.
             FletcherError: as for the constructor.
         """
+        return self.wake_soon().result()
+
+    def wake_soon(self) -> Future[AnsweringEngine]:
+        """Return a future of the engine. One load on a thread of its own serves all callers, so they hold no thread."""
         with self._lock:
-            if self.engine is None:
-                started = time.perf_counter()
-                self._encoder = self._load(self.spec)
-                self.engine = self._begin(self._encoder)
-                self.readiness = Readiness(self.engine)
-                self._log("model woke", seconds=round(time.perf_counter() - started, 3))
             self.used = time.monotonic()
-            return self.engine
+            if self._waking is None:
+                if self.engine is not None:
+                    ready: Future[AnsweringEngine] = Future()
+                    ready.set_result(self.engine)
+                    return ready
+                self._waking = on_thread(self._load_again, f"fletcher-wake-{self.spec.name}")
+            return self._waking
+
+    def _load_again(self) -> AnsweringEngine:
+        try:
+            started = time.perf_counter()
+            what = f"the model {self.spec.name!r}"
+            encoder = self._loads.run(lambda: self._load(self.spec), _close_backend, what)
+            with self._lock:
+                if self.retired:
+                    _close_backend(encoder)
+                    raise StoppingError(f"the model {self.spec.name!r} was unloaded: send the request again")
+                self._encoder = encoder
+                engine = self.engine = self._begin(encoder)
+                self.readiness = Readiness(engine)
+                self.used = time.monotonic()
+            self._log("model woke", seconds=round(time.perf_counter() - started, 3))
+            return engine
+        finally:
+            with self._lock:
+                self._waking = None
 
     def sleep(self, drain_seconds: float) -> None:
         """Answer the admitted requests and release the memory of the model.
@@ -128,11 +159,10 @@ class ModelVersion:
             return True
         drained = engine.stop(drain_seconds)
         engine.metrics.leave()
-        close = getattr(encoder, "close", None)
         # `close` waits for batches, so an encoder whose batches hang is not closed.
-        if self._owned and drained and close is not None:
-            close()
-        del engine, encoder, close
+        if self._owned and drained:
+            _close_backend(encoder)
+        del engine, encoder
         give_memory_back()
         return drained
 
@@ -147,3 +177,9 @@ class ModelVersion:
             return "" if readiness is None else readiness.reason()
         except FletcherError as error:
             return f"the canary could not be computed ({type(error).__name__})"
+
+
+def _close_backend(backend: Backend) -> None:
+    """Close a backend, if it can be closed."""
+    if (close := getattr(backend, "close", None)) is not None:
+        close()

@@ -72,6 +72,7 @@ def log_request(record: RequestRecord) -> None:
             "request_id": record.id,
             "route": record.route,
             "client": record.client,
+            "peer": record.peer,
             "status": record.status,
             "milliseconds": round(record.stages.total * 1000, 3),
         }

@@ -42,6 +42,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
         door: `http` or `flight`.
         id: `x-request-id` of the caller, or an id from the server.
         client: name of the API key; without keys, the address of the caller.
+        peer: address of the caller; empty over a Unix socket.
         route: path of the route, or name of the Flight call; `unknown` for a path that does not exist.
         model: name of the model that answered; empty if no model answered.
         version: label of the version that answered.
@@ -58,6 +59,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     door: Door
     id: str
     client: str
+    peer: str
     route: str
     model: str
     version: str

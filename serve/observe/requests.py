@@ -41,6 +41,7 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     door: Door
     id: str
     client: str = ""
+    peer: str = ""
     route: str = "unknown"
     model: str = ""
     version: str = ""
@@ -109,6 +110,7 @@ class Requests:
                 door=draft.door,
                 id=draft.id,
                 client=draft.client,
+                peer=draft.peer,
                 route=draft.route,
                 model=draft.model,
                 version=draft.version,

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.serve.access.keys import Key
+from fletcher.serve.access.key import Key
 
 from ..convert.heads import test_classification
 from .reference import MODELS, Reference, save_prompted

@@ -32,7 +32,10 @@ def fake_encoder() -> FakeEncoder:
 @pytest.fixture
 def server(fake_encoder: FakeEncoder) -> Iterator[Server]:
     """Return a server with HTTP and Flight on free ports of the loopback."""
-    with Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10)) as running:
+    with Server(
+        fake_encoder,
+        ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, admin="on", models_root="/"),
+    ) as running:
         yield running
         fake_encoder.gate.set()
 

@@ -147,7 +147,7 @@ class FakeEncoder:
         dropped = np.array([len(row) - len(short) for row, short in zip(rows, cut, strict=True)], np.int32)
         return Encodings(encodings.ids, encodings.offsets, dropped)
 
-    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /) -> Task:
+    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /, *, salt: str = "") -> Task:
         if output != "vectors" or isinstance(inputs, Pairs):
             raise InputError("fake-model gives vectors of texts alone")
         if options.splits:
@@ -165,7 +165,7 @@ class FakeEncoder:
             refuse_long(encodings, self.info.card)
         return Task(encodings, None, partial(finish_rows, encodings, None, self.info.card, options))
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool) -> Task:
+    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool, salt: str = "") -> Task:
         return Task(encodings, output, lambda values: values, by_token)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:

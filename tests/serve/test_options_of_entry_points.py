@@ -85,7 +85,9 @@ def plain(checkpoint: Path) -> dict[str, NDArray[np.float32]]:
 def parts(artifact: Path) -> Iterator[tuple[Encoder, Server, LongbowDouble]]:
     """Return one encoder, server and database for all tests of this file."""
     with LongbowDouble() as longbow, Encoder.load(artifact, provider="mlas", workers=1, token_budget=64) as encoder:
-        options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", longbow=longbow.url, name="tiny")
+        options = ServerOptions(
+            http="127.0.0.1:0", flight="127.0.0.1:0", longbow=longbow.url, name="tiny", admin="on", models_root="/"
+        )
         with Server(encoder, options) as server:
             yield encoder, server, longbow
 

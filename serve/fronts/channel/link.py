@@ -262,6 +262,7 @@ class EngineLink:
             requests=len(requests),
             priority=terms.priority,
             client=terms.client,
+            salt=terms.salt,
             seconds=None if terms.deadline is None else max(terms.deadline - time.monotonic(), 0.0),
             stream=terms.stream,
             part=terms.part,

@@ -214,7 +214,7 @@ class RowsServer:
     def compute(self, front: _Front, message: Rows, payload: memoryview) -> None:
         """Submit the rows of a message, perhaps together with those of others; answer it when they are computed."""
         deadline = None if message.seconds is None else time.monotonic() + message.seconds
-        terms = Terms(message.priority, message.client, deadline, message.stream, message.part)
+        terms = Terms(message.priority, message.client, deadline, message.stream, message.part, salt=message.salt)
         request = rows_request(message, payload, terms)
         part = _Part(front, message.id, request)
         front.open[message.id] = part
@@ -283,7 +283,7 @@ class RowsServer:
 
         async def wake() -> None:
             try:
-                await self.loop.run_in_executor(None, version.wake)
+                await asyncio.wrap_future(version.wake_soon())
                 if version.retired:
                     raise StoppingError(f"the model {version.spec.name} was unloaded: send the request again")
             except FletcherError as error:

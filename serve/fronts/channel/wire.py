@@ -76,7 +76,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
         tokens: number of token ids.
         has_types: whether token types follow.
         requests: number of clients' requests that the rows come from.
-        priority, client: of the requests.
+        priority, client, salt: of the requests.
         seconds: time until their deadline; None for none.
         stream, part: the stream that the request is a part of, and the number of the part; empty and 0 without a stream.
     """
@@ -95,6 +95,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
     client: str
     seconds: float | None
     stream: str = ""
+    salt: str = ""
     part: int = 0
 
 

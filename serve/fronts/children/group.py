@@ -34,6 +34,7 @@ class Group:
         started: done when all children are ready, or with the error of a start.
         ended: done when all children have ended, with whether everything that was open was answered.
         models: models as the engine announced them at its start.
+        admin: URL of the admin API if it has an address of its own.
         engine: place of the engine.
         fronts: places of the fronts.
     """
@@ -73,6 +74,7 @@ class Group:
         self.started: Future[None] = Future()
         self.ended: Future[bool] = Future()
         self.models: tuple[ServedModel, ...] = ()
+        self.admin: str | None = None
         self.engine = Slot(0, timing)
         self.fronts = [Slot(number, timing) for number in range(1, max(options.front_count, 1) + 1)]
         self._engine_ready_since: float | None = None
@@ -221,6 +223,7 @@ class Group:
                 if from_engine:
                     self._engine_ready_since = now
                     self.models = self.models or message.models
+                    self.admin = message.admin
                     self._announce_stop()
                 if self.started.done():
                     logger.info("a process is ready", extra={"fields": {"process": child.name}})

@@ -46,11 +46,11 @@ class FrontBackend:
         tokenizer = Tokenizer(Path(entry.tokenizer), entry.info.max_tokens, strip=entry.info.space.strips_texts)
         self._preparer = Preparer(tokenizer, entry.info, VectorCache("", 0))
 
-    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /) -> Task:
+    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /, *, salt: str = "") -> Task:
         """Tokenize a request; see `Backend.prepare`."""
         return self._preparer.prepare(inputs, options, output)
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool) -> Task:
+    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool, salt: str = "") -> Task:
         """Raise an error: rows are the engine process's.
 
         Raises:

@@ -51,7 +51,7 @@ class _Front:
         options = config.options
         self._config = config
         self._control = control
-        self._surroundings = surroundings = Surroundings.open(options)
+        self._surroundings = surroundings = Surroundings.open(options, table=config.open_table())
         self._entries: dict[tuple[str, str], CatalogEntry] = {}
         self._pool = TurnPool(THREADS, "fletcher-tokenize")
         self._catalogs = ThreadPoolExecutor(1, thread_name_prefix="fletcher-catalog")
@@ -63,6 +63,7 @@ class _Front:
             fingerprint=lambda spec: self._entries[spec.key].info.digest,
             refuse_long=options.on_truncate == "refuse",
             default=options.default_model,
+            load_seconds=options.load_seconds,
         )
         app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)
@@ -74,6 +75,7 @@ class _Front:
             limits=surroundings.connection_limits(),
         )
         metrics = self.models.metrics
+        surroundings.watch_store(metrics)
         metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
         self._link = EngineLink(
             config.engine_rows,

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from fletcher.model_zoo.decode import decode_json
-from fletcher.runtime.errors import (
-    ArtifactError,
-    FletcherError,
-    InputError,
-    MissingPackageError,
-    ServiceError,
-    SourceError,
-)
 
 from ...errors import FieldError, MediaTypeError, UnknownModelError
 from ...json_bodies import decode
-from ...models.changes import loading, unloading
+from ...models.admin_action import AdminAction
+from ...models.changes import AdminRules, unloading
+from ...models.loads import on_thread
 from ...models.spec import ModelSpec
 from ..call import JSON, Call, Response
 from ..route import Doc, Route
 
 __all__ = ["admin_routes"]
 
-logger = logging.getLogger("fletcher.serve.admin")
-
 PREFIX = "/admin/models/"
+
+#: Characters of a name or a folder that the log keeps.
+LOGGED_CHARACTERS = 256
 
 
 class ModelState(ModelSpec, frozen=True, kw_only=True, omit_defaults=False):
@@ -76,28 +70,22 @@ async def show(call: Call) -> Response:
     return Response(200, msgspec.json.encode(ModelStates(models=states)))
 
 
-async def load(call: Call) -> Response:
+async def load(call: Call, rules: AdminRules) -> Response:
     """Load a model, or replace the version that has the same name and label. Its canary passes before it answers a request.
 
     A replaced version keeps the settings that the body leaves out: its aliases, its share and its load options.
     """
     body = await _json(call)
-    spec = decode(_spec, body)
+    spec = rules.confine(decode(_spec, body))
     names = {"name", *decode_json(body, dict[str, object])}
-    loop = asyncio.get_running_loop()
-    try:
-        spec = await loop.run_in_executor(None, call.models.complete, spec)
-    except (ArtifactError, MissingPackageError, SourceError) as error:
-        raise FieldError(str(error), "path") from error
-
-    await _edit(call, "load", loading(spec, names), reload=frozenset([spec.key]))
+    await _run(call, "load", spec.path, partial(call.models.load, spec, names))
     return await show(call)
 
 
 async def unload(call: Call) -> Response:
     """Unload a model, or one version of it (`name@version`), after the requests that it admitted are answered."""
     name = call.scope["path"].removeprefix(PREFIX)
-    await _edit(call, "unload", unloading(name))
+    await _run(call, "unload", name, partial(call.models.edit, unloading(name)))
     return await show(call)
 
 
@@ -121,7 +109,7 @@ async def share(call: Call) -> Response:
             for spec in specs
         ]
 
-    await _edit(call, "share", change)
+    await _run(call, "share", name, partial(call.models.edit, change))
     return await show(call)
 
 
@@ -145,39 +133,31 @@ async def _json(call: Call) -> bytes:
     return await call.body()
 
 
-async def _edit(
-    call: Call,
-    name: str,
-    change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
-    *,
-    reload: frozenset[tuple[str, str]] = frozenset(),
-) -> None:
-    """Log a change of the models and apply it.
+async def _run(call: Call, name: str, subject: str, work: Callable[[], None]) -> None:
+    """Apply a change of the models, and log who asked for it, from where, and its result.
 
     Args:
         call: the request.
         name: name of the change, for the log.
-        change: function from the present specifications to the new ones.
-        reload: names and versions to load again even if their specifications do not change.
+        subject: model or folder that it is about, for the log.
+        work: makes the change.
 
     Raises:
         FletcherError: the change failed; the models are the same as before.
     """
-    fields: dict[str, Any] = {"request_id": call.draft.id, "client": call.client, "change": name}
-    logger.info("admin", extra={"fields": fields})
-    # A change that has begun is completed even if its client disconnects: a half-finished change would be worse.
-    loop = asyncio.get_running_loop()
-    try:
-        await asyncio.shield(loop.run_in_executor(None, partial(call.models.edit, change, reload=reload)))
-    except (InputError, ServiceError):
-        raise
-    except FletcherError as error:
-        # The artifact cannot be served. The client is the operator, who needs the message to repair the artifact.
-        raise FieldError(str(error), "path") from error
+    who = {"request_id": call.draft.id, "client": call.client, "peer": call.draft.peer}
+    action = AdminAction(name, subject[:LOGGED_CHARACTERS], who)
+    # A change that has begun is completed even if its client disconnects: a half-finished change would be worse. It has a
+    # thread of its own, so that a folder that hangs keeps no thread from other requests.
+    await asyncio.shield(asyncio.wrap_future(on_thread(partial(action.run, work), "fletcher-admin")))
 
 
-def admin_routes() -> list[Route]:
-    """Return the routes."""
+def admin_routes(rules: AdminRules) -> list[Route]:
+    """Return the routes.
+
+    Args:
+        rules: folders that may be loaded.
+    """
     errors = (403, 404, 409, 415)
     return [
         Route(
@@ -190,7 +170,7 @@ def admin_routes() -> list[Route]:
         Route(
             "POST",
             "/admin/models",
-            load,
+            partial(load, rules=rules),
             Doc(
                 "adminLoad",
                 "Load a model, or replace one",

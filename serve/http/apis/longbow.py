@@ -11,11 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from fletcher.runtime.errors import DeadlineError, OverloadedError
+from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
-from ...engine.embed_request import refusing_long
+from ...engine.embed_request import EmbedRequest, refusing_long
 from ...engine.fairness.shares import OCCUPIED
 from ...engine.fairness.turn_pool import TurnPool
+from ...engine.price import charged_tokens
 from ...errors import FieldError
 from ...json_bodies import decode
 from ...longbow.ingest_request import MAX_DOCUMENTS, Document, IngestAnswer, require
@@ -76,6 +78,11 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         if call.on_truncate == "refuse":
             options = refusing_long(options)
         documents = [Document(item) if isinstance(item, str) else item for item in request.documents]
+        if call.permit is not None:
+            call.permit.check_dataset(request.dataset)
+            version = call.pick(request.model)
+            texts = Texts(tuple(document.text for document in documents))
+            await call.pace(charged_tokens(EmbedRequest(texts, options), version.info))
         work = partial(
             longbow.ingest,
             call.models,

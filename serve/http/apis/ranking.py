@@ -182,7 +182,7 @@ async def rank(call: Call, request: RankOptions, texts: Sequence[str], field: st
     """
     call.fields = {**call.fields, "input": field}
     check_count(call, len(texts), field)
-    version = call.models.pick(request.model, ("scores",))
+    version = call.pick(request.model, ("scores",))
     limit = version.description.max_tokens
     if request.max_tokens_per_doc is not None and request.max_tokens_per_doc < limit:
         raise FieldError(
@@ -210,7 +210,7 @@ async def score_pairs(call: Call, model: str | None, pairs: Pairs, *, refuse: bo
         InputError: the model gives several scores for a pair.
         FletcherError: as of `Call.ask`.
     """
-    version = call.models.pick(model, ("scores",))
+    version = call.pick(model, ("scores",))
     if version.description.dimension != 1:
         raise InputError(
             f"{version.description.name} returns {version.description.dimension} scores for each pair; ranking needs one: "

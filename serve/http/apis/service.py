@@ -6,12 +6,16 @@ import asyncio
 
 import msgspec
 
+from ...models.loads import on_thread
 from ...observe.metrics import CONTENT_TYPE as METRICS_TYPE
 from ..call import Call, Response
 from ..docs import DOCS_POLICY, docs_page
 from ..route import Doc, Route
 
 __all__ = ["service_routes"]
+
+#: Seconds for which `/ready` waits for a check of a model: a run of its canary, or a look at its files.
+CHECK_SECONDS = 5.0
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -47,7 +51,12 @@ async def ready(call: Call) -> Response:
     if models.settled:
         reason = models.not_ready()
     else:
-        reason = await asyncio.get_running_loop().run_in_executor(None, models.not_ready)
+        # A thread of its own, so that a folder that does not answer neither holds a thread of others nor delays a stop.
+        check = on_thread(models.not_ready, "fletcher-ready")
+        try:
+            reason = await asyncio.wait_for(asyncio.wrap_future(check), CHECK_SECONDS)
+        except TimeoutError:
+            reason = "a check of a model does not end"
     if reason:
         return Response(503, msgspec.json.encode(Ready("not ready", reason=reason)))
     first = models.named[0].answering[0]
@@ -97,7 +106,7 @@ def service_routes() -> list[Route]:
     return [
         Route("GET", "/health", health, health_doc, access="open", also=("/healthz", "/livez", "/ping")),
         Route("GET", "/ready", ready, ready_doc, access="open", also=("/readyz",)),
-        Route("GET", "/metrics", metrics, metrics_doc),
+        Route("GET", "/metrics", metrics, metrics_doc, access="metrics"),
         Route("GET", "/docs", docs, access="open"),
         Route("GET", "/", home, access="open"),
     ]

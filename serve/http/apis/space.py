@@ -106,7 +106,7 @@ async def space(call: Call) -> Response:
     version = entry.answering[0] if isinstance(entry, NamedModel) else entry
     engine = version.engine
     if engine is None:
-        engine = await asyncio.get_running_loop().run_in_executor(None, version.wake)
+        engine = await asyncio.wrap_future(version.wake_soon())
     answer = space_answer(version, engine.backend.reference_canary())
     header = (b"x-space", answer.space.encode())
     return Response(200, msgspec.json.encode(answer), headers=(header,))

@@ -6,7 +6,7 @@ from ...access.proxies import FORWARDED, X_FORWARDED_FOR, TrustedProxies
 from ..bridge import Receive
 from ..call import AsgiApp, Scope, Send
 
-__all__ = ["forwarded"]
+__all__ = ["as_loopback", "forwarded"]
 
 
 def forwarded(app: AsgiApp, proxies: TrustedProxies) -> AsgiApp:
@@ -30,6 +30,20 @@ def forwarded(app: AsgiApp, proxies: TrustedProxies) -> AsgiApp:
                 )
                 if client != host:
                     scope = {**scope, "client": (client, 0)}
+        await app(scope, receive, send)
+
+    return answer
+
+
+def as_loopback(app: AsgiApp) -> AsgiApp:
+    """Return an application whose clients on a Unix socket count as those of the loopback.
+
+    The permissions of the socket decide who they are. The application must not be behind a proxy.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope.get("client"):
+            scope = {**scope, "client": ("127.0.0.1", 0)}
         await app(scope, receive, send)
 
     return answer

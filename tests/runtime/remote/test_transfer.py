@@ -72,6 +72,16 @@ def test_a_url_keeps_its_artifact(make: Callable[..., Path], proxy: TcpProxy, un
         push(make("other", size=100), f"s3://models/{unique}")
 
 
+def test_an_alias_that_cannot_name_the_artifact_is_refused_before_anything_is_sent(
+    make: Callable[..., Path], proxy: TcpProxy, unique: str
+) -> None:
+    artifact = make()
+    for alias in (f"s3://other/{unique}.json", f"s3://models/{unique}/deep/prod.json", f"s3://models/{unique}/prod"):
+        with pytest.raises(InputError, match="alias"):
+            push(artifact, f"s3://models/{unique}/one", alias=alias)
+    assert proxy.requests == []
+
+
 def test_an_artifact_with_another_file_is_not_pushed(make: Callable[..., Path], proxy: TcpProxy, unique: str) -> None:
     artifact = make(size=1000)
     (artifact / "extra.bin").write_bytes(bytes(1000))

@@ -17,7 +17,8 @@ import pytest
 from fletcher.runtime.commandline.console import run
 from fletcher.runtime.errors import InputError
 from fletcher.serve.access.gate import Gate, is_loopback
-from fletcher.serve.access.keys import Keys, add_key, read_keys, remove_key
+from fletcher.serve.access.keys import Keys
+from fletcher.serve.access.keys_file import add_key, read_keys, remove_key
 from fletcher.serve.commands.cli import app
 from fletcher.serve.errors import ForbiddenError, UnauthorizedError
 from fletcher.serve.server import Server
@@ -40,7 +41,9 @@ def user(file: Path) -> str:
 
 @pytest.fixture
 def guarded(file: Path, user: str) -> Iterator[Server]:
-    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", keys=str(file))) as server:
+    with Server(
+        FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", keys=str(file), admin="on")
+    ) as server:
         yield server
 
 
@@ -62,7 +65,7 @@ def test_add_list_remove(file: Path, user: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "xy"}]}', '{"keys": []}']
+    "text", ["", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "xy"}]}', '{"keys": [], "x": 1}']
 )
 def test_invalid_files(file: Path, text: str) -> None:
     file.write_text(text)
@@ -89,7 +92,7 @@ def test_http_needs_the_key(guarded: Server, user: str) -> None:
             assert http.get(path).status_code == 200
         right = {"authorization": f"bearer {user}"}
         assert http.post("/v1/embeddings", json=BODY, headers=right).status_code == 200
-        assert http.get("/metrics", headers=right).status_code == 200
+        assert http.get("/metrics", headers=right).status_code == 403  # it shows what all clients do
 
 
 def test_the_official_clients_send_it(guarded: Server, user: str) -> None:
@@ -138,18 +141,18 @@ def test_a_gate_reads_its_file_again(file: Path, user: str) -> None:
     with pytest.raises(UnauthorizedError):
         gate.enter("admin", f"Bearer {admin}", peer=None)
     keys.reload()
-    assert gate.enter("admin", f"Bearer {admin}", peer=None) == "ops"
-    assert gate.enter("key", f"Bearer {user}", peer=None) == "ann"
+    assert gate.enter("admin", f"Bearer {admin}", peer=None).name == "ops"
+    assert gate.enter("key", f"Bearer {user}", peer=None).name == "ann"
     file.write_text("broken")
     with pytest.raises(InputError):
         keys.reload()
-    assert gate.enter("key", f"Bearer {user}", peer=None) == "ann"
+    assert gate.enter("key", f"Bearer {user}", peer=None).name == "ann"
 
 
 def test_without_keys_clients_of_the_loopback_are_admins() -> None:
     gate = Gate(None)
-    assert gate.enter("admin", None, peer="127.0.0.1") == ""
-    assert gate.enter("admin", None, peer="::1") == ""
+    assert gate.enter("admin", None, peer="127.0.0.1").name == ""
+    assert gate.enter("admin", None, peer="::1").name == ""
     for peer in ("192.0.2.7", None, "::ffff:192.0.2.7"):
         with pytest.raises(ForbiddenError):
             gate.enter("admin", None, peer=peer)
@@ -189,6 +192,6 @@ def test_the_commands(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = command("add", "ann").strip()
     assert Keys(file).find(key) is not None
     command("add", "ops", "--admin")
-    assert command("list") == "ann\tuser\nops\tadmin\n"
+    assert command("list") == "ann\tuser\tnever used\nops\tadmin\tnever used\n"
     command("remove", "ann")
-    assert json.loads(command("list", "--json")) == [{"name": "ops", "role": "admin"}]
+    assert json.loads(command("list", "--json")) == [{"name": "ops", "role": "admin", "last_use": None}]

@@ -591,8 +591,9 @@ def test_the_metadata_has_the_time(client: Any) -> None:
     assert before <= written <= datetime.now(UTC)
 
 
-def test_admins_load_and_unload_models(tmp_path: Path) -> None:
-    from fletcher.serve.access.keys import add_key
+def test_admins_load_and_unload_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletcher.serve.surroundings.fingerprint", lambda spec: spec.path)
+    from fletcher.serve.access.keys_file import add_key
     from fletcher.serve.models.spec import ModelSpec
 
     admin = add_key(tmp_path / "keys", "boss", "admin")
@@ -608,7 +609,7 @@ def test_admins_load_and_unload_models(tmp_path: Path) -> None:
     with (
         Server(
             [first],
-            ServerOptions(http="off", flight="127.0.0.1:0", keys=str(tmp_path / "keys")),
+            ServerOptions(http="off", flight="127.0.0.1:0", keys=str(tmp_path / "keys"), admin="on", models_root="/"),
             load=lambda spec: FakeEncoder(),
         ) as running,
         fl.connect(running.addresses.flight) as client,

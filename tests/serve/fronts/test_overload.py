@@ -87,7 +87,9 @@ def message(texts: Sequence[str], encoding: str = "base64") -> bytes:
     """Return a request on a connection that ends with it."""
     body = json.dumps({"model": "tiny", "input": texts, "encoding_format": encoding}).encode()
     return (
-        b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        % len(body)
+        + body
     )
 
 

@@ -41,7 +41,9 @@ def expected(tiny_artifact: Path) -> dict[str, np.ndarray[Any, Any]]:
 @pytest.fixture
 def server(tiny_artifact: Path) -> Iterator[Supervisor]:
     spec = ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas", cache=0)
-    options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", fronts=2, drain_seconds=10)
+    options = ServerOptions(
+        http="127.0.0.1:0", flight="127.0.0.1:0", fronts=2, drain_seconds=10, admin="on", models_root="/"
+    )
     with Supervisor([spec], options) as supervisor:
         yield supervisor
 

@@ -412,7 +412,7 @@ from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server_options import ServerOptions
 
 Supervisor = supervisor.Supervisor
-supervisor.Supervisor = lambda specs, options: Supervisor(specs, options, command=sys.argv[2:])
+supervisor.Supervisor = lambda specs, options, **others: Supervisor(specs, options, command=sys.argv[2:], **others)
 options = ServerOptions(http="127.0.0.1:0", flight="off", fronts=2, drain_seconds=3)
 try:
     supervisor.run_supervisor([ModelSpec(path="", name="first")], options,

@@ -28,26 +28,28 @@ FOREIGN = {
 }
 
 HTTP_SEEDS = [
-    b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     % len(HTTP_BODY)
     + HTTP_BODY,
-    b'POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\n\r\n{"inputs": "ab"}',
-    b'POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 31\r\n\r\n{"query": "a", "texts": ["b"]} ',
-    b'POST /tokenize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n10\r\n{"inputs": "ab"}\r\n0\r\n\r\n',
-    b"POST /v2/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 67\r\n\r\n"
+    b'POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16\r\n\r\n{"inputs": "ab"}',
+    b'POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-length: 31\r\n\r\n{"query": "a", "texts": ["b"]} ',
+    b'POST /tokenize HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n10\r\n{"inputs": "ab"}\r\n0\r\n\r\n',
+    b"POST /v2/embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 67\r\n\r\n"
     b'{"model": "fake", "input_type": "search_query", "texts": ["a text"]}',
-    b"POST /encode?dtype=int8 HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\x81bab",
-    b"POST /encode/arrow HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\n\xff\xff\xff\xff\x10\0\0\0",
-    b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
+    b"POST /encode?dtype=int8 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\n\r\n\x81bab",
+    b"POST /encode/arrow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8\r\n\r\n\xff\xff\xff\xff\x10\0\0\0",
+    b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
     % len(gzip.compress(HTTP_BODY))
     + gzip.compress(HTTP_BODY),
     *[
-        b"POST %s HTTP/1.1\r\nhost: x\r\napi-key: k\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+        b"POST %s HTTP/1.1\r\nhost: localhost\r\napi-key: k\r\ncontent-length: %d\r\n\r\n%s"
+        % (path.encode(), len(body), body)
         for path, body in ((path, json.dumps(body).encode()) for path, body in FOREIGN.items())
     ],
-    b"GET /v1/models/fake HTTP/1.1\r\nhost: x\r\nx-request-id: a\r\n\r\n",
-    b"GET /info HTTP/1.1\r\nhost: x\r\n\r\n",
-    b'POST /admin/models HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{"path": "/"}',
+    b"GET /v1/models/fake HTTP/1.1\r\nhost: localhost\r\nx-request-id: a\r\n\r\n",
+    b"GET /info HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"POST /admin/models HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n"
+    b'{"path": "/"}',
 ]
 PIECES = [
     b"",

@@ -347,7 +347,7 @@ def test_requests_of_a_disconnected_client_are_not_computed(
 ) -> None:
     fake_encoder.gate.clear()
     body = json.dumps({"model": "fake-model", "input": "abc"}).encode()
-    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     port = int(http_url.rsplit(":", 1)[1])
     engine = server.engine
     admission, waiting = engine.admission, engine._backlog._waiting.heap
@@ -372,7 +372,7 @@ def test_requests_of_a_disconnected_client_are_not_computed(
 
 def test_pipelined_requests_are_answered_in_order(http_url: str) -> None:
     body = b'{"model":"fake-model","input":"abc"}'
-    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nx-request-id: %s\r\ncontent-length: %d\r\n\r\n"
+    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nx-request-id: %s\r\ncontent-length: %d\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(http_url.rsplit(":", 1)[1]))) as connection:
         connection.settimeout(SECONDS)
         connection.sendall(b"".join(request % (name, len(body)) + body for name in (b"one", b"two", b"three")))

@@ -97,7 +97,7 @@ def test_bodies_that_contradict_their_coding(http: httpx.Client, body: bytes, co
 
 def test_a_slow_body_is_408_and_others_are_served_meanwhile(http: httpx.Client, server: Server) -> None:
     with connect(server) as slow:
-        slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+        slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{")
         assert post(http, BODY).status_code == 200
         received = slow.recv(65536)
     assert b" 408 " in received.split(b"\r\n", 1)[0]
@@ -128,7 +128,10 @@ def test_a_closed_connection_is_released_at_once(server: Server) -> None:
 
 def test_half_closed_connections_count_as_disconnected(http: httpx.Client, server: Server) -> None:
     """The server treats a client that closes its sending half like one that disconnects: no connection hangs or stays."""
-    for part in (b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY), b"POST /v1"):
+    for part in (
+        b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(BODY),
+        b"POST /v1",
+    ):
         with connect(server) as connection:
             connection.sendall(part)
             connection.shutdown(socket.SHUT_WR)

@@ -21,7 +21,7 @@ from fletcher.serve.server_options import ServerOptions
 from ..fake_encoder import FakeEncoder
 
 SECONDS = 10.0
-GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+GET = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def send(connection: socket.socket, data: bytes) -> None:
 
 
 def test_a_head_within_the_limit_is_read(client: socket.socket) -> None:
-    client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: %b\r\n\r\n" % (b"a" * (HEAD_BYTES - 200)))
+    client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: %b\r\n\r\n" % (b"a" * (HEAD_BYTES - 200)))
     assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
@@ -62,7 +62,7 @@ def test_a_head_within_the_limit_is_read(client: socket.socket) -> None:
     "line", [b"x-long: %b", b"a: b\r\n%b", b"x: y\r\n" * 20_000 + b"%b"], ids=["value", "name", "many"]
 )
 def test_a_longer_head_is_refused(client: socket.socket, line: bytes) -> None:
-    send(client, b"GET /health HTTP/1.1\r\nhost: x\r\n" + line % (b"a" * (4 * HEAD_BYTES)))
+    send(client, b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + line % (b"a" * (4 * HEAD_BYTES)))
     assert read_all(client).startswith(b"HTTP/1.1 431")
 
 
@@ -72,7 +72,7 @@ def test_a_longer_target_is_refused(client: socket.socket) -> None:
 
 
 def test_endless_trailers_end_the_connection(client: socket.socket) -> None:
-    head = b"POST /embed HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
+    head = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
     send(client, head + b"x-trailer: " + b"a" * (4 * HEAD_BYTES))
     started = time.monotonic()
     read_all(client)
@@ -88,7 +88,8 @@ def test_a_body_in_chunks_of_one_byte_is_read(http_url: str) -> None:
 def test_every_request_of_a_long_pipeline_is_answered(client: socket.socket) -> None:
     count = 4 * PIPELINE
     sender = threading.Thread(
-        target=client.sendall, args=(GET * count + GET.replace(b"x\r\n", b"x\r\nconnection: close\r\n"),)
+        target=client.sendall,
+        args=(GET * count + GET.replace(b"localhost\r\n", b"localhost\r\nconnection: close\r\n"),),
     )
     sender.start()
     answers = read_all(client)
@@ -147,7 +148,7 @@ def test_a_client_that_does_not_read_its_answer_loses_the_connection(
     body = json.dumps({"input": ["ab"] * 2048, "model": "fake-model"}).encode()
     budget = server._surroundings.limits.budget
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     sender = threading.Thread(target=send, args=(client, request * 100))
     sender.start()
     sender.join(SECONDS)
@@ -163,7 +164,7 @@ def test_bytes_of_an_unread_answer_are_held(
 ) -> None:
     monkeypatch.setattr(app_module, "PIECE_BYTES", 1024)
     body = json.dumps({"input": ["ab"] * 2048, "model": "fake-model", "encoding_format": "bytes"}).encode()
-    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     budget = server._surroundings.limits.budget
     sender = threading.Thread(target=send, args=(client, request * 500), daemon=True)
     sender.start()
@@ -194,7 +195,7 @@ def test_too_many_connections_are_closed(fake_encoder: FakeEncoder) -> None:
 def test_bodies_that_never_end_share_a_budget(server: Server) -> None:
     budget = server._surroundings.limits.budget
     budget.lower(1 << 20)
-    head = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n"
+    head = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900000\r\n\r\n"
     with connect(server) as first, connect(server) as second:
         first.sendall(head + b" " * 700_000)
         until = time.monotonic() + SECONDS

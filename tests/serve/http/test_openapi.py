@@ -46,7 +46,7 @@ def as_it_is(context: Any, value: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off", admin="on", models_root="/")) as server:
         yield str(server.addresses.http)
 
 

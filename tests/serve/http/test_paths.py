@@ -9,14 +9,17 @@ import httpx
 import openai
 import pytest
 
-from fletcher.serve.access.keys import add_key
+from fletcher.serve.access.keys_file import add_key
 from fletcher.serve.http.call import Call, Response
 from fletcher.serve.http.route import Route, RouteTable, named_part
 from fletcher.serve.http.routes import computing_routes, http_routes
+from fletcher.serve.models.changes import AdminRules
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder, expected
+
+OPTIONS = ServerOptions(http="127.0.0.1:0", flight="off", admin="on", models_root="/")
 
 BODY = {"model": "fake-model", "input": "ab"}
 AZURE = "/openai/deployments/fake-model/embeddings"
@@ -24,7 +27,7 @@ AZURE = "/openai/deployments/fake-model/embeddings"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
+    with Server(FakeEncoder(), OPTIONS) as server:
         yield str(server.addresses.http)
 
 
@@ -52,7 +55,7 @@ def test_paths_of_get_routes(http: httpx.Client, path: str, slash: str) -> None:
 
 
 def test_every_path_may_end_with_a_slash() -> None:
-    routes = http_routes()
+    routes = http_routes(None, AdminRules("on"))
     table = RouteTable(routes)
     for route in routes:
         for path in (route.path, *route.also):
@@ -65,7 +68,7 @@ def test_every_path_may_end_with_a_slash() -> None:
 
 
 def test_no_two_routes_have_the_same_path_and_method() -> None:
-    seen = [(route.method, path) for route in http_routes() for path in (route.path, *route.also)]
+    seen = [(route.method, path) for route in http_routes(None, AdminRules("on")) for path in (route.path, *route.also)]
     assert len(set(seen)) == len(seen)
 
 
@@ -106,7 +109,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
     """Return the URL of a server with keys, and a key."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     key = add_key(Path(file), "ann")
-    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off", keys=str(file))) as server:
+    with Server(
+        FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off", admin="on", models_root="/", keys=str(file))
+    ) as server:
         yield str(server.addresses.http), key
 
 

@@ -36,7 +36,7 @@ JDK_HEAD = (
     b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: h2c\r\n"
     b"User-Agent: Java-http-client/17.0.15\r\nContent-Type: application/json\r\n\r\n"
 )
-PLAIN_GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+PLAIN_GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def connect(server: Server) -> socket.socket:
@@ -118,7 +118,7 @@ def test_a_chunked_body_behind_an_upgrade_is_read(client: socket.socket) -> None
 
 
 def test_an_upgrade_without_a_body_is_ignored(client: socket.socket) -> None:
-    head = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: %b\r\n\r\n"
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: %b\r\n\r\n"
     for protocol in (b"h2c", b"websocket"):
         client.sendall(head % protocol)
         assert read_answer(client) == (200, b'{"status":"ok"}')
@@ -145,7 +145,7 @@ def test_connections_that_their_clients_reset_leave_nothing_behind(server: Serve
     before = open_ones()
     for _ in range(40):
         with connect(server) as connection:
-            connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 35\r\n\r\n" + BODY)
+            connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 35\r\n\r\n" + BODY)
             assert read_answer(connection)[0] == 200
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends RST
     until = time.monotonic() + 5.0
@@ -175,7 +175,7 @@ def test_the_http_client_of_the_jdk_gets_vectors(server: Server) -> None:
 @pytest.mark.skipif(JAVA is None, reason="a JDK is not installed")
 def test_the_http_client_of_the_jdk_gets_vectors_from_fronts(tiny_artifact: Path) -> None:
     spec = ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas", cache=0)
-    options = ServerOptions(http="127.0.0.1:0", flight="off", fronts=1)
+    options = ServerOptions(http="127.0.0.1:0", flight="off", fronts=1, admin="on")
     body = json.dumps({"model": "tiny", "inputs": "ab"})
     with Supervisor([spec], options) as server:
         lines = post_with_java(f"{server.addresses.http}/embed", body, 2)
@@ -200,7 +200,7 @@ def test_a_client_that_sends_several_requests_and_leaves_ends_the_first(caplog: 
     with serving(app) as url:
         host, _, port = url.removeprefix("http://").rpartition(":")
         connection = socket.create_connection((host, int(port)), timeout=SECONDS)
-        connection.sendall(b"".join(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(3)))
+        connection.sendall(b"".join(b"GET /%d HTTP/1.1\r\nhost: localhost\r\n\r\n" % number for number in range(3)))
         time.sleep(0.3)  # the first answer waits for the client to read
         assert not ends
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +17,8 @@ import pyarrow.flight as fl
 import pytest
 from numpy.typing import NDArray
 
+from fletcher.serve.access.keys_file import add_key
+from fletcher.serve.longbow.door import MAX_CHANNELS
 from fletcher.serve.longbow.wire.schema import longbow_schema, make_batch
 from fletcher.serve.observe.record import RequestRecord
 from fletcher.serve.server import Server
@@ -231,3 +235,40 @@ def test_the_name_of_the_model_is_checked(serving: Server, longbow: LongbowDoubl
     answer = post(serving, {"dataset": "docs", "documents": ["a"], "model": "another"})
     assert answer.status_code == 404
     assert longbow.store.datasets == {}
+
+
+def test_many_datasets_hold_a_bounded_number_of_threads(serving: Server, longbow: LongbowDouble) -> None:
+    def sinks() -> int:
+        return threading.active_count()
+
+    counts = []
+    for number in range(80):
+        assert post(serving, {"dataset": f"set {number}", "documents": ["one"]}).status_code == 200
+        counts.append(sinks())
+    assert all(longbow.store.ids(f"set {number}") for number in range(80))
+    wait_for(lambda: sinks() <= counts[MAX_CHANNELS - 1] + 8)
+    assert post(serving, {"dataset": "set 0", "documents": ["two"]}).status_code == 200  # a closed stream opens again
+    assert len(longbow.store.ids("set 0")) == 2
+
+
+def test_a_key_writes_its_datasets_alone(longbow: LongbowDouble, tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys", "ann", datasets=("hers",))
+    options = ServerOptions(
+        http="127.0.0.1:0", flight="127.0.0.1:0", longbow=longbow.url, keys=str(tmp_path / "keys"), longbow_timeout=3.0
+    )
+    bearer = f"Bearer {key}"
+    with Server(UnitLengths(), options) as server:
+        for dataset, status in (("hers", 200), ("other", 403)):
+            body = {"dataset": dataset, "documents": ["one"]}
+            url = f"{server.addresses.http}/v1/ingest"
+            assert httpx.post(url, json=body, headers={"authorization": bearer}, timeout=20).status_code == status
+        table = pa.table({"id": [1], "text": ["a"]})
+        with (
+            fl.connect(server.addresses.flight) as client,
+            pytest.raises(fl.FlightUnauthorizedError, match="dataset 'other'"),
+        ):
+            call = fl.FlightCallOptions(headers=[(b"authorization", bearer.encode())])
+            writer, _ = client.do_put(fl.FlightDescriptor.for_path("longbow", "other"), table.schema, call)
+            writer.write_table(table)
+            writer.close()
+    assert not longbow.store.ids("other")

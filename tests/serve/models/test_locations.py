@@ -67,8 +67,9 @@ def store(tmp_path: Path) -> str:
     return f"file://{tmp_path}/store"
 
 
-def options(follow_seconds: float = 0.1, fronts: int = 0) -> ServerOptions:
-    return ServerOptions(http="127.0.0.1:0", flight="off", follow_seconds=follow_seconds, fronts=fronts)
+def options(follow_seconds: float = 0.1, fronts: int = 0, models_root: str | None = None) -> ServerOptions:
+    fixed = ServerOptions(http="127.0.0.1:0", flight="off", admin="on")
+    return fixed.replace(follow_seconds=follow_seconds, fronts=fronts, models_root=models_root)
 
 
 def spec(url: str, **fields: Any) -> ModelSpec:
@@ -171,24 +172,41 @@ def test_a_pinned_digest_is_not_left_for_a_new_version(
         assert digest(server) == one.digest
 
 
-def test_the_admin_api_takes_urls(version: Callable[[str], Path], store: str, tiny_artifact: Path) -> None:
-    one, two = push(version("one"), f"{store}/one"), push(version("two"), f"{store}/two")
-    with Server([spec(str(tiny_artifact))], options()) as server:
+def test_the_admin_api_takes_urls_below_its_root(
+    version: Callable[[str], Path], store: str, tiny_artifact: Path
+) -> None:
+    one, two = push(version("one"), f"{store}/here/one"), push(version("two"), f"{store}/here/two")
+    push(version("three"), f"{store}/three")
+    with Server([spec(str(tiny_artifact))], options(models_root=f"{store}/here")) as server:
         url = f"{server.addresses.http}/admin/models"
 
         def load(**body: Any) -> httpx.Response:
             return httpx.post(url, json={"name": "tiny", **body})
 
-        assert load(path=f"{store}/one").json()["models"][0]["digest"] == one.digest
-        assert load(path=f"{store}/two").json()["models"][0]["source"] == f"{store}/two"
+        assert load(path=f"{store}/here/one").json()["models"][0]["digest"] == one.digest
+        assert load(path="two").json()["models"][0]["source"] == f"{store}/here/two"
         assert digest(server) == two.digest
-        assert load(path=str(tiny_artifact)).json()["models"][0]["source"] == ""
-        none = load(path=f"{store}/none")
-        assert none.status_code == 400
-        assert "is not an artifact" in none.text
-        given = load(path=str(tiny_artifact), source=f"{store}/one")
-        assert given.status_code == 400
-        assert "set by the server" in given.text
+        for path, status, words in (
+            (f"{store}/here/none", 400, "is not an artifact"),
+            (f"{store}/three", 403, "is not below the URL of --models-root"),
+            ("s3://models/one", 403, "is not below the URL of --models-root"),
+            ("../three", 400, "has the part"),
+        ):
+            answer = load(path=path)
+            assert (answer.status_code, words in answer.text) == (status, True), answer.text
+        given = load(path="two", source=f"{store}/here/one")
+        assert (given.status_code, "set by the server" in given.text) == (400, True)
+        assert digest(server) == two.digest
+        server.models.load(ModelSpec(path=str(tiny_artifact), name="tiny"), {"path"})
+        assert models(server)[0]["source"] == ""
+
+
+def test_a_root_that_is_a_folder_admits_no_url(version: Callable[[str], Path], store: str, tmp_path: Path) -> None:
+    folder = version("one")
+    push(folder, f"{store}/one")
+    with Server([spec(str(folder))], options(models_root=str(tmp_path))) as server:
+        answer = httpx.post(f"{server.addresses.http}/admin/models", json={"name": "tiny", "path": f"{store}/one"})
+        assert (answer.status_code, "is a folder of this server" in answer.text) == (403, True)
 
 
 def test_a_served_artifact_stays_in_the_cache_also_while_its_model_sleeps(

@@ -37,6 +37,8 @@ from ..fake_encoder import CARD, FakeEncoder, expected, info, request_for
 
 SECONDS = 20.0
 
+OPTIONS = ServerOptions(http="127.0.0.1:0", flight="off", drain_seconds=10, admin="on", models_root="/")
+
 
 class Scaled(FakeEncoder):
     """Encoder whose vectors identify it: those of `FakeEncoder`, multiplied by a number. `turned` reverses the elements."""
@@ -65,9 +67,9 @@ class Shelf:
         self.loaded: list[Scaled] = []
 
     def __call__(self, spec: ModelSpec) -> Backend:
-        if spec.path == "broken":
+        if Path(spec.path).name == "broken":
             raise CanaryError("broken does not reproduce its canary")
-        scale, _, turned = spec.path.partition(" ")
+        scale, _, turned = Path(spec.path).name.partition(" ")
         self.loaded.append(Scaled(float(scale), turned=turned == "turned", name=spec.name))
         return self.loaded[-1]
 
@@ -83,7 +85,7 @@ def shelf() -> Shelf:
 
 
 def serve(shelf: Shelf, *specs: ModelSpec) -> Server:
-    return Server(list(specs), ServerOptions(http="127.0.0.1:0", flight="off", drain_seconds=10), load=shelf)
+    return Server(list(specs), OPTIONS, load=shelf)
 
 
 def client(server: Server) -> httpx.Client:
@@ -254,7 +256,7 @@ def test_a_replacement_keeps_the_settings_that_it_does_not_name(shelf: Shelf) ->
     spec = ModelSpec(path="1", name="m", aliases=("alias",), idle_seconds=60)
     with serve(shelf, spec) as server, client(server) as http:
         (state,) = http.post("/admin/models", json={"path": "2", "name": "m"}).json()["models"]
-        assert (state["aliases"], state["idle_seconds"], state["path"]) == (["alias"], 60, "2")
+        assert (state["aliases"], state["idle_seconds"], state["path"]) == (["alias"], 60, "/2")
         assert scale_of(http, "alias") == 2
         # Null is the default value; in an unknown field it is left out.
         body = {"path": "2", "name": "m", "idle_seconds": None, "weight": None, "color": None}
@@ -348,7 +350,7 @@ def ended() -> Iterator[None]:
 def test_flight_names_models_and_continues_after_a_replacement(shelf: Shelf) -> None:
     specs = [ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")]
     with (
-        Server(specs, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10), load=shelf) as server,
+        Server(specs, OPTIONS.replace(flight="127.0.0.1:0"), load=shelf) as server,
         fl.connect(str(server.addresses.flight)) as flight,
         client(server) as http,
     ):
@@ -384,7 +386,7 @@ def test_one_version_answers_a_stream_and_the_schema_names_it(shelf: Shelf) -> N
     specs = [ModelSpec(path=str(scale), name="m", version=str(scale)) for scale in (1, 2)]
     batch = pa.RecordBatch.from_pydict({"text": ["ab"]})
     with (
-        Server(specs, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10), load=shelf) as server,
+        Server(specs, OPTIONS.replace(flight="127.0.0.1:0"), load=shelf) as server,
         fl.connect(str(server.addresses.flight)) as flight,
         client(server) as http,
     ):
@@ -490,7 +492,7 @@ def test_no_request_fails_while_real_models_are_replaced_under_load(minilm_artif
 
     process = psutil.Process()
     with (
-        Server([spec], ServerOptions(http="127.0.0.1:0", flight="off", drain_seconds=10)) as server,
+        Server([spec], OPTIONS) as server,
         client(server) as http,
     ):
         threads = [threading.Thread(target=ask, args=(server,)) for _ in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,18 +30,19 @@ SECONDS = 20.0
 
 def load(spec: ModelSpec) -> Backend:
     """Return an encoder; the folder's name says in what it differs from the usual one."""
-    encoder = FakeEncoder(workers=1, delay=0.02 if spec.path == "slow" else 0.0)
-    changes: dict[str, Any] = {"digest": spec.path}
+    folder = Path(spec.path).name
+    encoder = FakeEncoder(workers=1, delay=0.02 if folder == "slow" else 0.0)
+    changes: dict[str, Any] = {"digest": folder}
     card: dict[str, Any] = {}
-    if spec.path == "short":
+    if folder == "short":
         changes["dimension"] = card["dimension"] = 4
-    elif spec.path == "scores":
+    elif folder == "scores":
         card["output"] = "scores"
-    elif spec.path == "dot":
+    elif folder == "dot":
         card["similarity"] = "dot"
-    elif spec.path == "cosine":
+    elif folder == "cosine":
         card["similarity"] = "cosine"
-    elif spec.path == "retrained":
+    elif folder == "retrained":
         changes["space"] = msgspec.structs.replace(SPACE, weights="other")
     encoder.info = info(card=msgspec.structs.replace(CARD, name=spec.name, aliases=(), **card), **changes)
     return encoder
@@ -64,7 +66,7 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 def options() -> ServerOptions:
-    return ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10)
+    return ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, admin="on", models_root="/")
 
 
 def spec(path: str, version: str, **fields: Any) -> ModelSpec:

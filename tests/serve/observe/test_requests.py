@@ -17,7 +17,7 @@ import pyarrow.flight as fl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fletcher.serve.access.keys import add_key
+from fletcher.serve.access.keys_file import add_key
 from fletcher.serve.observe.record import RequestRecord
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
@@ -42,7 +42,7 @@ def server(fake_encoder: FakeEncoder, records: Records) -> Iterator[Server]:
 
 @contextmanager
 def serving(encoder: FakeEncoder, records: Records, **options: Any) -> Iterator[Server]:
-    chosen = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, **options)
+    chosen = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, admin="on", **options)
     with Server(encoder, chosen, consumers=(records.append,)) as running:
         yield running
         encoder.gate.set()
@@ -173,7 +173,7 @@ def test_a_defect_of_the_server(
 def test_a_client_that_leaves(fake_encoder: FakeEncoder, server: Server, records: Records) -> None:
     fake_encoder.gate.clear()
     body = body_of("ab")
-    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    request = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     port = int(str(server.addresses.http).rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(request)

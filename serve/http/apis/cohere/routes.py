@@ -87,7 +87,7 @@ async def _embed(
     call.fields = FIELDS | {"input": "texts" if request.inputs is None else "inputs"}
     texts = _texts(call, request)
     kinds = list(dict.fromkeys(request.embedding_types or ["float"]))
-    described = call.models.pick(model).description
+    described = call.pick(model).description
     if request.max_tokens is not None and request.max_tokens < described.max_tokens:
         raise FieldError(
             f"max_tokens is {request.max_tokens}, but this model always reads up to "

@@ -61,7 +61,7 @@ async def embed(call: Call) -> Response:
     started = time.perf_counter_ns()
     request = decode(_embed, await call.body())
     if not request.input:
-        call.models.pick(_name(call, request.model))
+        call.pick(_name(call, request.model))
         answer = EmbedAnswer(model=request.model, embeddings=[], total_duration=0, load_duration=0, prompt_eval_count=0)
         return Response(200, msgspec.json.encode(answer))
     texts = [request.input] if isinstance(request.input, str) else request.input
@@ -87,7 +87,7 @@ async def embeddings(call: Call) -> Response:
     """Return the vector of one text."""
     request = decode(_embeddings, await call.body())
     if not request.prompt:
-        call.models.pick(_name(call, request.model))
+        call.pick(_name(call, request.model))
         return Response(200, msgspec.json.encode(EmbeddingsAnswer([])))
     options = EmbedOptions(input_type=request.input_type or RAW)
     call.items = lambda index: "prompt"
@@ -106,7 +106,7 @@ async def _ask(
         FletcherError: as of `Call.ask`.
     """
     name = _name(call, request.model)
-    limit = call.models.pick(name).description.max_tokens
+    limit = call.pick(name).description.max_tokens
     length = (request.options or {}).get("num_ctx")
     if isinstance(length, int) and 0 < length < limit:
         raise FieldError(

@@ -193,7 +193,7 @@ async def embed_sparse(call: Call) -> Response:
     request = decode(_sparse, await call.body(), partial(translate, TEXTS, call))
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     texts = texts_of(call, request.inputs)
-    version = call.models.pick(request.model, ("sparse",))
+    version = call.pick(request.model, ("sparse",))
     check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.description.dimension)))
     sparse: SparseEmbeddings
     _, sparse = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
@@ -256,7 +256,7 @@ async def tokenize(call: Call) -> Response:
     request = decode(_tokenize, await call.body(), partial(translate, TEXTS, call))
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     texts = texts_of(call, request.inputs)
-    version = call.models.pick(request.model, get_args(Output))
+    version = call.pick(request.model, get_args(Output))
     engine = await awake(version)
     options = EmbedOptions(input_type=input_type_of(request.prompt_name, request.input_type))
     try:
@@ -329,4 +329,4 @@ def _scores_type(served: ModelDescription) -> dict[str, dict[str, str]]:
 async def awake(version: ModelVersion) -> AnsweringEngine:
     """Return the engine of a version; wake the version if it sleeps."""
     engine = version.engine
-    return await asyncio.get_running_loop().run_in_executor(None, version.wake) if engine is None else engine
+    return await asyncio.wrap_future(version.wake_soon()) if engine is None else engine

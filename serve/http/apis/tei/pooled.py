@@ -44,7 +44,7 @@ async def ask_unscaled(
     Raises:
         FletcherError: as of `Call.ask`.
     """
-    info = call.models.pick(model).info
+    info = call.pick(model).info
     if not info.card.normalize:
         return (await call.ask(model, inputs, options))[1], ()
     if not (isinstance(inputs, Texts) and _has_unscaled(info, options)):

@@ -69,7 +69,7 @@ async def predict(call: Call) -> Response:
     request = decode(_predict, await call.body(), partial(translate, TEXTS, call))
     rows, single = _rows(call, request.inputs)
     options = EmbedOptions(input_type="raw", overflow="refuse" if request.truncate is False else "truncate")
-    version = call.models.pick(request.model, ("scores",))
+    version = call.pick(request.model, ("scores",))
     tokens, dropped = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int32)
     values = np.zeros((len(rows), version.description.dimension), np.float32)
     for length in {len(row) for row in rows}:

@@ -37,7 +37,7 @@ BURST, BURST_TEXTS = 120, 256
 VICTIM = """
 import socket, sys, time
 host, port, body = "127.0.0.1", int(sys.argv[1]), sys.stdin.buffer.read()
-head = b"POST /v1/embeddings HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body)
+head = b"POST /v1/embeddings HTTP/1.1\\r\\nhost: localhost\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body)
 opened = [socket.create_connection((host, port)) for _ in range(8)]
 for number, connection in enumerate(opened):
     connection.sendall(head + (body if number % 2 else body[: len(body) // 2]))
@@ -155,7 +155,7 @@ class Clients:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                     connection.settimeout(2.0)
                     connection.connect(("127.0.0.1", self.port))
-                    head = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+                    head = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
                     connection.sendall((head + body) * 3)
             except OSError:
                 pass  # the server does not read further requests of a client that does not read its answers
@@ -167,7 +167,7 @@ class Clients:
         """Send about ten times what the queue takes, at once."""
         numbers, began = self.reference.choose(chance, BURST_TEXTS), time.monotonic()
         body = self._body(numbers)
-        request = b"POST /v1/embeddings HTTP/1.0\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        request = b"POST /v1/embeddings HTTP/1.0\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
         waiting: dict[socket.socket, bytearray] = {}
         with selectors.DefaultSelector() as selector:
             for _ in range(BURST):

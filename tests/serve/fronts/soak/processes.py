@@ -113,7 +113,7 @@ def run_server(artifact: Path, folder: Path, *options: str) -> Iterator[Processe
     """
     command = [sys.executable, "-c", "from fletcher.serve.commands.cli import main; main()", "--json", "run"]
     command += [str(artifact), "--name", "tiny", "--provider", "mlas", "--http", "127.0.0.1:0"]
-    command += ["--flight", "127.0.0.1:0", "--drain-seconds", "10", *options]
+    command += ["--flight", "127.0.0.1:0", "--drain-seconds", "10", "--admin", "on", "--models-root", "/", *options]
     log = folder / "log"
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -215,7 +215,7 @@ def test_bodies_that_are_too_large(http: httpx.Client, route: str) -> None:
 def test_slow_bodies(server: Server, route: str) -> None:
     port = int(str(server.addresses.http).rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
-        slow.sendall(f"POST {route} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{".encode())
+        slow.sendall(f"POST {route} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{{".encode())
         received = b""
         while b"}" not in received:
             part = slow.recv(65536)

@@ -13,12 +13,17 @@ import pytest
 from fletcher.serve.http.route import Route
 from fletcher.serve.http.routes import http_routes
 from fletcher.serve.json_bodies import without_nulls
+from fletcher.serve.models.changes import AdminRules
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import FakeEncoder
 
-ROUTES = {f"{route.method} {route.path}": route for route in http_routes() if route.doc and route.doc.request}
+ROUTES = {
+    f"{route.method} {route.path}": route
+    for route in http_routes(None, AdminRules("on"))
+    if route.doc and route.doc.request
+}
 
 #: Fields of answers that differ between two equal requests.
 VARYING = frozenset({"id", "created", "total_duration"})
@@ -76,7 +81,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
     with (
-        Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server,
+        Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off", admin="on", models_root="/")) as server,
         httpx.Client(base_url=str(server.addresses.http), timeout=10) as client,
     ):
         yield client

@@ -31,7 +31,7 @@ SECONDS = 20.0
 def serving(**options: Any) -> Iterator[tuple[httpx.Client, list[RequestRecord]]]:
     """Serve the fake encoder. Yield a client and the records of its requests."""
     records: list[RequestRecord] = []
-    chosen = ServerOptions(**{"http": "127.0.0.1:0", "flight": "off"} | options)
+    chosen = ServerOptions(**{"http": "127.0.0.1:0", "flight": "off", "admin": "on"} | options)
     with Server(FakeEncoder(), chosen, consumers=[records.append]) as server:
         url = server.addresses.http or ""
         path = url.removeprefix("http+unix://")
@@ -197,6 +197,7 @@ def test_fronts_have_the_same_edge(tiny_artifact: Path, tmp_path: Path) -> None:
         http=f"unix:{path}",
         flight="off",
         fronts=2,
+        admin="on",
         socket_mode="660",
         root_path="/fletcher",
         trusted_proxy=("unix",),

@@ -1,0 +1,1 @@
+"""Limits of clients: their form, and the count of their use."""
