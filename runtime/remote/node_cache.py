@@ -25,7 +25,7 @@ from fletcher.model_zoo.sources.cache import cache_folder, disk_error, slug
 
 from ..artifact.folder import MANIFEST, Artifact
 from ..artifact.manifest import FileInfo
-from ..errors import ArtifactError, InputError, SourceError
+from ..errors import ArtifactError, ChecksumError, InputError, SourceError
 from ..options.sizes import parse_size
 from .download import download
 from .locks import READ_ONLY, Hold, exclusive, shared
@@ -198,7 +198,7 @@ class NodeCache:
                 continue
             try:
                 files = Artifact.open(folder).manifest.files
-            except ArtifactError:
+            except (ArtifactError, ChecksumError):
                 continue
             for name, other in files.items():
                 if other == info and (folder / name).is_file():
@@ -250,7 +250,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         files = Artifact.open(folder).manifest.files
         return all((folder / name).stat().st_size == info.size for name, info in files.items())
-    except (ArtifactError, OSError):
+    except (ArtifactError, ChecksumError, OSError):
         return False
 
 
@@ -258,5 +258,5 @@ def _size(folder: Path) -> int:
     """Return the bytes of an artifact, or those that an unfinished one will have."""
     try:
         return sum(info.size for info in Artifact.open(folder).manifest.files.values())
-    except ArtifactError:
+    except (ArtifactError, ChecksumError):
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -148,12 +147,11 @@ def read_index(source: Source, url: ArtifactUrl) -> Index:
         raise SourceError(
             f"{url} is not an artifact: it has no {MANIFEST}. `fletcher-convert model list URL` lists artifacts"
         )
-    with tempfile.TemporaryDirectory(prefix="fletcher-") as folder:
-        Path(folder, MANIFEST).write_bytes(manifest)
-        try:
-            artifact = Artifact.open(folder)
-        except ArtifactError as error:
-            raise type(error)(str(error).replace(folder, str(url))) from None
+    place = Path(str(url))
+    try:
+        artifact = Artifact.parse(place, manifest)
+    except (ArtifactError, ChecksumError) as error:
+        raise type(error)(str(error).replace(str(place), str(url))) from None
     try:
         signature = source.read(SIGNATURE, LARGEST_SIGNATURE)
     except RefusedError:

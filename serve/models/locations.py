@@ -91,7 +91,7 @@ class Locations:
                     self._look(url, specs, edit)
                 except StoppingError:
                     return
-                except FletcherError as error:
+                except (FletcherError, OSError) as error:
                     fields = {"alias": url, "reason": str(error), "error": type(error).__name__}
                     logger.error("the new version of an alias is not served", extra={"fields": fields})
 

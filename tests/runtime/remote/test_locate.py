@@ -19,6 +19,7 @@ import pytest
 from fletcher import Encoder
 from fletcher.runtime import Artifact
 from fletcher.runtime.errors import (
+    ArtifactError,
     ChecksumError,
     InputError,
     RefusedError,
@@ -176,6 +177,15 @@ def test_a_url_without_an_artifact_is_named(proxy: TcpProxy, url: str, words: st
     assert url in str(caught.value)
 
 
+def test_a_damaged_manifest_is_named_by_its_url(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(make(), tmp_path / "store" / "one")
+    text = (folder / "fletcher.json").read_text()
+    for damaged in (text[:100], text.replace('"max_tokens": 20', '"max_tokens": 19')):
+        (folder / "fletcher.json").write_text(damaged)
+        with pytest.raises((ArtifactError, ChecksumError), match=f"file://{folder}/fletcher.json"):
+            locate(f"file://{folder}")
+
+
 def test_a_damaged_alias_is_named(proxy: TcpProxy, tmp_path: Path) -> None:
     for number, text in enumerate(
         ['{"artifact": 1}', "prod", '{"artifact": "a", "x": 1}', '{"artifact": "../../etc"}']
@@ -299,6 +309,19 @@ def test_a_folder_that_lacks_a_file_is_completed(make: Callable[..., Path], tmp_
     (url,) = store_of(tmp_path, make, MIB)
     (used(url) / "extra.bin").unlink()
     Artifact.open(used(url)).check_files()
+
+
+def test_a_manifest_that_was_changed_in_the_cache_is_downloaded_again(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, second = store_of(tmp_path, make, 1000, 2000)
+    manifest = used(first) / "fletcher.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"format": 1', '"format":  1').replace('"max_tokens": 20', '"max_tokens": 19'))
+    assert manifest.read_text() != text
+    used(second)
+    assert used(first) == manifest.parent
+    assert manifest.read_text() == text
 
 
 # Mounts ---------------------------------------------------------------------------------------------------------------
