@@ -121,6 +121,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         late_interaction: settings of a ColBERT model.
         similarity: function that the model's authors compare its vectors with. Where none is named the key is left out of the
             encoded card, of which artifacts' digests are made.
+        default_prompt: name of the prompt that sentence-transformers' `encode` adds if none is named. Where there is none the
+            key is left out of the encoded card.
     """
 
     name: str
@@ -144,3 +146,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     activation: Literal["identity", "sigmoid"] | None = None
     late_interaction: LateInteraction | None = None
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
+    default_prompt: str | msgspec.UnsetType = msgspec.UNSET

@@ -21,6 +21,7 @@ from .models.loads import on_thread
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
+from .observe.memory import add_memory_metrics
 from .observe.record import Consumer
 from .server_options import ServerOptions
 from .signals import STOP_MARGIN, hangups, last_resort, stop_signals, wait_until_stopped
@@ -79,6 +80,7 @@ class Server:
         listener = None if http_at is None else bind(http_at, "--http")
         admin_listener: socket.socket | None = None
         self.models = surroundings.make_models(load)
+        add_memory_metrics(self.models.metrics, "server")
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         self._admin: HttpServer | None = None

@@ -101,6 +101,7 @@ def read_card(
         prompts=prompts,
         matryoshka=_matryoshka(files, config, dimension, dimensions),
         similarity=_similarity(files, SIMILARITIES[:4]),
+        default_prompt=files.settings.default_prompt_name or msgspec.UNSET,
     )
     return check_card(card, str(folder))
 

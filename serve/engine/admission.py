@@ -89,6 +89,12 @@ class Admission:
         """Return the number of open requests."""
         return len(self._open)
 
+    @property
+    def expected_seconds(self) -> float:
+        """Return the seconds until all waiting tokens are computed; 0 before the speed is known."""
+        speed = self.rate.tokens_per_second
+        return self.tokens / speed if speed else 0.0
+
     def admit(
         self,
         request: EmbedRequest | RowsRequest,

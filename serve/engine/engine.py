@@ -126,6 +126,11 @@ class Engine:
         metrics, admission = self.metrics, self.admission
         metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: admission.tokens)
         metrics.gauge(
+            "fletcher_queue_seconds",
+            "Seconds until the waiting tokens are computed, at the present speed",
+            lambda: admission.expected_seconds,
+        )
+        metrics.gauge(
             "fletcher_open_requests", "Requests that were admitted and are not answered yet", lambda: admission.count
         )
         metrics.gauge(

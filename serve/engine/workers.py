@@ -146,6 +146,7 @@ class BatchWorkers:
         metrics.batch_seconds.observe(seconds)
         metrics.batch_tokens.observe(tokens)
         metrics.batch_texts.observe(texts)
+        metrics.batch_budget.inc(self._info.token_budget)
         metrics.tokens.inc(tokens)
         metrics.dropped.inc(int(batch.dropped.sum()))
         metrics.padding.inc(texts * int(batch.lengths.max()) - tokens)

@@ -38,6 +38,7 @@ from .shadows import Shadows
 from .spaces import check_versions, in_space, require_space
 from .spec import ModelSpec, check_specs
 from .version import Loader, MakeEngine, ModelVersion
+from .version_metrics import add_version_metrics
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
@@ -59,9 +60,6 @@ VECTORS = ANSWERED_BY["vectors"]
 
 #: Origins of canaries, the one that proves least first.
 WEAKEST_FIRST: tuple[Proof, ...] = ("self-made", "published", "verified")
-
-#: Labels of `fletcher_model_info`.
-INFO_LABELS = ("model", "version", "variant", "provider", "canary")
 
 #: Seconds between two checks for idle models.
 IDLE_LOOK_SECONDS = 0.25
@@ -121,9 +119,8 @@ class Models:
             "fletcher_model_requests", "Requests submitted to a model's engine", ["model", "version"]
         )
         self._swaps = self.metrics.labeled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
-        self.metrics.facts("fletcher_model_info", "Served models", INFO_LABELS, self._describe_versions)
+        add_version_metrics(self.metrics, lambda: [version for model in self._named for version in model.versions])
         self.metrics.gauge("fletcher_loads_hung", "Loads that did not end in time", lambda: float(self._loads.hung))
-        self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
         self._follower = threading.Thread(target=self._follow_aliases, name="fletcher-aliases", daemon=True)
         self._stopped = threading.Event()
@@ -238,8 +235,8 @@ class Models:
                 raise
             return None
         rows = isinstance(request, RowsRequest)
-        count = request.requests if isinstance(request, RowsRequest) else 1
-        self._requests(version.spec.name, version.spec.version).inc(count)
+        if not rows:  # the front that tokenized rows has counted their requests
+            self._requests(version.spec.name, version.spec.version).inc()
         model = self._table.get(version.spec.name)
         if isinstance(model, NamedModel) and model.shadow is not None and version is not model.shadow:
             if rows and model.shadow.info.tokenizer != version.info.tokenizer:
@@ -287,11 +284,6 @@ class Models:
         """Return the weakest origin of the models' canaries: `self-made`, `published` or `verified`."""
         origins = {version.description.canary for model in self._named for version in model.versions}
         return next((origin for origin in WEAKEST_FIRST if origin in origins), "self-made")
-
-    def _describe_versions(self) -> list[tuple[str, ...]]:
-        """Return the labels of `fletcher_model_info`, by version."""
-        described = [version.description for model in self._named for version in model.versions]
-        return [(each.name, each.version, each.variant, each.provider, each.canary) for each in described]
 
     def not_ready(self) -> str:
         """Return the reason why the server is not ready; empty if it is ready. It can take as long as a canary run."""
@@ -486,9 +478,6 @@ class Models:
             self._follower.start()
 
     # Sleep and stop ----------------------------------------------------------------------------------------------------
-
-    def _count_awake(self) -> float:
-        return sum(version.engine is not None for model in self._named for version in model.versions)
 
     def _watch_idle(self) -> None:
         while not self._stopped.wait(IDLE_LOOK_SECONDS):

@@ -311,6 +311,12 @@ def test_commands_take_urls(version: Callable[[str], Path], store: str, tmp_path
     command = "import sys; from fletcher.serve.commands.cli import main; sys.argv[0] = 'fletcher-serve'; main()"
     arguments = ["embed", f"{store}/prod.json", "-i", "texts.txt", "-o", "vectors.npy", "--provider", "mlas"]
     subprocess.run([sys.executable, "-c", command, *arguments], cwd=tmp_path, env=os.environ, check=True)
+    examined = subprocess.run(
+        [sys.executable, "-c", command, "doctor", f"{store}/prod.json", "--provider", "mlas", "--all", "--json"],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert any("canary" in finding["found"] for finding in json.loads(examined.stdout))
     with Encoder.load(tmp_path / "made" / "one", provider="mlas") as encoder:
         vectors = encoder.embed(["a b c", "d e"]).vectors
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), vectors, atol=1e-6)
