@@ -34,8 +34,8 @@ from .http.call import AsgiApp, Limits
 from .http.edge.edge import Edge
 from .http.edge.forwarded import as_loopback
 from .models.changes import AdminRules
-from .models.locations import Locations
 from .models.registry import Models
+from .models.remote.locations import Locations
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe.metrics import Metrics

@@ -10,7 +10,7 @@ from fletcher.runtime.commandline.console import EXIT, reporter
 from fletcher.runtime.commandline.struct_options import struct_options
 from fletcher.runtime.options.load import LoadOptions
 
-from ..models.locations import Locations
+from ..models.remote.locations import Locations
 from ..models.spec import SERVER_CACHE
 from ..server_options import ServerOptions
 from .options import Aliases, Directories, IdleSeconds, serve_packages, specs_of

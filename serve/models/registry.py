@@ -32,8 +32,8 @@ from ..errors import ConflictError, UnknownModelError
 from ..observe.metrics import Metrics
 from .changes import loading
 from .loads import LOAD_SECONDS, Loads
-from .locations import Locations
 from .named import NamedModel, group, table_of
+from .remote.locations import Locations
 from .shadows import Shadows
 from .spaces import check_versions, in_space, require_space
 from .spec import ModelSpec, check_specs

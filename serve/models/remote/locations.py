@@ -14,13 +14,13 @@ from fletcher.runtime.remote.alias import read_alias
 from fletcher.runtime.remote.locate import Located, fetch, locate, relocate
 from fletcher.runtime.remote.url import is_url, parse_url
 
-from ..errors import ConflictError
-from .changes import Change
-from .spec import ModelSpec
+from ...errors import ConflictError
+from ..changes import Change
+from ..spec import ModelSpec
 
 __all__ = ["Locations"]
 
-logger = logging.getLogger("fletcher.serve.models.locations")
+logger = logging.getLogger("fletcher.serve.models.remote.locations")
 
 
 class Locations:

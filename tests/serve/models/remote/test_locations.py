@@ -32,8 +32,8 @@ from fletcher.serve.models.spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...doubles.s3_server import environment
-from ...doubles.tcp_proxy import TcpProxy
+from ....doubles.s3_server import environment
+from ....doubles.tcp_proxy import TcpProxy
 
 pytest.importorskip("obstore")
 
