@@ -466,4 +466,5 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
             exact=loaded.exact,
             texts=0 if artifact.manifest.verified is None else artifact.manifest.verified.texts,
         ),
+        calibration=artifact.manifest.calibration,
     )

@@ -93,6 +93,8 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "polars",
         "duckdb",
         "arrow",
+        "quality",
+        "mteb",
         "dev",
     } == set(metadata.get_all("Provides-Extra") or [])
 

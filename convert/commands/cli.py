@@ -14,10 +14,14 @@ from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 
+from .calibrate import calibrate
 from .diff import diff_models
+from .quality import quality
 from .quantize import quantize
+from .reduce import reduce
 from .remote import pull_model, push_model, show_url
 from .signatures import sign_model, verify_model_signature
+from .tune import tune
 
 if TYPE_CHECKING:
     from ..layers.results import LayersReport
@@ -27,6 +31,10 @@ app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verifie
 model = typer.Typer(no_args_is_help=True, help="List, convert, verify and inspect models.")
 app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
+app.add_typer(tune, name="tune")
+app.command("quality")(quality)
+app.command("calibrate")(calibrate)
+app.command("reduce")(reduce)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact.", show_default=False)]
 
@@ -323,6 +331,8 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     }
     if manifest.ignored_keys:
         facts["ignored_keys"] = manifest.ignored_keys
+    if (calibration := manifest.calibration) is not None:
+        facts["calibration"] = f"{calibration.method}, {calibration.pairs:,} pairs, error {calibration.error:.3f}"
     report.result(facts)
     variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
     report.result(

@@ -25,7 +25,7 @@ from fletcher.model_zoo.decode import decode_json
 from ..errors import ArtifactError, ChecksumError
 from .manifest import FORMAT_VERSION, FileInfo, Manifest, Target, Variant
 from .pinned import PinnedFiles
-from .regular_file import open_regular
+from .regular_file import read_regular
 
 __all__ = ["CANARY", "MANIFEST", "TOKENIZER", "Artifact", "checksum", "hash_file"]
 
@@ -104,6 +104,8 @@ class Artifact:
         fields: dict[str, Any] = msgspec.to_builtins(self.manifest)
         for record in ("origin", "verified", "tools", "checksum"):
             del fields[record]
+        if fields["calibration"] is None:  # artifacts from before this field keep their digest
+            del fields["calibration"]
         for variant in fields["variants"]:
             del variant["measured"]
         return checksum(fields)
@@ -189,7 +191,7 @@ def _read_manifest(path: Path, file: Path) -> bytes:
         ArtifactError: it is missing, too large, or cannot be read.
     """
     try:
-        stream = open_regular(file)
+        text = read_regular(file, LARGEST_MANIFEST + 1)
     except ArtifactError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -198,8 +200,6 @@ def _read_manifest(path: Path, file: Path) -> bytes:
             f"{path} is {finding} {MANIFEST}, so it is not an artifact: make one with "
             "`fletcher-convert model export SOURCE -o DIR`"
         ) from None
-    with stream:
-        text = stream.read(LARGEST_MANIFEST + 1)
     if len(text) > LARGEST_MANIFEST:
         raise ArtifactError(
             f"{file} is damaged (it has more than {LARGEST_MANIFEST} bytes): convert the checkpoint again"

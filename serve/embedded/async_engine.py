@@ -211,16 +211,15 @@ class AsyncEngine:
     async def _ask(self, name: str | None, request: EmbedRequest, timeout: float | None) -> Any:
         """Submit a request, and wait for its answer; the cancellation of this coroutine cancels the request."""
         models = self.models
-        while True:
-            version = models.pick(name, ANSWERED_BY[request.output])
-            future = models.submit(version, request)
-            if future is not None:
-                break
-            if not version.retired:
-                await asyncio.wrap_future(version.wake_soon())
         try:
             async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(future)
+                while True:
+                    version = models.pick(name, ANSWERED_BY[request.output])
+                    future = models.submit(version, request)
+                    if future is not None:
+                        return await asyncio.wrap_future(future)
+                    if not version.retired:
+                        await asyncio.wrap_future(version.wake_soon())
         except TimeoutError:
             raise DeadlineError(f"the call's {timeout:g} s passed before it was answered") from None
 

@@ -82,7 +82,7 @@ class Admission:
         self._max_wait = max_wait
         self._metrics = metrics
         self._drained = threading.Condition(self.lock)
-        self._open: set[OpenRequest] = set()
+        self._open: dict[OpenRequest, None] = {}  # in the order of arrival, in which a stop fails them
 
     @property
     def count(self) -> int:
@@ -138,7 +138,7 @@ class Admission:
                         self.shares.leave(flow)
                         raise
                 admitted = OpenRequest(request, price, flow, expires=now + patience, key=key, draft=draft)
-                self._open.add(admitted)
+                self._open[admitted] = None
                 if terms.stream and (flow in self.parked.flows or self._refusal(flow, price) is not None):
                     admitted.parked = True
                     self.parked.add(admitted)
@@ -273,7 +273,7 @@ class Admission:
         with self.lock:
             if request.cost:
                 self.charge(request, request.cost)
-            self._open.discard(request)
+            self._open.pop(request, None)
             self.memory -= request.memory
             request.flow.client.memory -= request.memory
             self.shares.leave(request.flow)

@@ -265,7 +265,8 @@ class Models:
             if (future := self.submit(version, request, draft)) is not None:
                 return version, future
             if not version.retired:
-                version.wake()
+                deadline = request.terms.deadline
+                version.wake(None if deadline is None else deadline - time.monotonic())
 
     @property
     def fallback(self) -> str | None:

@@ -15,8 +15,8 @@ import transformers
 from huggingface_hub import InferenceClient
 from sentence_transformers import CrossEncoder
 
+from fletcher.runtime.tasks.sigmoids import sigmoid_scores
 from fletcher.serve.fronts.supervisor import Supervisor
-from fletcher.serve.http.apis.ranking import sigmoid_scores
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
