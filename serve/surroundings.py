@@ -17,6 +17,7 @@ import msgspec
 from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, MissingPackageError
+from fletcher.runtime.remote.url import is_url, parse_url
 
 from .access.addresses import parse
 from .access.gate import Gate
@@ -34,6 +35,7 @@ from .http.edge.edge import Edge
 from .http.edge.forwarded import as_loopback
 from .models.changes import AdminRules
 from .models.registry import Models
+from .models.remote.locations import Locations
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe.metrics import Metrics
@@ -169,7 +171,8 @@ class Surroundings:
     @property
     def admin(self) -> AdminRules:
         """Rules of the admin API of the server's ordinary addresses."""
-        root = None if self.options.models_root is None else Path(self.options.models_root)
+        given = self.options.models_root
+        root = None if given is None else parse_url(given) if is_url(given) else Path(given)
         return AdminRules("on" if self.options.admin == "on" else "off", root)
 
     def make_admin_app(self, models: Models, consumers: Sequence[Consumer] = ()) -> AsgiApp:
@@ -199,6 +202,7 @@ class Surroundings:
             default=self.options.default_model,
             load_seconds=self.options.load_seconds,
         )
+        models.locations = Locations(self.options.follow_seconds)
         self.watch_store(models.metrics)
         return models
 

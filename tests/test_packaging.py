@@ -78,6 +78,7 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "fast-tokenizer",
         "http",
         "flight",
+        "objects",
         "redis",
         "signing",
         "serve",

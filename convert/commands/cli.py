@@ -19,6 +19,7 @@ from .diff import diff_models
 from .quality import quality
 from .quantize import quantize
 from .reduce import reduce
+from .remote import pull_model, push_model, show_url
 from .signatures import sign_model, verify_model_signature
 from .tune import tune
 
@@ -44,8 +45,21 @@ def main() -> None:
 
 
 @model.command("list")
-def list_models(ctx: typer.Context) -> None:
-    """List the models of the zoo."""
+def list_models(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[URL]",
+            help="URL whose artifacts and aliases are listed: s3://, gs://, az:// or file://. Default: the zoo.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """List the models of the zoo, or the artifacts and aliases below a URL."""
+    if url is not None:
+        show_url(reporter(ctx), url)
+        return
     cards = list_cards()
     rows = [
         (
@@ -265,6 +279,8 @@ def verify_model(
 
 
 model.command("diff")(diff_models)
+model.command("push")(push_model)
+model.command("pull")(pull_model)
 model.command("sign")(sign_model)
 model.command("verify-signature")(verify_model_signature)
 

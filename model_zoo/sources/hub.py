@@ -14,13 +14,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ..errors import ChecksumError, SourceError
+from ..errors import ChecksumError, SourceError, UnreachableError
 from ..locator import HubSource
-from ..progress import Counter, Progress
+from ..progress import SILENT, Counter, Progress
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
 from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, needed_pickles, require_weights
 
-__all__ = ["fetch_hub", "is_recorded"]
+__all__ = ["download_file", "fetch_hub", "find_commit", "is_recorded"]
 
 _TIMEOUT = 10.0  # seconds for the first answer, huggingface_hub's own DEFAULT_REQUEST_TIMEOUT
 
@@ -133,21 +133,73 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
                 return folder
     progress.line(f"Downloading {source.repository}")
     try:
-        # This request fails at once: snapshot_download repeats its first request for 25 s.
-        info = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT)
-    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
-        # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
-        if _status(error) in _FINAL or isinstance(error, errors.HFValidationError):
-            raise _translate(error, source, snapshots) from error
+        info = _model_info(source)
+    except UnreachableError as error:
         try:
             return download(record.revision if record else source.revision, local_files_only=True)
         except OSError:
-            raise _unreachable(source) from error
+            raise error from error.__cause__
+    names = [sibling.rfilename for sibling in info.siblings or ()]
     try:
-        names = [sibling.rfilename for sibling in info.siblings or ()]
         return download(info.sha, local_files_only=False, ignored=_ignored_patterns(names))
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise _translate(error, source, snapshots) from error
+
+
+def find_commit(source: HubSource) -> str:
+    """Return the commit that a repository's revision names now.
+
+    Raises:
+        UnreachableError: the hub does not answer.
+        SourceError: it has no such repository or revision, or refuses access.
+    """
+    return str(_model_info(source).sha or "main")
+
+
+def _model_info(source: HubSource) -> Any:
+    """Return what the hub says of a repository's revision: its commit and the names of its files; errors as `find_commit`."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        # This request fails at once: snapshot_download repeats its first request for 25 s.
+        return huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT)
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
+        if _status(error) in _FINAL or isinstance(error, errors.HFValidationError):
+            raise _translate(error, source, None) from error
+        raise _unreachable(source) from error
+
+
+def download_file(source: HubSource, name: str, folder: Path) -> Path | None:
+    """Download one file of a repository, and continue a download that was cut.
+
+    Args:
+        source: the repository at a commit.
+        name: path of the file in it.
+        folder: folder that receives the file at this path, and the records of huggingface_hub.
+
+    Returns:
+        The file; None if the repository does not have it.
+
+    Raises:
+        SourceError: the hub cannot be reached or refuses, or the disk is full.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        with _DownloadedBytes(SILENT, source.repository) as downloaded:
+            huggingface_hub.snapshot_download(
+                source.repository,
+                revision=source.revision,
+                allow_patterns=[name],
+                local_dir=folder,
+                tqdm_class=_bar_class(downloaded),
+            )
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        raise _translate(error, source, folder) from error
+    return folder / name if (folder / name).is_file() else None
 
 
 def _ignored_patterns(names: Sequence[str]) -> tuple[str, ...]:
@@ -165,12 +217,12 @@ def _status(error: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _unreachable(source: HubSource) -> SourceError:
+def _unreachable(source: HubSource) -> UnreachableError:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return SourceError(f"{source}: is not in the cache, and HF_HUB_OFFLINE forbids asking the hub: unset it")
-    return SourceError(
+        return UnreachableError(f"{source}: is not in the cache, and HF_HUB_OFFLINE forbids asking the hub: unset it")
+    return UnreachableError(
         f"{source}: {constants.ENDPOINT} cannot be reached and the cache does not have it: check the network, or set "
         "HF_ENDPOINT to a mirror"
     )

@@ -60,10 +60,24 @@ class Artifact:
 
         Raises:
             ArtifactError: there is no such folder, or its manifest is missing, damaged or of another format version.
+            ChecksumError: the manifest was changed after it was written.
         """
         path = Path(path)
+        return cls.parse(path, _read_manifest(path, path / MANIFEST))
+
+    @classmethod
+    def parse(cls, path: Path, text: bytes) -> Artifact:
+        """Read an artifact's manifest from its bytes.
+
+        Args:
+            path: folder of the artifact.
+            text: content of its manifest.
+
+        Raises:
+            ArtifactError: the manifest is damaged or of another format version.
+            ChecksumError: it was changed after it was written.
+        """
         file = path / MANIFEST
-        text = _read_manifest(path, file)
         try:
             version = decode_json(text, _FormatOnly).format
             if version != FORMAT_VERSION:

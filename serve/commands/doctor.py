@@ -10,6 +10,7 @@ from fletcher.runtime.commandline.console import EXIT, reporter
 from fletcher.runtime.commandline.struct_options import struct_options
 from fletcher.runtime.options.load import LoadOptions
 
+from ..models.remote.locations import Locations
 from ..models.spec import SERVER_CACHE
 from ..server_options import ServerOptions
 from .options import Aliases, Directories, IdleSeconds, serve_packages, specs_of
@@ -36,7 +37,8 @@ def doctor(
     with serve_packages("fletcher-serve doctor"):
         from ..doctor.subject import Subject
         from ..doctor.table import examine
-    specs = specs_of(ctx.obj.config, directories, options, load, aliases=alias, idle_seconds=idle_seconds)
+    given = specs_of(ctx.obj.config, directories, options, load, aliases=alias, idle_seconds=idle_seconds)
+    specs = ctx.with_resource(Locations().resolved(given))
     findings = list(examine(Subject(options=options, specs=specs)))
     shown = [each for each in findings if every or report.as_json or each.severity != "ok"]
     if report.as_json:

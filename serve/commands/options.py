@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.errors import InputError, MissingPackageError
+from fletcher.runtime.remote.url import is_url
 
 from ..models.spec import ModelSpec, read_specs
 from ..server_options import ServerOptions
@@ -25,6 +27,7 @@ __all__ = [
     "Directory",
     "IdleSeconds",
     "check_options",
+    "local_folder",
     "require_packages",
     "serve_packages",
     "specs_of",
@@ -37,14 +40,33 @@ EXTRAS: Final = {
     "opentelemetry": "otel",
 }
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact, written by fletcher-convert.")]
+Directory = Annotated[
+    str, typer.Argument(metavar="DIR|URL", help="Folder of the artifact, written by fletcher-convert, or its URL.")
+]
+
+
+def local_folder(ctx: typer.Context, directory: str, digest: str | None = None) -> Path:
+    """Return the folder of a command's artifact. A URL is downloaded, and its folder kept until the command ends.
+
+    Args:
+        ctx: the command's context.
+        directory: folder or URL.
+        digest: digest that the artifact must have; None accepts every digest.
+
+    Raises:
+        FletcherError: as for `locate`.
+    """
+    from fletcher.runtime.remote.locate import locate
+
+    return ctx.with_resource(locate(directory, digest=digest, progress=reporter(ctx))).folder
+
 
 # Options of a server besides those of `ServerOptions` and `LoadOptions`.
 Directories = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(
-        metavar="DIR...",
-        help="Folders of artifacts. Default: the [[models]] of the file of --config.",
+        metavar="DIR|URL...",
+        help="Folders or URLs of artifacts, or URLs of aliases. Default: the [[models]] of the file of --config.",
         show_default=False,
     ),
 ]
@@ -68,7 +90,7 @@ Aliases = Annotated[
 
 def specs_of(
     config: Path | None,
-    directories: Sequence[Path] | None,
+    directories: Sequence[str] | None,
     options: ServerOptions,
     load: LoadOptions,
     *,
@@ -79,7 +101,7 @@ def specs_of(
 
     Args:
         config: the TOML file, or None.
-        directories: folders of artifacts.
+        directories: folders or URLs of artifacts.
         options: options of the server; `name` is the name of the only folder.
         load: options of loading the folders.
         aliases: other names of the only folder.
@@ -95,7 +117,8 @@ def specs_of(
             "[[models]] of a TOML file"
         )
     names = {"name": options.name or "", "aliases": tuple(aliases or ()), "idle_seconds": idle_seconds}
-    specs = [ModelSpec.of(load, path=str(folder), **names) for folder in folders]
+    paths = [folder if is_url(folder) else str(Path(folder)) for folder in folders]
+    specs = [ModelSpec.of(load, path=path, **names) for path in paths]
     return [*specs, *(read_specs(config) if config else [])]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from fletcher.model_zoo.decode import decode_json
 from ...errors import FieldError, MediaTypeError, UnknownModelError
 from ...json_bodies import decode
 from ...models.admin_action import AdminAction
-from ...models.changes import AdminRules, loading, unloading
+from ...models.changes import AdminRules, unloading
 from ...models.loads import on_thread
 from ...models.spec import ModelSpec
 from ..call import JSON, Call, Response
@@ -78,19 +78,14 @@ async def load(call: Call, rules: AdminRules) -> Response:
     body = await _json(call)
     spec = rules.confine(decode(_spec, body))
     names = {"name", *decode_json(body, dict[str, object])}
-
-    def change(specs: list[ModelSpec]) -> list[ModelSpec]:
-        named = spec.named()  # here, because it reads the folder
-        return loading(named, names)(specs)
-
-    await _edit(call, "load", spec.path, change, reload=spec.path)
+    await _run(call, "load", spec.path, partial(call.models.load, spec, names))
     return await show(call)
 
 
 async def unload(call: Call) -> Response:
     """Unload a model, or one version of it (`name@version`), after the requests that it admitted are answered."""
     name = call.scope["path"].removeprefix(PREFIX)
-    await _edit(call, "unload", name, unloading(name))
+    await _run(call, "unload", name, partial(call.models.edit, unloading(name)))
     return await show(call)
 
 
@@ -114,7 +109,7 @@ async def share(call: Call) -> Response:
             for spec in specs
         ]
 
-    await _edit(call, "share", name, change)
+    await _run(call, "share", name, partial(call.models.edit, change))
     return await show(call)
 
 
@@ -138,22 +133,14 @@ async def _json(call: Call) -> bytes:
     return await call.body()
 
 
-async def _edit(
-    call: Call,
-    name: str,
-    subject: str,
-    change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
-    *,
-    reload: str | None = None,
-) -> None:
+async def _run(call: Call, name: str, subject: str, work: Callable[[], None]) -> None:
     """Apply a change of the models, and log who asked for it, from where, and its result.
 
     Args:
         call: the request.
         name: name of the change, for the log.
         subject: model or folder that it is about, for the log.
-        change: function from the present specifications to the new ones.
-        reload: folder whose version is loaded again even if its specification does not change.
+        work: makes the change.
 
     Raises:
         FletcherError: the change failed; the models are the same as before.
@@ -162,7 +149,6 @@ async def _edit(
     action = AdminAction(name, subject[:LOGGED_CHARACTERS], who)
     # A change that has begun is completed even if its client disconnects: a half-finished change would be worse. It has a
     # thread of its own, so that a folder that hangs keeps no thread from other requests.
-    work = partial(call.models.edit, change, reload=reload)
     await asyncio.shield(asyncio.wrap_future(on_thread(partial(action.run, work), "fletcher-admin")))
 
 

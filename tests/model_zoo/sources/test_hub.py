@@ -218,7 +218,7 @@ def test_rejections_of_the_hub_have_readable_errors(hub: FakeHub, minilm: Path, 
 
 def test_an_unreachable_hub_is_an_error(tmp_path: Path) -> None:
     fetched = fetch("org/minilm", tmp_path, "http://127.0.0.1:9")
-    assert fetched["error"] == "SourceError"
+    assert fetched["error"] == "UnreachableError"
     assert "http://127.0.0.1:9 cannot be reached" in fetched["message"]
     offline = fetch("org/minilm", tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in offline["message"]
