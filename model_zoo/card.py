@@ -14,8 +14,10 @@ __all__ = [
     "RAW",
     "SIMILARITIES",
     "LateInteraction",
+    "LogitScore",
     "ModelCard",
     "Output",
+    "PairTemplate",
     "PoolingMode",
     "QueryExpansion",
     "Similarity",
@@ -96,6 +98,36 @@ class LateInteraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     skipped_in: tuple[Literal["query", "document"], ...] = ("document",)
 
 
+class PairTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Text around a pair, which a reranker reads as one text: its chat template, with the instruction in it.
+
+    Attributes:
+        before: text before the first text of the pair.
+        between: text between the two.
+        after: text after the second one; it stays whole where a pair is too long.
+        query_first: whether the query is the first text.
+    """
+
+    before: str
+    between: str
+    after: str
+    query_first: bool = True
+
+
+class LogitScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Score of a reranker that is a language model: a logit of the token after the pair, or a difference of two.
+
+    Attributes:
+        true_token: id of the token that says that the document is relevant.
+        false_token: id of the token that says the opposite, whose logit is subtracted; None if there is none.
+        template: text around a pair; None if the tokenizer puts the two texts together.
+    """
+
+    true_token: int
+    false_token: int | None = None
+    template: PairTemplate | None = None
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Published settings of a model.
 
@@ -121,6 +153,9 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         late_interaction: settings of a ColBERT model.
         similarity: function that the model's authors compare its vectors with. Where none is named the key is left out of the
             encoded card, of which artifacts' digests are made.
+        default_prompt: name of the prompt that sentence-transformers' `encode` adds if none is named. Where there is none the
+            key is left out of the encoded card.
+        logit_score: score of a reranker that is a language model. The key is left out for other models.
     """
 
     name: str
@@ -144,3 +179,5 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     activation: Literal["identity", "sigmoid"] | None = None
     late_interaction: LateInteraction | None = None
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
+    default_prompt: str | msgspec.UnsetType = msgspec.UNSET
+    logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET

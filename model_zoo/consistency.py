@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from .card import RAW, ModelCard
+from .card import RAW, LogitScore, ModelCard
 from .errors import CardError, SourceError
 from .locator import HubSource, Location, parse_location
 
@@ -54,6 +54,8 @@ def _check_vectors(card: ModelCard, where: str) -> None:
             raise _refuse(where, key, f"must be at least 1, not {number}")
     if card.output != "vectors":
         _check_head(card, where)
+    elif isinstance(card.logit_score, LogitScore):
+        raise _refuse(where, "logit_score", "belongs to the output scores with one label")
     elif not card.pooling:
         raise _refuse(where, "pooling", "must name at least one mode")
     if len(set(card.pooling)) != len(card.pooling):
@@ -77,6 +79,12 @@ def _check_head(card: ModelCard, where: str) -> None:
         raise _refuse(where, "labels", "and `activation` belong to the output scores, and to no other")
     if card.labels and len(card.labels) != card.dimension:
         raise _refuse(where, "labels", f"has {len(card.labels)} names, `dimension` has {card.dimension} scores")
+    score = card.logit_score
+    if isinstance(score, LogitScore):
+        if card.output != "scores" or card.dimension != 1:
+            raise _refuse(where, "logit_score", "belongs to the output scores with one label")
+        if min(score.true_token, score.false_token or 0) < 0:
+            raise _refuse(where, "logit_score", "has a negative token id")
     late = card.late_interaction
     if (card.output == "token_vectors") != (late is not None):
         raise _refuse(where, "late_interaction", "belongs to the output token_vectors, and to no other")

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 
 from .encodings import Encodings
 from .errors import ArtifactError, CanaryError
 from .session.session import Session
-from .tasks.heads import prepare_late, to_sparse
+from .tasks.heads import encode_scored, prepare_late, to_sparse
 from .tokenizing.tokenizer import Tokenizer
 
 __all__ = [
@@ -130,9 +130,10 @@ def read_canary(path: Path) -> Canary:
         ArtifactError: the file is missing, damaged or incomplete.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a dict
+        # `safe_open` would hold Python's lock while a file system does not answer, and with it the whole process.
+        data = path.read_bytes()
+        tensors = load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         ids, offsets = tensors["ids"], tensors["offsets"]
         vectors = _dense(tensors, int(metadata["dimension"])) if "indices" in tensors else tensors["vectors"]
         texts, queries = (tuple(json.loads(metadata.get(name, "[]"))) for name in ("texts", "queries"))
@@ -186,7 +187,7 @@ def encode_canary(
 ) -> Encodings:
     """Tokenize a canary's texts: pairs for a reranker, queries for a ColBERT model."""
     if queries:
-        return tokenizer.encode_pairs(queries, texts)
+        return encode_scored(tokenizer, card, queries, texts)
     encodings = tokenizer.encode(texts)
     if card.late_interaction is None:
         return encodings

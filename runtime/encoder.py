@@ -32,6 +32,7 @@ from .origin.signature import verify_signature
 from .origin.tolerances import check_tolerance
 from .origin.zoo import check_zoo
 from .providers.selection import check_provider, choose_variant, choose_variants
+from .remote.locate import Located, locate
 from .session.counters import EncoderMetrics
 from .space.bounds import Distance, bounds_of
 from .space.space import space_of
@@ -73,6 +74,7 @@ class Encoder(Closing):
         self.cache = VectorCache(identity, cache_bytes)
         self._preparer = Preparer(self.tokenizer, info, self.cache)
         self._files: PinnedFiles | None = None
+        self._located: Located | None = None
 
     @classmethod
     def load(
@@ -84,7 +86,8 @@ class Encoder(Closing):
         """Open an artifact, and check that its files are unchanged and that its canary passes.
 
         Args:
-            path: the artifact's folder.
+            path: the artifact's folder, or its URL (`s3://`, `gs://`, `az://`, `hf://`, `file://`), whose files are kept in
+                the cache of this machine.
             options: options of loading and running; None means the defaults.
             fields: fields of `LoadOptions` by name. They replace the fields of `options`.
 
@@ -98,9 +101,22 @@ class Encoder(Closing):
             MissingPackageError: the provider's package is not installed.
             ProviderError: the variant cannot run on this machine.
             InputError: the provider is unknown, or the memory limit is too small for one text of the longest length.
+            SourceError: there is no artifact at the URL, it cannot be reached, or the cache cannot take it.
         """
         options = (options or LoadOptions()).replace(**fields)
         check_provider(options.provider)
+        located = locate(path, digest=options.digest)
+        try:
+            encoder = cls._load_folder(located.folder, options)
+        except BaseException:
+            located.close()
+            raise
+        encoder._located = located
+        return encoder
+
+    @classmethod
+    def _load_folder(cls, path: Path, options: LoadOptions) -> Encoder:
+        """Open an artifact's folder, and check its files and its canary."""
         artifact = Artifact.open(path)
         check_digest(artifact, options.digest)
         files = artifact.pin_files()
@@ -416,6 +432,8 @@ class Encoder(Closing):
         self._workers.close()
         if self._files is not None:
             self._files.close()
+        if self._located is not None:
+            self._located.close()
 
 
 def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
@@ -448,4 +466,5 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
             exact=loaded.exact,
             texts=0 if artifact.manifest.verified is None else artifact.manifest.verified.texts,
         ),
+        calibration=artifact.manifest.calibration,
     )

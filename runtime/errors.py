@@ -3,7 +3,9 @@
 FletcherError
 ├── CardError                a model card is malformed or unknown
 ├── SourceError              a model's files cannot be fetched or are rejected
-│   └── ChecksumError        a file differs from its published checksum
+│   ├── ChecksumError        a file differs from its published checksum
+│   ├── RefusedError         a server with files refuses access
+│   └── UnreachableError     a server with files does not answer
 ├── CheckpointError          a checkpoint cannot be converted without guessing
 ├── ArtifactError            an artifact folder is missing, damaged, of another format version, or being written
 │   ├── CanaryError          a session does not reproduce the artifact's reference vectors
@@ -23,7 +25,14 @@ FletcherError
     └── StoppingError        the server is stopping and admits no more requests
 """
 
-from fletcher.model_zoo.errors import CardError, ChecksumError, FletcherError, SourceError
+from fletcher.model_zoo.errors import (
+    CardError,
+    ChecksumError,
+    FletcherError,
+    RefusedError,
+    SourceError,
+    UnreachableError,
+)
 
 __all__ = [
     "ArtifactError",
@@ -41,11 +50,13 @@ __all__ = [
     "OptionError",
     "OverloadedError",
     "ProviderError",
+    "RefusedError",
     "ServiceError",
     "SignatureError",
     "SourceError",
     "StoppingError",
     "TooLongError",
+    "UnreachableError",
     "VerificationError",
 ]
 

@@ -9,6 +9,7 @@ import msgspec
 
 from fletcher.model_zoo.card import ModelCard, Output
 
+from .artifact.calibration import Calibration
 from .artifact.manifest import Proof
 from .errors import InputError
 from .options.embed import EmbedOptions
@@ -50,6 +51,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         tokenizer: SHA-256 of the tokenizer's file, hexadecimal: models with equal ones share token ids.
         space: everything that decides a vector.
         bounds: distances between vectors of this space; None if nothing states them.
+        calibration: function from similarities to probabilities; None if the artifact was not calibrated.
     """
 
     card: ModelCard
@@ -72,6 +74,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     fallback: str | None = None
     tokenizer: str = ""
     bounds: Bounds | None = None
+    calibration: Calibration | None = None
 
     @property
     def spaces(self) -> RequestSpaces:

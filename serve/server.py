@@ -21,6 +21,7 @@ from .models.loads import on_thread
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
+from .observe.memory import add_memory_metrics
 from .observe.record import Consumer
 from .server_options import ServerOptions
 from .signals import STOP_MARGIN, hangups, last_resort, stop_signals, wait_until_stopped
@@ -89,6 +90,7 @@ class Server:
             raise
         admin_listener: socket.socket | None = None
         self.models = surroundings.make_models(load)
+        add_memory_metrics(self.models.metrics, "server")
         self._http: HttpServer | None = None
         self._flight: FlightServer | EncryptedFlight | None = None
         self._admin: HttpServer | None = None

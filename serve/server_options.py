@@ -133,6 +133,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "NAME"},
         ),
     ] = None
+    follow_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds between two looks at the aliases of models (URLs that end with .json); a model is exchanged "
+            "when its alias changes. 0 looks at them after SIGHUP only.",
+        ),
+    ] = 30.0
     drain_seconds: Annotated[
         float, Meta(ge=0, description="Seconds that open requests may take after the signal to stop.")
     ] = 30.0
@@ -217,8 +225,8 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     models_root: Annotated[
         str | None,
         Meta(
-            description="Folder whose artifacts the admin API may load. Default: it loads nothing.",
-            extra={"metavar": "FOLDER", "panel": ACCESS_PANEL},
+            description="Folder or URL below which the admin API may load artifacts. Default: it loads nothing.",
+            extra={"metavar": "FOLDER|URL", "panel": ACCESS_PANEL},
         ),
     ] = None
     load_seconds: Annotated[

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from fletcher.model_zoo.errors import CardError, ChecksumError, FletcherError, SourceError
+from fletcher.model_zoo.errors import (
+    CardError,
+    ChecksumError,
+    FletcherError,
+    RefusedError,
+    SourceError,
+    UnreachableError,
+)
 from fletcher.runtime.errors import (
     ArtifactError,
     CanaryError,
@@ -96,6 +103,8 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     FletcherError: _BROKEN,
     CardError: _BROKEN,
     SourceError: _BROKEN,
+    RefusedError: _BROKEN,
+    UnreachableError: _BROKEN,
     ChecksumError: _BROKEN,
     CheckpointError: _BROKEN,
     ArtifactError: _BROKEN,

@@ -19,6 +19,7 @@ from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, MissingPackageError
 from fletcher.runtime.options.secrets import read_secret
+from fletcher.runtime.remote.url import is_url, parse_url
 
 from .access.addresses import HostPort, parse
 from .access.gate import Gate
@@ -41,6 +42,7 @@ from .http.edge.edge import Edge
 from .http.edge.forwarded import as_loopback
 from .models.changes import AdminRules
 from .models.registry import Models
+from .models.remote.locations import Locations
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe.metrics import Metrics
@@ -220,7 +222,8 @@ class Surroundings:
     @property
     def admin(self) -> AdminRules:
         """Rules of the admin API of the server's ordinary addresses."""
-        root = None if self.options.models_root is None else Path(self.options.models_root)
+        given = self.options.models_root
+        root = None if given is None else parse_url(given) if is_url(given) else Path(given)
         note = None if self.trail is None else self.trail.note_change
         return AdminRules("on" if self.options.admin == "on" else "off", root, note)
 
@@ -257,6 +260,7 @@ class Surroundings:
             default=self.options.default_model,
             load_seconds=self.options.load_seconds,
         )
+        models.locations = Locations(self.options.follow_seconds)
         self.watch(models.metrics)
         if (certificates := self.certificates) is not None:
             if (trail := self.trail) is not None:
@@ -264,7 +268,7 @@ class Surroundings:
                     {"change": "certificate", "subject": serial, "result": "done"}
                 )
             doors = [door for door, at in (("http", self.options.http), ("flight", self.options.flight)) if at != OFF]
-            models.metrics.gauges(
+            models.metrics.described(
                 "fletcher_certificate_expiry_seconds",
                 "End of the server's certificate, in seconds since 1970",
                 ("door",),

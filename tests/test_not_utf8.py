@@ -18,7 +18,7 @@ from fletcher.convert.checkpoint.json_files import read_json
 from fletcher.convert.texts import read_texts
 from fletcher.model_zoo.errors import CardError, FletcherError, SourceError
 from fletcher.model_zoo.sources.cache import read_record
-from fletcher.model_zoo.sources.folder import require_safetensors
+from fletcher.model_zoo.sources.folder import require_weights
 from fletcher.model_zoo.zoo import parse_card
 from fletcher.quantize.recipe import load_recipe
 from fletcher.runtime import Artifact
@@ -49,7 +49,7 @@ def rows(folder: Path) -> None:
 def checkpoint(folder: Path) -> None:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"")
-    require_safetensors(folder, "a checkpoint")
+    require_weights(folder, "a checkpoint")
 
 
 #: Name of the file, function that reads it from its folder, and expected error, by reader.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("convert", "model_zoo", "quantize", "runtime", "serve")
+FOLDERS = ("convert", "integrations", "model_zoo", "quantize", "runtime", "serve")
 
 
 def python(code: str, *args: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -78,6 +78,7 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "fast-tokenizer",
         "http",
         "flight",
+        "objects",
         "redis",
         "tls",
         "jwt",
@@ -86,6 +87,16 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "otel",
         "verify",
         "export",
+        "langchain",
+        "llama-index",
+        "haystack",
+        "chroma",
+        "txtai",
+        "polars",
+        "duckdb",
+        "arrow",
+        "quality",
+        "mteb",
         "dev",
     } == set(metadata.get_all("Provides-Extra") or [])
 
@@ -93,6 +104,7 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
 def test_the_wheel_imports_from_another_folder(unpacked: Path, tmp_path: Path) -> None:
     code = (
         "import fletcher, fletcher.convert, fletcher.model_zoo, fletcher.quantize, fletcher.runtime, fletcher.serve\n"
+        "import fletcher.integrations.sentence_transformers\n"
         "print(fletcher.__file__); print(fletcher.model_zoo.load_card('all-MiniLM-L6-v2').dimension)"
     )
     result = python(code, cwd=tmp_path, path=unpacked)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("convert", "runtime", "serve", "quantize", "model_zoo")
+FOLDERS = ("convert", "runtime", "serve", "quantize", "model_zoo", "integrations")
 
 #: Largest number of parameters of a function, `self` and `cls` aside.
 MAX_PARAMETERS = 8

@@ -34,7 +34,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.serve.fake_encoder import FakeEncoder, expected
 from tests.serve.flight.raw_flight import call, exchange
-from tests.serve.http.mutations import LEAK, FlightMessage, mutate, mutate_flight
+from tests.serve.http.messages import draw_message
+from tests.serve.http.mutations import LEAK, FlightMessage, mutate_flight
 
 #: Time limit of an answer, seconds.
 PATIENCE = 20.0
@@ -131,8 +132,9 @@ def work(urls: tuple[str, str], count: int, seed: int, counts: Counter[str], tro
                     message = mutate_flight(chance)
                     counts[f"flight {message.method} {try_flight(channel, message)}"] += 1
                 else:
-                    message = mutate(chance)
-                    counts[f"http {try_http(port, message, wait=chance.random() < 0.02)}"] += 1
+                    drawn = draw_message(chance)
+                    message = drawn.data
+                    counts[f"http {try_http(port, message, wait=drawn.whole)}"] += 1
                 if number % EVERY == 0:
                     check_alive(urls[0])
             except TroubleError as error:

@@ -20,6 +20,7 @@ from fletcher.model_zoo.sources.harmless_files import is_harmless
 from fletcher.model_zoo.sources.lfs import is_pointer, pointer_message
 from fletcher.runtime.errors import CheckpointError
 
+from .adapters import CONFIG
 from .ignored_keys import IgnoredKeys
 from .json_files import find_json
 from .sentence_transformers import read_modules
@@ -60,8 +61,9 @@ RULES: tuple[FileRule, ...] = (
     FileRule("config.json", "read", "families/settings/reader.py"),
     FileRule("model.safetensors", "read", "convert/checkpoint/checkpoint.py"),
     FileRule("model.safetensors.index.json", "read", "convert/checkpoint/checkpoint.py"),
+    FileRule("adapter_model.safetensors", "read", "convert/checkpoint/adapters.py"),
+    FileRule("adapter_config.json", "read", "convert/checkpoint/adapters.py"),
     FileRule("adapter_*.safetensors", "refused", _MERGE),
-    FileRule("adapter_config.json", "refused", _MERGE),
     # transformers reads model.safetensors, or the shards that the index names.
     FileRule("*.safetensors", "read", "convert/checkpoint/checkpoint.py, as a shard"),
     FileRule("modules.json", "read", "model_zoo/sentence_transformers/modules.py"),
@@ -120,23 +122,29 @@ def rule_of(name: str, rules: Sequence[FileRule] = RULES) -> FileRule | None:
     return FileRule(name, "harmless", "model_zoo/sources/harmless_files.py") if is_harmless(name) else None
 
 
-def check_files(folder: Path, ignored: IgnoredKeys) -> None:
+def check_files(folder: Path, ignored: IgnoredKeys, *, templated: bool = False) -> None:
     """Refuse a checkpoint folder with a file that may decide a vector and that Fletcher does not read.
 
     Args:
         folder: the checkpoint.
         ignored: files and keys that the user declares harmless.
+        templated: whether the zoo's card has the model's chat template, so that one in the folder is expected.
 
     Raises:
         CheckpointError: a file is refused or unknown, or it is a pointer of Git LFS; the message names it and the next step.
     """
+    if not (folder / CONFIG).is_file() and any(folder.glob("adapter_model.*")) and ignored.refused({CONFIG}):
+        raise CheckpointError(
+            f"{folder} has the weights of an adapter without {CONFIG}, so that transformers does not read them: fetch that "
+            f"file, or leave the adapter out with --ignore-key {CONFIG}"
+        )
     reproduced = _check_code(folder, find_json(folder / "config.json"), ignored)
     _check_folder(folder, "", RULES, ignored, reproduced)
     for module in read_modules(folder):
         if module.path:
             _check_folder(module.folder, f"{module.path}/", MODULE_RULES, ignored, reproduced)
     if not (folder / "modules.json").is_file():
-        _check_pairs(folder, ignored)
+        _check_pairs(folder, ignored, templated=templated)
 
 
 def _check_folder(folder: Path, prefix: str, rules: Sequence[FileRule], ignored: IgnoredKeys, reproduced: bool) -> None:
@@ -194,7 +202,7 @@ def _strings(value: object) -> list[str]:
     return [] if value is None else [str(value)]
 
 
-def _check_pairs(folder: Path, ignored: IgnoredKeys) -> None:
+def _check_pairs(folder: Path, ignored: IgnoredKeys, *, templated: bool) -> None:
     """Refuse files that sentence-transformers does not read, or reads otherwise, because there is no modules.json.
 
     Source: `SentenceTransformer._load_default_modules`, and `Transformer.infer_modalities` for chat templates.
@@ -205,8 +213,11 @@ def _check_pairs(folder: Path, ignored: IgnoredKeys) -> None:
                 f"{folder} has {name} without modules.json, so that sentence-transformers does not read it: fetch "
                 f"modules.json and the folders of its modules too, or leave the file out with --ignore-key {name}"
             )
-    for name in ("chat_template.jinja", "chat_template.json"):
-        if (folder / name).is_file() and ignored.refused({name}):
+    templates = [name for name in ("chat_template.jinja", "chat_template.json") if (folder / name).is_file()]
+    if find_json(folder / "tokenizer_config.json").get("chat_template") is not None:
+        templates.append("chat_template")
+    for name in [] if templated else templates:
+        if ignored.refused({name}):
             raise CheckpointError(
                 f"{folder} has {name} without modules.json: sentence-transformers would put each text into that template, "
                 f"which Fletcher does not do. If texts are embedded without it, use --ignore-key {name}"

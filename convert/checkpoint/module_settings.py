@@ -93,6 +93,7 @@ _TASKS: Mapping[str, tuple[str, str]] = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
     "fill-mask": ("logits", "token_embeddings"),
+    "text-generation": ("logits", "causal_logits"),
 }
 
 _BOTH_NAMES = {"module_input_name": _APPLIED, "module_output_name": _APPLIED}
@@ -126,6 +127,7 @@ MODULE_KEYS: Mapping[str, Mapping[str, str]] = {
     },
     "LayerNorm": {"dimension": _APPLIED},
     "Normalize": _BOTH_NAMES,
+    "WeightedLayerPooling": {**_WIDTHS, "layer_start": _APPLIED, "num_hidden_layers": _APPLIED},
     "Dropout": {"dropout": "harmless: nothing is dropped at inference (torch.nn.Dropout)"},
     "SpladePooling": {
         **_WIDTHS,
@@ -133,6 +135,7 @@ MODULE_KEYS: Mapping[str, Mapping[str, str]] = {
         "activation_function": _APPLIED,
         "chunk_size": "harmless: tokens that are computed at once (sparse_encoder/modules/splade_pooling.py)",
     },
+    "LogitScore": dict.fromkeys(("true_token_id", "false_token_id", "module_input_name"), _APPLIED),
     "MultiVectorMask": {"skiplist_words": _APPLIED, "skiplist_tasks": _APPLIED, "keep_only_token_ids": _APPLIED},
 }
 
@@ -238,6 +241,8 @@ def _expected_task(modules: tuple[Module, ...], settings: Mapping[str, Any]) -> 
     """Return the task whose output the modules after the transformer take."""
     if any(module.kind == "SpladePooling" for module in modules):
         return "fill-mask"
+    if any(module.kind == "LogitScore" for module in modules):
+        return "text-generation"
     return "sequence-classification" if settings.get("model_type") == "CrossEncoder" else "feature-extraction"
 
 
@@ -261,7 +266,7 @@ def _check_transformer(module: Module, ignored: IgnoredKeys, expected: str) -> d
         raise CheckpointError(f"{file}: transformer_task is {task!r}, and the model's modules need {expected!r}")
     output, name = _TASKS[task]
     if config.get("modality_config") is not None:
-        _check_modalities(file, config["modality_config"], output)
+        _check_modalities(file, config["modality_config"], output, messages=task == "text-generation")
         if config.get("module_output_name") != name:
             raise CheckpointError(
                 f"{file}: module_output_name is {config.get('module_output_name')!r}; {name} was expected"
@@ -284,16 +289,26 @@ def _check_transformer(module: Module, ignored: IgnoredKeys, expected: str) -> d
     return config
 
 
-def _check_modalities(file: Path, modalities: Any, output: str) -> None:
+def _check_modalities(file: Path, modalities: Any, output: str, *, messages: bool) -> None:
     """Check that texts are given to the model as they are, and that its usual output is taken.
 
-    A chat template is used where messages are listed (`Transformer.preprocess`).
+    A chat template is used where messages are listed (`Transformer.preprocess`); the card of a language model reads it.
+
+    Args:
+        file: the file, for messages.
+        modalities: value of `modality_config`.
+        output: usual output of the model.
+        messages: whether the texts may be put into a chat template.
     """
     usual = {"method": "forward", "method_output_name": output}
     text = modalities.get("text") if isinstance(modalities, dict) else None
     if not isinstance(text, dict) or {**text, "method_output_name": _only(text.get("method_output_name"))} != usual:
         raise CheckpointError(f"{file}: modality_config has {text!r} for texts; Fletcher reproduces {usual}")
-    if "message" in modalities:
+    if "message" in modalities and messages:
+        listed = modalities["message"]
+        if not isinstance(listed, dict) or {key: value for key, value in listed.items() if key != "format"} != usual:
+            raise CheckpointError(f"{file}: modality_config has {listed!r} for messages; Fletcher reproduces {usual}")
+    elif "message" in modalities:
         raise CheckpointError(
             f"{file}: modality_config lists messages, so that sentence-transformers puts each text into the chat template, "
             "which Fletcher does not do"

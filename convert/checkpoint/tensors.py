@@ -1,12 +1,12 @@
 """Weights of an artifact: taken from a checkpoint once, checked, and transformed when they are written.
 
 A `Weight` holds a function that reads an array. Nothing is read before the artifact's weights file is written, one tensor at
-a time, so that the peak memory stays near the size of the largest tensor.
+a time and large ones a part at a time, so that the peak memory does not grow with the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from fletcher.runtime.errors import CheckpointError
 
 from ..precision import Float
-from .checkpoint import Checkpoint, StoredTensor
+from .checkpoint import Checkpoint
+from .weights.stored import StoredTensor
 
 __all__ = [
     "Linear",
@@ -37,6 +38,9 @@ NormKind = Literal["layer_norm", "rms_norm"]
 #: Rows that are transposed at once: 16 float32 fill a cache line of the result. That is 3 to 10 times as fast as all at once.
 STRIP = 16
 
+#: Elements of a large tensor that are read at once: 32 MB in float32.
+PART = 8 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -47,12 +51,28 @@ class Weight:
         shape: its shape.
         load: function that reads it, in float32.
         precision: element type in which it is written.
+        stream: function that reads it a part at a time, as arrays of consecutive elements, for weights that can be large.
     """
 
     name: str
     shape: tuple[int, ...]
     load: Callable[[], NDArray[np.float32]]
     precision: Float = "fp32"
+    stream: Callable[[], Iterator[NDArray[np.float32]]] | None = None
+
+    def parts(self) -> Iterator[NDArray[np.float32]]:
+        """Yield its elements in their order, in float32, with as little memory as it allows.
+
+        Raises:
+            CheckpointError: the tensor is not a float tensor, or holds NaN or infinity.
+        """
+        if self.stream is not None:
+            yield from self.stream()
+            return
+        values = self.load()
+        if values.shape != self.shape:
+            raise ValueError(f"the weight {self.name} should have shape {self.shape}, and has {values.shape}")
+        yield values
 
     def renamed(self, prefix: str) -> Weight:
         """Return the same weight as `PREFIX.NAME`."""
@@ -129,7 +149,7 @@ class TensorReader:
             CheckpointError: the tensor is missing, or has another shape.
         """
         stored = self._find(name, shape, aliases)
-        return Weight(name, shape, lambda: _as_float32(stored))
+        return Weight(name, shape, lambda: _as_float32(stored), stream=partial(_parts, stored))
 
     def row(self, name: str, shape: tuple[int, ...], index: int) -> Weight:
         """Return one row of a table, as `NAME.INDEX`."""
@@ -139,7 +159,12 @@ class TensorReader:
     def linear(self, name: str, num_in: int, num_out: int, *, bias: bool = True) -> Linear:
         """Return the product of `NAME.weight` (out, in), transposed, and `NAME.bias`."""
         stored = self._find(f"{name}.weight", (num_out, num_in), ())
-        weight = Weight(f"{name}.weight", (num_in, num_out), lambda: _transposed(_as_float32(stored)))
+        weight = Weight(
+            f"{name}.weight",
+            (num_in, num_out),
+            partial(_transposed, stored),
+            stream=partial(_transposed_parts, stored),
+        )
         return Linear(weight, self.take(f"{name}.bias", (num_out,)) if bias else None)
 
     def linears(self, name: str, num_in: int, parts: Mapping[str, int], *, bias: bool = True) -> tuple[Linear, ...]:
@@ -157,7 +182,7 @@ class TensorReader:
         linears, start = [], 0
         for part, size in parts.items():
             rows = slice(start, start + size)
-            matrix = Weight(f"{name}.{part}.weight", (num_in, size), partial(_transposed_rows, weight, rows))
+            matrix = Weight(f"{name}.{part}.weight", (num_in, size), partial(_transposed, weight, rows))
             vector = (
                 None if biases is None else Weight(f"{name}.{part}.bias", (size,), partial(_as_float32, biases, rows))
             )
@@ -266,17 +291,37 @@ def constant(name: str, array: NDArray[Any]) -> Weight:
     return Weight(name, values.shape, lambda: values)
 
 
-def _transposed_rows(stored: StoredTensor, rows: slice) -> NDArray[np.float32]:
-    return _transposed(_as_float32(stored, rows))
-
-
-def _transposed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the transpose as a contiguous array, copied in strips of `STRIP` rows."""
-    rows = np.empty(matrix.shape[::-1], np.float32)
+def _transposed(stored: StoredTensor, rows: slice = slice(None)) -> NDArray[np.float32]:
+    """Return the transpose of a matrix, or of some of its rows, in float32, copied in strips of `STRIP` rows."""
+    matrix = _floats(stored)[rows]
+    result = np.empty(matrix.shape[::-1], np.float32)
     for first in range(0, len(matrix), STRIP):
         strip = slice(first, first + STRIP)
-        rows[:, strip] = matrix[strip].T
-    return rows
+        result[:, strip] = _finite(stored, matrix[strip]).T
+    return result
+
+
+def _transposed_parts(stored: StoredTensor) -> Iterator[NDArray[np.float32]]:
+    """Yield rows of the transpose of a matrix, about `PART` elements at a time."""
+    rows, columns = stored.shape
+    step = max(1, PART // max(1, rows))
+    if step >= columns:
+        yield _transposed(stored)
+        return
+    for first in range(0, columns, step):
+        matrix = _floats(stored)[:, first : first + step]  # mapped anew, because pages stay as long as their mapping
+        result = np.empty(matrix.shape[::-1], np.float32)
+        for start in range(0, rows, STRIP):
+            strip = slice(start, start + STRIP)
+            result[:, strip] = _finite(stored, matrix[strip]).T
+        yield result
+
+
+def _parts(stored: StoredTensor) -> Iterator[NDArray[np.float32]]:
+    """Yield the elements of a tensor in float32, `PART` at a time."""
+    _floats(stored)
+    for part in stored.parts(PART):
+        yield _finite(stored, part)
 
 
 def _as_float32(stored: StoredTensor, rows: slice = slice(None)) -> NDArray[np.float32]:
@@ -285,12 +330,30 @@ def _as_float32(stored: StoredTensor, rows: slice = slice(None)) -> NDArray[np.f
     Raises:
         CheckpointError: the tensor is not a float tensor, or holds NaN or infinity.
     """
+    return _finite(stored, _floats(stored)[rows])
+
+
+def _floats(stored: StoredTensor) -> NDArray[Any]:
+    """Return a tensor as it is stored.
+
+    Raises:
+        CheckpointError: it is not a float tensor.
+    """
     if stored.dtype.kind in "iub":
         raise CheckpointError(
             f"{stored.file}: the tensor {stored.name} has the element type {stored.dtype}, not a float type"
         )
+    return stored.read()
+
+
+def _finite(stored: StoredTensor, part: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a part of a tensor in float32.
+
+    Raises:
+        CheckpointError: the part holds NaN or infinity.
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and found below
-        values = np.asarray(stored.read()[rows]).astype(np.float32, copy=False)
+        values = np.asarray(part).astype(np.float32, copy=False)
         # A sum is finite unless an element is not (or, for weights near 1e38, by overflow: then look at each).
         finite = bool(np.isfinite(np.sum(values))) or bool(np.isfinite(values).all())
     if not finite:

@@ -121,10 +121,13 @@ def check_keys(file: Path, settings: Mapping[str, Any], ignored: IgnoredKeys) ->
     Raises:
         CheckpointError: a key is unknown, or has an effect that Fletcher does not reproduce.
     """
-    if settings.get("pad_token", "") is None:
+    if settings.get("pad_token", "[PAD]") in (None, ""):
+        value = "null" if settings["pad_token"] is None else "empty"
         raise CheckpointError(
-            f"{file}: pad_token is null, so transformers may have no token to fill batches with: name the token in a copy"
+            f"{file}: pad_token is {value}, so transformers may have no token to fill batches with: name the token in a copy"
         )
+    if settings.get("unk_token") == "":
+        raise CheckpointError(f"{file}: unk_token is empty, with which transformers fails: name the token in a copy")
     refused = {key for key, value in settings.items() if key in REFUSED and not _is_off(key, value, settings)}
     unknown = {
         key for key in settings if not (key in APPLIED or key in HARMLESS or key in REFUSED or _names_token(key))
@@ -148,6 +151,8 @@ def _is_off(key: str, value: Any, settings: Mapping[str, Any]) -> bool:
         return "AutoTokenizer" not in value
     if key == "max_len":  # `model_max_length` is preferred
         return value is None or settings.get("model_max_length") is not None
+    if key == "split_special_tokens":  # with null, transformers fails
+        return value is False
     return value is None or value is False or value == []
 
 

@@ -14,9 +14,14 @@ from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 
+from .calibrate import calibrate
 from .diff import diff_models
+from .quality import quality
 from .quantize import quantize
+from .reduce import reduce
+from .remote import pull_model, push_model, show_url
 from .signatures import sign_model, verify_model_signature
+from .tune import tune
 
 if TYPE_CHECKING:
     from ..layers.results import LayersReport
@@ -26,6 +31,10 @@ app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verifie
 model = typer.Typer(no_args_is_help=True, help="List, convert, verify and inspect models.")
 app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
+app.add_typer(tune, name="tune")
+app.command("quality")(quality)
+app.command("calibrate")(calibrate)
+app.command("reduce")(reduce)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact.", show_default=False)]
 
@@ -36,8 +45,21 @@ def main() -> None:
 
 
 @model.command("list")
-def list_models(ctx: typer.Context) -> None:
-    """List the models of the zoo."""
+def list_models(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[URL]",
+            help="URL whose artifacts and aliases are listed: s3://, gs://, az:// or file://. Default: the zoo.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """List the models of the zoo, or the artifacts and aliases below a URL."""
+    if url is not None:
+        show_url(reporter(ctx), url)
+        return
     cards = list_cards()
     rows = [
         (
@@ -257,6 +279,8 @@ def verify_model(
 
 
 model.command("diff")(diff_models)
+model.command("push")(push_model)
+model.command("pull")(pull_model)
 model.command("sign")(sign_model)
 model.command("verify-signature")(verify_model_signature)
 
@@ -307,6 +331,8 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     }
     if manifest.ignored_keys:
         facts["ignored_keys"] = manifest.ignored_keys
+    if (calibration := manifest.calibration) is not None:
+        facts["calibration"] = f"{calibration.method}, {calibration.pairs:,} pairs, error {calibration.error:.3f}"
     report.result(facts)
     variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
     report.result(

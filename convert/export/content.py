@@ -19,9 +19,11 @@ import numpy as np
 from fletcher.runtime.artifact.manifest import Content
 
 from ..architecture import Architecture
-from ..checkpoint.checkpoint import Checkpoint, StoredTensor, read_header
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.sentence_transformers import read_modules
 from ..checkpoint.tensors import Weight
+from ..checkpoint.weights.files import read_weights
+from ..checkpoint.weights.stored import StoredTensor
 
 __all__ = ["describe_content", "describe_graph", "hash_tensors", "hash_tokenizer"]
 
@@ -64,9 +66,8 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
     """Yield the tensors of the encoder, and of the modules that `modules.json` has in folders of their own, by name."""
     yield from checkpoint.tensors.items()
     for module in read_modules(checkpoint.folder) or ():
-        file = module.folder / "model.safetensors"
-        if module.path and file.is_file():
-            yield from ((f"{module.path}/{tensor.name}", tensor) for tensor in read_header(file))
+        if module.path and module.kind in ("Dense", "LayerNorm", "WeightedLayerPooling"):
+            yield from ((f"{module.path}/{name}", tensor) for name, tensor in read_weights(module.folder).items())
 
 
 def hash_tensors(tensors: Iterator[tuple[str, StoredTensor]]) -> str:
@@ -79,9 +80,8 @@ def hash_tensors(tensors: Iterator[tuple[str, StoredTensor]]) -> str:
         if tensor.dtype.kind in "iub":
             continue
         digest.update(json.dumps([name, tensor.shape]).encode())
-        values = tensor.read().reshape(-1)
-        for start in range(0, len(values), ELEMENTS):
-            digest.update(values[start : start + ELEMENTS].astype("<f4").data)
+        for part in tensor.parts(ELEMENTS):
+            digest.update(part.astype("<f4").data)
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Unpack
@@ -15,6 +16,7 @@ import onnx
 
 import fletcher
 from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_path, fetch
+from fletcher.model_zoo.card import LogitScore
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
 from fletcher.runtime.artifact.graph.read import read_graph
@@ -25,6 +27,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.origin.zoo import shorten_canary
+from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
@@ -32,18 +35,20 @@ from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
+from ..checkpoint.adapters import with_base
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
+from ..checkpoint.static_layout import static_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..reference.load import load_witness
-from ..targets.emit import emit
-from ..texts import SENTENCES
+from ..targets.emit import choose, emit
+from ..texts import EXTREMES, SENTENCES
 from ..verify.verify import reference_name, verify_with
 from .card import settle_card
 from .content import describe_content
@@ -130,9 +135,11 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        layout = stack.enter_context(usual_layout(checkout.folder))
+        usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(checkout.folder))))
+        layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
-        check_files(layout, ignored)
+        templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)
+        check_files(layout, ignored, templated=templated)
         check_settings(layout, ignored)
         _check_tokenizer(layout)
         checkpoint = Checkpoint.open(layout, ignored, tokenizer_like=options.tokenizer_like)
@@ -153,6 +160,9 @@ def export(
                 f"{architecture.max_positions}: choose a smaller --max-tokens"
             )
         recipe = _Recipe(card, architecture, emitter, pairs, tools)
+        if base is not None:  # the weights are the base model's and the adapter's
+            names = {f"{base.source}/{name}": digest for name, digest in base.sha256.items()}
+            checkout = dataclasses.replace(checkout, sha256={**checkout.sha256, **names})
         session = _write(folder, checkpoint, checkout, recipe, progress)
         progress.line("checking the canary")
         artifact = Artifact.open(folder)
@@ -272,7 +282,8 @@ def _write(
     published = None if file is None else shorten_canary(file, card)
     if published is not None and not gives_tokens(open_tokenizer(), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
-    texts = published or own_texts(open_tokenizer(), card, checkout.source)
+    half = any(choose(target, precision).arithmetic != "fp32" for target, precision in recipe.variants)
+    texts = published or own_texts(open_tokenizer(), card, checkout.source, half=half)
     progress.line("writing the weights")
     with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
         variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
@@ -304,7 +315,7 @@ def _write(
 
 def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:
     """Encode the texts on which maxima are recorded."""
-    return tokenizer.encode(with_tokens(tokenizer, SENTENCES, source))
+    return tokenizer.encode(with_tokens(tokenizer, (*SENTENCES, *EXTREMES), source))
 
 
 def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None:
@@ -317,7 +328,8 @@ def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None
 
 def _open(folder: Path, variant: Variant) -> Session:
     """Open one session on all cores; several workers would need more memory for the same answer."""
-    return MlasSession(folder / variant.file, threads=len(this_machine().processors))
+    mapped = (folder / variant.weights).stat().st_size >= LARGE
+    return MlasSession(folder / variant.file, threads=len(this_machine().processors), mapped=mapped)
 
 
 def _tools() -> dict[str, str]:

@@ -14,13 +14,16 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary
 from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.mlas.mapped import LARGE
+from fletcher.runtime.providers.mlas.provider import MLAS
+from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider, find_provider, runnable_targets
 from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 from fletcher.runtime.workers.pool import Workers
 
-from ..texts import SENTENCES
+from ..texts import EXTREMES, SENTENCES
 from .variants import GraphWriter
 
 __all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "with_tokens"]
@@ -84,15 +87,25 @@ def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryCh
 
 
 def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
-    """Open a variant on its target's default provider, on all cores."""
-    provider = default_provider(variant.target)
-    return open_session(artifact, variant, provider=provider, threads=len(this_machine().processors))
+    """Open a variant on its target's default provider, on all cores; large weights stay in their file where they can."""
+    provider, threads = default_provider(variant.target), len(this_machine().processors)
+    if provider == MLAS.name and (artifact.path / variant.weights).stat().st_size >= LARGE:
+        return MlasSession(artifact.path / variant.file, threads=threads, mapped=True)
+    return open_session(artifact, variant, provider=provider, threads=threads)
 
 
-def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str) -> Canary:
-    """Return a canary without its vectors: a few texts and their token ids."""
+def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str, *, half: bool = False) -> Canary:
+    """Return a canary without its vectors: a few texts and their token ids.
+
+    Args:
+        tokenizer: tokenizer of the artifact.
+        card: card of the model.
+        source: name of the checkpoint in messages.
+        half: whether a variant computes in a half type, so that the texts with the largest activations belong to the canary.
+    """
     prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
-    texts = with_tokens(tokenizer, ["", *SENTENCES[::CANARY_STEP], *prompted], source)
+    chosen = ["", *SENTENCES[::CANARY_STEP], *prompted, *(EXTREMES if half else ())]
+    texts = with_tokens(tokenizer, chosen, source)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     return Canary(texts, encodings, np.zeros((0, 0), np.float32), ORIGIN, queries)

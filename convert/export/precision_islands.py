@@ -6,7 +6,8 @@ included. Rows of padding must not overflow either, because 0 times infinity is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from onnx import TensorProto, helper
 
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
-from ..precision import FLOATS, Float
+from ..precision import FLOATS, FP32_STEPS, Float
 from ..targets.shared.emission import Emission
 
 __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
@@ -27,8 +29,14 @@ __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
 MARGIN = 4.0
 #: Suffix of a norm's name for the largest sum of squares of a row that it norms.
 SQUARES = "#squares"
-#: Texts in a recorded batch.
+#: Masks, and scores to which masks are added, by the start and by the end of their names. A mask of an fp32 graph is -1e30,
+#: that of a half type -1e4, so that what they hide does not count: elements below `FLOOR` are recorded as `FLOOR`.
+MASKS = ("mask/", "positions/")
+MASKED = ("/biased_scores", "/masked_scores")
+FLOOR = -5e3
+#: Most texts in a recorded batch, and most of its tokens, padding included. A text with more tokens is a batch of its own.
 TEXTS = 8
+TOKENS = 1024
 #: Names of the nodes inside an attention on other targets.
 ATTENTION_CORE = (
     "context",
@@ -49,15 +57,28 @@ def record_maxima(emission: Emission, model: onnx.ModelProto, weights: Path, tex
         Maxima by value; for each norm also the largest sum of squares of a row that it norms, as `NAME#squares`.
     """
     recorder, outputs = _with_maxima(model, list(emission.graph.float_values))
-    graph = CpuGraph(recorder.SerializeToString(), weights)
+    graph = CpuGraph(recorder.SerializeToString(), weights, mapped=True)
     maxima = dict.fromkeys(outputs, 0.0)
-    order = sorted(range(len(texts)), key=lambda row: int(texts.lengths[row]))
-    for start in range(0, len(order), TEXTS):
-        batch = texts.select(np.array(order[start : start + TEXTS], np.int64))
+    # ONNX Runtime keeps the values of all layers until their maxima are computed: those of a large model are many.
+    size = 4 * sum(math.prod(weight.shape) for weight in emission.graph.weights.values())
+    lengths = texts.lengths.tolist()
+    for rows in _batches(lengths) if size < LARGE else ([row] for row in range(len(lengths))):
+        batch = texts.select(np.array(rows, np.int64))
         values = graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, batch), list(outputs.values()))
         for name, value in zip(outputs, values, strict=True):
             maxima[name] = max(maxima[name], float(value))
     return {name: float(f"{value:.4g}") for name, value in maxima.items()}
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Return the rows of each batch, short texts first."""
+    batches: list[list[int]] = [[]]
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        count = len(batches[-1])
+        if count == TEXTS or (count and (count + 1) * lengths[row] > TOKENS):
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
 def find_islands(model: onnx.ModelProto, maxima: Mapping[str, float], precision: Float) -> frozenset[str]:
@@ -71,8 +92,9 @@ def find_islands(model: onnx.ModelProto, maxima: Mapping[str, float], precision:
     islands = set()
     for node in model.graph.node:
         values = [*node.input, *node.output, f"{node.name}{SQUARES}"]
-        if any(maxima.get(value, 0.0) > limit for value in values):
-            islands.add(node.name)
+        # The steps of an RMS norm are fp32 in any case; on other targets it is one node, which computes in fp32 inside.
+        if any(maxima.get(value, 0.0) > limit for value in values if FP32_STEPS not in value):
+            islands.add(node.name.partition(FP32_STEPS)[0])
             layer, separator, part = node.name.partition("/attention/")
             if separator and part.startswith(("query", "key", "value", "scores", "biased", "masked", "context")):
                 islands.update(f"{layer}/attention/{name}" for name in ATTENTION_CORE)
@@ -86,7 +108,13 @@ def _with_maxima(model: onnx.ModelProto, values: Iterable[str]) -> tuple[onnx.Mo
     recorder = onnx.ModelProto()
     recorder.CopyFrom(model)
     outputs = {}
-    sources = {value: helper.make_node("Abs", [value], [f"{value}#of"]) for value in values}
+    sources = {}
+    for value in values:
+        seen = value
+        if value.startswith(MASKS) or value.endswith(MASKED):
+            seen = f"{value}#seen"
+            recorder.graph.node.append(helper.make_node("Max", [value, "#floor"], [seen]))
+        sources[value] = helper.make_node("Abs", [seen], [f"{value}#of"])
     for node in model.graph.node:
         if node.op_type in NORMS.values():
             name = f"{node.name}{SQUARES}"
@@ -96,6 +124,7 @@ def _with_maxima(model: onnx.ModelProto, values: Iterable[str]) -> tuple[onnx.Mo
         outputs[name] = f"{name}#max"
         recorder.graph.node.append(helper.make_node("ReduceMax", [f"{name}#of"], [outputs[name]], keepdims=0))
     recorder.graph.initializer.append(helper.make_tensor("#last", TensorProto.INT64, [1], [-1]))
+    recorder.graph.initializer.append(helper.make_tensor("#floor", TensorProto.FLOAT, [], [FLOOR]))
     recorder.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in outputs.values()
     )

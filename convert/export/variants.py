@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -87,6 +88,7 @@ class GraphWriter(Closing):
         self._runnable = runnable_targets()
         self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=folder)
         self._fp32: WeightsFile | None = None
+        self._temporary: dict[str, WeightsFile] = {}
         self.written: dict[str, FileInfo] = {}
 
     def write(self, pairs: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
@@ -112,7 +114,7 @@ class GraphWriter(Closing):
     def reference(self, encodings: Encodings) -> NDArray[np.float32]:
         """Return the results of the fp32 CPU graph, one text at a time, float32, (n, dimension) or (tokens, dimension)."""
         emission, model, folder = self._fp32_graph("cpu")
-        graph = CpuGraph(model.SerializeToString(), folder)
+        graph = CpuGraph(model.SerializeToString(), folder, mapped=True)
         rows = []
         for row in range(len(encodings)):
             text = encodings.select(np.array([row]))
@@ -175,5 +177,9 @@ class GraphWriter(Closing):
         if self._fp32 is not None and self._fp32.holds(emission.graph.weights):
             return emission, emission.graph.model(self._fp32), self._folder
         folder = Path(self._scratch.name) / target
-        folder.mkdir(exist_ok=True)
-        return emission, emission.graph.model(self._write_weights(folder / "weights", [(emission,)])), folder
+        if target not in self._temporary:
+            for other in self._temporary:  # a large model's weights fill the disk
+                shutil.rmtree(Path(self._scratch.name) / other)
+            folder.mkdir()
+            self._temporary = {target: self._write_weights(folder / "weights", [(emission,)])}
+        return emission, emission.graph.model(self._temporary[target]), folder

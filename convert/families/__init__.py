@@ -11,6 +11,10 @@ from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
 from .albert import describe_albert
 from .bert import describe_bert
+from .decoders.embedding_gemma2 import describe_embedding_gemma2
+from .decoders.gemma import describe_gemma, describe_gemma3
+from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
+from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
 from .electra import describe_electra
 from .gte import describe_gte
@@ -18,7 +22,10 @@ from .jina_bert import describe_jina_bert
 from .modernbert import describe_modernbert
 from .mpnet import describe_mpnet
 from .nomic_bert import describe_nomic_bert
-from .roberta import describe_roberta
+from .roberta import describe_roberta, describe_xlm_roberta_xl
+from .settings.nearest import explain_nearest
+from .static_embedding import describe_static_embedding
+from .t5 import describe_t5
 
 __all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
 
@@ -30,14 +37,26 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "camembert": describe_roberta,
         "distilbert": describe_distilbert,
         "electra": describe_electra,
+        "embedding_gemma2_text": describe_embedding_gemma2,
+        "eurobert": describe_eurobert,
+        "gemma": describe_gemma,
+        "gemma3_text": describe_gemma3,
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
+        "llama": describe_llama,
+        "mistral": describe_mistral,
         "modernbert": describe_modernbert,
         "new": describe_gte,
         "mpnet": describe_mpnet,
+        "mt5": describe_t5,
         "nomic_bert": describe_nomic_bert,
+        "qwen2": describe_qwen,
+        "qwen3": describe_qwen,
         "roberta": describe_roberta,
+        "static_embedding": describe_static_embedding,
+        "t5": describe_t5,
         "xlm-roberta": describe_roberta,
+        "xlm-roberta-xl": describe_xlm_roberta_xl,
     }
 )
 
@@ -52,13 +71,11 @@ TRACED = frozenset(
             "deberta",
             "deberta-v2",
             "esm",
-            "gemma",
             "gemma2",
-            "gemma3_text",
             "gpt2",
             "ibert",
         ),
-        *("llama", "mistral", "mpt", "phi3", "qwen2", "qwen3", "rembert", "roformer", "splinter", "squeezebert"),
+        *("mpt", "phi3", "rembert", "roformer", "splinter", "squeezebert"),
     }
 )
 #: Families that have a decoder too, and those that `--exporter optimum` was tried with in vain, with the reason.
@@ -67,8 +84,8 @@ _NO_EXPORT = "Optimum has no export for it"
 _PADDING = "its values change with the padding of a batch, so that Optimum's graph is refused"
 UNTRACED: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"), _DECODERS),
-        **dict.fromkeys(("ernie", "funnel", "xlm-roberta-xl", "xlnet"), _NO_EXPORT),
+        **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "pegasus", "umt5"), _DECODERS),
+        **dict.fromkeys(("ernie", "funnel", "xlnet"), _NO_EXPORT),
         **dict.fromkeys(("convbert", "nystromformer"), _PADDING),
         "longformer": "Optimum's graph needs a global attention mask, which depends on the task",
     }
@@ -98,7 +115,8 @@ def check_family(checkpoint: Checkpoint) -> str:
             "differs from transformers' model"
         )
     raise CheckpointError(
-        f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. {advice}"
+        f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. "
+        f"{explain_nearest(checkpoint.config, FAMILIES)}{advice}"
     )
 
 

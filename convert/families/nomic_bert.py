@@ -9,6 +9,7 @@ Sources: modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors; transform
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from ..architecture import Architecture, Embedding, Layer, Rotary
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
 from ..graph.activations import check_activation
+from .decoders.rope import RopeContext, rotary_of
 from .gated_layer import GatedShape, read_gated_layer, rotary_layer
 from .settings.reader import Config
-from .settings.values import agreed, frequencies, head_size, read_rotary, switch
+from .settings.values import agreed, frequencies, head_size, positive, read_rotary, switch
 
 __all__ = ["describe_nomic_bert"]
 
@@ -28,6 +30,8 @@ __all__ = ["describe_nomic_bert"]
 GATES = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid", "gelu": None}
 #: The original rounds the width of gated units up to a multiple of this.
 MULTIPLE = 256
+#: Default base of transformers' class.
+THETA = 1000.0
 #: Keys of training, of kernels with the same results, of heads, or of GPT-2's configuration, which the original inherits.
 UNUSED = (
     "add_pooling_layer",
@@ -125,7 +129,7 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
         heads=heads,
         epsilon=_epsilon(config, file, original),
         activation=activation,
-        rotary=_rotary(config, file, size, original),
+        rotary=_rotary(config, file, RopeContext(size, positions), original),
         attention_bias=switch(config, file, "qkv_proj_bias", original),
         up_bias=switch(config, file, "mlp_fc1_bias", original),
         down_bias=switch(config, file, "mlp_fc2_bias", original),
@@ -174,12 +178,15 @@ def _intermediate(config: Config, file: Path, hidden: int, gated: bool) -> int:
     return -(-width // MULTIPLE) * MULTIPLE
 
 
-def _rotary(config: Config, file: Path, size: int, original: bool) -> Rotary:
+def _rotary(config: Config, file: Path, context: RopeContext, original: bool) -> Rotary:
     """Return the rotary positions; if a file has both sets of keys, they must agree."""
     config.must_be("rotary_emb_scale_base", None)
-    parameters = config.value("rope_parameters")
+    parameters, size = config.value("rope_parameters"), context.width
+    if not original and isinstance(parameters, Mapping) and parameters.get("rope_type") == "yarn":
+        theta = positive(parameters.get("rope_theta", THETA), file, "rope_theta")
+        return rotary_of(config, parameters, context, "rotary", theta)
     if not original:
-        return read_rotary(parameters, file, "rotary", size, theta=1000.0)
+        return read_rotary(parameters, file, "rotary", size, theta=THETA)
     width = config.number("rotary_emb_fraction", 0) * size
     if width != int(width) or int(width) % 2 or width > size:
         raise CheckpointError(
@@ -190,7 +197,7 @@ def _rotary(config: Config, file: Path, size: int, original: bool) -> Rotary:
         frequencies(config.number("rotary_emb_base", 10_000), int(width)),
         interleaved=switch(config, file, "rotary_emb_interleaved", False),
     )
-    if parameters is not None and read_rotary(parameters, file, "rotary", size, theta=1000.0) != rotary:
+    if parameters is not None and read_rotary(parameters, file, "rotary", size, theta=THETA) != rotary:
         raise CheckpointError(
             f"{file} contradicts itself: rope_parameters is {parameters!r}, the rotary_emb keys differ"
         )

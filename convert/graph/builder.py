@@ -68,7 +68,9 @@ class GraphBuilder:
         self.outputs: list[TensorInfo] = []
 
     def input(self, info: TensorInfo) -> str:
-        """Declare an input, and return its name."""
+        """Declare an input unless the same one is declared, and return its name."""
+        if info in self.inputs:
+            return info.name
         self._inputs.append(_value_info(info))
         self.inputs.append(info)
         if info.dtype in _NUMPY_FLOATS:
@@ -125,6 +127,11 @@ class GraphBuilder:
         self._initializers |= {tensor.name: tensor for tensor in tensors}
         self.weights |= {weight.name: weight for weight in weights}
         self._floats[result] = "fp32"
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+        return self._opset
 
     @property
     def operators(self) -> set[tuple[str, str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from fletcher.runtime.artifact.manifest import FileInfo
@@ -53,7 +54,7 @@ class WeightsFile:
 
 
 def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
-    """Write weights as safetensors, each in its precision, one at a time: the peak memory is that of the largest weight.
+    """Write weights as safetensors, each in its precision, one at a time, and large ones a part at a time.
 
     The safetensors library needs all tensors at once, so the header, 8 bytes of length and a JSON object, is written here.
 
@@ -74,25 +75,32 @@ def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     head = struct.pack("<Q", len(text)) + text
     digest = hashlib.sha256(head)
-    # Hashed on another thread while the next tensor is read, laid out and written: two tensors live at most.
+    # Hashed on another thread while the next part is read, laid out and written: two parts live at most.
     with path.open("wb") as stream, ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash") as hasher:
         stream.write(head)
         hashed = hasher.submit(lambda: None)
         for weight in ordered:
-            values = _values(weight)
-            hashed.result()
-            hashed = hasher.submit(digest.update, values)
-            stream.write(values)
+            written = 0
+            for values in _parts(weight):
+                hashed.result()
+                hashed = hasher.submit(digest.update, values)
+                written += stream.write(values)
+            start, stop = spans[weight.name]
+            if written != stop - start:
+                raise ValueError(f"the weight {weight.name} of shape {weight.shape} has {written} bytes")
         hashed.result()
     places = {name: (len(head) + start, stop - start) for name, (start, stop) in spans.items()}
     return WeightsFile(path.name, places, FileInfo(len(head) + end, digest.hexdigest()))
 
 
-def _values(weight: Weight) -> memoryview:
-    """Return the bytes of a weight."""
-    values = weight.load()
-    if values.shape != weight.shape:
-        raise ValueError(f"the weight {weight.name} should have shape {weight.shape}, and has {values.shape}")
+def _parts(weight: Weight) -> Iterator[memoryview]:
+    """Yield the bytes of a weight, in its precision."""
+    for values in weight.parts():
+        yield _bytes(weight, values)
+
+
+def _bytes(weight: Weight, values: NDArray[np.float32]) -> memoryview:
+    """Return a part of a weight in its precision."""
     kind = FLOATS[weight.precision]
     if weight.precision != "fp32" and values.size and max(values.max(), -values.min()) > kind.largest:
         raise CheckpointError(

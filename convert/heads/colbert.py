@@ -21,9 +21,10 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Normalize
 from ..checkpoint import sentence_transformers
-from ..checkpoint.checkpoint import SINGLE, Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
 from ..checkpoint.tokenizer.file import check_mask
+from ..checkpoint.weights.files import SINGLE
 from .pooled import read_dense
 
 __all__ = ["PROJECTION", "add_token_vectors", "register_markers"]

@@ -1,6 +1,6 @@
 """Modules after the encoder of an embedding model, as the checkpoint's `modules.json` lists them.
 
-Source: sentence-transformers' modules, with their `config.json` and `model.safetensors`.
+Source: sentence-transformers' modules, with their `config.json` and weights.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from fletcher.model_zoo.sentence_transformers.files import Module as ModuleFiles
 from fletcher.model_zoo.sentence_transformers.modules import Step
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Dense, Module, Normalize, Pooling, Truncate
+from ..architecture import Dense, LayerAverage, Module, Normalize, Pooling, Truncate
 from ..checkpoint import sentence_transformers
-from ..checkpoint.checkpoint import Checkpoint, read_header
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import Norm, TensorReader
+from ..checkpoint.weights.files import read_weights
 from ..graph.torch_activations import TORCH_ACTIVATIONS
 
 __all__ = ["read_dense", "read_modules"]
@@ -49,7 +50,7 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
     modules: list[Module] = []
     width = hidden_size
     for step in sentence_transformers.read_steps(checkpoint.folder, hidden_size):
-        module = _read_step(step)
+        module = _read_step(step) if step.module.kind != "WeightedLayerPooling" else _read_average(checkpoint, step)
         if module is not None:
             modules.append(module)
         if isinstance(module, Dense):
@@ -89,6 +90,33 @@ def _read_step(step: Step) -> Module | None:
             return None
 
 
+def _read_average(checkpoint: Checkpoint, step: Step) -> LayerAverage | None:
+    """Read a WeightedLayerPooling; without `output_hidden_states` in config.json, sentence-transformers leaves it out.
+
+    Raises:
+        CheckpointError: its sizes are not those of the encoder.
+    """
+    config, file = sentence_transformers.read_config(step.module), step.module.folder / "config.json"
+    layers, start = config.get("num_hidden_layers", 12), config.get("layer_start", 4)
+    if (
+        any(isinstance(number, bool) or not isinstance(number, int) for number in (layers, start))
+        or not 0 <= start <= layers
+    ):
+        raise CheckpointError(
+            f"{file}: layer_start {start!r} and num_hidden_layers {layers!r} are not a range of layers"
+        )
+    tensors = _reader(step.module)
+    values = tensors.take("layer_weights", (layers + 1 - start,)).load()
+    tensors.finish()
+    if checkpoint.config.get("output_hidden_states") is not True:
+        return None
+    keys = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+    found = next((checkpoint.config[key] for key in keys if key in checkpoint.config), None)
+    if layers != found:
+        raise CheckpointError(f"{file}: num_hidden_layers is {layers}, and the encoder has {found} layers")
+    return LayerAverage((*([0.0] * start), *(values / values.sum()).tolist()))
+
+
 def _check_pooling(checkpoint: Checkpoint, card: ModelCard, pooling: Pooling) -> None:
     if pooling.modes != card.pooling:
         raise CheckpointError(
@@ -103,7 +131,7 @@ def _truncated(checkpoint: Checkpoint, width: int) -> int:
 
 
 def _reader(module: ModuleFiles) -> TensorReader:
-    tensors = {tensor.name: tensor for tensor in read_header(module.folder / "model.safetensors")}
+    tensors = read_weights(module.folder)
     return TensorReader(Checkpoint(module.folder, {"model_type": module.folder.name}, tensors), prefixes=())
 
 

@@ -26,17 +26,19 @@ class Tap:
 
     Attributes:
         path: path of the module; empty for the layer itself.
-        side: input or output.
+        side: input, output, or for a table the rows that its input names.
         argument: index of the positional argument, for inputs.
         part: index of one of `parts` equal parts of the last axis.
         parts: number of equal parts of the last axis.
+        heads: axis of the heads of one text's value, which are put side by side; None for a value without this axis.
     """
 
     path: str
-    side: Literal["in", "out"]
+    side: Literal["in", "out", "rows"]
     argument: int = 0
     part: int = 0
     parts: int = 1
+    heads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,95 @@ _MODERNBERT = Family(
     rotary=True,
     final_norm="final_norm",
 )
+_XLM_ROBERTA_XL = Family(
+    embeddings={
+        "word": (_out("embeddings.word_embeddings"),),
+        "with_token_type": (_out("embeddings.word_embeddings"), _out("embeddings.token_type_embeddings")),
+        "position": (_out("embeddings.position_embeddings"),),
+        "sum": (_out("embeddings"),),
+    },
+    layer=r"encoder\.layer\.\d+",
+    points={
+        **_norm_before("attention", "attention.self_attn_layer_norm", residual=_into("LayerNorm")),
+        **_attention(
+            _out("attention.self.query"),
+            _out("attention.self.key"),
+            _out("attention.self.value"),
+            "attention.output.dense",
+        ),
+        **_norm_before("feed_forward", "LayerNorm", residual=_out("")),
+        **_feed_forward("intermediate.dense", "output.dense"),
+    },
+    final_norm="encoder.LayerNorm",
+)
+
+
+def _decoder(
+    *,
+    scaled: bool = False,
+    head_norms: Mapping[str, Tap] = MappingProxyType({}),
+    sandwich: bool = False,
+    after: Mapping[str, Tap] = MappingProxyType({}),
+) -> Family:
+    """Return the points of a family with RMS norms, rotary positions and gated units.
+
+    Args:
+        scaled: whether the word table's module scales the rows.
+        head_norms: norms of the heads of query, key and value.
+        sandwich: whether norms follow the attention and the feed-forward part.
+        after: points of a third block.
+    """
+    residual = _out("")
+    if after:
+        residual = _into("ple_block")
+    before_unit = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+    norms_after = {
+        "attention/norm_after": _out("post_attention_layernorm"),
+        "feed_forward/norm_after": _out("post_feedforward_layernorm"),
+    }
+    return Family(
+        embeddings={
+            "word": (Tap("embed_tokens", "rows"),),
+            **({"scaled": (_out("embed_tokens"),)} if scaled else {}),
+        },
+        layer=r"layers\.\d+",
+        points={
+            **_norm_before("attention", "input_layernorm", residual=_into(before_unit)),
+            **_attention(
+                _out("self_attn.q_proj"), _out("self_attn.k_proj"), _out("self_attn.v_proj"), "self_attn.o_proj"
+            ),
+            **head_norms,
+            **_norm_before("feed_forward", before_unit, residual=residual),
+            **_gated(_out("mlp.up_proj"), _out("mlp.gate_proj"), "mlp.act_fn", "mlp.down_proj"),
+            **(norms_after if sandwich else {}),
+            **after,
+        },
+        rotary=True,
+        final_norm="norm",
+    )
+
+
+def _head_norms(*parts: str, axis: int) -> dict[str, Tap]:
+    """Return the points of the norms of the heads of query, key and value.
+
+    Args:
+        parts: those that are normed.
+        axis: axis of the heads in one text's value.
+    """
+    return {f"attention/{part}/norm": Tap(f"self_attn.{part[0]}_norm", "out", heads=axis) for part in parts}
+
+
+#: The gate by the embeddings in each layer of EmbeddingGemma 2.
+_EMBEDDING_GATE = {
+    "embedding_gate/gate": _out("ple_block.per_layer_input_gate"),
+    "embedding_gate/activation": _out("ple_block.act_fn"),
+    "embedding_gate/gated": _into("ple_block.per_layer_projection"),
+    "embedding_gate/down": _out("ple_block.per_layer_projection"),
+    "embedding_gate/norm_after": _out("ple_block.post_per_layer_input_norm"),
+    "embedding_gate/residual": _out("ple_block"),
+}
+
+_DECODER = _decoder()
 
 
 def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
@@ -239,14 +330,28 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "camembert": _BERT,
         "distilbert": _DISTILBERT,
         "electra": _BERT,
+        "embedding_gemma2_text": _decoder(
+            scaled=True,
+            head_norms=_head_norms("query", "key", "value", axis=0),
+            sandwich=True,
+            after=_EMBEDDING_GATE,
+        ),
+        "eurobert": _DECODER,
+        "gemma": _decoder(scaled=True),
+        "gemma3_text": _decoder(scaled=True, head_norms=_head_norms("query", "key", axis=0), sandwich=True),
         "gte": _NOMIC_BERT,  # the same modules under the same names
         "jina_bert": _jina("mlp.gated_layers", 0, "mlp.wo", "mlp.layernorm"),
         "jina_bert_qk_post_norm": _jina("mlp.up_gated_layer", 1, "mlp.down_layer", "layer_norm_2"),
+        "llama": _DECODER,
+        "mistral": _DECODER,
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
         "nomic_bert": _NOMIC_BERT,
+        "qwen2": _DECODER,
+        "qwen3": _decoder(head_norms=_head_norms("query", "key", axis=1)),
         "roberta": _BERT,
         "xlm-roberta": _BERT,
+        "xlm-roberta-xl": _XLM_ROBERTA_XL,
     }
 )
 

@@ -60,6 +60,7 @@ class GraphPoint:
 EMBEDDING_POINTS: Mapping[str, str] = MappingProxyType(
     {
         "word": "word embedding",
+        "scaled": "scaled word embedding",
         "with_token_type": "word and token type embedding",
         "position": "position embedding",
         "sum": "sum of the embeddings",
@@ -87,6 +88,7 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
         "attention/value": "value projection",
         "attention/query/norm": "LayerNorm of the query",
         "attention/key/norm": "LayerNorm of the key",
+        "attention/value/norm": "LayerNorm of the value",
         "attention/query/rotated": "rotated query (RoPE)",
         "attention/key/rotated": "rotated key (RoPE)",
         **SCORE_POINTS,
@@ -105,6 +107,12 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
         "feed_forward/norm_after": "LayerNorm of the down projection",
         "feed_forward/residual": "feed-forward residual",
         "feed_forward/norm": "LayerNorm of the feed-forward part",
+        "embedding_gate/gate": "gate by the embeddings",
+        "embedding_gate/activation": "activation of the gate by the embeddings",
+        "embedding_gate/gated": "gated embeddings",
+        "embedding_gate/down": "projection of the gated embeddings",
+        "embedding_gate/norm_after": "LayerNorm of the gated embeddings",
+        "embedding_gate/residual": "residual of the gated embeddings",
     }
 )
 
@@ -126,6 +134,13 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
             "attention/query/rotated",
             "attention/key/rotated",
         ),
+        ("GroupQueryAttention", "attention/context"): (
+            "attention/query",
+            "attention/key",
+            "attention/value",
+            "attention/query/rotated",
+            "attention/key/rotated",
+        ),
         **_summed("attention/norm", "attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
         ("FastGelu", "feed_forward/activation"): ("feed_forward/up",),
@@ -133,7 +148,7 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     }
 )
 
-_LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward)/.+)")
+_LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward|embedding_gate)/.+)")
 _MODULE = re.compile(r"(?P<module>modules\.(?P<index>\d+))/(?P<part>.+)")
 
 #: Last parts of the names of a pooling's results.

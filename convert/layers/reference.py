@@ -131,11 +131,15 @@ class Tracer:
         def keep(value: Any) -> None:
             tensor: Tensor = value[0] if isinstance(value, tuple) else value
             tensor = tensor.chunk(tap.parts, dim=-1)[tap.part][0]  # the only text
+            if tap.heads is not None:
+                tensor = tensor.movedim(tap.heads, 1).flatten(1)  # (tokens, heads · size)
             self._found[key()] = self._found[key()] + tensor if key() in self._found else tensor
 
         handle: RemovableHandle
         if tap.side == "out":
             handle = self._modules[path].register_forward_hook(lambda module, given, output: keep(output))
+        elif tap.side == "rows":
+            handle = self._modules[path].register_forward_hook(lambda module, given, _: keep(module.weight[given[0]]))
         else:
             handle = self._modules[path].register_forward_pre_hook(lambda module, given: keep(given[tap.argument]))
         stack.callback(handle.remove)
@@ -168,7 +172,9 @@ class Tracer:
                 self._found[f"{layer}/attention/key/rotated"] = _side_by_side(key)
             scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
             bias = None if attention_mask is None else attention_mask[0]
-            self._score(layer, query[0], key[0], scale, bias, softmax[0])
+            # Fewer heads of keys: each one belongs to a group of query heads, side by side.
+            keys = key[0].repeat_interleave(query.shape[1] // key.shape[1], 0)
+            self._score(layer, query[0], keys, scale, bias, softmax[0])
             return output, softmax
 
         setattr(file, ATTENTION_FUNCTION, attend)

@@ -28,6 +28,7 @@ class PointResult(msgspec.Struct, frozen=True, kw_only=True):
         max_abs: largest absolute difference of an element.
         relative: largest length of a row's difference, relative to the row's own length or, if that is larger, to the root
             mean square of the rows' lengths in that text. A row is what the last axis holds.
+            The error of a score of one number below 1 counts as it is.
         cosine: smallest cosine of a text's values with the reference's.
         tolerance: largest `relative` that passes.
         verdict: `missing` if one side lacks the point.

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import LogitScore, ModelCard, Output
 
 from ..reference.load import load_witness
 from ..reference.witness import TOKEN_FILTERS, Witness
@@ -83,7 +83,42 @@ def _features(state: Tensor) -> dict[str, Any]:
     return {"token_embeddings": state, "attention_mask": state.new_ones(state.shape[:2]).long()}
 
 
+def _language_model(folder: Path, card: ModelCard) -> TracedModel:
+    witness = load_witness(folder, card)
+    model, score = witness.transformer, list(witness.model)[1]
+    # The special tokens of a pair are in its template: the artifact's tokenizer adds none.
+    templated = isinstance(card.logit_score, LogitScore) and card.logit_score.template is not None
+    last: dict[str, Tensor] = {}
+
+    def keep(module: Any, given: tuple[Tensor, ...]) -> None:
+        last["state"] = given[0][0, -1]
+
+    model.lm_head.register_forward_pre_hook(keep)
+
+    def finish(output: Any) -> dict[str, Tensor]:
+        logit = score({"causal_logits": output.logits})["scores"]
+        return {
+            "modules.0": last["state"],
+            "modules.1/dense": logit[0],
+            "modules.1": witness.model.activation_fn(logit)[0],
+        }
+
+    return TracedModel(
+        model=model,
+        prefix=f"{model.base_model_prefix}.",
+        family=taps_of(str(model.config.model_type)),
+        taps={},
+        finish=finish,
+        tokenizer=witness.tokenizer,
+        tokenize=lambda texts: witness.tokenize_raw(texts, special=not templated),
+        tools=witness.tools,
+        steps=frozenset({"modules.1/dense"}),
+    )
+
+
 def _classifier(folder: Path, card: ModelCard) -> TracedModel:
+    if isinstance(card.logit_score, LogitScore):
+        return _language_model(folder, card)
     witness = load_witness(folder, card)
     model = witness.transformer
     family = str(model.config.model_type)

@@ -16,6 +16,7 @@ from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
+from ..checkpoint.weights.files import has_pickles, read_weights
 from .witness import Witness, quiet
 
 __all__ = ["load_witness"]
@@ -110,8 +111,25 @@ def _load(kind: Any, folder: Path) -> Any:
         trust_remote_code=False,
         local_files_only=True,
         # The plainest of the kernels, into which the comparison layer by layer can look.
-        model_kwargs={"dtype": torch.float32, "attn_implementation": "eager", "use_safetensors": True},
+        model_kwargs={
+            "dtype": torch.float32,
+            "attn_implementation": "eager",
+            "use_safetensors": _takes_safetensors(folder),
+        },
     )
+
+
+def _takes_safetensors(folder: Path) -> bool:
+    """Return whether the weights are safetensors; pickles are read here first, so that torch gets those of tensors alone.
+
+    Raises:
+        CheckpointError: a pickle holds anything else.
+    """
+    place = encoder_folder(folder)
+    if not has_pickles(place):
+        return True
+    read_weights(place)
+    return False
 
 
 def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
@@ -127,7 +145,7 @@ def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
     _, loading = type(model[0].model).from_pretrained(
         encoder_folder(folder),
         dtype=torch.float32,
-        use_safetensors=True,
+        use_safetensors=_takes_safetensors(folder),
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,

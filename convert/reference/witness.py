@@ -156,10 +156,20 @@ class Witness:
         """Return the tokens of a text, special ones included, before truncation and without a prompt."""
         return len(self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"])
 
-    def tokenize_raw(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return token ids of texts without a prompt, special tokens included, cut to the longest input of the model."""
-        limit = self.card.max_tokens
-        return [self.tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
+    def tokenize_raw(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Return token ids of texts without a prompt, cut to the longest input of the model.
+
+        Args:
+            texts: the texts.
+            special: whether the tokenizer adds special tokens.
+        """
+        options = {
+            "truncation": True,
+            "max_length": self.card.max_tokens,
+            "padding": False,
+            "add_special_tokens": special,
+        }
+        return [self.tokenizer(text, **options)["input_ids"] for text in texts]
 
     def tokenize(self, text: str, input_type: str = RAW, query: str | None = None) -> Tokens:
         """Return the model's input for a text with its prompt, or for a pair.

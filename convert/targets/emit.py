@@ -12,16 +12,14 @@ from ..precision import ALWAYS_FP32, Float, Precision
 from .coreml.emit import emit_coreml
 from .cpu.emit import emit_cpu
 from .cuda.emit import emit_cuda
-from .shared.capabilities import ENCODERS, Capabilities, check_capabilities
+from .shared.capabilities import ALL, Capabilities, check_capabilities
 from .shared.emission import Emission
 from .tensorrt.emit import emit_tensorrt
 
 __all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit"]
 
 #: Parts of an architecture that each target's emitter has nodes for.
-CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType(
-    {"cpu": ENCODERS, "cuda": ENCODERS, "tensorrt": ENCODERS, "coreml": ENCODERS}
-)
+CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType({"cpu": ALL, "cuda": ALL, "tensorrt": ALL, "coreml": ALL})
 
 #: Precisions by target. On `cpu` half types only halve the file: x86 and MLAS compute in float32 (docs/reference/targets.md).
 PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(

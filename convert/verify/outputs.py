@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.tasks.heads import SparseEmbeddings, prepare_late
+from fletcher.runtime.tasks.heads import SparseEmbeddings, encode_scored, prepare_late
 
 from .case import Case
 
@@ -42,7 +42,7 @@ def tokenize(encoder: Encoder, case: Case) -> TokenRow:
     """Return the artifact's token ids of a text, with expansion tokens of a ColBERT query."""
     try:
         if case.query is not None:
-            encodings = encoder.tokenizer.encode_pairs([case.query], [case.text])
+            encodings = encode_scored(encoder.tokenizer, encoder.card, [case.query], [case.text])
         else:
             encodings = encoder.tokenize([case.text], case.input_type)
         late = encoder.card.late_interaction

@@ -46,6 +46,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True):
     model_type: str | None = None
     architectures: tuple[str, ...] | None = None
     hidden_size: int | None = None
+    embedding_dim: int | None = None
     dim: int | None = None  # distilbert
     d_model: int | None = None  # t5
     n_embd: int | None = None  # nomic_bert
@@ -87,13 +88,19 @@ class TransformerSettings(msgspec.Struct, frozen=True):
     query_length: int | None = None
     document_length: int | None = None
     query_expansion: dict[str, Any] | None = None
+    modality_config: dict[str, Any] | None = None
 
 
 class TokenizerSettings(msgspec.Struct, frozen=True):
     """Keys of `tokenizer_config.json` that a card depends on."""
 
+    chat_template: str | list[dict[str, Any]] | dict[str, Any] | None = None
     model_max_length: int | float | None = None
     mask_token: str | dict[str, Any] | None = None
+    bos_token: str | dict[str, Any] | None = None
+    eos_token: str | dict[str, Any] | None = None
+    pad_token: str | dict[str, Any] | None = None
+    unk_token: str | dict[str, Any] | None = None
 
 
 class StanfordSettings(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from ..card import LateInteraction, Output, QueryExpansion
+from ..card import LateInteraction, LogitScore, Output, QueryExpansion
 from ..errors import CardError
 from .files import (
     CheckpointConfig,
@@ -23,6 +23,7 @@ from .files import (
     read_stanford_settings,
     read_tokenizer_settings,
 )
+from .logit_score import read_logit_score
 from .prompts import read_prompts
 
 __all__ = ["HEADS", "OUTPUTS", "Head", "Scoring", "find_head", "read_late_interaction", "read_scoring"]
@@ -48,7 +49,12 @@ _KINDS: dict[str, Head] = {
 }
 
 #: Head by modules that only one kind of model has.
-_TELLING: dict[str, Head] = {"Pooling": "embedding", "SpladePooling": "splade", "MultiVectorMask": "colbert"}
+_TELLING: dict[str, Head] = {
+    "LogitScore": "classification",
+    "Pooling": "embedding",
+    "SpladePooling": "splade",
+    "MultiVectorMask": "colbert",
+}
 
 #: ColBERT's own default (`query_maxlen`, `doc_maxlen` of its settings).
 _QUERY_TOKENS = 32
@@ -68,10 +74,12 @@ class Scoring(msgspec.Struct, frozen=True):
     Attributes:
         labels: names of the scores.
         activation: function that turns logits into scores.
+        logit_score: tokens whose logits are the score, for a language model.
     """
 
     labels: tuple[str, ...]
     activation: Literal["identity", "sigmoid"]
+    logit_score: LogitScore | None = None
 
 
 def find_head(files: SentenceTransformersFiles, requested: Head | None, *, pooled: bool = False) -> Head:
@@ -132,7 +140,11 @@ def _check_kind(files: SentenceTransformersFiles, module: str) -> None:
     Raises:
         CardError: `model_type` is that of another kind.
     """
-    expected = {"SpladePooling": ("SparseEncoder",), "MultiVectorMask": ("MultiVectorEncoder", "ColBERT", None)}
+    expected: dict[str, tuple[str | None, ...]] = {
+        "LogitScore": ("CrossEncoder",),
+        "SpladePooling": ("SparseEncoder",),
+        "MultiVectorMask": ("MultiVectorEncoder", "ColBERT", None),
+    }
     model_type = files.settings.model_type
     if module in expected and model_type not in expected[module]:
         raise CardError(
@@ -151,6 +163,8 @@ def read_scoring(files: SentenceTransformersFiles) -> Scoring:
         CardError: the files ask for an activation, a prompt or a module that Fletcher does not reproduce.
     """
     folder, config, settings = files.folder, files.config or CheckpointConfig(), files.settings
+    if files.kinds == ("Transformer", "LogitScore"):
+        return _read_activation(files, ("LABEL_0",), read_logit_score(files))
     others = [module.type for module in files.modules or () if module.kind != "Transformer"]
     if others:
         raise CardError(f"{folder / 'modules.json'}: a reranker with the module {others[0]} is not reproduced")
@@ -166,6 +180,14 @@ def read_scoring(files: SentenceTransformersFiles) -> Scoring:
         )
     if not labels:
         raise CardError(f"{folder / 'config.json'}: `id2label` is empty, so it has no score")
+    return _read_activation(files, labels, None)
+
+
+def _read_activation(
+    files: SentenceTransformersFiles, labels: tuple[str, ...], logit_score: LogitScore | None
+) -> Scoring:
+    """Return the scores with the function that turns logits into them."""
+    folder, config, settings = files.folder, files.config or CheckpointConfig(), files.settings
     # The order of CrossEncoder: its own file, then what earlier versions wrote into config.json.
     named = (
         settings.activation_fn
@@ -173,13 +195,13 @@ def read_scoring(files: SentenceTransformersFiles) -> Scoring:
         or config.sbert_ce_default_activation_function
     )
     if named is None:
-        return Scoring(labels, "sigmoid" if len(labels) == 1 else "identity")
+        return Scoring(labels, "sigmoid" if len(labels) == 1 else "identity", logit_score)
     kind = str(named).rpartition(".")[2]
     if not str(named).startswith("torch.nn.") or kind not in ("Identity", "Sigmoid"):
         raise CardError(
             f"{folder}: its scores' activation is {named!r}; Fletcher reproduces torch's Sigmoid and Identity"
         )
-    return Scoring(labels, "sigmoid" if kind == "Sigmoid" else "identity")
+    return Scoring(labels, "sigmoid" if kind == "Sigmoid" else "identity", logit_score)
 
 
 # ColBERT --------------------------------------------------------------------------------------------------------------

@@ -31,11 +31,13 @@ _HOMES = {
     "Pooling": ("sentence_transformer.modules", "pooling"),
     "LayerNorm": ("sentence_transformer.modules", "layer_norm"),
     "Dropout": ("sentence_transformer.modules", "dropout"),
+    "WeightedLayerPooling": ("sentence_transformer.modules", "weighted_layer_pooling"),
     "MLMTransformer": ("sparse_encoder.modules", "mlm_transformer"),
     "SpladePooling": ("sparse_encoder.modules", "splade_pooling"),
+    "LogitScore": ("cross_encoder.modules", "logit_score"),
     "MultiVectorMask": ("multi_vector_encoder.modules", "multi_vector_mask"),
 }
-_OLD = ("Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize")
+_OLD = ("Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize", "WeightedLayerPooling")
 _SPARSE = ("MLMTransformer", "SpladePooling")
 #: Names of the modules' classes in modules.json, package included: those of version 6, and those of earlier versions, which
 #: version 6 still reads (util/deprecated_import.py).
@@ -160,8 +162,10 @@ def read_steps(files: SentenceTransformersFiles, hidden: int) -> tuple[Step, ...
     steps: list[Step] = []
     place: Place = "token_embeddings"
     width = hidden
-    for module in modules[1:]:
+    for index, module in enumerate(modules[1:]):
         steps.append(Step(module, place, width))
+        if module.kind == "WeightedLayerPooling" and index == 0:
+            continue
         if module.kind == "Pooling":
             width *= len(_pooling_of(module, width).modes)
             place = "sentence_embedding"
@@ -178,7 +182,7 @@ def read_steps(files: SentenceTransformersFiles, hidden: int) -> tuple[Step, ...
 def _unsupported(file: Path, kinds: Sequence[str]) -> CardError:
     return CardError(
         f"{file}: its modules are {', '.join(kinds) or 'none'}; Fletcher reproduces Transformer, one Pooling, and Dense and "
-        "Normalize before or after it, LayerNorm and Dropout after it"
+        "Normalize before or after it, LayerNorm and Dropout after it, WeightedLayerPooling after the Transformer"
     )
 
 

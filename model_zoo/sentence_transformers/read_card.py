@@ -30,9 +30,15 @@ __all__ = ["read_card"]
 #: SPDX's identifier of an unstated license.
 _UNSTATED = "NOASSERTION"
 
+#: Families whose model ends in a projection, so that a token's vector has `embedding_dim` elements.
+_PROJECTED = frozenset({"embedding_gemma2_text"})
+
 # Position ids of these families start after the padding id (transformers' create_position_ids_from_input_ids), so their
 # tables of max_position_embeddings rows hold fewer positions than rows.
 _OFFSET_FAMILIES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
+
+#: Families that learn a bias by distance instead of positions, so that `n_positions` limits nothing.
+_WITHOUT_POSITIONS = frozenset({"mt5", "t5"})
 
 
 def read_card(
@@ -101,6 +107,7 @@ def read_card(
         prompts=prompts,
         matryoshka=_matryoshka(files, config, dimension, dimensions),
         similarity=_similarity(files, SIMILARITIES[:4]),
+        default_prompt=files.settings.default_prompt_name or msgspec.UNSET,
     )
     return check_card(card, str(folder))
 
@@ -117,6 +124,8 @@ def _require_config(files: SentenceTransformersFiles) -> tuple[CheckpointConfig,
     if config.model_type is None:
         raise CardError(f"{file}: has no model_type, so the family is unknown")
     hidden = config.hidden_size or config.dim or config.n_embd or config.d_model
+    if config.model_type in _PROJECTED:
+        hidden = config.embedding_dim
     if not hidden:
         raise CardError(f"{file}: has no hidden_size, so the vectors' length is unknown")
     return config, config.model_type, hidden
@@ -176,6 +185,7 @@ def _with_head(
             dimension=len(scoring.labels),
             labels=scoring.labels,
             activation=scoring.activation,
+            logit_score=msgspec.UNSET if scoring.logit_score is None else scoring.logit_score,
         )
     if head == "splade":
         return msgspec.structs.replace(
@@ -240,6 +250,8 @@ def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requ
     """Return the longest input: sentence-transformers' own limit, else the tokenizer's, within the number of positions."""
     folder, transformer = files.folder, files.transformer
     table = positions = config.max_position_embeddings or config.n_positions
+    if config.model_type in _WITHOUT_POSITIONS:
+        table = positions = None
     if positions is not None and config.model_type in _OFFSET_FAMILIES:
         if config.pad_token_id is None:
             raise CardError(f"{folder / 'config.json'}: has no pad_token_id, after which {config.model_type} counts")

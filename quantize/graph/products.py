@@ -167,12 +167,14 @@ class ProductWriter:
         return nodes.node("Squeeze", [scales, axis], f"{value}/scales_row"), scales
 
     def _middles(self, row: str) -> str:
-        """Return 128 for each row of the batch, uint8, (tokens,)."""
-        nodes, key = self._nodes, ("middles",)
+        """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for a module after the pooling."""
+        # The encoder's values have a row for each token. A module may have one for each text, so it shares with none.
+        owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else ""
+        nodes, key = self._nodes, ("middles", owner)
         if key not in nodes.shared:
-            shape = nodes.node("Shape", [row], "quantize/rows")
+            shape = nodes.node("Shape", [row], f"quantize{owner}/rows")
             value = helper.make_tensor("value", TensorProto.UINT8, [1], [128])
-            nodes.shared[key] = (nodes.node("ConstantOfShape", [shape], "quantize/middles", value=value),)
+            nodes.shared[key] = (nodes.node("ConstantOfShape", [shape], f"quantize{owner}/middles", value=value),)
         return nodes.shared[key][0]
 
     def _dynamic(self, product: Product) -> None:

@@ -25,7 +25,7 @@ from fletcher.model_zoo.decode import decode_json
 from ..errors import ArtifactError, ChecksumError
 from .manifest import FORMAT_VERSION, FileInfo, Manifest, Target, Variant
 from .pinned import PinnedFiles
-from .regular_file import open_regular
+from .regular_file import read_regular
 
 __all__ = ["CANARY", "MANIFEST", "TOKENIZER", "Artifact", "checksum", "hash_file"]
 
@@ -60,10 +60,24 @@ class Artifact:
 
         Raises:
             ArtifactError: there is no such folder, or its manifest is missing, damaged or of another format version.
+            ChecksumError: the manifest was changed after it was written.
         """
         path = Path(path)
+        return cls.parse(path, _read_manifest(path, path / MANIFEST))
+
+    @classmethod
+    def parse(cls, path: Path, text: bytes) -> Artifact:
+        """Read an artifact's manifest from its bytes.
+
+        Args:
+            path: folder of the artifact.
+            text: content of its manifest.
+
+        Raises:
+            ArtifactError: the manifest is damaged or of another format version.
+            ChecksumError: it was changed after it was written.
+        """
         file = path / MANIFEST
-        text = _read_manifest(path, file)
         try:
             version = decode_json(text, _FormatOnly).format
             if version != FORMAT_VERSION:
@@ -90,6 +104,8 @@ class Artifact:
         fields: dict[str, Any] = msgspec.to_builtins(self.manifest)
         for record in ("origin", "verified", "tools", "checksum"):
             del fields[record]
+        if fields["calibration"] is None:  # artifacts from before this field keep their digest
+            del fields["calibration"]
         for variant in fields["variants"]:
             del variant["measured"]
         return checksum(fields)
@@ -175,7 +191,7 @@ def _read_manifest(path: Path, file: Path) -> bytes:
         ArtifactError: it is missing, too large, or cannot be read.
     """
     try:
-        stream = open_regular(file)
+        text = read_regular(file, LARGEST_MANIFEST + 1)
     except ArtifactError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -184,8 +200,6 @@ def _read_manifest(path: Path, file: Path) -> bytes:
             f"{path} is {finding} {MANIFEST}, so it is not an artifact: make one with "
             "`fletcher-convert model export SOURCE -o DIR`"
         ) from None
-    with stream:
-        text = stream.read(LARGEST_MANIFEST + 1)
     if len(text) > LARGEST_MANIFEST:
         raise ArtifactError(
             f"{file} is damaged (it has more than {LARGEST_MANIFEST} bytes): convert the checkpoint again"

@@ -10,6 +10,7 @@ import msgspec
 
 from fletcher.model_zoo.card import Accuracy, ModelCard
 
+from .calibration import Calibration
 from .memory_shape import MemoryShape
 
 __all__ = [
@@ -49,7 +50,7 @@ Proof = Literal["verified", "published", "self-made"]
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
 
 #: Fields of the manifest that are written only where they differ from their default.
-LEFT_OUT = ("ignored_keys", "tokenizer_like", "strips_texts", "content", "checksum")
+LEFT_OUT = ("ignored_keys", "tokenizer_like", "strips_texts", "content", "calibration", "checksum")
 
 
 _PROOFS: Mapping[str, str] = MappingProxyType(
@@ -242,6 +243,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         strips_texts: whether the blanks around a text are removed, as sentence-transformers 5 and older do. It is set only
             where that changes token ids.
         content: digests of what decides the vectors; None for an artifact from before this field.
+        calibration: function from similarities to probabilities; None if the artifact was not calibrated.
         checksum: sha256 of the other fields in the file. `Artifact.open` compares it and leaves None; None in the file is an
             artifact from before this field.
     """
@@ -260,6 +262,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokenizer_like: str | None = None
     strips_texts: bool = False
     content: Content | None = None
+    calibration: Calibration | None = None
     checksum: str | None = None
 
     @property

@@ -3,7 +3,8 @@
 ONNX Runtime and OpenVINO open the files of a graph by their paths, and map the weights into memory. So the files are checked
 twice: their bytes before the libraries open them, and afterwards that the paths lead to the same files, which did not
 change. Later a change in place, such as `cp` or `rsync --inplace`, would change vectors without notice; `changed` finds it.
-A file that is replaced or removed leaves the open one as it is.
+A file that is replaced or removed leaves the open one as it is. Each file is held (`holding.py`), so that
+`fletcher-serve retention` does not remove it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import BinaryIO
 
 from ..closing import Closing
 from ..errors import ArtifactError, ChecksumError
+from .holding import share
 from .manifest import FileInfo
 from .regular_file import open_regular
 
@@ -70,6 +72,7 @@ class PinnedFiles(Closing):
         try:
             for name, info in files.items():
                 stream = open_regular(folder / name)
+                share(stream.fileno())
                 pinned[name] = _Pinned(stream, info.sha256, _identity(os.fstat(stream.fileno())))
                 size = pinned[name].identity[2]
                 if size != info.size:

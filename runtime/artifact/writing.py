@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 import msgspec
 
 from ..errors import ArtifactError
+from .calibration import Calibration
+from .durable import exchange, make_durable, sync
 from .folder import MANIFEST, Artifact, checksum, hash_file
 from .manifest import LEFT_OUT, FileInfo, Manifest, Verification
 
-__all__ = ["describe_files", "new_artifact", "stamp", "write_manifest"]
+__all__ = ["calibrate", "describe_files", "new_artifact", "stamp", "write_manifest"]
 
 
 @contextlib.contextmanager
@@ -85,11 +87,21 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Rename `new` to `path`. The old folder is moved first, because a folder that is not empty cannot be overwritten."""
+    """Rename `new` to `path`, so that a crash at any moment leaves the old artifact or the new one."""
     _check_replaceable(path)  # again, because `path` may have changed during the conversion
+    make_durable(new)
     if not path.exists():
         new.rename(path)
-        return
+    elif not exchange(path, new):
+        _replace_in_two_steps(path, new)
+    sync(path.parent)
+
+
+def _replace_in_two_steps(path: Path, new: Path) -> None:
+    """Move the old folder away first: a folder that is not empty cannot be overwritten, and this system cannot exchange it.
+
+    A crash between the steps leaves the old artifact beside `path`.
+    """
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
     try:
         path.rename(aside / path.name)
@@ -98,6 +110,7 @@ def _replace(path: Path, new: Path) -> None:
         except BaseException:
             (aside / path.name).rename(path)
             raise
+        sync(path.parent)
     finally:
         # If `path` does not exist here, the only copy of the old artifact is in `aside`.
         if path.exists():
@@ -113,13 +126,15 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `fletcher.json` atomically."""
+    """Write `fletcher.json`, so that a crash at any moment leaves the old one or the new one."""
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
     try:
         fields = _written(manifest)
         fields["checksum"] = checksum(fields)
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n")
+        sync(temporary)
         temporary.replace(folder / MANIFEST)
+        sync(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -155,15 +170,50 @@ def stamp(path: str | Path, verification: Verification, *, digest: str | None = 
     Raises:
         ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
     """
+
+    def record(manifest: Manifest) -> Manifest:
+        variants = tuple(
+            msgspec.structs.replace(variant, measured=verification.figures.get(variant.name, variant.measured))
+            for variant in manifest.variants
+        )
+        return msgspec.structs.replace(manifest, verified=verification, variants=variants)
+
+    return _change(path, record, digest, "verified")
+
+
+def calibrate(path: str | Path, calibration: Calibration | None, *, digest: str) -> Artifact:
+    """Write a calibration into the manifest, or remove it. The digest changes, and no other file does.
+
+    Args:
+        path: the artifact's folder.
+        calibration: the calibration; None removes the present one.
+        digest: digest of the calibrated artifact; an error is raised if `path` has another digest.
+
+    Raises:
+        ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
+    """
+    return _change(
+        path, lambda manifest: msgspec.structs.replace(manifest, calibration=calibration), digest, "calibrated"
+    )
+
+
+def _change(path: str | Path, change: Callable[[Manifest], Manifest], digest: str | None, verb: str) -> Artifact:
+    """Write a changed manifest under the lock of writers.
+
+    Args:
+        path: the artifact's folder.
+        change: returns the new manifest.
+        digest: digest that the artifact must have; None does not check it.
+        verb: name of the work in the message.
+
+    Raises:
+        ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
+    """
     path = Path(path).resolve()
     Artifact.open(path)  # raises an error before a lock file is made beside a folder that is not an artifact
     with _only_writer(path):
         artifact = Artifact.open(path)
         if digest not in (None, artifact.digest):
-            raise ArtifactError(f"{path} was replaced while it was verified, so nothing is recorded: verify it again")
-        variants = tuple(
-            msgspec.structs.replace(variant, measured=verification.figures.get(variant.name, variant.measured))
-            for variant in artifact.manifest.variants
-        )
-        write_manifest(path, msgspec.structs.replace(artifact.manifest, verified=verification, variants=variants))
+            raise ArtifactError(f"{path} was replaced while it was {verb}, so nothing is recorded: try again")
+        write_manifest(path, change(artifact.manifest))
         return Artifact.open(path)

@@ -34,10 +34,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -99,16 +99,19 @@ def reporter(ctx: typer.Context) -> Reporter:
     return Reporter(as_json=settings.as_json)
 
 
-def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+def run(
+    app: typer.Typer, args: Sequence[str] | None = None, *, shared: Mapping[str, str] = MappingProxyType({})
+) -> NoReturn:
     """Run the tool and exit with 0, or with a code of `EXIT` and one message on stderr.
 
     Args:
         app: app of `make_app`.
         args: command line without the name of the tool; None is the command line of the process.
+        shared: commands that take the values of another command's options from the environment and the TOML file, by name.
     """
     prog = app.info.name or "fletcher"
     command = typer.main.get_command(app)
-    settings = Settings(prog)
+    settings = Settings(prog, shared=shared)
     common = common_options()
     command.params.extend(common)
     _equip(command, ("FLETCHER",), settings, common)
@@ -140,7 +143,7 @@ def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: lis
         if not hasattr(child, "commands"):
             child.params.extend(common)
             child.callback = _guarded(child.callback, settings)
-        _equip(child, (*words, word), settings, common)
+        _equip(child, (*words, settings.shared.get(word, word)), settings, common)
 
 
 def _plain(text: str | None) -> str | None:

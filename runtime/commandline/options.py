@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -18,12 +19,16 @@ __all__ = ["Settings", "common_options", "long_name"]
 
 @dataclass(slots=True)
 class Settings:
-    """`Settings`: values of the common options. Each `run` has one, as the `obj` of typer's context."""
+    """`Settings`: values of the common options. Each `run` has one, as the `obj` of typer's context.
+
+    `shared` names, for commands that take the options of another command, that command.
+    """
 
     prog: str
     as_json: bool = False
     debug: bool = False
     config: Path | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 def _set_json(ctx: typer.Context, value: bool) -> None:
@@ -113,7 +118,7 @@ def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
     words: list[str] = []
     context: Any = ctx
     while context.parent is not None:
-        words.insert(0, str(context.info_name))
+        words.insert(0, ctx.obj.shared.get(str(context.info_name), str(context.info_name)))
         context = context.parent
     try:
         table: Any = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ DECIDING = (
     "labels",
     "activation",
     "late_interaction",
+    "logit_score",
 )
 
 
@@ -103,6 +104,8 @@ def _comes_from(card: ModelCard, source: str) -> bool:
 
 def _plain(card: ModelCard, name: str) -> Any:
     value = getattr(card, name)
+    if value is msgspec.UNSET:
+        return None
     return dict(value) if isinstance(value, Mapping) else msgspec.to_builtins(value)
 
 

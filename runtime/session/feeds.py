@@ -15,11 +15,15 @@ input                           shape                       content
 `position_ids`                  as `input_ids`              rows of the table of learned positions
 `positions`                     as `input_ids`              0, 1, 2, … in each text
 `attention_mask`                (texts, longest)            1 for a token, 0 for padding and for `FeedRules.unseen_tail`
+`last_positions`                (texts,)                    position of the last token of each text
+`total_sequence_length`         ()                          the longest text of the batch, in memory of the host
 `steps`                         (longest,)                  0, 1, 2, … up to the last token; a longer array repeats it
 `rectangle`                     (texts, longest)            packed row of each place; padding repeats the first row
 `pooling.cls`                   (texts,)                    packed row of the first token
 `pooling.lasttoken`             (texts,)                    packed row of the last token
 `pooling.MODE`                  (texts, longest)            weight of each token in the text's vector; 0 for padding
+`places.cls`                    (texts,)                    place in the rectangle of the first token
+`places.lasttoken`              (texts,)                    place in the rectangle of the last token
 a name in `FeedRules.tables`    (texts, longest, width)     rows of that tensor by token id, or by position
 ==============================  ==========================  ==========================================================
 
@@ -41,12 +45,15 @@ from ..batch import Batch
 from ..encodings import counting
 from ..errors import InputError
 
-__all__ = ["POSITION_TABLE", "WORD_TABLE", "Feeds", "make_feeds", "pack"]
+__all__ = ["HOST_INPUTS", "POSITION_TABLE", "WORD_TABLE", "Feeds", "make_feeds", "pack"]
 
 Array = NDArray[Any]
 
 #: Inputs that are looked up in a table: by token id, and by position.
 WORD_TABLE, POSITION_TABLE = "embeddings/word", "embeddings/position"
+
+#: Inputs that an operator reads in memory of the host, also on a GPU.
+HOST_INPUTS = frozenset({"total_sequence_length"})
 
 #: Weight of a token in the vector of its text, computed from the positions (0, 1, …), (longest,), and from the lengths of the
 #: texts, (texts, 1). The result broadcasts to (texts, longest).
@@ -167,10 +174,15 @@ class Feeds:
             return (*self._rectangle, self._tables[name].shape[1])
         if rank == 2:
             return self._rectangle
+        if rank == 0:
+            return ()
         sizes = {
             "offsets": len(self._offsets),
             "cumulative_sequence_length": len(self._offsets),
             "steps": len(self._steps),
+            "last_positions": len(self._lengths),
+            "places.cls": len(self._lengths),
+            "places.lasttoken": len(self._lengths),
             "pooling.cls": len(self._lengths),
             "pooling.lasttoken": len(self._lengths),
         }
@@ -219,6 +231,13 @@ class Feeds:
             return self._attended()
         if name == "steps":
             return np.minimum(self._steps, self._last)
+        if name == "last_positions":
+            return np.maximum(self._lengths, 1) - 1
+        if name == "total_sequence_length":
+            return np.array(len(self._steps))
+        if name.startswith("places."):
+            first = counting(len(self._lengths)) * np.int32(len(self._steps))
+            return first if name == "places.cls" else first + np.maximum(self._lengths, 1) - 1
         if name == "pooling.cls":
             return self._starts
         if name == "pooling.lasttoken":

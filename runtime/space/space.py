@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from fletcher.model_zoo.card import Accuracy, LateInteraction, Output, PoolingMode
+from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, Output, PoolingMode
 
 from ..artifact.folder import TOKENIZER, Artifact
 from ..artifact.manifest import Content, Variant
@@ -56,6 +56,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         layer_norm_before_truncation: whether a layer norm comes before a cut to fewer dimensions.
         activation: function from logits to scores.
         late_interaction: settings of a ColBERT model.
+        logit_score: tokens and chat template of a reranker that is a language model; left out for other models.
     """
 
     weights: str
@@ -73,6 +74,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     layer_norm_before_truncation: bool = False
     activation: str | None = None
     late_interaction: LateInteraction | None = None
+    logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def id(self) -> str:
@@ -110,6 +112,7 @@ def space_of(artifact: Artifact, variant: Variant, cut: str, tolerance: Accuracy
         layer_norm_before_truncation=card.layer_norm_before_truncation,
         activation=card.activation,
         late_interaction=card.late_interaction,
+        logit_score=card.logit_score,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import LateInteraction, ModelCard, Output
+from fletcher.model_zoo.card import LateInteraction, LogitScore, ModelCard, Output
 
 from ..artifact.manifest import TOKEN_STATES
 from ..encodings import Encodings
@@ -16,6 +16,7 @@ from ..errors import ArtifactError, InputError
 from ..inputs import Inputs, Pairs, Texts
 from ..model_info import require_output
 from ..options.embed import EmbedOptions
+from ..tokenizing.templates import encode_templated
 from ..tokenizing.tokenizer import Tokenizer
 from .task import Task, refuse_long, tokenize
 
@@ -24,6 +25,7 @@ __all__ = [
     "SparseEmbeddings",
     "TokenEmbeddings",
     "compute_sparse",
+    "encode_scored",
     "prepare_head",
     "prepare_late",
     "sparse_texts",
@@ -122,6 +124,8 @@ def prepare_head(
         raise InputError(f"token ids give vectors only, not {output.replace('_', ' ')}: send texts")
     if output == "scores":
         require_output(card, "scores")
+        if isinstance(card.logit_score, LogitScore):
+            raise InputError(f"{card.name} scores pairs of a query and a document, not single texts: send pairs")
         encodings = tokenize(tokenizer, card, inputs.texts, options)
         return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
     if output == "sparse":
@@ -137,10 +141,22 @@ def prepare_head(
 
 def _prepare_scores(tokenizer: Tokenizer, card: ModelCard, pairs: Pairs, options: EmbedOptions) -> Task:
     """Return the task of a reranker, which gives `Scores`."""
-    encodings = tokenizer.encode_pairs(pairs.queries, pairs.documents)
+    encodings = encode_scored(tokenizer, card, pairs.queries, pairs.documents)
     if options.overflow == "refuse":
         refuse_long(encodings, card)
     return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
+
+
+def encode_scored(tokenizer: Tokenizer, card: ModelCard, queries: Sequence[str], documents: Sequence[str]) -> Encodings:
+    """Tokenize pairs as the card of a reranker says: inside its chat template, or as two texts.
+
+    Raises:
+        InputError: an element is not a string, or is not valid Unicode.
+    """
+    score = card.logit_score
+    if isinstance(score, LogitScore) and score.template is not None:
+        return encode_templated(tokenizer, score.template, queries, documents)
+    return tokenizer.encode_pairs(queries, documents)
 
 
 def _prepare_sparse(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+from ..errors import ArtifactError
+from ..os_errors import explain
 from .conformance_texts import hostile_texts
 
 __all__ = ["PACKAGE", "FastTokenizer", "NotUsed", "fast_version", "open_fast", "package_problem"]
@@ -96,6 +98,8 @@ def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | No
         return NotUsed(f"{name} cannot be imported ({error}): {FAST_INSTALL}", fault=True)
     try:
         fast = FastTokenizer(Tokenizer.from_json(file.read_bytes()), name)
+    except OSError as error:
+        raise ArtifactError(f"{file} cannot be read: {explain(error)}") from error
     except ValueError as error:  # nanotoken's UnsupportedTokenizerError is a subclass
         return NotUsed(f"{name} does not support this kind of tokenizer: {error}", fault=False)
     try:

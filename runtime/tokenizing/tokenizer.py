@@ -123,7 +123,8 @@ class Tokenizer:
             ArtifactError: the file cannot be read.
         """
         try:
-            self._tokenizer = HuggingFaceTokenizer.from_file(str(path))
+            # `from_file` would hold Python's lock while a file system does not answer, and with it the whole process.
+            self._tokenizer = HuggingFaceTokenizer.from_buffer(path.read_bytes())
         except Exception as error:
             raise ArtifactError(f"{path} is not a tokenizer that can be read: {error}") from error
         # Of the truncation, an artifact's file says the side alone. Length and padding may be those of a training run, which

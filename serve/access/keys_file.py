@@ -9,7 +9,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -125,8 +125,11 @@ def _locked(path: Path) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield target
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {explain(error)}") from error
     finally:
-        os.close(lock)
+        with suppress(OSError):  # the lock ends in any case
+            os.close(lock)
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:

@@ -12,7 +12,7 @@ from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.commandline.struct_options import Without, struct_options
 from fletcher.runtime.options.load import LoadOptions
 
-from .options import Directory, serve_packages
+from .options import Directory, local_folder, serve_packages
 
 __all__ = ["bench"]
 
@@ -78,7 +78,7 @@ def bench(
     else:
         raise InputError(f"there is no corpus {corpus!r}: use {', '.join(CORPORA)}")
     results = measure(
-        directory,
+        local_folder(ctx, directory, load.digest),
         chosen,
         corpus=texts or corpus,
         options=load,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fletcher.runtime.commandline.console import reporter
+
+from .options import local_folder
 
 __all__ = ["devices"]
 
@@ -15,7 +16,8 @@ __all__ = ["devices"]
 def devices(
     ctx: typer.Context,
     directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Folder of an artifact to measure.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[DIR|URL]", help="Folder or URL of an artifact to measure.", show_default=False),
     ] = None,
     variant: Annotated[
         str | None, typer.Option("--variant", help="Graph to measure. Default: the first one that runs here.")
@@ -51,7 +53,7 @@ def devices(
         described = describe_machine()
     else:
         described = measure_artifact(
-            directory, variant=variant, seconds=seconds, min_cosine=min_cosine, providers=provider
+            local_folder(ctx, directory), variant=variant, seconds=seconds, min_cosine=min_cosine, providers=provider
         )
     if report.as_json:
         report.result(described)

@@ -14,7 +14,7 @@ from fletcher.runtime.options.load import LoadOptions
 
 from ..files.options import InputOptions
 from ..models.spec import SERVER_CACHE
-from .options import Directory, check_options, serve_packages
+from .options import Directory, check_options, local_folder, serve_packages
 
 __all__ = ["embed"]
 
@@ -52,12 +52,13 @@ def embed(
         from ..files.texts import open_texts
     from fletcher.runtime import Encoder
 
-    check_options(directory, options, load)
+    folder = local_folder(ctx, directory, load.digest)
+    check_options(folder, options, load)
     with (
         open_texts(
             source, text_format=inputs.text_format, column=inputs.column, chunk_texts=inputs.chunk_size
         ) as texts,
-        Encoder.load(directory, load) as encoder,
+        Encoder.load(folder, load) as encoder,
         report.count("embedding", total=texts.total, units=("texts", "tokens")) as progress,
     ):
         summary = embed_file(encoder, texts, output, options=options, force=force, space=space, progress=progress)

@@ -13,7 +13,7 @@ from fletcher.runtime.options.load import LoadOptions
 
 from ..files.options import InputOptions
 from ..longbow.options import IngestOptions, LongbowOptions, SinkOptions
-from .options import Directory, check_options, serve_packages
+from .options import Directory, check_options, local_folder, serve_packages
 
 __all__ = ["ingest", "search"]
 
@@ -47,9 +47,10 @@ def ingest(
         from ..longbow.job.spec import Job
     from fletcher.runtime import Encoder
 
-    check_options(directory, embed, load)
+    folder = local_folder(ctx, directory, load.digest)
+    check_options(folder, embed, load)
     job = Job(source, longbow, inputs, options, embed, sink)
-    with Encoder.load(directory, load) as encoder:
+    with Encoder.load(folder, load) as encoder:
         run_job(encoder, job, report)
 
 
@@ -71,8 +72,9 @@ def search(
         from ..longbow.wire.target import Target
     from fletcher.runtime import Encoder
 
-    check_options(directory, options, load)
+    folder = local_folder(ctx, directory, load.digest)
+    check_options(folder, options, load)
     target = Target.of(longbow)
-    with Encoder.load(directory, load) as encoder:
+    with Encoder.load(folder, load) as encoder:
         results = find(encoder, target, longbow.dataset, text, k=hits, options=options)
     report.result(results, table(results))

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fletcher.runtime.errors import MissingPackageError
+from fletcher.runtime.commandline.console import reporter
+from fletcher.runtime.errors import InputError, MissingPackageError
+from fletcher.runtime.remote.url import is_url
+
+from ..models.spec import ModelSpec, read_specs
+from ..server_options import ServerOptions
 
 if TYPE_CHECKING:
     from fletcher.runtime.options.embed import EmbedOptions
     from fletcher.runtime.options.load import LoadOptions
 
-__all__ = ["Directory", "check_options", "require_packages", "serve_packages"]
+__all__ = [
+    "Aliases",
+    "Directories",
+    "Directory",
+    "IdleSeconds",
+    "check_options",
+    "local_folder",
+    "require_packages",
+    "serve_packages",
+    "specs_of",
+]
 
 #: Extra of Fletcher that installs a package, by the package's import name.
 EXTRAS: Final = {
@@ -25,7 +40,86 @@ EXTRAS: Final = {
     "opentelemetry": "otel",
 }
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact, written by fletcher-convert.")]
+Directory = Annotated[
+    str, typer.Argument(metavar="DIR|URL", help="Folder of the artifact, written by fletcher-convert, or its URL.")
+]
+
+
+def local_folder(ctx: typer.Context, directory: str, digest: str | None = None) -> Path:
+    """Return the folder of a command's artifact. A URL is downloaded, and its folder kept until the command ends.
+
+    Args:
+        ctx: the command's context.
+        directory: folder or URL.
+        digest: digest that the artifact must have; None accepts every digest.
+
+    Raises:
+        FletcherError: as for `locate`.
+    """
+    from fletcher.runtime.remote.locate import locate
+
+    return ctx.with_resource(locate(directory, digest=digest, progress=reporter(ctx))).folder
+
+
+# Options of a server besides those of `ServerOptions` and `LoadOptions`.
+Directories = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DIR|URL...",
+        help="Folders or URLs of artifacts, or URLs of aliases. Default: the [[models]] of the file of --config.",
+        show_default=False,
+    ),
+]
+IdleSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--idle-seconds",
+        min=0.1,
+        help="Seconds without a request after which a model's memory is released. Default: never.",
+    ),
+]
+Aliases = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--alias",
+        metavar="NAME",
+        help="Other name of the model, if there is only one; repeat it for several.",
+    ),
+]
+
+
+def specs_of(
+    config: Path | None,
+    directories: Sequence[str] | None,
+    options: ServerOptions,
+    load: LoadOptions,
+    *,
+    aliases: Sequence[str] | None,
+    idle_seconds: float | None,
+) -> list[ModelSpec]:
+    """Return the models of a command line and of a TOML file.
+
+    Args:
+        config: the TOML file, or None.
+        directories: folders or URLs of artifacts.
+        options: options of the server; `name` is the name of the only folder.
+        load: options of loading the folders.
+        aliases: other names of the only folder.
+        idle_seconds: seconds without a request after which the memory of a folder's model is released.
+
+    Raises:
+        InputError: there are names and not one folder, or the file is invalid.
+    """
+    folders = directories or ()
+    if (options.name or aliases) and len(folders) != 1:
+        raise InputError(
+            f"{'--name' if options.name else '--alias'} is for one folder, and there are {len(folders)}: name them in "
+            "[[models]] of a TOML file"
+        )
+    names = {"name": options.name or "", "aliases": tuple(aliases or ()), "idle_seconds": idle_seconds}
+    paths = [folder if is_url(folder) else str(Path(folder)) for folder in folders]
+    specs = [ModelSpec.of(load, path=path, **names) for path in paths]
+    return [*specs, *(read_specs(config) if config else [])]
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
 import typer
@@ -16,10 +15,10 @@ from fletcher.runtime.commandline.struct_options import struct_options
 from fletcher.runtime.options.load import LoadOptions
 
 from ..models.heap import few_arenas
-from ..models.spec import SERVER_CACHE, ModelSpec, read_specs
+from ..models.spec import SERVER_CACHE, ModelSpec
 from ..server_options import ServerOptions
 from ..signals import end_process, ignore_stop_signals
-from .options import require_packages, serve_packages
+from .options import Aliases, Directories, IdleSeconds, require_packages, serve_packages, specs_of
 
 if TYPE_CHECKING:
     from ..access.addresses import Addresses
@@ -31,31 +30,10 @@ __all__ = ["serve"]
 @struct_options
 def serve(
     ctx: typer.Context,
-    directories: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="DIR...",
-            help="Folders of artifacts. Default: the [[models]] of the file of --config.",
-            show_default=False,
-        ),
-    ] = None,
+    directories: Directories = None,
     options: ServerOptions = ServerOptions(),
-    idle_seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--idle-seconds",
-            min=0.1,
-            help="Seconds without a request after which a model's memory is released. Default: never.",
-        ),
-    ] = None,
-    alias: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--alias",
-            metavar="NAME",
-            help="Other name of the model, if there is only one; repeat it for several.",
-        ),
-    ] = None,
+    idle_seconds: IdleSeconds = None,
+    alias: Aliases = None,
     load: LoadOptions = LoadOptions(cache=SERVER_CACHE),
 ) -> None:
     """Serve artifacts over HTTP (APIs of OpenAI, TEI, Cohere and others) and Arrow Flight until SIGTERM or Ctrl+C.
@@ -69,19 +47,8 @@ def serve(
         from ..observe.logs import LEVELS
     from fletcher.runtime.errors import InputError, OptionError
 
-    config, name = ctx.obj.config, options.name
-    from_folders = [
-        ModelSpec.of(load, path=str(directory), name=name or "", aliases=tuple(alias or ()), idle_seconds=idle_seconds)
-        for directory in directories or []
-    ]
-    if (name or alias) and len(from_folders) != 1:
-        raise InputError(
-            f"{'--name' if name else '--alias'} is for one folder, and there are {len(from_folders)}: name them in "
-            "[[models]] of a TOML file"
-        )
-
     def all_specs() -> list[ModelSpec]:
-        return [*from_folders, *(read_specs(config) if config else [])]
+        return specs_of(ctx.obj.config, directories, options, load, aliases=alias, idle_seconds=idle_seconds)
 
     def announce(addresses: Addresses, models: Sequence[ServedModel]) -> None:
         if report.as_json:

@@ -19,6 +19,7 @@ from ..http.edge.prefix import below
 from ..models.registry import Models
 from ..models.spec import ModelSpec
 from ..models.version import Loader
+from ..observe.memory import add_memory_metrics
 from ..observe.record import Consumer
 from ..server_options import ServerOptions
 from ..surroundings import Surroundings, load_encoder
@@ -98,6 +99,7 @@ class AsgiServer:
         self._surroundings = surroundings = Surroundings.open(options)
         try:
             self._models = surroundings.open_models(self._given, self._load)
+            add_memory_metrics(self._models.metrics, "server")
             app = surroundings.edge.around(surroundings.make_app(self._models, self._consumers))
         except BaseException:
             self._close()

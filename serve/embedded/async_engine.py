@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fletcher.runtime import Embeddings, Scores
+from fletcher.model_zoo.card import Output
+from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TokenEmbeddings
 from fletcher.runtime.errors import DeadlineError, ServiceError
 from fletcher.runtime.inputs import Pairs, Texts
 from fletcher.runtime.options.embed import EmbedOptions
@@ -27,7 +28,7 @@ __all__ = ["AsyncEngine"]
 
 
 class AsyncEngine:
-    """Models that answer coroutines; an asynchronous context manager, open from `open` to `close`.
+    """Models with the methods of `Encoder` as coroutines; an asynchronous context manager, open from `open` to `close`.
 
     Calls that wait at the same time are computed in common batches, in a fair order of their priorities and clients. A call
     that is cancelled is not computed, unless its batch has begun.
@@ -150,6 +151,54 @@ class AsyncEngine:
         scores: Scores = await self._ask(model, request, timeout)
         return scores
 
+    async def embed_sparse(
+        self,
+        texts: str | Sequence[str],
+        *,
+        input_type: str | None = None,
+        model: str | None = None,
+        priority: Priority = "normal",
+        client: str = "",
+        timeout: float | None = None,
+    ) -> SparseEmbeddings:
+        """Return the weights of the vocabulary's tokens for each text, by a SPLADE model.
+
+        Args:
+            texts: one text, or several; at least one.
+            input_type: see `EmbedOptions`.
+            model, priority, client, timeout: as for `embed`.
+
+        Raises:
+            FletcherError: as for `embed`.
+        """
+        request = _request(texts, input_type, "sparse", _terms(priority, client, timeout))
+        embeddings: SparseEmbeddings = await self._ask(model, request, timeout)
+        return embeddings
+
+    async def embed_tokens(
+        self,
+        texts: str | Sequence[str],
+        *,
+        input_type: str | None = None,
+        model: str | None = None,
+        priority: Priority = "normal",
+        client: str = "",
+        timeout: float | None = None,
+    ) -> TokenEmbeddings:
+        """Return a vector for each token of each text, by a ColBERT model, or the states of an embedder's tokens.
+
+        Args:
+            texts: one text, or several; at least one.
+            input_type: see `EmbedOptions`.
+            model, priority, client, timeout: as for `embed`.
+
+        Raises:
+            FletcherError: as for `embed`.
+        """
+        request = _request(texts, input_type, "token_vectors", _terms(priority, client, timeout))
+        embeddings: TokenEmbeddings = await self._ask(model, request, timeout)
+        return embeddings
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
@@ -162,18 +211,22 @@ class AsyncEngine:
     async def _ask(self, name: str | None, request: EmbedRequest, timeout: float | None) -> Any:
         """Submit a request, and wait for its answer; the cancellation of this coroutine cancels the request."""
         models = self.models
-        while True:
-            version = models.pick(name, ANSWERED_BY[request.output])
-            future = models.submit(version, request)
-            if future is not None:
-                break
-            if not version.retired:
-                await asyncio.wrap_future(version.wake_soon())
         try:
             async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(future)
+                while True:
+                    version = models.pick(name, ANSWERED_BY[request.output])
+                    future = models.submit(version, request)
+                    if future is not None:
+                        return await asyncio.wrap_future(future)
+                    if not version.retired:
+                        await asyncio.wrap_future(version.wake_soon())
         except TimeoutError:
             raise DeadlineError(f"the call's {timeout:g} s passed before it was answered") from None
+
+
+def _request(texts: str | Sequence[str], input_type: str | None, output: Output, terms: Terms) -> EmbedRequest:
+    inputs = Texts((texts,) if isinstance(texts, str) else tuple(texts))
+    return EmbedRequest(inputs, EmbedOptions(input_type=input_type), output, terms)
 
 
 def _terms(priority: Priority, client: str, timeout: float | None) -> Terms:

@@ -82,12 +82,18 @@ class Admission:
         self._max_wait = max_wait
         self._metrics = metrics
         self._drained = threading.Condition(self.lock)
-        self._open: set[OpenRequest] = set()
+        self._open: dict[OpenRequest, None] = {}  # in the order of arrival, in which a stop fails them
 
     @property
     def count(self) -> int:
         """Return the number of open requests."""
         return len(self._open)
+
+    @property
+    def expected_seconds(self) -> float:
+        """Return the seconds until all waiting tokens are computed; 0 before the speed is known."""
+        speed = self.rate.tokens_per_second
+        return self.tokens / speed if speed else 0.0
 
     def admit(
         self,
@@ -132,7 +138,7 @@ class Admission:
                         self.shares.leave(flow)
                         raise
                 admitted = OpenRequest(request, price, flow, expires=now + patience, key=key, draft=draft)
-                self._open.add(admitted)
+                self._open[admitted] = None
                 if terms.stream and (flow in self.parked.flows or self._refusal(flow, price) is not None):
                     admitted.parked = True
                     self.parked.add(admitted)
@@ -267,7 +273,7 @@ class Admission:
         with self.lock:
             if request.cost:
                 self.charge(request, request.cost)
-            self._open.discard(request)
+            self._open.pop(request, None)
             self.memory -= request.memory
             request.flow.client.memory -= request.memory
             self.shares.leave(request.flow)

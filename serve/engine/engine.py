@@ -126,6 +126,11 @@ class Engine:
         metrics, admission = self.metrics, self.admission
         metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: admission.tokens)
         metrics.gauge(
+            "fletcher_queue_seconds",
+            "Seconds until the waiting tokens are computed, at the present speed",
+            lambda: admission.expected_seconds,
+        )
+        metrics.gauge(
             "fletcher_open_requests", "Requests that were admitted and are not answered yet", lambda: admission.count
         )
         metrics.gauge(
@@ -341,7 +346,8 @@ class Engine:
             drain_seconds: longest time to answer the admitted requests; the remaining ones fail with `StoppingError`.
 
         Returns:
-            True if every admitted request was answered.
+            True if every admitted request was answered, and no batch is being computed. A device that does not answer holds
+            a batch after its requests have failed; then the backend must not be closed, because that would wait for it.
         """
         self.admission.stop()
         drained = self.admission.wait_until_drained(drain_seconds)
@@ -350,8 +356,7 @@ class Engine:
         self.admission.settle_all(
             StoppingError(f"the server stopped after {drain_seconds:g} s, before it computed this request")
         )
-        self._workers.stop(drained=drained)
-        return drained
+        return self._workers.stop(drained=drained) and drained
 
     def __enter__(self) -> Self:
         return self

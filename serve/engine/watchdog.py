@@ -50,7 +50,7 @@ class Watchdog:
         """
         self.limit = limit
         self._report = lost
-        self._running: set[Watched] = set()
+        self._running: dict[Watched, None] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._check_batches, name="fletcher-watchdog", daemon=True)
@@ -76,12 +76,12 @@ class Watchdog:
         """
         watched = Watched(pieces, threading.current_thread(), time.monotonic())
         with self._lock:
-            self._running.add(watched)
+            self._running[watched] = None
         try:
             yield watched
         finally:
             with self._lock:
-                self._running.discard(watched)
+                self._running.pop(watched, None)
 
     def stop(self) -> None:
         """End the thread."""

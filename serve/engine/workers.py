@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from .watchdog import Watchdog
 __all__ = ["BatchWorkers"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
+
+#: Seconds in which the workers of an engine that has answered everything must end.
+ENDING_SECONDS: Final = 0.25
 
 
 class BatchWorkers:
@@ -62,18 +66,24 @@ class BatchWorkers:
         """Return the number of batches that are stuck now."""
         return self._watchdog.stuck
 
-    def stop(self, *, drained: bool) -> None:
-        """End the threads. Call it after the backlog was closed.
+    def stop(self, *, drained: bool) -> bool:
+        """End the threads, and drop the spare backend. Call it after the backlog was closed.
 
         Args:
-            drained: True if every request was answered. Only then wait for the threads, and close the spare backend.
+            drained: True if every request was answered. Only then the threads are waited for: all but those whose batch is
+                stuck, or belongs to requests that failed in another batch, end at once.
+
+        Returns:
+            True if all threads have ended.
         """
         self._watchdog.stop()
-        if drained:
-            for thread in self._threads:
-                if not self._watchdog.is_lost(thread):
-                    thread.join()
-        self._failover.close_spare(idle=drained)
+        until = time.monotonic() + ENDING_SECONDS
+        for thread in self._threads if drained else ():
+            if not self._watchdog.is_lost(thread):
+                thread.join(max(until - time.monotonic(), 0.0))
+        ended = not any(thread.is_alive() for thread in self._threads)
+        self._failover.close_spare(idle=ended)
+        return ended
 
     def _begin(self) -> None:
         """Start one more worker."""
@@ -146,6 +156,7 @@ class BatchWorkers:
         metrics.batch_seconds.observe(seconds)
         metrics.batch_tokens.observe(tokens)
         metrics.batch_texts.observe(texts)
+        metrics.batch_budget.inc(self._info.token_budget)
         metrics.tokens.inc(tokens)
         metrics.dropped.inc(int(batch.dropped.sum()))
         metrics.padding.inc(texts * int(batch.lengths.max()) - tokens)

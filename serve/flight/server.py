@@ -32,7 +32,7 @@ from ..errors import FieldError, ForbiddenError, UnknownRouteError
 from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
 from ..models.admin_action import AdminAction
-from ..models.changes import AdminRules, loading, unloading
+from ..models.changes import AdminRules, unloading
 from ..models.registry import Models
 from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
@@ -241,11 +241,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         else:
             spec = self._admin.confine(decode(_spec, body))
             names = {"name", *decode_json(body, dict[str, object])}
-
-            def load(specs: list[ModelSpec]) -> list[ModelSpec]:
-                return loading(spec.named(), names)(specs)
-
-            AdminAction("load", spec.path, who, self._admin.note).run(lambda: self._models.edit(load, reload=spec.path))
+            AdminAction("load", spec.path, who, self._admin.note).run(lambda: self._models.load(spec, names))
         return msgspec.json.encode(self._models.describe())
 
     def stop(self, drain_seconds: float) -> None:

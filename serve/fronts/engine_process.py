@@ -17,6 +17,7 @@ from ..listening import listening_addresses
 from ..models.loads import on_thread
 from ..models.served import served_models
 from ..models.spec import ModelSpec
+from ..observe.memory import add_memory_metrics
 from ..surroundings import Surroundings, flight_server_class
 from .channel.rows_server import RowsServer
 from .config import ProcessConfig
@@ -46,6 +47,7 @@ class _Engine:
             options, table=config.open_table(), audit_socket=config.audit_socket
         )
         self.models = surroundings.make_models()
+        add_memory_metrics(self.models.metrics, "engine")
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)
         self._rows = RowsServer(self.models, Path(config.engine_rows), drain_seconds=options.drain_seconds)

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ from .coding.answers import Density
 from .coding.bodies import check_coding, decompress
 
 __all__ = ["JSON", "AsgiApp", "Call", "Handler", "Limits", "Response", "Scope", "Send"]
+
+T = TypeVar("T")
 
 Scope = Mapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -317,7 +319,6 @@ class Call:
             DeadlineError: the timeout of the client passed.
             ClientLeftError: the client disconnected.
         """
-        timeout = self.timeout
         if terms is None:
             terms = self.terms
             if self.priority is None and is_bulk(inputs):
@@ -341,17 +342,11 @@ class Call:
                 if future is not None:
                     break
                 if not version.retired:
-                    await asyncio.wrap_future(version.wake_soon())
-            if timeout is None:
+                    await self._in_time(asyncio.wrap_future(version.wake_soon()))
+            if self.timeout is None:
                 answer = await self.bridge.wait(future, self.receive)
             else:
-                try:
-                    async with asyncio.timeout(timeout):
-                        answer = await self.bridge.wait(future, self.receive)
-                except TimeoutError:
-                    raise DeadlineError(
-                        f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
-                    ) from None
+                answer = await self._in_time(self.bridge.wait(future, self.receive))
         except OptionError as error:
             raise self.name_field(error) from error
         except InputError as error:
@@ -361,6 +356,21 @@ class Call:
         if self.permit is not None and terms.stream:
             await self.correct(sum(answer.tokens.tolist()))
         return version, answer
+
+    async def _in_time(self, waited: Awaitable[T]) -> T:
+        """Wait for an answer, or for a model that wakes, until the deadline of the request.
+
+        Raises:
+            DeadlineError: the timeout of the client passed.
+        """
+        deadline = self.terms.deadline
+        try:
+            async with asyncio.timeout(None if deadline is None else max(deadline - time.monotonic(), 0.0)):
+                return await waited
+        except TimeoutError:
+            raise DeadlineError(
+                f"the request's {self.timeout:g} s (X-Request-Timeout) passed before it was answered"
+            ) from None
 
     def _charge(self, request: EmbedRequest, version: ModelVersion) -> Awaitable[None] | None:
         """Charge the estimated tokens of a request; a part of a stream waits instead of being refused."""

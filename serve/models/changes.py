@@ -9,9 +9,11 @@ from typing import Literal
 
 import msgspec
 
+from fletcher.runtime.remote.url import ArtifactUrl, is_url, parse_url
+
 from ..errors import ForbiddenError, UnknownModelError
 from .admin_action import Note
-from .spec import ModelSpec
+from .spec import ModelSpec, require_given
 
 __all__ = ["AdminDoor", "AdminRules", "Change", "loading", "unloading"]
 
@@ -27,24 +29,33 @@ class AdminRules:
 
     Attributes:
         door: place of the API.
-        root: folder whose artifacts it may load; None if it may load nothing.
+        root: folder or URL whose artifacts it may load; None if it may load nothing.
         note: receives every change and its result; None without an audit log.
     """
 
     door: AdminDoor = "off"
-    root: Path | None = None
+    root: Path | ArtifactUrl | None = None
     note: Note | None = None
 
     def confine(self, spec: ModelSpec) -> ModelSpec:
-        """Return a specification whose folder is absolute and in the root, with all links followed.
+        """Return a specification whose folder is absolute and in the root, with all links followed, or whose URL is below it.
 
         Raises:
-            ForbiddenError: the folder is elsewhere, or there is no root.
+            ForbiddenError: the folder or the URL is elsewhere, or there is no root.
+            InputError: the URL is malformed, or the specification has a field that only the server sets.
         """
+        require_given(spec)
         if self.root is None:
             raise ForbiddenError(
                 "this server loads no models by its admin API: start it with --models-root FOLDER, the folder that has them"
             )
+        if isinstance(self.root, ArtifactUrl):
+            url = parse_url(spec.path) if is_url(spec.path) else self.root.child(spec.path)
+            if not url.is_below(self.root):
+                raise ForbiddenError(f"{spec.path} is not below the URL of --models-root")
+            return msgspec.structs.replace(spec, path=str(url))
+        if is_url(spec.path):
+            raise ForbiddenError("the path of the model is a URL, and --models-root is a folder of this server")
         root = self.root.resolve()
         if "\0" in spec.path:
             raise ForbiddenError("the path of the model has a character that no file name has")
@@ -65,7 +76,9 @@ def loading(spec: ModelSpec, fields: Collection[str]) -> Change:
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
         if any(old.key == spec.key for old in specs):
-            changes = {name: getattr(spec, name) for name in fields if name in spec.__struct_fields__}
+            # A folder that was downloaded comes with its URL; another folder has none.
+            replaced = {*fields, "source"} if "path" in fields else fields
+            changes = {name: getattr(spec, name) for name in replaced if name in spec.__struct_fields__}
             return [msgspec.structs.replace(old, **changes) if old.key == spec.key else old for old in specs]
         return [*specs, spec]
 

@@ -42,6 +42,7 @@ class Readiness:
         self._failures = engine.failures
         self._checked = 0.0
         self._reason = ""
+        self._distance: float | None = None
         self._files_checked = time.monotonic()
         self._files_reason = ""
         self._meanwhile = ""
@@ -80,6 +81,22 @@ class Readiness:
             self._meanwhile = ""
             self._lock.release()
 
+    @property
+    def known_reason(self) -> str:
+        """Return the reason that `reason` found last, without a check; empty if there was none."""
+        return self._engine.problem or self._files_reason or self._reason
+
+    @property
+    def distance(self) -> float | None:
+        """Return the largest difference of an element between the canary's latest run and its reference.
+
+        None if the model does not report it.
+        """
+        if self._distance is not None:
+            return self._distance
+        bounds = self._engine.backend.info.bounds
+        return None if bounds is None else bounds.session.measured_abs
+
     def _due(self) -> bool:
         if self._reason:
             return time.monotonic() - self._checked > RECHECK_SECONDS
@@ -100,4 +117,5 @@ class Readiness:
             canary = self._engine.backend.check_canary()
         except FletcherError as error:
             return f"the canary could not be computed ({type(error).__name__})"
+        self._distance = canary.max_abs
         return "" if canary.passed else f"the canary does not pass: {canary.reason}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,12 +30,15 @@ from ..engine.embed_request import EmbedRequest
 from ..engine.rows_request import RowsRequest
 from ..errors import ConflictError, UnknownModelError
 from ..observe.metrics import Metrics
+from .changes import loading
 from .loads import LOAD_SECONDS, Loads
 from .named import NamedModel, group, table_of
+from .remote.locations import Locations
 from .shadows import Shadows
 from .spaces import check_versions, in_space, require_space
 from .spec import ModelSpec, check_specs
 from .version import Loader, MakeEngine, ModelVersion
+from .version_metrics import add_version_metrics
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
@@ -57,9 +60,6 @@ VECTORS = ANSWERED_BY["vectors"]
 
 #: Origins of canaries, the one that proves least first.
 WEAKEST_FIRST: tuple[Proof, ...] = ("self-made", "published", "verified")
-
-#: Labels of `fletcher_model_info`.
-INFO_LABELS = ("model", "version", "variant", "provider", "canary")
 
 #: Seconds between two checks for idle models.
 IDLE_LOOK_SECONDS = 0.25
@@ -104,6 +104,8 @@ class Models:
         self._fingerprint = fingerprint or (lambda spec: "")
         self._refuse_long = refuse_long
         self._default = default
+        #: Finds the folders of models that have a URL; with None every path is a folder.
+        self.locations: Locations | None = None
         self._change = threading.Lock()
         self._loads = Loads(load_seconds)
         self._named: tuple[NamedModel, ...] = ()
@@ -117,10 +119,10 @@ class Models:
             "fletcher_model_requests", "Requests submitted to a model's engine", ["model", "version"]
         )
         self._swaps = self.metrics.labeled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
-        self.metrics.facts("fletcher_model_info", "Served models", INFO_LABELS, self._describe_versions)
+        add_version_metrics(self.metrics, lambda: [version for model in self._named for version in model.versions])
         self.metrics.gauge("fletcher_loads_hung", "Loads that did not end in time", lambda: float(self._loads.hung))
-        self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
+        self._follower = threading.Thread(target=self._follow_aliases, name="fletcher-aliases", daemon=True)
         self._stopped = threading.Event()
 
     # Lookup ------------------------------------------------------------------------------------------------------------
@@ -233,8 +235,8 @@ class Models:
                 raise
             return None
         rows = isinstance(request, RowsRequest)
-        count = request.requests if isinstance(request, RowsRequest) else 1
-        self._requests(version.spec.name, version.spec.version).inc(count)
+        if not rows:  # the front that tokenized rows has counted their requests
+            self._requests(version.spec.name, version.spec.version).inc()
         model = self._table.get(version.spec.name)
         if isinstance(model, NamedModel) and model.shadow is not None and version is not model.shadow:
             if rows and model.shadow.info.tokenizer != version.info.tokenizer:
@@ -263,7 +265,8 @@ class Models:
             if (future := self.submit(version, request, draft)) is not None:
                 return version, future
             if not version.retired:
-                version.wake()
+                deadline = request.terms.deadline
+                version.wake(None if deadline is None else deadline - time.monotonic())
 
     @property
     def fallback(self) -> str | None:
@@ -282,11 +285,6 @@ class Models:
         """Return the weakest origin of the models' canaries: `self-made`, `published` or `verified`."""
         origins = {version.description.canary for model in self._named for version in model.versions}
         return next((origin for origin in WEAKEST_FIRST if origin in origins), "self-made")
-
-    def _describe_versions(self) -> list[tuple[str, ...]]:
-        """Return the labels of `fletcher_model_info`, by version."""
-        described = [version.description for model in self._named for version in model.versions]
-        return [(each.name, each.version, each.variant, each.provider, each.canary) for each in described]
 
     def not_ready(self) -> str:
         """Return the reason why the server is not ready; empty if it is ready. It can take as long as a canary run."""
@@ -337,7 +335,38 @@ class Models:
             DeadlineError: the loads did not end in time.
             FletcherError: a version cannot be loaded, its canary does not pass, or two specifications conflict.
         """
-        self.edit(lambda present: specs)
+        with self._located(specs) as found:
+            self.edit(lambda present: found)
+
+    def load(self, spec: ModelSpec, fields: Collection[str]) -> None:
+        """Load a version that an operator described, or replace the version with the same name and label.
+
+        Args:
+            spec: specification of the version.
+            fields: as for `loading`.
+
+        Raises:
+            FletcherError: as for `apply`.
+        """
+        with self._located([spec]) as (found,):
+            # Named on the thread of the load, because that reads the folder.
+            self.edit(lambda specs: loading(found.named(), fields)(specs), reload=found.path)
+
+    @contextmanager
+    def _located(self, specs: Sequence[ModelSpec]) -> Iterator[list[ModelSpec]]:
+        """Yield specifications whose paths are folders on this machine. Artifacts are downloaded here, without a deadline.
+
+        Raises:
+            FletcherError: the artifact of a URL cannot be had.
+        """
+        if self.locations is None:
+            yield list(specs)
+            return
+        with self.locations.resolved(specs) as found:
+            try:
+                yield found
+            finally:
+                self.locations.keep(self.specs)
 
     def edit(
         self,
@@ -445,11 +474,11 @@ class Models:
         idle = any(version.spec.idle_seconds is not None for version in versions)
         if idle and not self._idle.is_alive():
             self._idle.start()
+        follows = self.locations is not None and self.locations.follow_seconds > 0
+        if follows and not self._follower.is_alive() and any(version.spec.source for version in versions):
+            self._follower.start()
 
     # Sleep and stop ----------------------------------------------------------------------------------------------------
-
-    def _count_awake(self) -> float:
-        return sum(version.engine is not None for model in self._named for version in model.versions)
 
     def _watch_idle(self) -> None:
         while not self._stopped.wait(IDLE_LOOK_SECONDS):
@@ -459,6 +488,10 @@ class Models:
                     continue
                 if time.monotonic() - version.used > limit:
                     version.sleep(self._drain_seconds)
+
+    def _follow_aliases(self) -> None:
+        if self.locations is not None:
+            self.locations.follow(lambda: self.specs, self.edit, self._stopped)
 
     def announce_stop(self) -> None:
         """Report that the server is not ready from now on, so that load balancers leave it. Requests are still answered."""
@@ -491,6 +524,8 @@ class Models:
                 drained &= version.retire(max(deadline - time.monotonic(), 0.0))
         if self._idle.is_alive():
             self._idle.join()
+        if self.locations is not None:
+            self.locations.keep(())
         return drained
 
     def describe(self) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from msgspec import Meta
 from fletcher.runtime import Artifact, LoadOptions
 from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.os_errors import explain
+from fletcher.runtime.remote.url import is_url
 
-__all__ = ["ModelSpec", "check_specs", "read_specs"]
+__all__ = ["ModelSpec", "check_specs", "read_specs", "require_given"]
 
 #: Size of the vector cache of a server's model.
 SERVER_CACHE = "64MiB"
@@ -25,7 +26,21 @@ class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     PANEL: ClassVar[str | None] = None
 
-    path: Annotated[str, Meta(description="The artifact's folder. A relative path is relative to the TOML file.")]
+    path: Annotated[
+        str,
+        Meta(
+            description="The artifact's folder, or the URL of an artifact or an alias. A relative path is relative to the "
+            "TOML file."
+        ),
+    ]
+    source: Annotated[
+        str,
+        Meta(
+            description="URL from which the server got the folder of `path`. The server sets it; a specification leaves it "
+            "out.",
+            extra={"hidden": True},
+        ),
+    ] = ""
     name: Annotated[
         str, Meta(description="Name of the model in requests and answers. Default: the name of its card.")
     ] = ""
@@ -111,7 +126,21 @@ def read_specs(path: Path) -> list[ModelSpec]:
         raise InputError(f"{path}: {error}") from None
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}; [[models]] has {', '.join(ModelSpec.__struct_fields__)}") from None
-    return [msgspec.structs.replace(spec, path=str(path.parent / spec.path)) for spec in table.models]
+    return [
+        spec if is_url(spec.path) else msgspec.structs.replace(spec, path=str(path.parent / spec.path))
+        for spec in map(require_given, table.models)
+    ]
+
+
+def require_given(spec: ModelSpec) -> ModelSpec:
+    """Return a specification that an operator wrote.
+
+    Raises:
+        OptionError: it has a field that only the server sets.
+    """
+    if spec.source:
+        raise OptionError("source", "source is set by the server: write the URL as path")
+    return spec
 
 
 def check_specs(specs: Sequence[ModelSpec]) -> None:

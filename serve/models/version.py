@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 
 import msgspec
 
-from fletcher.runtime.errors import FletcherError, StoppingError
+from fletcher.runtime.errors import DeadlineError, FletcherError, StoppingError
 from fletcher.runtime.machine.machine import container_limit
 from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
@@ -72,6 +72,7 @@ class ModelVersion:
         self._loads = loads
         self._waking: Future[AnsweringEngine] | None = None
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._encoder: Backend | None = load(spec)
         self.info = self._encoder.info
         self.description = ModelDescription.of(self.info, spec.name, spec.aliases, spec.version)
@@ -89,14 +90,21 @@ class ModelVersion:
             engine.set_spare(partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK)))
         return engine
 
-    def wake(self) -> AnsweringEngine:
+    def wake(self, seconds: float | None = None) -> AnsweringEngine:
         """Return the engine. Load the model again first if the version sleeps.
+
+        Args:
+            seconds: longest time that the caller waits for the load, which goes on afterwards. Default: no limit.
 
         Raises:
             DeadlineError: the load did not end in time.
             FletcherError: as for the constructor.
         """
-        return self.wake_soon().result()
+        waking = self.wake_soon()
+        wait([waking], seconds)
+        if not waking.done():
+            raise DeadlineError("the request's deadline passed before its model was loaded")
+        return waking.result()
 
     def wake_soon(self) -> Future[AnsweringEngine]:
         """Return a future of the engine. One load on a thread of its own serves all callers, so they hold no thread."""
@@ -114,7 +122,7 @@ class ModelVersion:
         try:
             started = time.perf_counter()
             what = f"the model {self.spec.name!r}"
-            encoder = self._loads.run(lambda: self._load(self.spec), _close_backend, what)
+            encoder = self._loads.run(self._load_after_close, _close_backend, what)
             with self._lock:
                 if self.retired:
                     _close_backend(encoder)
@@ -129,14 +137,19 @@ class ModelVersion:
             with self._lock:
                 self._waking = None
 
+    def _load_after_close(self) -> Backend:
+        """Load the model when the memory of its former session is free."""
+        with self._closing:
+            pass
+        return self._load(self.spec)
+
     def sleep(self, drain_seconds: float) -> None:
         """Answer the admitted requests and release the memory of the model.
 
         Args:
             drain_seconds: longest time to answer the admitted requests.
         """
-        with self._lock:
-            self._close(drain_seconds)
+        self._close(drain_seconds)
         self._log("model sleeps")
 
     def retire(self, drain_seconds: float) -> bool:
@@ -149,22 +162,24 @@ class ModelVersion:
             True if every admitted request was answered.
         """
         self.retired = True
-        with self._lock:
-            return self._close(drain_seconds)
+        return self._close(drain_seconds)
 
     def _close(self, drain_seconds: float) -> bool:
-        engine, encoder = self.engine, self._encoder
-        self.engine = self._encoder = self.readiness = None
-        if engine is None or encoder is None:
-            return True
-        drained = engine.stop(drain_seconds)
-        engine.metrics.leave()
-        # `close` waits for batches, so an encoder whose batches hang is not closed.
-        if self._owned and drained:
-            _close_backend(encoder)
-        del engine, encoder
-        give_memory_back()
-        return drained
+        # `_lock` is not held while requests and batches end, because the event loop takes it to wake the model.
+        with self._closing:
+            with self._lock:
+                engine, encoder = self.engine, self._encoder
+                self.engine = self._encoder = self.readiness = None
+            if engine is None or encoder is None:
+                return True
+            drained = engine.stop(drain_seconds)
+            engine.metrics.leave()
+            # `close` waits for batches, so an encoder whose batches hang is not closed.
+            if self._owned and drained:
+                _close_backend(encoder)
+            del engine, encoder
+            give_memory_back()
+            return drained
 
     def _log(self, message: str, **fields: object) -> None:
         name = {"model": self.spec.name, "version": self.spec.version}

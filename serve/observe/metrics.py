@@ -54,21 +54,21 @@ class _Summed(Collector):
         return self._removed + sum(value() for value in [*self._values.values()])
 
 
-#: Rows of a gauge with labels: the labels' values, and the value.
-Rows = Sequence[tuple[Sequence[str], float]]
+#: Labels' values and the value of each sample of a gauge.
+Rows = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
 
-class _Labeled(Collector):
-    """A gauge with labels whose rows an owner describes at a scrape."""
+class _Described(Collector):
+    """A gauge with a value for each row of labels that an owner describes at a scrape."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Rows]) -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str], rows: Rows) -> None:
         self._name, self._text, self._labels, self._rows = name, text, labels, rows
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield the metric for an exposition."""
         metric = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, value in self._rows():
-            metric.add_metric(labels, value)
+        for row, value in self._rows():
+            metric.add_metric(row, value)
         yield metric
 
 
@@ -143,6 +143,11 @@ class Metrics:
         self.padding = Counter(
             "fletcher_padding_tokens", "Padding in the rectangles of the batches, in tokens", registry=registry
         )
+        self.batch_budget = Counter(
+            "fletcher_batch_budget_tokens",
+            "Tokens that fit into the computed batches: the token budget of each, added up",
+            registry=registry,
+        )
         self.output = Histogram(
             "fletcher_output_duration_seconds",
             "Time to make the answer of one request from the output of the model",
@@ -188,13 +193,9 @@ class Metrics:
         """Add a gauge whose value is read at each scrape."""
         self._add(GaugeMetricFamily, name, text, value)
 
-    def facts(self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Sequence[Sequence[str]]]) -> None:
-        """Add a metric whose labels describe something, with the value 1; the rows are read at each scrape."""
-        self.gauges(name, text, labels, lambda: [(row, 1.0) for row in rows()])
-
-    def gauges(self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Rows]) -> None:
-        """Add a gauge with labels; the rows are read at each scrape."""
-        self.registry.register(_Labeled(name, text, labels, rows))
+    def described(self, name: str, text: str, labels: Sequence[str], rows: Rows) -> None:
+        """Add a gauge with labels. The labels' values and the value of each row are read at each scrape."""
+        self.registry.register(_Described(name, text, labels, rows))
 
     def by_device(self, metric: DeviceMetric) -> None:
         """Add a metric of a device; its value is read at each scrape."""

@@ -36,7 +36,8 @@ def add_pages(page: bytes, others: Sequence[bytes]) -> bytes:
     """Return a page with the counts of other pages added to its own.
 
     Counters and histograms are added up by name and labels. A gauge that the page itself has keeps the page's values; a gauge
-    that only others have, such as their open connections, is their sum.
+    that only others have, such as their open connections, is their sum. A gauge with the label `process` has a value for each
+    process.
 
     Args:
         page: page of the process that answers.
@@ -50,7 +51,8 @@ def add_pages(page: bytes, others: Sequence[bytes]) -> bytes:
         _add(family, totals, order)
     for text in others:
         for family in text_string_to_metric_families(text.decode()):
-            if family.type in ADDED or (family.name not in own and not family.name.endswith("_created")):
+            absent = family.name not in own and not family.name.endswith("_created")
+            if family.type in ADDED or absent or _by_process(family):
                 families.setdefault(family.name, family)
                 _add(family, totals, order)
     for name, (dividend, divisor) in QUOTIENTS.items():
@@ -65,6 +67,10 @@ def add_pages(page: bytes, others: Sequence[bytes]) -> bytes:
         merged.append(joined)
     registry.register(_Families(merged))
     return generate_latest(registry)
+
+
+def _by_process(family: Metric) -> bool:
+    return any("process" in sample.labels for sample in family.samples)
 
 
 def counts_of(page: bytes) -> bytes:

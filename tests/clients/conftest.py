@@ -27,6 +27,10 @@ SERVERS = {"one process": (0, False), "two front processes, with a key": (2, Tru
 KEY = "none"
 
 
+#: Names of OpenAI's models, for clients that know no others.
+ALIASES = {"minilm": ["text-embedding-3-small"]}
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> dict[str, Path]:
     """Return the folders of the checkpoints by the name of the served model."""
@@ -54,7 +58,7 @@ def servers(
         paths[name] = folder / name
         export(str(checkpoints[name]), paths[name])
     lines = [
-        f'[[models]]\npath = "{path}"\nname = "{name}"\nprovider = "mlas"\nworkers = 1\n'
+        f'[[models]]\npath = "{path}"\nname = "{name}"\nprovider = "mlas"\nworkers = 1\naliases = {ALIASES.get(name, [])}\n'
         for name, path in paths.items()
     ]
     (folder / "server.toml").write_text("\n".join(lines))

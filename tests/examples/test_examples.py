@@ -33,6 +33,9 @@ def test_every_example_is_tested_and_listed() -> None:
         "flight_client.py",
         "check_space.py",
         "embed_with_asyncio.py",  # tests/serve/embedded/test_async_engine.py
+        "embed_with_daft.py",  # tests/integrations/frameworks/
+        "embed_with_ray.py",
+        "embed_with_spark.py",
     }
     assert programs == tested
     listed = (EXAMPLES / "README.md").read_text()

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from fletcher.model_zoo import INPUT_TYPES, canary_path, list_cards, load_card
+from fletcher.model_zoo.card import LogitScore
 from fletcher.model_zoo.errors import CardError
 from fletcher.model_zoo.zoo import parse_card
+from fletcher.runtime.tokenizing.templates import render
 
 # From the pages of the models: dimension, max_tokens, pooling, prompts of a query and of a document.
 BGE_QUERY = "Represent this sentence for searching relevant passages: "
+INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 PUBLISHED = {
     "all-MiniLM-L6-v2": (384, 256, "mean", None, None),
     "all-MiniLM-L12-v2": (384, 128, "mean", None, None),
@@ -32,11 +35,17 @@ PUBLISHED = {
     "nomic-embed-text-v1.5": (768, 8192, "mean", "search_query: ", "search_document: "),
     "modernbert-embed-base": (768, 8192, "mean", "search_query: ", "search_document: "),
     "snowflake-arctic-embed-m-v1.5": (768, 512, "cls", BGE_QUERY, None),
+    "Qwen3-Embedding-0.6B": (1024, 32768, "lasttoken", INSTRUCTION, None),
+    "Qwen3-Embedding-4B": (2560, 32768, "lasttoken", INSTRUCTION, None),
+    "Qwen3-Embedding-8B": (4096, 32768, "lasttoken", INSTRUCTION, None),
+    "e5-mistral-7b-instruct": (4096, 4096, "lasttoken", f"{INSTRUCTION} ", None),
+    "embeddinggemma-300m": (768, 2048, "mean", "task: search result | query: ", "title: none | text: "),
 }
+RERANKERS = ("Qwen3-Reranker-0.6B", "Qwen3-Reranker-4B", "Qwen3-Reranker-8B")
 
 
 def test_the_zoo_has_every_listed_model() -> None:
-    assert {card.name for card in list_cards()} == set(PUBLISHED)
+    assert {card.name for card in list_cards()} == {*PUBLISHED, *RERANKERS}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -49,6 +58,24 @@ def test_a_card_has_the_published_settings(name: str) -> None:
     assert card.normalize == (name != "bert-tiny")
     assert card.sources[0].startswith("hf:")
     assert card.accuracy["fp32"].min_cosine == 0.999999
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_a_reranker_has_the_published_template(name: str) -> None:
+    card = load_card(name)
+    assert (card.output, card.dimension, card.max_tokens, card.activation) == ("scores", 1, 8192, "sigmoid")
+    score = card.logit_score
+    assert isinstance(score, LogitScore) and score.template is not None
+    assert (score.true_token, score.false_token) == (9693, 2152)  # the tokens "yes" and "no" of Qwen's vocabulary
+    # `prefix`, `format_instruction` and `suffix` of the example on the model's page.
+    prefix = (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided."
+        ' Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    )
+    suffix = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    instruction = "Given a web search query, retrieve relevant passages that answer the query"
+    pair = f"<Instruct>: {instruction}\n<Query>: a query\n<Document>: a document"
+    assert render(score.template, "a query", "a document") == f"{prefix}{pair}{suffix}"
 
 
 def test_only_nomic_1_5_has_a_layer_norm_before_truncation() -> None:
@@ -163,4 +190,4 @@ def test_cards_are_read_from_another_folder_without_heavy_packages(tmp_path: Pat
         "print([m for m in ('torch', 'transformers', 'huggingface_hub', 'onnx') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.split("\n")[:2] == [str(len(PUBLISHED)), "[]"]
+    assert result.stdout.split("\n")[:2] == [str(len(PUBLISHED) + len(RERANKERS)), "[]"]

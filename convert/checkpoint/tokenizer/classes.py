@@ -6,7 +6,7 @@ Sources: `AutoTokenizer.from_pretrained` and the classes' `__init__` of transfor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from ..tokenizer_version import TokenizerLike
 __all__ = ["TokenizerClass", "class_name", "find_class"]
 
 #: `generic` takes tokenizer.json as it is.
-Kind = Literal["bert", "mpnet", "roberta", "xlm_roberta", "camembert", "albert", "generic"]
+Kind = Literal["bert", "mpnet", "roberta", "xlm_roberta", "camembert", "albert", "qwen2", "llama", "gemma", "generic"]
 
 _BERT_TOKENS: Mapping[str, str] = MappingProxyType(
     {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
@@ -44,6 +44,15 @@ _ALBERT_TOKENS: Mapping[str, str] = MappingProxyType(
 )
 
 
+_QWEN2_TOKENS: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+)
+_LLAMA_TOKENS: Mapping[str, str] = MappingProxyType({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+_GEMMA_TOKENS: Mapping[str, str] = MappingProxyType(
+    {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizerClass:
     """A class of tokenizers.
@@ -55,6 +64,7 @@ class TokenizerClass:
         tokens: special tokens that it has where the checkpoint names none.
         types: versions of transformers in which it gives the model token types.
         additional: special tokens without a name that it has where the checkpoint lists none.
+        tokens_of_5: special tokens that it has besides `tokens` in transformers 5.
     """
 
     name: str
@@ -63,6 +73,7 @@ class TokenizerClass:
     tokens: Mapping[str, str]
     types: frozenset[TokenizerLike]
     additional: tuple[str, ...] = ()
+    tokens_of_5: Mapping[str, str] = field(default_factory=dict)
 
 
 _BOTH: frozenset[TokenizerLike] = frozenset({"4", "5"})
@@ -95,6 +106,16 @@ CLASSES: Mapping[str, TokenizerClass] = MappingProxyType(
                 ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
             ),
             TokenizerClass("AlbertTokenizer", "albert", "Unigram", _ALBERT_TOKENS, _FOUR),
+            TokenizerClass("Qwen2Tokenizer", "qwen2", "BPE", _QWEN2_TOKENS, _NEITHER),
+            TokenizerClass("LlamaTokenizer", "llama", "BPE", _LLAMA_TOKENS, _NEITHER),
+            TokenizerClass(
+                "GemmaTokenizer",
+                "gemma",
+                "BPE",
+                _GEMMA_TOKENS,
+                _NEITHER,
+                tokens_of_5=MappingProxyType({"mask_token": "<mask>"}),
+            ),
         )
     }
 )
@@ -110,20 +131,35 @@ BY_MODEL_4: Mapping[str, str] = MappingProxyType(
         "camembert": "CamembertTokenizer",
         "distilbert": "DistilBertTokenizer",
         "electra": "ElectraTokenizer",
+        "gemma": "GemmaTokenizer",
+        "gemma3_text": "GemmaTokenizer",
+        "llama": "LlamaTokenizer",
+        "mistral": "LlamaTokenizer",
         "modernbert": "PreTrainedTokenizerFast",
         "mpnet": "MPNetTokenizer",
         "nomic_bert": "BertTokenizer",
+        "qwen2": "Qwen2Tokenizer",
+        "qwen3": "Qwen2Tokenizer",
         "roberta": "RobertaTokenizer",
         "xlm-roberta": "XLMRobertaTokenizer",
     }
 )
 BY_MODEL_5: Mapping[str, str] = MappingProxyType(
-    {**BY_MODEL_4, "distilbert": "BertTokenizer", "gte": "XLMRobertaTokenizer", "modernbert": "TokenizersBackend"}
+    {
+        **{model: name for model, name in BY_MODEL_4.items() if model != "llama"},
+        "distilbert": "BertTokenizer",
+        "gte": "XLMRobertaTokenizer",
+        "mistral": "TokenizersBackend",
+        "modernbert": "TokenizersBackend",
+    }
 )
 
-#: Model types for which transformers 5 takes tokenizer.json as it is, whatever class the checkpoint names
-#: (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`).
-ALWAYS_GENERIC_5 = frozenset({"modernbert", "modernbert-decoder"})
+#: Model types for which transformers 5 takes tokenizer.json as it is, whatever class the checkpoint names: those of
+#: `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`, and Mistral's, whose own class is not the one that checkpoints name.
+ALWAYS_GENERIC_5 = frozenset({"mistral", "modernbert", "modernbert-decoder"})
+
+#: Model types for which transformers 5 takes another class than the checkpoint names (the same list).
+ALWAYS_5: Mapping[str, str] = MappingProxyType({"qwen2": "Qwen2Tokenizer"})
 
 
 def class_name(config: Mapping[str, Any], settings: Mapping[str, Any], like: TokenizerLike) -> str | None:
@@ -137,6 +173,8 @@ def class_name(config: Mapping[str, Any], settings: Mapping[str, Any], like: Tok
     model_type = config.get("model_type")
     if like == "5" and model_type in ALWAYS_GENERIC_5:
         return GENERIC[0]
+    if like == "5" and model_type in ALWAYS_5:
+        return ALWAYS_5[str(model_type)]
     name = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if isinstance(name, str):
         return GENERIC[0] if name in GENERIC else name.removesuffix("Fast")

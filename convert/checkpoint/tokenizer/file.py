@@ -20,9 +20,10 @@ from ..sentence_transformers import read_files
 from ..tokenizer_settings import check_keys
 from ..tokenizer_version import TokenizerLike, named_version, strips_texts
 from .arguments import read_arguments
-from .classes import TokenizerClass, class_name, find_class
+from .classes import GENERIC, TokenizerClass, class_name, find_class
 from .loaded_by_transformers import load_with_transformers
 from .pipeline import adjust, build, check_ids, finish, read_vocabulary, rebuild, unknown_token
+from .sentencepiece import FILES, build_sentencepiece
 from .tokens import add_tokens
 
 __all__ = ["WrittenTokenizer", "check_mask", "gives_token_types", "write_tokenizer"]
@@ -163,6 +164,8 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
         raise CheckpointError(f"{file}: tokenizer_class is {settings['tokenizer_class']!r}, not the name of a class")
     kind = find_class(class_name(checkpoint.config, settings, like))
     source, stored = _read_source(folder / "tokenizer.json")
+    if kind is not None and kind.kind == "llama" and like == "5" and _is_byte_level(folder / "tokenizer.json"):
+        kind = find_class(GENERIC[0])  # transformers 5 takes the file as it is: Llama 3's names Llama 2's class
     if kind is None and stored is None and not _has_vocabulary(folder):
         raise CheckpointError(f"{folder} has no tokenizer: neither tokenizer.json nor a vocabulary. Fetch it again")
     names = (settings.get("tokenizer_class"), checkpoint.config.get("tokenizer_class"))
@@ -188,13 +191,19 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
                 f"vocabulary. {SAVE_FAST}"
             )
         model = read_vocabulary(folder, kind, like, unknown_token(kind, arguments))
-        if model is None:
+        pieces = build_sentencepiece(folder, kind, arguments, like) if model is None else None
+        if pieces is not None:
+            tokenizer, arguments = pieces
+        elif model is not None:
+            tokenizer = build(kind, arguments, model)
+        else:
             raise CheckpointError(_explain_missing(folder, kind))
-        rebuilt, tokenizer = True, build(kind, arguments, model)
+        rebuilt = True
     named = add_tokens(tokenizer, kind, arguments, like)
     for number, token in arguments.decoder.items() if stored is None and like == "4" else ():
-        ends = [named.get(key) for key in ("cls_token", "sep_token")]
-        if str(token) in map(str, ends) and tokenizer.token_to_id(str(token)) != number:
+        ends = [str(named.get(key)) for key in ("cls_token", "sep_token")]
+        checked = str(token) in ends or (kind.kind in FILES and tokenizer.id_to_token(number) is not None)
+        if checked and tokenizer.token_to_id(str(token)) != number:
             raise CheckpointError(
                 f"{folder} gives the token {str(token)!r} the id {number}, and its vocabulary another: make them agree in "
                 "a copy"
@@ -203,7 +212,7 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
     if rebuilt:
         finish(tokenizer, kind, arguments, named, processor)
     elif like == "4":
-        adjust(tokenizer, kind, arguments)
+        adjust(tokenizer, kind, arguments, named)
         _check_normalized(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer)
     if tokenizer.post_processor is None:  # says the same as none, in transformers 5 with these words
         tokenizer.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
@@ -233,6 +242,11 @@ def _read_source(file: Path) -> tuple[dict[str, Any] | None, Tokenizer | None]:
         )
     _check_source(file, source, tokenizer)
     return source, tokenizer
+
+
+def _is_byte_level(file: Path) -> bool:
+    """Return whether tokenizer.json has a part that works on bytes, by the text that transformers looks for."""
+    return file.is_file() and '"ByteLevel"' in file.read_text(encoding="utf-8")
 
 
 def _places(folder: Path) -> str:
@@ -268,7 +282,8 @@ def _explain_missing(folder: Path, kind: TokenizerClass) -> str:
     present = sorted(file.name for pattern in VOCABULARIES for file in folder.glob(pattern))
     if not present:
         return f"{folder} has neither tokenizer.json nor a vocabulary: fetch the checkpoint again"
-    needed = {"WordPiece": "vocab.txt", "BPE": "vocab.json and merges.txt"}.get(kind.model or "", "tokenizer.json")
+    words = {"WordPiece": "vocab.txt", "BPE": "vocab.json and merges.txt"}
+    needed = FILES.get(kind.kind) or words.get(kind.model or "", "tokenizer.json")
     return (
         f"{folder} has no tokenizer.json but {', '.join(present)}, of which Fletcher does not make a {kind.name} "
         f"(it needs {needed}). {SAVE_FAST}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from fletcher.runtime.errors import CheckpointError
@@ -21,10 +21,25 @@ from ..tokenizer_version import TokenizerLike
 from .arguments import Arguments, Token
 from .classes import TokenizerClass
 
-__all__ = ["adjust", "build", "check_ids", "finish", "read_vocabulary", "rebuild", "unknown_token"]
+__all__ = [
+    "SPACE",
+    "adjust",
+    "albert_steps",
+    "build",
+    "check_ids",
+    "finish",
+    "read_vocabulary",
+    "rebuild",
+    "unknown_token",
+]
 
 #: SentencePiece's sign for a space.
 SPACE = "▁"
+
+#: Words of Qwen's tokenizers: contractions, letters with one sign before them, single digits, signs, line ends, blanks.
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def read_vocabulary(folder: Path, kind: TokenizerClass, like: TokenizerLike, unknown: str) -> WordPiece | BPE | None:
@@ -82,15 +97,29 @@ def _pair(line: str) -> tuple[str, str]:
     return first, second
 
 
-def adjust(tokenizer: Tokenizer, kind: TokenizerClass, arguments: Arguments) -> None:
+def adjust(tokenizer: Tokenizer, kind: TokenizerClass, arguments: Arguments, named: Mapping[str, Token]) -> None:
     """Change tokenizer.json's pipeline as the classes of transformers 4 do, after the tokens were added.
 
+    Args:
+        tokenizer: tokenizer that is changed.
+        kind: its class.
+        arguments: its arguments.
+        named: special tokens by name.
+
     Raises:
-        CheckpointError: transformers would fail: there is no normalizer that it could change.
+        CheckpointError: transformers would fail: there is no normalizer that it could change, or no token to put around a
+            text; or it would take another file.
     """
+    if kind.kind == "llama" and arguments.settings.get("add_prefix_space") is not None:
+        raise CheckpointError(
+            f"{arguments.folder}: add_prefix_space of the tokenizer is set, so that transformers 4 makes a new tokenizer of "
+            "tokenizer.model: save the new one with transformers, or choose --tokenizer-like 5"
+        )
+    if kind.kind in {"llama", "gemma"}:
+        _put_ends(tokenizer, kind, arguments, named)
     # Only a pre-tokenizer that stands alone has the key; in a Sequence it is left as it is.
     pre_tokenizer = _state(tokenizer.pre_tokenizer)
-    add_prefix_space = arguments.flag("add_prefix_space", False)
+    add_prefix_space = _prefix_space(kind, arguments, False)
     if pre_tokenizer.get("add_prefix_space", add_prefix_space) != add_prefix_space:
         fields = {**pre_tokenizer, "add_prefix_space": add_prefix_space}
         tokenizer.pre_tokenizer = getattr(pre_tokenizers, fields.pop("type"))(**fields)
@@ -110,6 +139,13 @@ def adjust(tokenizer: Tokenizer, kind: TokenizerClass, arguments: Arguments) -> 
         tokenizer.normalizer = getattr(normalizers, state.pop("type"))(**state)
 
 
+def _prefix_space(kind: TokenizerClass, arguments: Arguments, default: bool) -> bool:
+    """Return `add_prefix_space`; the classes of language models take null for their default."""
+    if kind.kind in {"qwen2", "llama", "gemma"} and arguments.settings.get("add_prefix_space") is None:
+        return default
+    return arguments.flag("add_prefix_space", default)
+
+
 def build(kind: TokenizerClass, arguments: Arguments, model: Any, charsmap: bytes | None = None) -> Tokenizer:
     """Return the pipeline that transformers 5 builds around a model, without added tokens.
 
@@ -125,7 +161,7 @@ def build(kind: TokenizerClass, arguments: Arguments, model: Any, charsmap: byte
         CheckpointError: a setting has a wrong type.
     """
     tokenizer = Tokenizer(model)
-    space = arguments.flag("add_prefix_space", kind.kind != "roberta")
+    space = _prefix_space(kind, arguments, kind.kind not in {"roberta", "qwen2"})
     match kind.kind:
         case "bert" | "mpnet":
             tokenizer.normalizer = normalizers.BertNormalizer(
@@ -137,10 +173,25 @@ def build(kind: TokenizerClass, arguments: Arguments, model: Any, charsmap: byte
             tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         case "roberta":
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+        case "qwen2":
+            tokenizer.normalizer = normalizers.NFC()
+            words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated", invert=False)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [words, pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=False)]
+            )
+        case "llama":
+            # Without `legacy`, the first word of a text alone has a space before it.
+            first = "always" if arguments.flag("legacy", False) else "first"
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+                replacement=SPACE, prepend_scheme=first if space else "never", split=False
+            )
+        case "gemma":
+            tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+            tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
         case _:
             steps = [] if charsmap is None else [normalizers.Precompiled(charsmap)]
             if kind.kind == "albert":
-                tokenizer.normalizer = normalizers.Sequence([*_albert_steps(arguments), *steps])
+                tokenizer.normalizer = normalizers.Sequence([*albert_steps(arguments), *steps])
             elif steps:
                 tokenizer.normalizer = steps[0]
             scheme = "always" if space else "never"
@@ -197,8 +248,36 @@ def finish(
                 pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
                 special_tokens=[("[CLS]", cls[1]), ("[SEP]", sep[1])],
             )
-        case "albert":
-            tokenizer.post_processor = source
+        case "albert" | "qwen2" | "llama" | "gemma":
+            if source is not None:
+                tokenizer.post_processor = source
+
+
+def _put_ends(tokenizer: Tokenizer, kind: TokenizerClass, arguments: Arguments, named: Mapping[str, Token]) -> None:
+    """Put the first and the last token around a text, as `add_bos_token` and `add_eos_token` say (`update_post_processor`).
+
+    Raises:
+        CheckpointError: a token that is asked for has no name, or is not in the vocabulary.
+    """
+    ends, special = {}, []
+    for key, default in (("bos", True), ("eos", False)):
+        ends[key] = ""
+        if arguments.flag(f"add_{key}_token", default):
+            text = None if named.get(f"{key}_token") is None else str(named[f"{key}_token"])
+            number = None if text is None else tokenizer.token_to_id(text)
+            if text is None or number is None:
+                raise _missing(arguments, kind, f"{key}_token", text)
+            ends[key] = text
+            special.append((text, number))
+
+    def around(text: str, number: int) -> list[str]:
+        pieces = (ends["bos"], text, ends["eos"])
+        return [f"{piece}:{number}" for piece in pieces if piece]
+
+    single = around("$A", 0)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=[*single, *around("$B", 1)], special_tokens=special
+    )
 
 
 def rebuild(kind: TokenizerClass, arguments: Arguments, source: Mapping[str, Any]) -> Tokenizer:
@@ -233,7 +312,7 @@ def _model(kind: TokenizerClass, arguments: Arguments, source: Mapping[str, Any]
                 merges = [
                     tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in description["merges"]
                 ]
-                return BPE(_by_token(vocabulary), merges, **_BPE)
+                return BPE(_by_token(vocabulary), merges, **_bpe_settings(kind, unknown))
         scores = [tuple(entry) for entry in vocabulary]
         number = {"albert": 1, "xlm_roberta": 3}.get(kind.kind)
         if number is None:
@@ -245,6 +324,16 @@ def _model(kind: TokenizerClass, arguments: Arguments, source: Mapping[str, Any]
             f"transformers 5 makes a {kind.name} of it, which needs {kind.model} ({error}): name the right "
             "tokenizer_class in tokenizer_config.json"
         ) from error
+
+
+def _bpe_settings(kind: TokenizerClass, unknown: str) -> Mapping[str, Any]:
+    """Return the settings that a class gives to its model."""
+    match kind.kind:
+        case "llama":
+            return {"fuse_unk": True, "byte_fallback": True}
+        case "gemma":
+            return {"fuse_unk": True, "byte_fallback": True, "unk_token": unknown}
+    return _BPE
 
 
 def _missing(arguments: Arguments, kind: TokenizerClass, key: str, text: str | None) -> CheckpointError:
@@ -265,7 +354,8 @@ def _by_token(vocabulary: Any) -> dict[str, int]:
     return dict(vocabulary)
 
 
-def _albert_steps(arguments: Arguments) -> list[Any]:
+def albert_steps(arguments: Arguments) -> list[Any]:
+    """Return the steps of ALBERT's normalizer before SentencePiece's table of characters."""
     steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     if not arguments.flag("keep_accents", False):
         steps += [normalizers.NFKD(), normalizers.StripAccents()]

@@ -120,7 +120,7 @@ def _as_added(token: Token, special: bool) -> AddedToken:
 def _with_defaults(kind: TokenizerClass, arguments: Arguments, like: TokenizerLike) -> dict[str, Token]:
     """Return the special tokens by name, those of the class where the files say nothing, with the class's properties."""
     named: dict[str, Token] = {}
-    for key, value in {**kind.tokens, **arguments.named}.items():
+    for key, value in {**kind.tokens, **(kind.tokens_of_5 if like == "5" else {}), **arguments.named}.items():
         if value is not None:
             named[key] = (
                 _with_properties(kind, key, value, like) if isinstance(value, str) and key in kind.tokens else value
@@ -130,6 +130,8 @@ def _with_defaults(kind: TokenizerClass, arguments: Arguments, like: TokenizerLi
 
 def _with_properties(kind: TokenizerClass, key: str, text: str, like: TokenizerLike) -> Token:
     """Return a special token with the properties that its class gives to one without any."""
+    if kind.kind == "qwen2" and like == "4":
+        return AddedToken(text, lstrip=False, rstrip=False, special=True, normalized=False)
     if key != "mask_token":
         return AddedToken(text, lstrip=False, rstrip=False) if kind.kind == "mpnet" else text
     match kind.kind, like:

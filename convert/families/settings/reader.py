@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fletcher.runtime.errors import CheckpointError
@@ -78,6 +79,11 @@ class Config:
     def ignore(self, *keys: str) -> None:
         """Mark keys as read: they concern training, or heads that no embedding uses."""
         self._asked.update(keys)
+
+    @property
+    def file(self) -> Path:
+        """The file, for messages."""
+        return self._file
 
     def where(self, key: str) -> str:
         """Return file and key, for messages."""

@@ -11,13 +11,15 @@ it lacks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fletcher.runtime.artifact.manifest import FeedRules, TensorInfo
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.session.feeds import POSITION_TABLE, WORD_TABLE
 
-from ...architecture import Architecture, Attention, RelativeBias, Rotary
+from ...architecture import Architecture, Attention, Mask, RelativeBias, Rotary, Window
 from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
@@ -30,9 +32,9 @@ from ..shared.positions import (
     biased_attentions,
     buckets,
     emit_sum,
+    is_symmetric,
     rotaries_of,
     rotary_tables,
-    window_size,
 )
 from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
 
@@ -55,7 +57,7 @@ OPERATORS = frozenset(
             "Div",
             "Gelu",
             "Identity",
-            *NORMS.values(),
+            NORMS["layer_norm"],
             "MatMul",
             "Max",
             "Mul",
@@ -116,7 +118,14 @@ def emit_coreml(
             f"the target coreml has no Gather, and supports two token types, not the {types.shape[0]} of this model: "
             "export it for another target"
         )
-    return tuple(_emit_bucket(architecture, dimension, length, precision) for length in lengths(max_tokens))
+    emissions = tuple(_emit_bucket(architecture, dimension, length, precision) for length in lengths(max_tokens))
+    for weight in emissions[0].graph.weights.values():
+        if max(weight.shape) > LARGEST_SIDE and weight.name not in emissions[0].feeds.tables.values():
+            raise InputError(
+                f"the target coreml has no dimension above {LARGEST_SIDE:,}, and the weight {weight.name} of this model has "
+                f"the shape {weight.shape}: export it for another target"
+            )
+    return emissions
 
 
 def _emit_bucket(architecture: Architecture, dimension: int, length: int, precision: Precision) -> Emission:
@@ -165,7 +174,7 @@ def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]
 def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int) -> Positions:
     """Add the values of `positions.emit_positions` for a fixed length, without the operators that CoreML lacks."""
     tables = {
-        name: _emit_table(graph, rotary, architecture.max_positions, length)
+        name: _emit_table(graph, rotary, min(architecture.max_positions, LARGEST_SIDE), length)
         for name, rotary in rotaries_of(architecture).items()
     }
     different = biased_attentions(architecture)
@@ -175,9 +184,10 @@ def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int
     query = graph.node("Unsqueeze", [steps, graph.constant([1])], "positions/query")
     ahead = graph.node("Sub", [steps, query], "positions/ahead")  # key - query, (length, length)
     behind = graph.node("Sub", [query, steps], "positions/behind")
-    distance = graph.node("Max", [ahead, behind], "positions/absolute_distance")
+    absolute = graph.node("Max", [ahead, behind], "positions/absolute_distance")
+    distances = _Distances(ahead, behind, absolute)
     biases = {
-        key: _emit_bias(graph, part, length, distance, f"positions/bias.{index}")
+        key: _emit_bias(graph, part, length, distances, f"positions/bias.{index}")
         for index, (key, part) in enumerate(different.items())
     }
     return Positions(tables, biases)
@@ -194,19 +204,43 @@ def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, length:
     return parts[0], parts[1]
 
 
-def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distance: str, name: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Distances:
+    """Names of the distances of each pair of positions, (length, length): key - query, query - key, and the larger one."""
+
+    ahead: str
+    behind: str
+    absolute: str
+
+
+def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distances: _Distances, name: str) -> str:
     """Add the bias of a layer's scores, (1, heads or 1, length, length)."""
     terms = []
     if attention.alibi is not None:
         slopes = graph.constant(-np.array(attention.alibi, np.float32)[:, None, None])
-        terms.append(graph.node("Mul", [distance, slopes], f"{name}/alibi"))
+        terms.append(graph.node("Mul", [distances.absolute, slopes], f"{name}/alibi"))
     if attention.relative_bias is not None:
         terms.append(graph.weight(_by_place(attention.relative_bias, length)))
-    if (size := window_size(attention)) is not None:
-        beyond = graph.node("Sub", [distance, graph.constant(float(size))], f"{name}/beyond")
-        outside = graph.node("Clip", [beyond, graph.constant(0.0), graph.constant(1.0)], f"{name}/outside")
+    if attention.mask != "full":
+        outside = _emit_outside(graph, attention.mask, distances, name)
         terms.append(graph.node("Mul", [outside, graph.constant(OUT_OF_SIGHT_HALF)], f"{name}/in_window"))
     return emit_sum(graph, attention, terms, name)
+
+
+def _emit_outside(graph: GraphBuilder, mask: Mask, distances: _Distances, name: str) -> str:
+    """Add 1 for each key outside a mask, else 0, (length, length)."""
+
+    def beyond(value: str, limit: int, suffix: str) -> str:
+        further = graph.node("Sub", [value, graph.constant(float(limit))], f"{name}/beyond{suffix}")
+        return graph.node("Clip", [further, graph.constant(0.0), graph.constant(1.0)], f"{name}/outside{suffix}")
+
+    if isinstance(mask, Window) and is_symmetric(mask):
+        return beyond(distances.absolute, mask.before, "")
+    after = beyond(distances.ahead, mask.after if isinstance(mask, Window) else 0, "_after")
+    if not isinstance(mask, Window):
+        return after
+    before = beyond(distances.behind, mask.before, "_before")
+    return graph.node("Add", [after, before], f"{name}/outside")  # no key is outside on both sides
 
 
 def _by_place(bias: RelativeBias, length: int) -> Weight:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...architecture import Attention
 from ...graph.builder import GraphBuilder
 from ..shared.blocks import emit_linear
-from ..shared.positions import Positions
+from ..shared.positions import CAUSAL, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
 from .packed_layout import PackedLayout
 
@@ -16,6 +16,9 @@ def emit_attention(
     graph: GraphBuilder, attention: Attention, hidden: str, layout: PackedLayout, positions: Positions, name: str
 ) -> str:
     """Add the operator `Attention` over the rectangle; `nonpad_kv_seqlen` keeps padding out of every softmax.
+
+    With a causal mask no token sees the padding, which comes after it. The operator then needs no lengths, and may have none:
+    with both, it aligns the mask at the end of each text, as for a text that continues a cache.
 
     The norm and the rotation of a query or key work on packed rows, before there is any padding.
 
@@ -35,13 +38,15 @@ def emit_attention(
         graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)
         for part, rows in (("query", query), ("key", key), ("value", value))
     ]
+    is_causal = bias_key(attention) == CAUSAL
     context = graph.node(
         "Attention",
-        [*rectangles, positions.bias_of(attention), "", "", layout.lengths],
+        rectangles if is_causal else [*rectangles, positions.bias_of(attention), "", "", layout.lengths],
         f"{name}/context_rectangle",
         q_num_heads=attention.num_heads,
         kv_num_heads=attention.num_kv_heads,
         scale=attention.scale,
+        **({"is_causal": 1} if is_causal else {}),
     )
     width = attention.query_heads.width
     flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")

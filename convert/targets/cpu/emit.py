@@ -24,7 +24,7 @@ from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
 from ..shared.encoder import Parts, emit_encoder
-from ..shared.positions import emit_positions, has_bias
+from ..shared.positions import CAUSAL, NO_BIAS, emit_positions, has_bias
 from .attention import emit_attention
 from .packed_layout import PackedLayout, emit_packed_layout
 from .pooling import emit_pooling
@@ -48,8 +48,11 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_packed_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
-    steps = graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture) else ""  # int32
-    positions = emit_positions(graph, architecture, layout.positions, steps)
+    without = (NO_BIAS, CAUSAL)
+    steps = (
+        graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture, without) else ""
+    )  # int32
+    positions = emit_positions(graph, architecture, layout.positions, steps, without=without)
     seen = layout
     if architecture.unseen_tail is not None:
         seen = replace(layout, lengths=_emit_seen_lengths(graph, architecture.unseen_tail, ids, layout))

@@ -9,7 +9,7 @@ and a CUDA graph can be captured.
 docs/OperatorKernels.md (at commit 001d12d2), and contrib_ops/cuda/bert/packed_multihead_attention.cc: flash attention without
 a bias; with one, CUTLASS's if the rectangle's width is a multiple of four times an element's bytes (8 in half types, 16 in
 float32), else an unfused kernel. So the host rounds the width up for graphs with a bias. The kernel has no bfloat16: the
-attention of bf16 graphs is in fp16.
+attention of bf16 graphs is in fp16. Causal models in half precision have another operator (causal.py).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
 from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
+from .causal import emit_causal, is_causal
 from .layers import emit_cuda_layer, emit_cuda_sum
 from .projections import emit_qkv, emit_wide_tables
 
@@ -77,6 +78,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Unsqueeze"): _ALL,
         (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
+        (MICROSOFT, "GroupQueryAttention"): frozenset({"float16", "bfloat16"}),
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
         **{(MICROSOFT, operator): frozenset({"float", "float16"}) for operator in SUMMED_NORMS.values()},
     }
@@ -91,6 +93,8 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         dimension: length of a vector.
         precision: types of the nodes.
     """
+    if is_causal(architecture, precision):
+        return emit_causal(architecture, dimension, precision)
     if precision.arithmetic == "bf16":
         precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)
@@ -164,16 +168,11 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
 def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str) -> str:
     """Add one vector per text: rows that the host chose, or a sum over a rectangle with the host's weights."""
     if mode in ("cls", "lasttoken"):
-        rows = _input(graph, TensorInfo(f"pooling.{mode}", "int32", ("texts",)))
+        rows = graph.input(TensorInfo(f"pooling.{mode}", "int32", ("texts",)))
         return graph.node("Gather", [hidden, rows], name)
-    index = _input(graph, TensorInfo("rectangle", "int32", ("texts", "longest")))
+    index = graph.input(TensorInfo("rectangle", "int32", ("texts", "longest")))
     rectangle = graph.node("Gather", [hidden, index], f"{name}/rectangle")  # (texts, longest, hidden)
     if mode == "max":  # padding repeats a token of the text, which changes no maximum
         return graph.node("ReduceMax", [rectangle, graph.constant([1])], name, keepdims=0)
-    weights = _input(graph, TensorInfo(f"pooling.{mode}", "float32", ("texts", "longest")))
+    weights = graph.input(TensorInfo(f"pooling.{mode}", "float32", ("texts", "longest")))
     return emit_weighted_sum(graph, weights, rectangle, name)
-
-
-def _input(graph: GraphBuilder, info: TensorInfo) -> str:
-    """Declare an input unless it is declared, and return its name."""
-    return info.name if info in graph.inputs else graph.input(info)

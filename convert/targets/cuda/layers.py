@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from ...architecture import Attention, Block, Embedding, FeedForward, Layer
+from ...architecture import Attention, Block, Embedding, EmbeddingGate, FeedForward, Layer
 from ...checkpoint.tensors import Linear, Norm
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, SUMMED_NORMS, emit_summed_norm
@@ -59,15 +59,17 @@ def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Atte
         The output of the layer, or None if the layer needs standard operators.
     """
     fused = [(block, norm) for block in layer.blocks if (norm := _fused_norm(block)) is not None]
-    if len(fused) < len(layer.blocks) or not _has_kernels(graph, layer.name):
+    if len(fused) < len(layer.blocks) or layer.scale is not None or not _has_kernels(graph, layer.name):
         return None
     for block, norm in fused:
-        if isinstance(block.core, Attention):
-            name, linear, last = f"{layer.name}/attention", block.core.output, "output"
-            inner = attend(block.core, hidden, name)
+        if isinstance(block.body, Attention):
+            name, linear, last = f"{layer.name}/attention", block.body.output, "output"
+            inner = attend(block.body, hidden, name)
+        elif isinstance(block.body, FeedForward):
+            name, linear, last = f"{layer.name}/feed_forward", block.body.down, "down"
+            inner = _emit_inner(graph, block.body, hidden, name)
         else:
-            name, linear, last = f"{layer.name}/feed_forward", block.core.down, "down"
-            inner = _emit_inner(graph, block.core, hidden, name)
+            raise TypeError(f"{layer.name}: a block of {type(block.body).__name__} has no fused operator")
         hidden = _close(graph, linear, inner, hidden, norm, name, last)
     return hidden
 
@@ -75,7 +77,7 @@ def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Atte
 def _fused_norm(block: Block) -> Norm | None:
     """Return the norm of a block's sum if one operator can add and norm it, and the block has no other norm."""
     norm = block.norm_sum
-    if isinstance(block.body, Block) or block.norm_before is not None or block.norm_after is not None:
+    if isinstance(block.body, Block | EmbeddingGate) or block.norm_before is not None or block.norm_after is not None:
         return None
     return norm if norm is not None and _is_fusable(norm) else None
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...architecture import Attention
+from ...architecture import Attention, Heads
 from ...checkpoint.tensors import Linear, interleave_heads, pair_columns
 from ...graph.builder import GraphBuilder
 from ..shared.blocks import emit_linear, side_by_side
 from ..shared.positions import Positions
-from ..shared.projections import emit_projections, emit_rotary
+from ..shared.projections import emit_projections, emit_repeated_heads, emit_rotary
 
 __all__ = ["Tables", "emit_qkv", "emit_wide_tables", "heads_together"]
 
@@ -40,8 +40,8 @@ def heads_together(attention: Attention) -> int:
         return 1
     return max(
         count
-        for count in range(1, attention.num_heads + 1)
-        if not attention.num_heads % count and count * attention.head_size <= BLOCK
+        for count in range(1, attention.num_kv_heads + 1)
+        if not attention.num_kv_heads % count and count * attention.head_size <= BLOCK
     )
 
 
@@ -65,6 +65,9 @@ def emit_qkv(
 ) -> list[str]:
     """Add the first four inputs of `PackedMultiHeadAttention`: query, key, value, and the biases that the operator adds.
 
+    The operator has no grouped heads: keys and values are repeated after their norm and rotation, which takes less time than
+    products with repeated weights.
+
     Args:
         graph: graph to add to.
         attention: description of the attention.
@@ -76,16 +79,30 @@ def emit_qkv(
     if (packed := _emit_packed(graph, attention, hidden, name)) is not None:
         rows, bias = packed
         return [rows, "", "", bias]
+    query, key, value = _emit_parts(graph, attention, hidden, positions, wide, name)
+    key = emit_repeated_heads(graph, attention, key, (0,), f"{name}/key")
+    value = emit_repeated_heads(graph, attention, value, (0,), f"{name}/value")
+    return [query, key, value, ""]
+
+
+def _emit_parts(
+    graph: GraphBuilder, attention: Attention, hidden: str, positions: Positions, wide: Tables, name: str
+) -> tuple[str, str, str]:
+    """Add query, key and value as products of their own, or as one if a norm or a rotation of each head follows."""
     count = heads_together(attention)
-    if count == 1 and (attention.rotary or attention.query_norm or attention.key_norm):
-        return [*emit_projections(graph, attention, hidden, positions, name, emit_rotary), ""]
+    normed = attention.query_norm or attention.key_norm or attention.value_norm
+    if count == 1 and (attention.rotary or normed):
+        return emit_projections(graph, attention, hidden, positions, name, emit_rotary)
     query, key = (
         emit_linear(graph, part, hidden, f"{name}/{what}")
         if count == 1
-        else _emit_rotated(graph, attention, part, hidden, wide, f"{name}/{what}_pairs")
-        for what, part in (("query", attention.query), ("key", attention.key))
+        else _emit_rotated(graph, attention, (part, heads), hidden, wide, f"{name}/{what}_pairs")
+        for what, part, heads in (
+            ("query", attention.query, attention.query_heads),
+            ("key", attention.key, attention.key_heads),
+        )
     )
-    return [query, key, emit_linear(graph, attention.value, hidden, f"{name}/value"), ""]
+    return query, key, emit_linear(graph, attention.value, hidden, f"{name}/value")
 
 
 def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: str) -> tuple[str, str] | None:
@@ -100,6 +117,7 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
         attention.rotary is not None
         or attention.query_norm is not None
         or attention.key_norm is not None
+        or attention.value_norm is not None
         or graph.precision.arithmetic == "bf16"
         or attention.num_kv_heads != attention.num_heads
         or any(part.bias is None for part in parts)
@@ -114,9 +132,11 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
     return graph.node("Reshape", [product, shape], f"{name}/qkv_heads"), graph.weight(joined.bias)
 
 
-def _emit_rotated(graph: GraphBuilder, attention: Attention, part: Linear, hidden: str, wide: Tables, name: str) -> str:
+def _emit_rotated(
+    graph: GraphBuilder, attention: Attention, projection: tuple[Linear, Heads], hidden: str, wide: Tables, name: str
+) -> str:
     """Add a rotated query or key whose pairs are neighbors, (tokens, heads · head_size)."""
-    rotary = attention.rotary
+    (part, heads), rotary = projection, attention.rotary
     assert rotary is not None
     if not rotary.interleaved:
         weight = pair_columns(part.weight, attention.head_size)
@@ -128,7 +148,7 @@ def _emit_rotated(graph: GraphBuilder, attention: Attention, part: Linear, hidde
         "RotaryEmbedding",
         [batch, *wide[rotary.name]],
         f"{name}/rotated_batch",
-        num_heads=attention.num_heads // heads_together(attention),
+        num_heads=heads.count // heads_together(attention),
         interleaved=1,
     )
     return graph.node("Squeeze", [batch, first], f"{name}/rotated")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ...architecture import FeedForward
+from ...architecture import EmbeddingGate, FeedForward
 from ...checkpoint.tensors import Linear, concatenate
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
+from ...graph.norms import emit_norm
 
-__all__ = ["emit_feed_forward", "emit_inner", "emit_linear", "side_by_side"]
+__all__ = ["emit_embedding_gate", "emit_feed_forward", "emit_inner", "emit_linear", "side_by_side"]
 
 
 def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
@@ -31,6 +32,16 @@ def emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -
     gate = emit_linear(graph, part.gate, hidden, f"{name}/gate")
     gate = emit_activation(graph, part.activation, gate, f"{name}/activation")
     return graph.node("Mul", [gate, up], f"{name}/gated")
+
+
+def emit_embedding_gate(graph: GraphBuilder, part: EmbeddingGate, hidden: str, embedded: str, name: str) -> str:
+    """Add down(activation(gate(hidden)) · norm(scale · signal(embedded)))."""
+    signal = emit_linear(graph, part.signal, embedded, f"{name}/signal")
+    signal = graph.node("Mul", [signal, graph.constant(part.scale)], f"{name}/signal/scaled")
+    signal = emit_norm(graph, part.norm, signal, f"{name}/signal/norm")
+    gate = emit_linear(graph, part.gate, hidden, f"{name}/gate")
+    gate = emit_activation(graph, part.activation, gate, f"{name}/activation")
+    return emit_linear(graph, part.down, graph.node("Mul", [gate, signal], f"{name}/gated"), f"{name}/down")
 
 
 def side_by_side(parts: tuple[Linear, ...], name: str) -> Linear:

@@ -11,7 +11,7 @@ from fletcher.runtime.errors import InputError
 from ...architecture import Architecture, Attention, Window
 from ...checkpoint.tensors import NormKind
 
-__all__ = ["ENCODERS", "Capabilities", "MaskKind", "check_capabilities"]
+__all__ = ["ALL", "Capabilities", "MaskKind", "check_capabilities"]
 
 #: Kinds of masks: all tokens, those up to the token itself, as many before as after it, or different numbers.
 MaskKind = Literal["full", "causal", "window", "one-sided window"]
@@ -32,8 +32,12 @@ class Capabilities:
     grouped_heads: bool = False
 
 
-#: Capabilities that all families of encoders need.
-ENCODERS = Capabilities(norms=frozenset({"layer_norm"}), masks=frozenset({"full", "window"}))
+#: All parts that an architecture can have.
+ALL = Capabilities(
+    norms=frozenset({"layer_norm", "rms_norm"}),
+    masks=frozenset({"full", "causal", "window", "one-sided window"}),
+    grouped_heads=True,
+)
 
 
 def check_capabilities(target: str, capabilities: Capabilities, architecture: Architecture) -> None:

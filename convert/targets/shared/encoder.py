@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import TensorInfo
 
-from ...architecture import Architecture, Attention, Block, Decoder, Embedding, Layer
+from ...architecture import Architecture, Attention, Block, Decoder, Embedding, EmbeddingGate, FeedForward, Layer
 from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
-from .blocks import emit_feed_forward, emit_linear
-from .modules import emit_decoder, emit_modules
+from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
+from .modules import emit_decoder, emit_layer_average, emit_modules
 
 __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
@@ -60,12 +60,17 @@ def emit_encoder(
     Returns:
         The last hidden states, before any module.
     """
-    hidden = _emit_embedding(graph, architecture.embedding, parts)
+    embedded = hidden = _emit_embedding(graph, architecture.embedding, parts)
+    states = [hidden]
     for layer in architecture.layers:
-        hidden = parts.layer(layer, hidden) or _emit_layer(graph, layer, hidden, parts)
+        hidden = parts.layer(layer, hidden) or _emit_layer(graph, layer, hidden, embedded, parts)
+        states.append(hidden)
     if architecture.final_norm is not None:
         hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
-    value = emit_modules(graph, architecture, hidden, parts.pool, parts.decode)
+    if architecture.projection is not None:
+        hidden = emit_linear(graph, architecture.projection, hidden, "projection")
+    tokens = emit_layer_average(graph, architecture, [*states[:-1], hidden])
+    value = emit_modules(graph, architecture, tokens, parts.pool, parts.decode)
     graph.node("Identity", [value], architecture.output)
     rows = parts.rows if architecture.output == "token_vectors" else (texts,)
     graph.output(TensorInfo(architecture.output, "float32", (*rows, dimension)))
@@ -113,6 +118,8 @@ def _emit_embedding(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> 
 
 def _emit_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
     hidden = emit_token_types(graph, embedding, parts)
+    if embedding.scale is not None:
+        hidden = graph.node("Mul", [hidden, graph.constant(embedding.scale)], "embeddings/scaled")
     if embedding.token_type is not None:
         hidden = graph.node("Add", [hidden, graph.weight(embedding.token_type)], "embeddings/with_token_type")
     if embedding.positions is not None:
@@ -122,23 +129,39 @@ def _emit_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
     return hidden
 
 
-def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, parts: Parts) -> str:
+#: Part of the names of a block's nodes, by the kind of its body.
+_PARTS = {Attention: "attention", FeedForward: "feed_forward", EmbeddingGate: "embedding_gate"}
+
+
+def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, embedded: str, parts: Parts) -> str:
     for block in layer.blocks:
-        part = "attention" if isinstance(block.core, Attention) else "feed_forward"
-        hidden = _emit_block(graph, block, hidden, parts, f"{layer.name}/{part}")
+        hidden = _emit_block(graph, block, (hidden, embedded), parts, f"{layer.name}/{_PARTS[type(block.core)]}")
+    if layer.scale is not None:
+        hidden = graph.node("Mul", [hidden, graph.weight(layer.scale)], f"{layer.name}/scaled")
     return hidden
 
 
-def _emit_block(graph: GraphBuilder, block: Block, hidden: str, parts: Parts, name: str) -> str:
-    """Add a residual block. A block around another one has its own residual and norms, with `_again` after their names."""
+def _emit_block(graph: GraphBuilder, block: Block, states: tuple[str, str], parts: Parts, name: str) -> str:
+    """Add a residual block. A block around another one has its own residual and norms, with `_again` after their names.
+
+    Args:
+        graph: graph to add to.
+        block: the block.
+        states: its input, and the embeddings.
+        parts: parts of the target.
+        name: prefix of the nodes' names.
+    """
+    hidden, embedded = states
     again = "_again" if isinstance(block.body, Block) else ""
     value = hidden
     if block.norm_before is not None:
         value = emit_norm(graph, block.norm_before, value, f"{name}/norm{again}")
     if isinstance(block.body, Block):
-        value = _emit_block(graph, block.body, value, parts, name)
+        value = _emit_block(graph, block.body, (value, embedded), parts, name)
     elif isinstance(block.body, Attention):
         value = parts.attend(block.body, value, name)
+    elif isinstance(block.body, EmbeddingGate):
+        value = emit_embedding_gate(graph, block.body, value, embedded, name)
     else:
         value = emit_feed_forward(graph, block.body, value, name)
     if block.norm_after is not None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fletcher.model_zoo.card import PoolingMode
 
-from ...architecture import Activation, Architecture, Decoder, Dense, Normalize, Pooling, Saturation, Truncate
+from ...architecture import (
+    Activation,
+    Architecture,
+    Decoder,
+    Dense,
+    LayerAverage,
+    Normalize,
+    Pooling,
+    Saturation,
+    Truncate,
+)
 from ...checkpoint.tensors import Norm
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
@@ -14,7 +24,7 @@ from ...graph.norms import emit_norm
 from ...graph.torch_activations import TORCH_ACTIVATIONS, emit_torch_activation
 from .blocks import emit_linear
 
-__all__ = ["emit_decoder", "emit_modules"]
+__all__ = ["emit_decoder", "emit_layer_average", "emit_modules"]
 
 #: torch.nn.functional.normalize's epsilon.
 NORMALIZE_EPSILON = 1e-12
@@ -70,6 +80,28 @@ def emit_modules(
                 value = graph.node("Add", [value, graph.constant(1.0)], f"{name}/one_more.{time}")
                 value = graph.node("Log", [value], f"{name}/log.{time}")
     return value
+
+
+def emit_layer_average(graph: GraphBuilder, architecture: Architecture, states: Sequence[str]) -> str:
+    """Add the sum of hidden states that the first module asks for, and return it; else return the last states.
+
+    Args:
+        graph: graph to add to.
+        architecture: architecture with the modules.
+        states: the embeddings, and the result of each layer.
+    """
+    first = architecture.modules[0] if architecture.modules else None
+    if not isinstance(first, LayerAverage):
+        return states[-1]
+    weighted = [
+        graph.node("Mul", [state, graph.constant(weight)], f"modules.0/weighted.{index}")
+        for index, (state, weight) in enumerate(zip(states, first.weights, strict=True))
+        if weight
+    ]
+    total = weighted[0]
+    for index, value in enumerate(weighted[1:]):
+        total = graph.node("Add", [total, value], f"modules.0/total.{index}")
+    return total
 
 
 def _emit_dense(graph: GraphBuilder, module: Dense, value: str, name: str) -> str:

@@ -6,7 +6,7 @@ Both are computed once in a run of the graph, for all layers that share them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
 
 __all__ = [
+    "CAUSAL",
     "NO_BIAS",
     "OUT_OF_SIGHT_HALF",
     "Positions",
@@ -26,9 +27,9 @@ __all__ = [
     "emit_positions",
     "emit_sum",
     "has_bias",
+    "is_symmetric",
     "rotaries_of",
     "rotary_tables",
-    "window_size",
 ]
 
 #: Number added to the scores outside a window. Its exp underflows to 0, and it is finite, so that a row without visible
@@ -42,6 +43,9 @@ BiasKey = tuple[Mask, tuple[float, ...] | None, str | None]
 
 #: Key of the layers that add nothing to their scores.
 NO_BIAS: BiasKey = ("full", None, None)
+
+#: Key of the layers whose scores have a causal mask alone, which the operator `Attention` has an attribute for.
+CAUSAL: BiasKey = ("causal", None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,13 @@ class Positions:
 
 
 def emit_positions(
-    graph: GraphBuilder, architecture: Architecture, positions: str, steps: str, *, rows_axis: int = 0
+    graph: GraphBuilder,
+    architecture: Architecture,
+    positions: str,
+    steps: str,
+    *,
+    rows_axis: int = 0,
+    without: Collection[BiasKey] = (NO_BIAS,),
 ) -> Positions:
     """Add the rotary tables and biases of an architecture's layers, each once.
 
@@ -73,13 +83,14 @@ def emit_positions(
         positions: position of each token in its text, int32 or int64, in the shape of the token ids; used for rotary layers.
         steps: 0, 1, … longest - 1, int32, (longest,); used for layers with a bias.
         rows_axis: axis of size 1 that is added to the rows of the rotary tables.
+        without: keys of biases that the target's attention needs not.
     """
     rotaries = rotaries_of(architecture)
     tables = {
         name: _emit_table(graph, rotary, architecture.max_positions, positions, rows_axis)
         for name, rotary in rotaries.items()
     }
-    different = biased_attentions(architecture)
+    different = biased_attentions(architecture, without)
     if not different:
         return Positions(tables, {})
     one = graph.constant([1])
@@ -87,7 +98,7 @@ def emit_positions(
     # A square of longest x longest in int32 takes 268 MB for 8,192 tokens, so only squares that a layer needs are added.
     distance = graph.node("Sub", [steps, query], "positions/distance")  # key - query
     absolute = ""
-    if any(part.alibi is not None or window_size(part) is not None for part in different.values()):
+    if any(part.alibi is not None or is_symmetric(part.mask) for part in different.values()):
         absolute = graph.node("Abs", [distance], "positions/absolute_distance")
     biases = {
         key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
@@ -102,30 +113,22 @@ def rotaries_of(architecture: Architecture) -> dict[str, Rotary]:
     return {rotary.name: rotary for rotary in rotaries if rotary is not None}
 
 
-def has_bias(architecture: Architecture) -> bool:
+def has_bias(architecture: Architecture, without: Collection[BiasKey] = (NO_BIAS,)) -> bool:
     """Return whether some layer adds to its scores."""
-    return bool(biased_attentions(architecture))
+    return bool(biased_attentions(architecture, without))
 
 
-def biased_attentions(architecture: Architecture) -> dict[BiasKey, Attention]:
-    """Return one attention for each different bias of an architecture."""
+def biased_attentions(
+    architecture: Architecture, without: Collection[BiasKey] = (NO_BIAS,)
+) -> dict[BiasKey, Attention]:
+    """Return one attention for each different bias of an architecture, except those of the keys `without`."""
     different = {bias_key(attention): attention for attention in architecture.attentions}
-    different.pop(NO_BIAS, None)
-    return different
+    return {key: attention for key, attention in different.items() if key not in without}
 
 
-def window_size(attention: Attention) -> int | None:
-    """Return the tokens on each side that an attention sees; None without a window.
-
-    Raises:
-        ValueError: the mask is not the same on both sides; `check_capabilities` refuses such an architecture first.
-    """
-    mask = attention.mask
-    if mask == "full":
-        return None
-    if not isinstance(mask, Window) or mask.before != mask.after:
-        raise ValueError(f"a bias cannot express the mask {mask}")
-    return mask.before
+def is_symmetric(mask: Mask) -> bool:
+    """Return whether a mask is a window with as many tokens before a token as after it."""
+    return isinstance(mask, Window) and mask.before == mask.after
 
 
 def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -197,14 +200,29 @@ def _emit_bias(
         index = graph.node("Add", [distance, shift], f"{name}/index")
         # The spelling stays: artifacts' digests are made of their graphs' bytes. (heads, longest, longest)
         terms.append(graph.node("Gather", [table, index], f"{name}/learnt", axis=1))
-    if (size := window_size(attention)) is not None:
+    if attention.mask != "full":
         out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
-        window = graph.constant(np.array(size, np.int32))
-        # Where would need two more squares for its operands in ONNX Runtime.
-        beyond = graph.node("Greater", [absolute, window], f"{name}/beyond")
-        outside = graph.node("Cast", [beyond], f"{name}/outside", to=1)
+        outside = _emit_outside(graph, attention.mask, distance, absolute, name)
         terms.append(graph.node("Mul", [outside, graph.constant(out)], f"{name}/in_window"))
     return emit_sum(graph, attention, terms, name)
+
+
+def _emit_outside(graph: GraphBuilder, mask: Mask, distance: str, absolute: str, name: str) -> str:
+    """Add 1 for each key outside a mask, else 0, (longest, longest)."""
+
+    def beyond(value: str, limit: int, suffix: str) -> str:
+        # Where would need two more squares for its operands in ONNX Runtime.
+        further = graph.node("Greater", [value, graph.constant(np.array(limit, np.int32))], f"{name}/beyond{suffix}")
+        return graph.node("Cast", [further], f"{name}/outside{suffix}", to=1)
+
+    if isinstance(mask, Window) and is_symmetric(mask):
+        return beyond(absolute, mask.before, "")
+    after = beyond(distance, mask.after if isinstance(mask, Window) else 0, "_after")
+    if not isinstance(mask, Window):
+        return after
+    behind = graph.node("Sub", [graph.constant(np.array(0, np.int32)), distance], f"{name}/behind")
+    before = beyond(behind, mask.before, "_before")
+    return graph.node("Add", [after, before], f"{name}/outside")  # no key is outside on both sides
 
 
 def emit_sum(graph: GraphBuilder, attention: Attention, terms: Sequence[str], name: str) -> str:

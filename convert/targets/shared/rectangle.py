@@ -17,7 +17,7 @@ from ...graph.builder import GraphBuilder
 from .blocks import emit_linear
 from .pooling import emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
-from .projections import emit_projections
+from .projections import emit_projections, emit_repeated_heads
 
 __all__ = [
     "Rectangle",
@@ -64,7 +64,10 @@ def emit_rectangle_attention(
     def rotate(graph: GraphBuilder, heads: Heads, rotary: Rotary, rows: str, positions: Positions, name: str) -> str:
         return _emit_rotation(graph, heads, rotary, rows, rectangle, positions, name)
 
-    query, key, value = emit_projections(graph, attention, hidden, positions, name, rotate)
+    sides = rectangle.sizes()
+    query, key, value = emit_projections(graph, attention, hidden, positions, name, rotate, sides)
+    key = emit_repeated_heads(graph, attention, key, sides, f"{name}/key")
+    value = emit_repeated_heads(graph, attention, value, sides, f"{name}/value")
     query = graph.node("Mul", [query, graph.constant(attention.scale)], f"{name}/query/scaled")
 
     def split(rows: str, heads: Heads, part: str, perm: tuple[int, ...]) -> str:
@@ -74,8 +77,8 @@ def emit_rectangle_attention(
 
     heads = {
         "query": split(query, attention.query_heads, "query", (0, 2, 1, 3)),  # (texts, heads, longest, size)
-        "key": split(key, attention.key_heads, "key", (0, 2, 3, 1)),  # (texts, heads, size, longest)
-        "value": split(value, attention.key_heads, "value", (0, 2, 1, 3)),
+        "key": split(key, attention.query_heads, "key", (0, 2, 3, 1)),  # (texts, heads, size, longest)
+        "value": split(value, attention.query_heads, "value", (0, 2, 1, 3)),
     }
     scores = graph.node("MatMul", [heads["query"], heads["key"]], f"{name}/scores")  # (texts, heads, longest, longest)
     if bias := positions.bias_of(attention):

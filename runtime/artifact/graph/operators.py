@@ -34,11 +34,11 @@ EMITTED: Mapping[Target, frozenset[Operator]] = MappingProxyType(
     {
         "cpu": _EVERYWHERE
         | _standard(
-            "Attention CumSum Equal Gather Gemm Less Mod NonZero Not Range RotaryEmbedding Shape Where",
+            "Attention CumSum Equal Gather Gemm Less Mod NonZero Not RMSNormalization Range RotaryEmbedding Shape Where",
         ),
         "cuda": _EVERYWHERE
-        | _standard("Gather Gemm RotaryEmbedding")
-        | _microsoft("BiasGelu FastGelu PackedMultiHeadAttention SkipLayerNormalization"),
+        | _standard("Gather Gemm RMSNormalization RotaryEmbedding")
+        | _microsoft("BiasGelu FastGelu GroupQueryAttention PackedMultiHeadAttention SkipLayerNormalization"),
         "tensorrt": _EVERYWHERE | _standard("Gather Softmax Transpose"),
         "coreml": _EVERYWHERE | _standard("Clip Softmax Transpose"),
     }

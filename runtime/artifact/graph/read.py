@@ -7,7 +7,7 @@ import hashlib
 from ...errors import ArtifactError, ChecksumError
 from ..folder import Artifact
 from ..manifest import Variant
-from ..regular_file import open_regular
+from ..regular_file import read_regular
 from .check import LARGEST_GRAPH, check_graph
 
 __all__ = ["check_graphs", "read_graph"]
@@ -21,8 +21,7 @@ def read_graph(artifact: Artifact, variant: Variant) -> bytes:
         ChecksumError: the file has another sha256 than the manifest states.
     """
     file = artifact.path / variant.file
-    with open_regular(file) as stream:
-        data = stream.read(LARGEST_GRAPH + 1)
+    data = read_regular(file, LARGEST_GRAPH + 1)
     if hashlib.sha256(data).hexdigest() != artifact.manifest.files[variant.file].sha256:
         if len(data) > LARGEST_GRAPH:
             raise ArtifactError(

@@ -28,7 +28,7 @@ from ...errors import DeviceLostError, DeviceMemoryError, ProviderError
 from ...machine.cuda_driver import CudaDriver, Event, Stream, load_driver
 from ...machine.gpus import SLOTS, Gpu
 from ...session.counters import Counters
-from ...session.feeds import Feeds
+from ...session.feeds import HOST_INPUTS, Feeds
 from ...session.session import Session
 from . import TITLE
 from .buffers import CudaBuffers, Place, lay_out
@@ -173,6 +173,8 @@ class CudaSession(Session):
         weights = graph.with_name(variant.weights).stat().st_size
         if variant.outputs[0].name in TOKEN_OUTPUTS or not shapes:
             return None
+        if any(info.name in HOST_INPUTS for info in variant.inputs):
+            return None  # a captured graph keeps the values that operators read on the host
         if weights > GRAPHS_SHARE * driver.memory_info(index)[0]:
             self._not_captured(f"its weights ({weights >> 20} MiB) would be on the GPU twice")
             return None
@@ -212,6 +214,9 @@ class _Slot:
         host, device = self._buffers.inputs.reserve(places[-1].end)
         feeds.write([place.view(host.array) for place in places])
         for place in places:
+            if place.name in HOST_INPUTS:
+                self._binding.bind_cpu_input(place.name, place.view(host.array))
+                continue
             self._binding.bind_input(
                 place.name, "cuda", self._index, place.dtype.type, list(place.shape), device.address + place.offset
             )

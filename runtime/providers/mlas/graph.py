@@ -14,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, MissingPackageError, ProviderError
+from .mapped import map_weights
 
 __all__ = ["CpuGraph", "open_graph"]
 
 
-def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> Any:
+def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, mapped: bool = False) -> Any:
     """Open an ONNX Runtime session of a graph in memory with weights in a folder, without writing a copy of either.
 
     Args:
         graph: serialized model whose external data are relative to `weights_folder`.
         weights_folder: folder of the weights.
         optimize: whether ONNX Runtime may join nodes, which removes the values between them.
+        mapped: whether the weights stay in their file; see `mapped.py`.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
@@ -43,8 +45,11 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> 
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
     )
+    disabled = map_weights(options) if mapped else []
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+        )
     except Exception as error:  # ONNX Runtime's errors have no common base class
         raise ArtifactError(f"ONNX Runtime cannot load a graph of {weights_folder}: {error}") from error
 
@@ -52,18 +57,19 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> 
 class CpuGraph:
     """`CpuGraph`: graph that runs on the calling thread."""
 
-    def __init__(self, graph: bytes, weights_folder: Path) -> None:
+    def __init__(self, graph: bytes, weights_folder: Path, *, mapped: bool = False) -> None:
         """Open a graph.
 
         Args:
             graph: serialized model whose external data are relative to `weights_folder`.
             weights_folder: folder of the weights.
+            mapped: whether the weights stay in their file; see `mapped.py`.
 
         Raises:
             MissingPackageError: onnxruntime is not installed.
             ArtifactError: ONNX Runtime cannot load the graph.
         """
-        self._session = open_graph(graph, weights_folder)
+        self._session = open_graph(graph, weights_folder, mapped=mapped)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Compute the named outputs.

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ...artifact.holding import hold
 from ...errors import DeviceLostError, DeviceMemoryError, FletcherError, ProviderError
-from .engine_cache import EngineCache, Estimate
+from .engine_cache import RECORD, EngineCache, Estimate
 from .options import CONTEXT
 
 __all__ = ["EngineWatch", "Make", "build_engines", "profile_folder", "reporting"]
@@ -122,7 +123,7 @@ def reporting(
 
 
 class EngineWatch:
-    """`EngineWatch`: counter of engine files that were written after a session was opened."""
+    """`EngineWatch`: counter of engine files that were written after a session was opened. It holds the engines."""
 
     def __init__(self, folder: Path) -> None:
         """Record the files of a folder.
@@ -131,7 +132,13 @@ class EngineWatch:
             folder: folder of engines.
         """
         self._folder = folder
+        self._held = hold(folder / RECORD)
         self._initial = self._files()
+
+    def close(self) -> None:
+        """End the hold on the engines."""
+        if self._held is not None:
+            self._held.close()
 
     @property
     def written(self) -> int:

@@ -121,6 +121,8 @@ class TensorRtSession(Session):
     def close(self) -> None:
         """Release the memory as soon as the runs in progress have ended."""
         self._sessions = None
+        if self._watch is not None:
+            self._watch.close()
 
     def _compute(
         self, sessions: Sequence[Any], profile: int, batch: Batch, name: str, is_by_token: bool

@@ -19,6 +19,7 @@ from ...engine.backend import Backend
 from ...engine.fairness.turn_pool import TurnPool
 from ...models.registry import Models
 from ...models.spec import ModelSpec
+from ...observe.memory import add_memory_metrics
 from ...observe.metrics import Metrics
 from ...surroundings import Surroundings
 from ..channel.link import EngineLink
@@ -78,6 +79,7 @@ class _Front:
             certificates=surroundings.certificates,
         )
         metrics = self.models.metrics
+        add_memory_metrics(metrics, f"front-{config.front}")
         surroundings.watch(metrics)
         metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: self.connections.open)
         self._link = EngineLink(

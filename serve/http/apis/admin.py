@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from fletcher.model_zoo.decode import decode_json
 from ...errors import FieldError, MediaTypeError, UnknownModelError
 from ...json_bodies import decode
 from ...models.admin_action import AdminAction
-from ...models.changes import AdminRules, loading, unloading
+from ...models.changes import AdminRules, unloading
 from ...models.loads import on_thread
 from ...models.spec import ModelSpec
 from ..call import JSON, Call, Response
@@ -78,19 +78,15 @@ async def load(call: Call, rules: AdminRules) -> Response:
     body = await _json(call)
     spec = rules.confine(decode(_spec, body))
     names = {"name", *decode_json(body, dict[str, object])}
-
-    def change(specs: list[ModelSpec]) -> list[ModelSpec]:
-        named = spec.named()  # here, because it reads the folder
-        return loading(named, names)(specs)
-
-    await _edit(call, AdminAction("load", spec.path, _who(call), rules.note), change, reload=spec.path)
+    await _run(AdminAction("load", spec.path, _who(call), rules.note), partial(call.models.load, spec, names))
     return await show(call)
 
 
 async def unload(call: Call, rules: AdminRules) -> Response:
     """Unload a model, or one version of it (`name@version`), after the requests that it admitted are answered."""
     name = call.scope["path"].removeprefix(PREFIX)
-    await _edit(call, AdminAction("unload", name[:LOGGED_CHARACTERS], _who(call), rules.note), unloading(name))
+    action = AdminAction("unload", name[:LOGGED_CHARACTERS], _who(call), rules.note)
+    await _run(action, partial(call.models.edit, unloading(name)))
     return await show(call)
 
 
@@ -114,7 +110,8 @@ async def share(call: Call, rules: AdminRules) -> Response:
             for spec in specs
         ]
 
-    await _edit(call, AdminAction("share", name[:LOGGED_CHARACTERS], _who(call), rules.note), change)
+    action = AdminAction("share", name[:LOGGED_CHARACTERS], _who(call), rules.note)
+    await _run(action, partial(call.models.edit, change))
     return await show(call)
 
 
@@ -142,27 +139,18 @@ async def _json(call: Call) -> bytes:
     return await call.body()
 
 
-async def _edit(
-    call: Call,
-    action: AdminAction,
-    change: Callable[[list[ModelSpec]], Sequence[ModelSpec]],
-    *,
-    reload: str | None = None,
-) -> None:
+async def _run(action: AdminAction, work: Callable[[], None]) -> None:
     """Apply a change of the models, and log who asked for it, from where, and its result.
 
     Args:
-        call: the request.
         action: the change, for the logs.
-        change: function from the present specifications to the new ones.
-        reload: folder whose version is loaded again even if its specification does not change.
+        work: makes the change.
 
     Raises:
         FletcherError: the change failed; the models are the same as before.
     """
     # A change that has begun is completed even if its client disconnects: a half-finished change would be worse. It has a
     # thread of its own, so that a folder that hangs keeps no thread from other requests.
-    work = partial(call.models.edit, change, reload=reload)
     await asyncio.shield(asyncio.wrap_future(on_thread(partial(action.run, work), "fletcher-admin")))
 
 

@@ -15,12 +15,14 @@ from fletcher.runtime import Scores
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.inputs import Pairs
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.tasks.sigmoids import sigmoid_scores
 
 from ...errors import FieldError
 from ...models.version import ModelVersion
 from ..call import Call
 from ..embedding_items import Usage
 from .answers import MAX_INPUTS, check_count
+from .calibrated import calibration_of
 
 __all__ = [
     "AnswerForm",
@@ -32,13 +34,8 @@ __all__ = [
     "answer_of",
     "rank",
     "score_pairs",
-    "sigmoid_scores",
     "texts_of_documents",
 ]
-
-#: Difference between 1 and the next smaller float32. A sigmoid that is closer than this to 0 or 1 does not determine its
-#: logit.
-SIGMOID_STEP = 2.0**-24
 
 
 class RankedDocument(msgspec.Struct, frozen=True):
@@ -82,6 +79,9 @@ class RankOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         ),
     ] = None
     raw_scores: Annotated[bool, Meta(description="Return logits instead of their sigmoids.")] = False
+    calibrated: Annotated[
+        bool, Meta(description="Return probabilities by the calibration of the model instead of sigmoids.")
+    ] = False
     model: Annotated[
         str | None, Meta(description="Name of a served model. Default: the first model that gives scores.")
     ] = None
@@ -183,6 +183,10 @@ async def rank(call: Call, request: RankOptions, texts: Sequence[str], field: st
     call.fields = {**call.fields, "input": field}
     check_count(call, len(texts), field)
     version = call.pick(request.model, ("scores",))
+    if request.calibrated:
+        calibration_of(version, "logit")
+        if request.raw_scores:
+            raise FieldError("raw_scores and calibrated contradict each other: leave one of them out", "calibrated")
     limit = version.description.max_tokens
     if request.max_tokens_per_doc is not None and request.max_tokens_per_doc < limit:
         raise FieldError(
@@ -192,8 +196,11 @@ async def rank(call: Call, request: RankOptions, texts: Sequence[str], field: st
         )
     refuse = request.truncate is False or request.truncate == "NONE"
     version, scores = await score_pairs(call, request.model, Pairs(request.query, tuple(texts)), refuse=refuse)
-    values = sigmoid_scores(scores.scores[:, 0], version.description.activation, raw=request.raw_scores)
+    raw = request.raw_scores or request.calibrated
+    values = sigmoid_scores(scores.scores[:, 0], version.description.activation, raw=raw)
     order = np.argsort(-values, kind="stable")[: request.top_n].tolist()
+    if request.calibrated:
+        values = calibration_of(version, "logit").apply(values)
     return Ranking(version, values, order, scores)
 
 
@@ -218,24 +225,6 @@ async def score_pairs(call: Call, model: str | None, pairs: Pairs, *, refuse: bo
         )
     options = EmbedOptions(input_type="raw", overflow="refuse" if refuse else "truncate")
     return await call.ask(model, pairs, options, "scores")
-
-
-def sigmoid_scores(scores: NDArray[np.float32], activation: str | None, *, raw: bool) -> NDArray[np.float64]:
-    """Return logits or their sigmoids, computed from scores after the activation function of the model.
-
-    A float32 sigmoid within 2**-24 of 0 or 1 is treated as a logit of about 16.6 or -16.6.
-    """
-    values = scores.astype(np.float64)
-    if activation == "sigmoid":
-        if not raw:
-            return values
-        inside = np.clip(values, SIGMOID_STEP, 1 - SIGMOID_STEP)
-        logits: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
-        return logits
-    if raw:
-        return values
-    sigmoids: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -values))
-    return sigmoids
 
 
 def texts_of_documents(documents: Sequence[str | RankedDocument]) -> list[str]:

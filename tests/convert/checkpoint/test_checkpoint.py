@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fletcher.convert.checkpoint.checkpoint import INDEX, SINGLE, Checkpoint, read_header
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.checkpoint.json_files import read_json
 from fletcher.convert.checkpoint.tensors import TensorReader
+from fletcher.convert.checkpoint.weights.files import INDEX, SINGLE
+from fletcher.convert.checkpoint.weights.safetensors import read_header
 from fletcher.runtime.errors import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -148,6 +150,23 @@ def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
         Checkpoint.open(folder)
 
 
+def test_surplus_shards_and_tensors_of_another_version_are_refused(folder: Path) -> None:
+    weights = {"a": torch.ones(2), "b": torch.ones(3)}
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for name, (key, tensor) in zip(names, weights.items(), strict=True):
+        save_file({key: tensor}, folder / name)
+    index = {"metadata": {}, "weight_map": dict(zip(weights, names, strict=True))}
+    (folder / INDEX).write_text(json.dumps(index))
+    assert Checkpoint.open(folder).tensors.keys() == weights.keys()
+    save_file({"b": torch.ones(3)}, folder / "model-00003-of-00003.safetensors")
+    with pytest.raises(CheckpointError, match=r"has model-00003-of-00003\.safetensors, which .* does not name"):
+        Checkpoint.open(folder)
+    (folder / "model-00003-of-00003.safetensors").unlink()
+    save_file({"c": torch.ones(3)}, folder / names[1])
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors has the tensor b, and it has not"):
+        Checkpoint.open(folder)
+
+
 # Damage -------------------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +226,7 @@ def test_missing_weights_and_a_missing_config_are_refused(tmp_path: Path) -> Non
         Checkpoint.open(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    with pytest.raises(CheckpointError, match="reads safetensors only"):
+    with pytest.raises(CheckpointError, match=r"pickle without an end|cannot be read as a pickle"):
         Checkpoint.open(tmp_path)
 
 

@@ -56,8 +56,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 #: File, content, and expected message.
 REFUSED_FILES: dict[str, tuple[str, bytes, str]] = {
-    "adapter": ("adapter_config.json", b"{}", r"adapter_config\.json: the weights of an adapter .*merge_and_unload"),
-    "weights of an adapter": ("adapter_model.safetensors", b"", "merge_and_unload"),
+    "other weights of an adapter": ("adapter_extra.safetensors", b"", "merge_and_unload"),
     "code": ("modeling_bert.py", b"", r"modeling_bert\.py: it is code of the repository"),
     "code in a module": ("1_Pooling/pooling.py", b"", r"pooling\.py: it is code"),
     "processor": ("preprocessor_config.json", b"{}", "AutoProcessor"),
@@ -99,6 +98,12 @@ def test_harmless_files_are_accepted(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"{}")
     assert check(folder) == ()
+
+
+def test_the_weights_of_an_adapter_need_its_settings(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"weights of an adapter without adapter_config\.json"):
+        check(folder)
 
 
 def test_every_rule_gives_a_reason() -> None:
@@ -246,6 +251,18 @@ def test_files_that_need_modules_json_are_refused_without_it(folder: Path, file:
     assert check(folder, file) == (file,)
 
 
+def test_a_chat_template_among_the_settings_needs_modules_json_or_a_card_that_has_it(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": "{{ messages }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert check(folder) == ()
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=r"has chat_template without modules\.json"):
+        check(folder)
+    assert check(folder, "chat_template") == ("chat_template",)
+    check_files(folder, IgnoredKeys(()), templated=True)
+
+
 def test_ignored_keys_are_recorded_and_must_have_an_effect(folder: Path, tmp_path: Path) -> None:
     edit(folder / "config.json", lambda c: c.update(mystery=1))
     (folder / "notes.dat").write_bytes(b"x")
@@ -286,8 +303,8 @@ def listed(kind: str) -> list[dict[str, Any]]:
 
 
 def test_folders_that_are_not_checkpoints_are_named(tmp_path: Path) -> None:
-    assert "an adapter of org/base" in other(tmp_path / "a", adapter={"base_model_name_or_path": "org/base"})
-    assert "first module, StaticEmbedding, adds up rows" in other(tmp_path / "b", modules=listed("StaticEmbedding"))
+    assert "neither adapter_model.safetensors nor" in other(tmp_path / "a", adapter={"peft_type": "LORA"})
+    assert "which static embeddings need" in other(tmp_path / "b", modules=listed("StaticEmbedding"))
     for kind in ("Router", "Asym"):
         message = other(tmp_path / kind, modules=listed(kind))
         assert f"first module, {kind}, sends queries and documents" in message and "sub_modules['document']" in message

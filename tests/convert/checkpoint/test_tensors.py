@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fletcher.convert.checkpoint.checkpoint import Checkpoint, StoredTensor
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.checkpoint.tensors import TensorReader, Weight, concatenate, constant
+from fletcher.convert.checkpoint.weights.stored import StoredTensor
 from fletcher.runtime.errors import CheckpointError
 
 

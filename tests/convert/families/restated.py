@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ..verify.parity import BERT_TOKENS, Parity, load, make_card
 
-__all__ = ["Restated", "half_turned", "neighbors_turned"]
+__all__ = ["Restated", "Static", "half_turned", "neighbors_turned"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -92,6 +92,17 @@ class Restated:
         """Return this model together with Fletcher's session of its checkpoint."""
         session = load(self.save(folder), make_card(folder, hidden, self.longest))
         return Parity(self, session, BERT_TOKENS, vocabulary, self.longest)
+
+
+class Static(Restated):
+    """Static embeddings: a token's vector is its row of a table of 60 rows of 24 elements, whatever the text."""
+
+    def __init__(self) -> None:
+        config = {"model_type": "static_embedding", "hidden_size": 24, "vocab_size": 60}
+        super().__init__(config, {"embedding.weight": (60, 24)}, 24)
+
+    def forward(self, ids: torch.Tensor, bias: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.tensors["embedding.weight"][ids]
 
 
 def _angles(positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fletcher.convert.families import FAMILIES
 
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, randomize
+from .decoders.models import CASES, make_tiny
 from .restated import Restated
 from .test_gte import New
 from .test_jina_bert import Jina
@@ -98,8 +99,9 @@ RESTATED: Mapping[str, tuple[Callable[..., Restated], int, int, Mapping[str, Any
 }
 
 
-def test_every_family_has_a_model_here_or_in_test_bert() -> None:
-    assert {"bert", *MODELS, "jina_bert", "new"} == set(FAMILIES)
+def test_every_family_has_a_model_here_or_in_a_test_of_its_own() -> None:
+    decoders = {make_tiny(name).family for name in CASES}
+    assert {"bert", *MODELS, "jina_bert", "new"} | decoders == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -157,8 +157,16 @@ def _config(**changes: Any) -> NomicBertConfig:
         {},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 40.0}, "hidden_act": "gelu"},
         {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1000.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 1000.0,
+                "original_max_position_embeddings": 8,
+            }
+        },
     ],
-    ids=["default", "theta", "linear"],
+    ids=["default", "theta", "linear", "yarn"],
 )
 def test_parity_with_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
     parity = Parity.of(randomize(NomicBertModel(_config(**changes))), tmp_path, LONGEST)

@@ -18,6 +18,9 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
     XLMRobertaModel,
+    XLMRobertaXLConfig,
+    XLMRobertaXLForMaskedLM,
+    XLMRobertaXLModel,
 )
 
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
@@ -82,3 +85,16 @@ def _tensor(rows: Any) -> Any:
     import torch
 
     return torch.tensor([list(row) for row in rows])
+
+
+def test_parity_of_the_xl(tmp_path: Path) -> None:
+    model = randomize(XLMRobertaXLModel(XLMRobertaXLConfig(**SIZES)))
+    parity = Parity.of(model, tmp_path, POSITIONS - 2, ROBERTA_TOKENS, absolute=False)
+    parity.check()
+    parity.check_sensitivity(*UNSEEN)
+
+
+def test_a_head_of_the_xl_is_left_out(tmp_path: Path) -> None:
+    model = randomize(XLMRobertaXLForMaskedLM(XLMRobertaXLConfig(**SIZES)))
+    parity = Parity.of(model, tmp_path, POSITIONS - 2, ROBERTA_TOKENS, absolute=False, encoder=model.roberta)
+    parity.check_batches()

@@ -304,3 +304,34 @@ def test_lowercasing_agrees_with_sentence_transformers(folder: Path) -> None:
     export(str(folder), folder.parent / "artifact")
     with Encoder.load(folder.parent / "artifact", workers=1) as loaded:
         np.testing.assert_allclose(loaded.embed(texts).vectors, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("hidden_states", [True, False])
+def test_a_weighted_average_of_layers(bert: Path, tmp_path: Path, start: int, hidden_states: bool) -> None:
+    """sentence-transformers gives the module the layers' states if config.json asks for them, and else leaves it out."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import WeightedLayerPooling
+
+    source = Path(shutil.copytree(bert, tmp_path / "bert"))
+    config = json.loads((source / "config.json").read_text()) | {"output_hidden_states": hidden_states}
+    (source / "config.json").write_text(json.dumps(config))
+    average = WeightedLayerPooling(HIDDEN, num_hidden_layers=2, layer_start=start)
+    average.layer_weights = torch.nn.Parameter(torch.tensor([2.0, -0.5, 1.25][start:]))
+    modules = [
+        models().Transformer(str(source), max_seq_length=20),
+        average,
+        pooling("mean", "cls"),
+        models().Normalize(),
+    ]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    expected = np.stack([loaded.encode(text, convert_to_numpy=True) for text in TEXTS])
+    export(str(tmp_path / "model"), tmp_path / "artifact")
+    with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
+        np.testing.assert_allclose(encoder.embed(TEXTS).vectors, expected, rtol=0, atol=1e-5)
+    file = tmp_path / "model" / "1_WeightedLayerPooling" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3, "layer_start": start + 1}))
+    if hidden_states:
+        with pytest.raises(CheckpointError, match="num_hidden_layers is 3, and the encoder has 2 layers"):
+            export(str(tmp_path / "model"), tmp_path / "artifact")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import transformers
 
 from fletcher.convert.export.export import export
 
+from ..families.decoders.models import make_tiny
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint
 
 __all__ = ["MAX_TOKENS", "MODELS", "export_mean", "save_artifact"]
@@ -30,6 +32,16 @@ _DISTILBERT: dict[str, Any] = {"vocab_size": 120, "dim": 48, "n_layers": 3, "n_h
 _IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 _COUNTED: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
+#: Families with RMS norms that are compared here, by their case, and all of them with `-m slow`.
+RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "llama", "mistral", "qwen3", "qwen3_window")
+
+
+def _make_rms_normed(name: str) -> Any:
+    """Return a model with positions for the longest text, and with vectors of the hidden size."""
+    changes = {"embedding_dim": SIZES["hidden_size"]} if name == "embedding_gemma2" else {}
+    return make_tiny(name, max_position_embeddings=100, vocab_size=120, **changes).model
+
+
 #: By family; in two of three layers of ModernBERT, attention reaches 8 tokens to each side.
 MODELS: Mapping[str, Callable[[], Any]] = {
     "bert": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
@@ -47,6 +59,7 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "modernbert": lambda: transformers.ModernBertModel(
         transformers.ModernBertConfig(**SIZES, **_IDS, local_attention=16)
     ),
+    **{name: partial(_make_rms_normed, name) for name in RMS_NORMED},
 }
 
 
@@ -62,7 +75,8 @@ def save_artifact(family: str, folder: Path) -> Path:
     """
     checkpoint = folder / "checkpoint"
     tokens = ROBERTA_TOKENS if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else BERT_TOKENS
-    save_checkpoint(randomize(MODELS[family]()), checkpoint, tokens)
+    model = MODELS[family]()
+    save_checkpoint(model if family in RMS_NORMED else randomize(model), checkpoint, tokens)
     return export_mean(checkpoint, SIZES["hidden_size"])
 
 

@@ -13,7 +13,7 @@ from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.runtime.errors import VerificationError
 
-from .models import MODELS, save_artifact
+from .models import MODELS, RMS_NORMED, save_artifact
 from .sabotage import Patient
 
 pytestmark = pytest.mark.filterwarnings(
@@ -130,6 +130,18 @@ CASES: dict[str, Case] = {
         "layers.1/attention/mask",
         "layers.1/attention/context_rectangle",
     ),
+    "causal mask ignored": Case(
+        "qwen3_window",
+        lambda patient: patient.set_attribute("Attention", "is_causal", 0),
+        "layers.0/attention/mask",
+        "layers.0/attention/context_rectangle",
+    ),
+    "head norm on the whole width": Case(
+        "qwen3_window",
+        lambda patient: patient.set_attribute("RMSNormalization", "epsilon", 1e-2, within="layers.1/attention/query"),
+        "layers.1/attention/query/norm",
+        "layers.1/attention/query/norm",
+    ),
     "wrong pooling": Case("bert", _wrong_pooling, "modules.0", "modules.0/mean"),
     "eps wrong everywhere": Case(
         "bert",
@@ -166,7 +178,13 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("family", MODELS)
+#: Models whose points are those of another model here.
+SLOW = {*RMS_NORMED} - {"embedding_gemma2", "qwen3_window"}
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
+)
 def test_an_intact_artifact_agrees_at_every_point(artifact_of: Callable[[str], Path], family: str) -> None:
     report = verify_layers(artifact_of(family))
     assert report.first is None and report.verdict == "passed", report.summary

@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import pytest
 import transformers
 
-from ..families.restated import Restated
+from ..families.decoders.models import QUICK, make_tiny
+from ..families.restated import Restated, Static
 from ..families.test_gte import New
 from ..families.test_jina_bert import Jina
 from ..families.test_nomic_bert import Nomic
 from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
-from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize, save_checkpoint
+from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize
+from .tiny import Tiny
 
-__all__ = ["MODELS", "Tiny", "bert_like", "roberta_like"]
+__all__ = ["MODELS", "NAMES", "SLOW", "Tiny", "bert_like", "roberta_like"]
 
 LONGEST = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Tiny:
-    """`Tiny`: a tiny model.
-
-    Attributes:
-        family: name of the family in `describe`.
-        model: model of transformers, or a restatement.
-        longest: largest number of tokens of a text.
-        tokens: special tokens.
-        vocabulary: size of the vocabulary; all ids are smaller.
-        hidden: width of a token vector.
-    """
-
-    family: str
-    model: Any
-    longest: int
-    tokens: SpecialTokens
-    vocabulary: int
-    hidden: int
-
-    def save(self, folder: Path) -> Path:
-        """Write the checkpoint, with a tokenizer if the model is transformers'."""
-        if isinstance(self.model, Restated):
-            return self.model.save(folder)
-        return save_checkpoint(self.model, folder, self.tokens)
+T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), start=1, end=1, pad=0)
 
 
 def _transformers(family: str, name: str, sizes: Mapping[str, Any], tokens: SpecialTokens, longest: int) -> Tiny:
@@ -81,9 +57,24 @@ def _modernbert() -> Tiny:
     return _transformers("modernbert", "ModernBert", sizes, BERT_TOKENS, LONGEST)
 
 
+def _t5(family: str, name: str, **settings: Any) -> Callable[[], Tiny]:
+    """Return a function that makes the encoder of a T5 whose heads are wider than its hidden size allows."""
+
+    def make() -> Tiny:
+        sizes = {"vocab_size": 60, "d_model": 32, "d_kv": 12, "num_heads": 4, "num_layers": 3, "d_ff": 40}
+        config = getattr(transformers, f"{name}Config")(**sizes, relative_attention_max_distance=16, **settings)
+        model = randomize(getattr(transformers, f"{name}EncoderModel")(config), std=0.1)
+        return Tiny(family, model, LONGEST, T5_TOKENS, 60, 32)
+
+    return make
+
+
 def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden: int) -> Callable[[], Tiny]:
     return lambda: Tiny(family, make(), LONGEST, BERT_TOKENS, vocabulary, hidden)
 
+
+#: Models of families whose paths through the emitters are those of other models; their tests run with `-m slow`.
+SLOW = ("eurobert", "gemma", "mistral", "qwen2")
 
 #: By name: all of `families.FAMILIES`, and one model for each other path through an emitter.
 MODELS: Mapping[str, Callable[[], Tiny]] = {
@@ -93,6 +84,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     "bert_quick_gelu": bert_like("bert", "Bert", hidden_act="quick_gelu"),
     "camembert": roberta_like("camembert", "Camembert", type_vocab_size=1),
     "distilbert": lambda: _transformers("distilbert", "DistilBert", DISTILBERT_SIZES, BERT_TOKENS, POSITIONS),
+    **{name: partial(make_tiny, name) for name in (*QUICK, *SLOW)},
     "electra": bert_like("electra", "Electra", embedding_size=16),
     "gte": _restated("new", lambda: New(rope_scaling={"type": "ntk", "factor": 2.0}), 60, 32),
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
@@ -105,5 +97,12 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     ),
     "nomic_bert_half": _restated("nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5), 64, 32),
     "roberta": roberta_like("roberta", "Roberta", type_vocab_size=1),
+    "mt5": _t5("mt5", "MT5", feed_forward_proj="gated-gelu"),
+    "static_embedding": _restated("static_embedding", Static, 60, 24),
+    "t5": _t5("t5", "T5"),
     "xlm-roberta": roberta_like("xlm-roberta", "XLMRoberta", type_vocab_size=1),
+    "xlm-roberta-xl": roberta_like("xlm-roberta-xl", "XLMRobertaXL", type_vocab_size=1),
 }
+
+#: Names of the models, for parametrized tests.
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]

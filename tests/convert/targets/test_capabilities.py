@@ -12,6 +12,7 @@ from fletcher.convert.architecture import Architecture, Attention, Block, FeedFo
 from fletcher.convert.checkpoint.tensors import Linear, Norm, Weight
 from fletcher.convert.targets.cpu.emit import emit_cpu
 from fletcher.convert.targets.emit import CAPABILITIES, choose, emit
+from fletcher.convert.targets.shared.capabilities import Capabilities, check_capabilities
 from fletcher.runtime.errors import InputError
 
 from ..verify.parity import make_card
@@ -45,7 +46,7 @@ def with_attention(bert: Architecture, change: Callable[[Attention], Attention])
 
 
 def grouped(attention: Attention) -> Attention:
-    key, value = (Linear(weight(f"{name}.weight", WIDTH, 24), None) for name in ("key", "value"))
+    key, value = (Linear(weight(f"{name}.weight", WIDTH, 24), weight(f"{name}.bias", 24)) for name in ("key", "value"))
     return replace(attention, key=key, value=value, num_kv_heads=2)
 
 
@@ -67,14 +68,30 @@ CASES: dict[str, tuple[Callable[[Architecture], Architecture], str]] = {
 }
 
 
+#: A target with nodes for BERT alone.
+PLAIN = Capabilities(norms=frozenset({"layer_norm"}), masks=frozenset({"full", "window"}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_architectures_that_a_target_cannot_emit_are_refused_by_name(bert: Architecture, case: str) -> None:
+    change, expected = CASES[case]
+    check_capabilities("plain", PLAIN, bert)
+    with pytest.raises(InputError, match=f"the target plain cannot emit .*{expected}.* the family bert needs"):
+        check_capabilities("plain", PLAIN, change(bert))
+
+
 @pytest.mark.parametrize("target", CAPABILITIES)
 @pytest.mark.parametrize("case", CASES)
-def test_architectures_that_a_target_cannot_emit_are_refused_by_name(
-    bert: Architecture, target: str, case: str
-) -> None:
-    change, expected = CASES[case]
-    with pytest.raises(InputError, match=f"the target {target} cannot emit .*{expected}.* the family bert needs"):
-        emit(target, change(bert), WIDTH * 4, 40, choose(target, "fp32"))
+def test_every_target_has_nodes_for_all_of_them(bert: Architecture, target: str, case: str) -> None:
+    assert emit(target, CASES[case][0](bert), WIDTH * 4, 40, choose(target, "fp32"))
+
+
+def test_coreml_refuses_a_weight_that_is_too_wide(bert: Architecture) -> None:
+    attend, widen = bert.layers[0].blocks
+    up, down = Linear(weight("wide.up", WIDTH, 16_385), None), Linear(weight("wide.down", 16_385, WIDTH), None)
+    wide = Layer("wide", (attend, replace(widen, body=FeedForward(up, down, "relu"))))
+    with pytest.raises(InputError, match=r"coreml has no dimension above 16,384, and the weight wide.up"):
+        emit("coreml", replace(bert, layers=(wide,)), WIDTH * 4, 40, choose("coreml", "fp32"))
 
 
 def test_widths_that_contradict_the_heads_are_an_error(bert: Architecture) -> None:

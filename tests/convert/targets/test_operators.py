@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 
 from ..verify.parity import make_card
-from .models import MODELS, Tiny
+from .models import MODELS, SLOW, Tiny
 from .sessions import architecture_of, models_of
 from .support.graph_types import SYNCHRONIZING, assert_kernels, typed
 
@@ -38,8 +39,9 @@ def _graphs(name: str, folder: Path, target: str, precision: Float) -> list[onnx
     return models_of(architecture_of(folder, card), card, folder, target, precision)[1]
 
 
-def _combinations(target: str) -> list[tuple[str, Float]]:
-    return [(name, precision) for name in MODELS for precision in PRECISIONS[target]]  # type: ignore[index]
+def _combinations(target: str) -> list[Any]:
+    pairs = [(name, precision) for name in MODELS for precision in PRECISIONS[target]]  # type: ignore[index]
+    return [pytest.param(*pair, marks=pytest.mark.slow) if pair[0] in SLOW else pair for pair in pairs]
 
 
 @pytest.mark.parametrize(("name", "precision"), _combinations("cuda"))

@@ -78,7 +78,7 @@ BERT_TOKENS = SpecialTokens(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), star
 ROBERTA_TOKENS = SpecialTokens(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), start=0, end=2, pad=1)
 
 
-def randomize(model: Any, seed: int = 0, std: float = 0.2) -> Any:
+def randomize(model: Any, seed: int = 0, std: float = 0.2, norms: float = 1.0) -> Any:
     """Fill a model with weights that all change the vectors, and prepare it for inference with eager attention.
 
     Every bias is nonzero, every norm's weight differs from 1, all rows of every table differ, including the padding row.
@@ -87,6 +87,7 @@ def randomize(model: Any, seed: int = 0, std: float = 0.2) -> Any:
         model: model of transformers.
         seed: seed of the random numbers.
         std: standard deviation of tables, products and biases.
+        norms: mean of the norms' weights; 0 for families whose factor is 1 + weight.
 
     Returns:
         The model.
@@ -99,7 +100,7 @@ def randomize(model: Any, seed: int = 0, std: float = 0.2) -> Any:
         for name, parameter in model.named_parameters():
             noise = torch.empty_like(parameter).normal_(0.0, std, generator=generator)
             is_norm = "norm" in name.lower() and name.endswith("weight")
-            parameter.copy_(1.0 + noise if is_norm else noise)
+            parameter.copy_(norms + noise if is_norm else noise)
     return model.eval()
 
 
@@ -195,6 +196,8 @@ class Parity:
         longest: largest number of tokens of a text.
         sides: sides on which transformers may pad. With "left" and `absolute`, it gets position ids.
         absolute: whether transformers also counts positions over padding if it gets no position ids.
+        tolerance: largest difference of an element from transformers.
+        batch_tolerance: largest difference of an element from its value in another batch.
         extra: additional inputs of transformers' model by the shape of `input_ids`, such as token types.
     """
 
@@ -205,6 +208,8 @@ class Parity:
     longest: int
     sides: tuple[Literal["left", "right"], ...] = ("right", "left")
     absolute: bool = True
+    tolerance: float = TOLERANCE
+    batch_tolerance: float = BATCH_TOLERANCE
     extra: Callable[[tuple[int, int]], dict[str, torch.Tensor]] = lambda shape: {}
 
     @classmethod
@@ -291,7 +296,7 @@ class Parity:
             rows = self.rows(lengths)
             for batch in BATCHES:
                 _assert_close(
-                    self.fletcher(rows[:batch]), self.huggingface(rows[:batch]), TOLERANCE, f"{batch} of {lengths}"
+                    self.fletcher(rows[:batch]), self.huggingface(rows[:batch]), self.tolerance, f"{batch} of {lengths}"
                 )
 
     def check_padding(self) -> None:
@@ -299,7 +304,7 @@ class Parity:
         rows = self.rows([min(length, self.longest) for length in MIXED])
         vectors = self.fletcher(rows)
         for side in self.sides:
-            _assert_close(vectors, self.padded(rows, side, self.longest), TOLERANCE, f"padding on the {side}")
+            _assert_close(vectors, self.padded(rows, side, self.longest), self.tolerance, f"padding on the {side}")
 
     def check_sensitivity(self, *without_effect: str) -> None:
         """Check that every parameter changes the vectors, so that `check_batches` detects a parameter that Fletcher omits.
@@ -324,11 +329,13 @@ class Parity:
         rows = self.rows([min(length, self.longest - 1) for length in MIXED])
         together = self.fletcher(rows)
         for row, vector in zip(rows, together, strict=True):
-            _assert_close(self.fletcher([row])[0], vector, BATCH_TOLERANCE, f"alone, of {len(row)} tokens")
+            _assert_close(self.fletcher([row])[0], vector, self.batch_tolerance, f"alone, of {len(row)} tokens")
         order = np.random.default_rng(0).permutation(len(rows))
-        _assert_close(self.fletcher([rows[index] for index in order]), together[order], BATCH_TOLERANCE, "permuted")
+        _assert_close(
+            self.fletcher([rows[index] for index in order]), together[order], self.batch_tolerance, "permuted"
+        )
         longer = [*rows, *self.rows([self.longest] * 2, seed=1)]
-        _assert_close(self.fletcher(longer)[: len(rows)], together, BATCH_TOLERANCE, "beside longer texts")
+        _assert_close(self.fletcher(longer)[: len(rows)], together, self.batch_tolerance, "beside longer texts")
 
     @functools.cached_property
     def _alone(self) -> Callable[[tuple[int, ...]], Vectors]:

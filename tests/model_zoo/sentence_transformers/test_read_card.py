@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fletcher.model_zoo import load_card, read_card
@@ -132,6 +133,16 @@ def test_prompts_are_read_by_input_type(minilm: Path, config: dict[str, Any], pr
     assert read_card(minilm, name="mine").prompts == prompts
 
 
+@pytest.mark.parametrize("name", [None, "web", "query"])
+def test_the_name_of_the_default_prompt_is_read(minilm: Path, name: str | None) -> None:
+    settings = {"prompts": {"web": "w: "}, "default_prompt_name": name}
+    (minilm / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    card = read_card(minilm, name="mine")
+    assert (card.default_prompt or None) == name
+    # An artifact without one keeps the digest that it has without this key.
+    assert (b"default_prompt" in msgspec.json.encode(card)) is (name is not None)
+
+
 REFUSED: dict[str, tuple[str, Edit, str]] = {
     "unknown default prompt": (
         "config_sentence_transformers.json",
@@ -183,7 +194,7 @@ def test_pooling_without_the_prompt_is_rejected_if_there_are_prompts(minilm: Pat
         [],
         ["Transformer"],
         ["Transformer", "LayerNorm", "Pooling"],
-        ["Transformer", "WeightedLayerPooling", "Pooling"],
+        ["Transformer", "Pooling", "WeightedLayerPooling"],
         ["WordEmbeddings", "Pooling"],
         ["Transformer", "Pooling", "Pooling"],
     ],

@@ -81,7 +81,7 @@ def fetch(source: str, cache: Path, endpoint: str, **variables: str) -> dict[str
 def test_a_repository_is_fetched_hashed_and_reported(hub: FakeHub, tmp_path: Path) -> None:
     hub.files["org/minilm"] |= {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"x", "README.md": b"x"}
     # Files that may decide a vector come too, for the conversion to refuse them.
-    hub.files["org/minilm"] |= {"adapter_config.json": b"[]", "modeling.py": b"0", "surprise.dat": b"1"}
+    hub.files["org/minilm"] |= {"processor_config.json": b"[]", "modeling.py": b"0", "surprise.dat": b"1"}
     fetched = fetch("org/minilm", tmp_path, hub.url)
     assert fetched["source"] == f"hf:org/minilm@{COMMIT}"
     assert (fetched["revision"], fetched["card"]) == (COMMIT, None)
@@ -98,6 +98,19 @@ def test_a_repository_is_fetched_hashed_and_reported(hub: FakeHub, tmp_path: Pat
     lines, counted, total = fetched["progress"]
     assert lines == ["Downloading org/minilm", "Checking org/minilm"]
     assert counted == total == sum((Path(fetched["folder"]) / name).stat().st_size for name in expected)
+
+
+def test_pickles_are_downloaded_where_they_alone_hold_weights(hub: FakeHub, tmp_path: Path) -> None:
+    files = hub.files["org/minilm"]
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+    files |= {"training_args.bin": b"x", "onnx/pytorch_model.bin": b"x", "2_Dense/pytorch_model.bin": b"y"}
+    fetched = fetch("org/minilm", tmp_path, hub.url)
+    assert {"pytorch_model.bin", "2_Dense/pytorch_model.bin"} <= fetched["sha256"].keys()
+    requested = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in hub.requests if "/resolve/" in path}
+    assert requested == fetched["sha256"].keys()
+    hub.requests.clear()
+    again = fetch("org/minilm", tmp_path, hub.url)
+    assert again["sha256"] == fetched["sha256"] and hub.requests == []
 
 
 @pytest.mark.parametrize("source", ["org/minilm", f"hf:org/minilm@{COMMIT}"])
@@ -194,7 +207,7 @@ def test_rejections_of_the_hub_have_readable_errors(hub: FakeHub, minilm: Path, 
         "org/gated": ("gated", "Accept its terms", "HF_TOKEN"),
         "org/gated@v9": ("gated",),
         "org/minilm@v9": ("has no revision 'v9'",),
-        "org/minilm": ("no *.safetensors", "pytorch_model.bin", "python -c"),
+        "org/minilm": ("has no weights", "pytorch_model.bin"),
     }
     for (source, parts), answer in zip(cases.items(), fetch_all(list(cases), tmp_path, hub.url), strict=True):
         assert answer["error"] == "SourceError", source
@@ -205,7 +218,7 @@ def test_rejections_of_the_hub_have_readable_errors(hub: FakeHub, minilm: Path, 
 
 def test_an_unreachable_hub_is_an_error(tmp_path: Path) -> None:
     fetched = fetch("org/minilm", tmp_path, "http://127.0.0.1:9")
-    assert fetched["error"] == "SourceError"
+    assert fetched["error"] == "UnreachableError"
     assert "http://127.0.0.1:9 cannot be reached" in fetched["message"]
     offline = fetch("org/minilm", tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in offline["message"]

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fletcher.model_zoo.card import Accuracy, LateInteraction, ModelCard
+from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, ModelCard
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.space.space import Space, compare_spaces, space_of
@@ -42,6 +42,7 @@ CHANGES: dict[str, Any] = {
     "layer_norm_before_truncation": True,
     "activation": "sigmoid",
     "late_interaction": LateInteraction(query_tokens=32, document_tokens=180),
+    "logit_score": LogitScore(true_token=9693, false_token=2152),
 }
 
 
@@ -100,6 +101,7 @@ def test_every_field_of_a_card_was_considered() -> None:
         "license",
         "sources",
         "revision",
+        "default_prompt",  # names a prompt, which is in the space
         "matryoshka",  # a shorter vector has a suffix
         "sha256",
         "accuracy",  # the precision class is made of it

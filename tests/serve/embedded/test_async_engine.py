@@ -19,9 +19,12 @@ from fletcher.runtime.errors import (
     ServiceError,
     StoppingError,
 )
+from fletcher.runtime.inputs import Texts
 from fletcher.serve import AsyncEngine, ServerOptions
 from fletcher.serve.models.spec import ModelSpec
 
+from ...convert.heads import test_splade
+from ...convert.heads.tiny import DOCUMENTS, convert
 from ..fake_encoder import FakeEncoder, expected
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "embed_with_asyncio.py"
@@ -53,6 +56,27 @@ def test_a_folder_is_loaded_and_gives_the_vectors_of_the_encoder(tiny_artifact: 
                 await engine.score("a question", ["an answer"])  # it is not a reranker
             with pytest.raises(InputError, match="'other' is not served"):
                 await engine.embed("a text", model="other")
+
+    asyncio.run(run())
+
+
+def test_every_output_of_an_encoder_has_a_coroutine(tiny_artifact: Path, tmp_path: Path) -> None:
+    splade = Path(convert(test_splade.make(tmp_path / "splade"), "splade").path)
+    weights = test_splade.expected(tmp_path / "splade")
+    with Encoder.load(tiny_artifact, provider="mlas", cache=0) as encoder:
+        task = encoder.prepare(Texts(("a text", "b")), EmbedOptions(input_type="query"), "token_vectors")
+        states = task.finish(encoder.compute(task.encodings, task.output))
+
+    async def run() -> None:
+        async with AsyncEngine(splade) as encoder:
+            sparse = await encoder.embed_sparse(DOCUMENTS)
+            np.testing.assert_allclose(test_splade.dense(sparse), weights, atol=1e-5)
+            with pytest.raises(InputError, match="no model of this server returns vectors"):
+                await encoder.embed("a text")
+        async with AsyncEngine(tiny_artifact) as encoder:
+            tokens = await encoder.embed_tokens(["a text", "b"], input_type="query")
+            np.testing.assert_allclose(tokens.vectors, states.vectors, atol=1e-6)
+            assert np.array_equal(tokens.offsets, states.offsets)
 
     asyncio.run(run())
 

@@ -298,7 +298,7 @@ def test_stopping_does_not_wait_for_a_stuck_device() -> None:
     with pytest.raises(ProviderError):
         engine.submit(request_for(["stuck"])).result(SECONDS)
     started = time.monotonic()
-    assert engine.stop(5.0)
+    assert not engine.stop(5.0)  # everything is answered, but the device still computes: the model must not be closed
     assert time.monotonic() - started < 3.0
     encoder.handle.set()
 

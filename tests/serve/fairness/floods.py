@@ -54,12 +54,34 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server, and the reference of its model."""
+    """A server, and the reference of its model.
+
+    Attributes:
+        model: name of the model.
+        http, flight: addresses of the server.
+        reference: texts and their vectors.
+        keys: keys of the client that floods and of the other one; empty if the two have addresses of their own instead.
+    """
 
     model: str
     http: str
     flight: str
     reference: Reference
+    keys: tuple[str, str] = ("", "")
+
+    def client(self, *, floods: bool) -> httpx.Client:
+        """Return an HTTP client of the one that floods, or of the other one."""
+        key = self.keys[0 if floods else 1]
+        if key:
+            return httpx.Client(headers={"authorization": f"Bearer {key}"}, timeout=SECONDS)
+        address = FLOODING if floods else SINGLE
+        return httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=SECONDS)
+
+    @property
+    def flood_options(self) -> fl.FlightCallOptions:
+        """Return the options of a Flight call of the client that floods."""
+        headers = [(b"authorization", f"Bearer {self.keys[0]}".encode())] if self.keys[0] else []
+        return fl.FlightCallOptions(headers=headers)
 
 
 @dataclass
@@ -85,7 +107,7 @@ def _vectors(rows: list[str]) -> NDArray[np.float32]:
 def lists(target: Target, flood: Flood, number: int) -> None:
     """Send lists of 2,048 texts to `/v1/embeddings`, one after the other. A list that is refused is sent again."""
     start = 1000 * number
-    with httpx.Client(transport=httpx.HTTPTransport(local_address=FLOODING), timeout=SECONDS) as client:
+    with target.client(floods=True) as client:
         while not flood.stopped.is_set():
             texts, right = target.reference.part(start, LIST_TEXTS)
             body = {"model": target.model, "input": texts, "encoding_format": "base64"}
@@ -106,7 +128,7 @@ def ndjson(target: Target, flood: Flood, number: int) -> None:
     """Send 4,096 texts in a request, and read the answers line by line."""
     start = 1000 * number
     headers = {"accept": "application/x-ndjson"}
-    with httpx.Client(transport=httpx.HTTPTransport(local_address=FLOODING), timeout=SECONDS) as client:
+    with target.client(floods=True) as client:
         while not flood.stopped.is_set():
             texts, right = target.reference.part(start, NDJSON_LINES)
             body = {"model": target.model, "input": texts, "encoding_format": "base64"}
@@ -131,7 +153,7 @@ def flight(target: Target, flood: Flood, number: int) -> None:
     """Write batches of 4,096 rows to one `DoExchange` stream without a pause, and read the answers. At the end, cancel it."""
     schema = pa.schema([("text", pa.string())])
     with fl.connect(target.flight) as client:
-        writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))
+        writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"), target.flood_options)
 
         def write() -> None:
             start = 1000 * number
@@ -201,13 +223,13 @@ def flooding(kind: str, target: Target, begun: Callable[[Flood], bool]) -> Itera
 
 
 def ask_single_texts(target: Target, count: int) -> list[float]:
-    """Send single texts from another address, one after the other. Every one must be answered with its vector.
+    """Send single texts of another client, one after the other. Every one must be answered with its vector.
 
     Returns:
         Seconds of each request.
     """
     seconds = []
-    with httpx.Client(transport=httpx.HTTPTransport(local_address=SINGLE), timeout=SECONDS) as client:
+    with target.client(floods=False) as client:
         for number in range(count):
             texts, right = target.reference.part(37 * number, 1)
             started = time.perf_counter()

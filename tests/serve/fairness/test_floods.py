@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
+from fletcher.serve.access.keys_file import add_key
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
@@ -44,11 +46,25 @@ def target(server: Server) -> Target:
     return Target("fake-model", str(server.addresses.http), str(server.addresses.flight), REFERENCE)
 
 
+@pytest.fixture
+def keyed_target(encoder: TimedEncoder, tmp_path: Path) -> Iterator[tuple[Server, Target]]:
+    """A server whose two clients have keys, and the same address."""
+    keys = tmp_path / "keys.json"
+    pair = add_key(keys, "ann"), add_key(keys, "bob")
+    options = ServerOptions(
+        http="127.0.0.1:0", flight="127.0.0.1:0", queue_seconds=1.0, drain_seconds=10, keys=str(keys)
+    )
+    with Server(encoder, options) as running:
+        addresses = running.addresses
+        yield running, Target("fake-model", str(addresses.http), str(addresses.flight), REFERENCE, pair)
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", FLOODS)
 def test_single_texts_are_answered_during_another_clients_flood(
-    server: Server, target: Target, encoder: TimedEncoder, kind: str
+    keyed_target: tuple[Server, Target], encoder: TimedEncoder, kind: str
 ) -> None:
+    server, target = keyed_target
     with flooding(kind, target, lambda flood: len(encoder.seconds) >= 5):
         before = len(encoder.seconds)
         seconds = ask_single_texts(target, 40)

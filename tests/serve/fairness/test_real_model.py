@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from fletcher.runtime import Encoder
+from fletcher.serve.access.keys_file import add_key
 
 from .floods import FLOODS, Reference, Target, ask_single_texts, flooding, p99
 
@@ -36,7 +37,7 @@ def reference(minilm_artifact: Path) -> Reference:
 
 
 @contextmanager
-def serving(artifact: Path, fronts: int) -> Iterator[tuple[str, str]]:
+def serving(artifact: Path, fronts: int, keys: Path) -> Iterator[tuple[str, str]]:
     """Serve the model with the command, in other processes than the clients; yield the addresses of HTTP and Flight."""
     command = [
         sys.executable,
@@ -47,7 +48,7 @@ def serving(artifact: Path, fronts: int) -> Iterator[tuple[str, str]]:
         str(artifact),
     ]
     command += ["--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--fronts", str(fronts), "--drain-seconds", "5"]
-    command += ["--name", "minilm", "--provider", "mlas", "--cache", "0"]
+    command += ["--name", "minilm", "--provider", "mlas", "--cache", "0", "--keys", str(keys)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         addresses = json.loads(process.stdout.readline())
@@ -58,9 +59,9 @@ def serving(artifact: Path, fronts: int) -> Iterator[tuple[str, str]]:
             assert process.wait(SECONDS) == 0
 
 
-def batch_counts(http: str) -> tuple[float, float]:
-    """Return the seconds of all batches so far, and their number."""
-    page = httpx.get(f"{http}/metrics").text
+def batch_counts(http: str, key: str) -> tuple[float, float]:
+    """Return the seconds of all batches so far, and their number; the key is one that may read metrics."""
+    page = httpx.get(f"{http}/metrics", headers={"authorization": f"Bearer {key}"}).text
     found = {
         name: float(value)
         for name, value in re.findall(r"^fletcher_batch_duration_seconds_(sum|count) (\S+)", page, re.M)
@@ -72,14 +73,16 @@ def batch_counts(http: str) -> tuple[float, float]:
 @pytest.mark.parametrize("fronts", [0, 2])
 @pytest.mark.parametrize("kind", FLOODS)
 def test_single_texts_are_answered_during_a_flood(
-    minilm_artifact: Path, reference: Reference, kind: str, fronts: int
+    minilm_artifact: Path, reference: Reference, kind: str, fronts: int, tmp_path: Path
 ) -> None:
-    with serving(minilm_artifact, fronts) as (http, flight):
-        target = Target("minilm", http, flight, reference)
-        with flooding(kind, target, lambda flood: batch_counts(http)[1] >= 5):
-            seconds_before, count_before = batch_counts(http)
+    keys = tmp_path / "keys.json"
+    pair, monitor = (add_key(keys, "ann"), add_key(keys, "bob")), add_key(keys, "monitor", "monitor")
+    with serving(minilm_artifact, fronts, keys) as (http, flight):
+        target = Target("minilm", http, flight, reference, pair)
+        with flooding(kind, target, lambda flood: batch_counts(http, monitor)[1] >= 5):
+            seconds_before, count_before = batch_counts(http, monitor)
             seconds = ask_single_texts(target, 100)
-            seconds_after, count_after = batch_counts(http)
+            seconds_after, count_after = batch_counts(http, monitor)
         batch = (seconds_after - seconds_before) / (count_after - count_before)
     logger.info("%s, %d fronts: p99 %.3f s, a batch %.3f s", kind, fronts, p99(seconds), batch)
     assert p99(seconds) <= 5 * batch, (sorted(seconds)[-5:], batch)

@@ -115,12 +115,16 @@ def test_http_and_flight_give_the_encoders_vectors(
     lines = [line for line in page.decode().splitlines() if line.startswith("fletcher_requests_total")]
     assert 'fletcher_requests_total{door="http",route="/v1/embeddings",status="200"} 1.0' in lines
     assert 'fletcher_requests_total{door="flight",route="exchange",status="ok"} 4.0' in lines
+    residents = [line for line in page.decode().splitlines() if line.startswith("fletcher_process_resident_bytes{")]
+    assert sorted(line.split('"')[1] for line in residents) == ["engine", "front-1", "front-2"]
     opened = [http.client.HTTPConnection(*address(server), timeout=SECONDS) for _ in range(6)]
     for connection in opened:  # on both fronts
         connection.request("GET", "/health")
         connection.getresponse().read()
     lines = get(server, "/metrics")[1].decode().splitlines()
     assert "fletcher_http_connections 7.0" in lines  # those and the scrape's own
+    assert 'fletcher_model_ready{model="tiny",version="1"} 1.0' in lines
+    assert any(line.startswith("fletcher_batch_budget_tokens_total ") and float(line.split()[1]) > 0 for line in lines)
     assert "fletcher_fronts 2.0" in lines
     for connection in opened:
         connection.close()

@@ -53,6 +53,19 @@ def samples(page: bytes) -> dict[tuple[str, str], float]:
     }
 
 
+MEMORY = b"""# TYPE fletcher_process_resident_bytes gauge
+fletcher_process_resident_bytes{process="%s"} %d
+"""
+
+
+def test_a_gauge_of_processes_has_a_value_for_each_process() -> None:
+    found = samples(add_pages(MEMORY % (b"engine", 100), [MEMORY % (b"front-1", 7), MEMORY % (b"front-2", 8)]))
+    values = {
+        process: found["fletcher_process_resident_bytes", process] for process in ("engine", "front-1", "front-2")
+    }
+    assert values == {"engine": 100, "front-1": 7, "front-2": 8}
+
+
 def test_counts_of_all_processes_are_added() -> None:
     found = samples(add_pages(ENGINE, [FRONT, FRONT]))
     assert found["fletcher_requests_total", "/a"] == 3 + 4 + 4

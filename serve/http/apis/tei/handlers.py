@@ -32,6 +32,7 @@ from ...embedding_items import embedding_items
 from ...json import SLICE_ROWS, gather, json_list, json_numbers, json_rows, short_floats
 from ...ndjson import NDJSON, stream
 from ..answers import MAX_INPUTS, Headers, check_count, token_headers
+from ..calibrated import calibration_of
 from ..foreign_fields import RANKING, TEXTS, translate
 from ..ranking import AnswerForm, answer_of, rank, texts_of_documents
 from .errors import TEI
@@ -230,7 +231,7 @@ async def rerank(call: Call) -> Response:
 
 
 async def similarity(call: Call) -> Response:
-    """Return the cosine similarities of one sentence to others."""
+    """Return the cosine similarities of one sentence to others, or the probabilities that they belong together."""
     request = decode(_similarity, await call.body(), partial(translate, TEXTS, call))
     sentences = request.inputs.sentences
     check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
@@ -243,11 +244,15 @@ async def similarity(call: Call) -> Response:
         normalize=True,
     )
     texts = Texts((request.inputs.source_sentence, *sentences))
-    _, embeddings = await call.ask(request.model, texts, options)
+    if request.calibrated:
+        calibration_of(call.pick(request.model), "cosine", options.input_type or "raw")
+    version, embeddings = await call.ask(request.model, texts, options)
     vectors = embeddings.vectors.astype(np.float64)
-    cosines = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
+    answer = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
+    if request.calibrated:
+        answer = calibration_of(version, "cosine", options.input_type or "raw").apply(answer)
     return Response(
-        200, msgspec.json.encode(cosines.tolist()), headers=token_headers(embeddings.tokens, embeddings.dropped)
+        200, msgspec.json.encode(answer.tolist()), headers=token_headers(embeddings.tokens, embeddings.dropped)
     )
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from fletcher.runtime import Scores
 from fletcher.runtime.inputs import Inputs, Pairs, Texts
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.tasks.sigmoids import sigmoid_scores
 
 from ....errors import EmptyError, FieldError
 from ....json_bodies import decode
 from ...call import Call, Response
 from ..answers import MAX_INPUTS, check_count, token_headers
 from ..foreign_fields import TEXTS, translate
-from ..ranking import sigmoid_scores
 from .types import Model, Truncate
 
 __all__ = ["PredictRequest", "Prediction", "predict"]

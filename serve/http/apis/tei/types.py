@@ -213,6 +213,9 @@ class SimilarityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     inputs: SimilarityInput
     parameters: SimilarityParameters | None = None
+    calibrated: Annotated[
+        bool, Meta(description="Return probabilities by the calibration of the model instead of cosines.")
+    ] = False
     model: Model = None
 
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from fletcher.runtime.inputs import Pairs
+from fletcher.runtime.tasks.sigmoids import sigmoid_scores
 
 from ....errors import FieldError
 from ....json_bodies import decode
@@ -18,7 +19,7 @@ from ...embedding_items import Usage
 from ...route import Doc, Route
 from ..answers import TOKEN_HEADERS, Texts, check_count, token_headers
 from ..foreign_fields import RANKING, schemas, translate
-from ..ranking import score_pairs, sigmoid_scores
+from ..ranking import score_pairs
 
 __all__ = ["vllm_routes"]
 

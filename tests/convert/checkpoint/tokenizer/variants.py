@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import struct
 import sys
 import tempfile
 import zlib
@@ -369,6 +370,52 @@ def _vocabulary_alone(family: str, settings: Mapping[str, Any] | None = None, **
     return write
 
 
+#: Pieces of SentencePiece that a family's vocabulary replaces: how many of its own it has before and after the others, and
+#: name, file and number of the unknown piece of the model.
+_MODELS: Mapping[str, tuple[int, int, tuple[tuple[str, int], ...], str, int]] = {
+    "xlm_roberta": (4, 1, (("<unk>", 2), ("<s>", 3), ("</s>", 3)), "sentencepiece.bpe.model", 0),
+    "camembert": (7, 1, (("<unk>", 2), ("<s>", 3), ("</s>", 3)), "sentencepiece.bpe.model", 0),
+    "albert": (
+        5,
+        0,
+        (("<pad>", 3), ("<unk>", 2), ("[CLS]", 3), ("[SEP]", 3), ("[MASK]", 4)),
+        "spiece.model",
+        1,
+    ),
+}
+
+
+def _number(value: int) -> bytes:
+    low = value & 127
+    return bytes([low]) if value < 128 else bytes([low | 128]) + _number(value >> 7)
+
+
+def _message(number: int, content: bytes) -> bytes:
+    return _number(number << 3 | 2) + _number(len(content)) + content
+
+
+def _sentencepiece_alone(family: str, settings: Mapping[str, Any] | None = None, *, table: bool = True) -> Folder:
+    """Write a SentencePiece model instead of tokenizer.json, as sentencepiece_model.proto describes it."""
+
+    def write(folder: Path) -> None:
+        _with(family, settings)(folder)
+        vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        (folder / "tokenizer.json").unlink()
+        before, after, first, name, unknown = _MODELS[family]
+        others = [(text, score, 1) for text, score in vocabulary[before : len(vocabulary) - after]]
+        pieces = [*((text, 0.0, kind) for text, kind in first), *others, ("▁1,", -0.5, 1), ("▁wor", -9.0, 4)]
+        content = b""
+        for text, score, kind in pieces:
+            fields = _message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + _number(kind)
+            content += _message(1, fields)
+        content += _message(2, b"\x18\x01" + _number(40 << 3) + _number(unknown))
+        charsmap = zlib.decompress(base64.b64decode(CHARSMAP)) if table else b""
+        content += _message(3, _message(1, b"nmt_nfkc") + _message(2, charsmap))
+        (folder / name).write_bytes(content)
+
+    return write
+
+
 def _class_in_config(family: str) -> Folder:
     def write(folder: Path) -> None:
         _with(family, {})(folder)
@@ -427,6 +474,10 @@ def _all() -> Iterator[tuple[str, Folder]]:
         yield f"{family}/charsmap", _charsmap(family)
         yield f"{family}/charsmap_cased", _charsmap(family, SETTINGS["strip_accents"])
         yield f"{family}/charsmap_no_prefix_space", _charsmap(family, SETTINGS["no_prefix_space"])
+        yield f"{family}/sentencepiece", _sentencepiece_alone(family)
+        yield f"{family}/sentencepiece_no_table", _sentencepiece_alone(family, table=False)
+        for name in ("class", "additional", "decoder_within", "strip_accents", "plain_mask", "no_prefix_space"):
+            yield f"{family}/sentencepiece_{name}", _sentencepiece_alone(family, SETTINGS[name])
     for family in ("bert", "distilbert", "electra", "mpnet"):
         yield f"{family}/short_words", _changed(family, model={"max_input_chars_per_word": 4})
         yield f"{family}/no_normalizer", _changed(family, normalizer={"type": "Lowercase"})

@@ -21,6 +21,7 @@ from fletcher.model_zoo import Head
 from ...families.test_gte import New
 from ...families.test_jina_bert import Jina
 from ...families.test_nomic_bert import Nomic
+from ...heads.language_models import save_logit_score
 from ...verify.parity import randomize
 from .stacks import save_colbert, save_modules, save_pylate, save_settings, save_splade, save_with_library
 from .tokenizers import TOKENIZERS, save_tokenizer
@@ -31,6 +32,8 @@ HIDDEN = 32
 POSITIONS = 40
 MAX_TOKENS = 24
 STD = 0.25
+#: Rows of a language model's embedding table that no token has.
+SPARE = 4
 
 SIZES: Mapping[str, Any] = {
     "hidden_size": HIDDEN,
@@ -53,6 +56,30 @@ _MODERN: Mapping[str, Any] = {
     "global_attn_every_n_layers": 2,
 }
 
+_DECODER: Mapping[str, Any] = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+_GEMMA3: Mapping[str, Any] = {
+    **_DECODER,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 5,
+    "use_bidirectional_attention": True,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
+_GEMMA4: Mapping[str, Any] = {
+    **_DECODER,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 5,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "embedding_dim": 28,
+    "global_head_dim": 16,
+    "hidden_size_per_layer_input": 12,
+    "num_global_key_value_heads": 1,
+}
+
 #: Name in transformers, sizes of its configuration, and tokenizer, by family.
 _FAMILIES: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
     "bert": ("Bert", SIZES, "BertTokenizer"),
@@ -70,6 +97,9 @@ _FAMILIES: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
     "gte": ("Gte", {**SIZES, "type_vocab_size": 2, "pad_token_id": 0}, "BertTokenizerFast"),
     "nomic_bert": ("NomicBert", SIZES, "BertTokenizer"),
     "modernbert": ("ModernBert", _MODERN, "PreTrainedTokenizerFast"),
+    "qwen3": ("Qwen3", _DECODER, "Qwen2Tokenizer"),
+    "gemma3_text": ("Gemma3Text", _GEMMA3, "GemmaTokenizer"),
+    "embedding_gemma2_text": ("EmbeddingGemma2Text", _GEMMA4, "GemmaTokenizer"),
 }
 
 #: Families whose original classes transformers lacks, restated in torch.
@@ -112,7 +142,8 @@ class Base:
         else:
             name, sizes, kind = _FAMILIES[self.family]
             tokenizer = TOKENIZERS[kind]()
-            vocabulary = {"vocab_size": len(tokenizer.tokenizer)}
+            spare = SPARE if kind in ("Qwen2Tokenizer", "GemmaTokenizer") else 0
+            vocabulary = {"vocab_size": len(tokenizer.tokenizer) + spare}
             config = getattr(transformers, f"{name}Config")(**{**sizes, **vocabulary, **self.sizes})
             suffix = f"For{self.variant}" if self.variant else "Model"
             randomize(getattr(transformers, f"{name}{suffix}")(config), std=STD).save_pretrained(folder)
@@ -155,6 +186,7 @@ def _stack(*modules: str, **settings: Any) -> Callable[[Path], None]:
 
 _MEAN = ("Transformer", "Pooling", "Normalize")
 _PROMPTS = {"prompts": {"query": "query: ", "document": "doc "}}
+_INSTRUCTION = {"prompts": {"query": "Instruct: the cat\nQuery:", "document": ""}}
 
 BASES: Mapping[str, Base] = {
     "bert": Base("bert", finish=_stack(*_MEAN, **_PROMPTS)),
@@ -178,11 +210,19 @@ BASES: Mapping[str, Base] = {
     "jina_bert": Base("jina_bert", finish=_stack("Transformer", "Pooling:mean")),
     "new": Base("new", finish=_stack("Transformer", "Pooling:cls", "Normalize")),
     "nomic_original": Base("nomic_original", finish=_stack(*_MEAN)),
+    "qwen3": Base("qwen3", finish=_stack("Transformer", "Pooling:lasttoken", "Normalize", **_INSTRUCTION)),
+    "gemma3_text": Base(
+        "gemma3_text", finish=_stack("Transformer", "Pooling:mean", "Dense:last", "Dense:last", "Normalize", **_PROMPTS)
+    ),
+    "embedding_gemma2_text": Base("embedding_gemma2_text", finish=_stack(*_MEAN)),
     "reranker": Base(
         "bert", "classification", lambda folder: None, variant="SequenceClassification", sizes={"num_labels": 1}
     ),
     "reranker-roberta": Base(
         "roberta", "classification", lambda folder: None, variant="SequenceClassification", sizes={"num_labels": 3}
+    ),
+    "reranker-qwen3": Base(
+        "qwen3", "classification", lambda folder: save_logit_score(folder, MAX_TOKENS), variant="CausalLM"
     ),
     "splade": Base("bert", "splade", save_splade, variant="MaskedLM"),
     "splade-distilbert": Base(

@@ -44,7 +44,7 @@ def save_modules(folder: Path, modules: Sequence[str]) -> None:
         modules: class names, with an argument after a colon: pooling modes, or `last` for a Dense without activation.
     """
     config = json.loads((folder / "config.json").read_text())
-    width = hidden = config.get("hidden_size") or config.get("dim") or config["n_embd"]
+    width = hidden = config.get("embedding_dim") or config.get("hidden_size") or config.get("dim") or config["n_embd"]
     entries = []
     for index, module in enumerate(modules):
         name, _, argument = module.partition(":")

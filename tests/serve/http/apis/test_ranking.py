@@ -15,13 +15,14 @@ import transformers
 from huggingface_hub import InferenceClient
 from sentence_transformers import CrossEncoder
 
+from fletcher.convert.export.export import export
+from fletcher.runtime.tasks.sigmoids import sigmoid_scores
 from fletcher.serve.fronts.supervisor import Supervisor
-from fletcher.serve.http.apis.ranking import sigmoid_scores
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ....convert.heads import test_classification
+from ....convert.heads import language_models, test_classification, test_logit_score
 from ....convert.heads.tiny import DOCUMENTS, MAX_TOKENS, QUERY, convert
 
 TEXTS = list(DOCUMENTS)
@@ -35,13 +36,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranking")
     convert(test_classification.make(folder / "reranker"))
     convert(test_classification.make(folder / "classifier", labels=LABELS))
+    export(str(language_models.save(folder / "language")), folder / "language.artifact", tokenizer_like="5")
     return folder
 
 
 @pytest.fixture(scope="module")
 def specs(folder: Path, tiny_artifact: Path) -> list[ModelSpec]:
-    paths = [folder / "reranker.artifact", folder / "classifier.artifact", tiny_artifact]
-    names = ["reranker", "classifier", "embedder"]
+    names = ["reranker", "classifier", "language", "embedder"]
+    paths = [*(folder / f"{name}.artifact" for name in names[:-1]), tiny_artifact]
     return [
         ModelSpec(path=str(path), name=name, provider="mlas", workers=1, cache="0")
         for path, name in zip(paths, names, strict=True)
@@ -200,6 +202,16 @@ def test_scores_of_pairs_with_different_first_texts(http: httpx.Client, folder: 
     reference = model.predict([(text, QUERY) for text in TEXTS], batch_size=1)
     answer = http.post("/score", json={"model": "reranker", "text_1": TEXTS, "text_2": QUERY}).json()
     np.testing.assert_allclose([item["score"] for item in answer["data"]], reference, atol=1e-5)
+
+
+def test_scores_of_a_language_model_are_those_of_its_chat_template(http: httpx.Client, folder: Path) -> None:
+    reference = test_logit_score.theirs(folder / "language")
+    query, documents = test_logit_score.QUERY, list(test_logit_score.DOCUMENTS)
+    answer = http.post("/v1/score", json={"model": "language", "text_1": query, "text_2": documents}).json()
+    np.testing.assert_allclose([item["score"] for item in answer["data"]], reference, atol=2e-5)
+    answer = http.post("/rerank", json={"model": "language", "query": query, "texts": documents}).json()
+    assert [item["index"] for item in answer] == best_first(reference)
+    np.testing.assert_allclose([item["score"] for item in answer], sorted(reference, reverse=True), atol=2e-5)
 
 
 # Labels ---------------------------------------------------------------------------------------------------------------

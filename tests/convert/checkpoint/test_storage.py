@@ -17,6 +17,7 @@ from fletcher.convert.export.export import export
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError
 
+from ..families.tiny import POSITIONS, SIZES, rename_tensors
 from ..verify.parity import (
     BERT_TOKENS,
     ROBERTA_TOKENS,
@@ -27,7 +28,6 @@ from ..verify.parity import (
     randomize,
     save_checkpoint,
 )
-from .tiny import POSITIONS, SIZES
 
 HIDDEN = SIZES["hidden_size"]
 
@@ -41,6 +41,35 @@ def test_shards(tmp_path: Path) -> None:
     reference = Parity.of(model, tmp_path / "whole", POSITIONS)
     folder = save_checkpoint(model, tmp_path / "shards", max_shard_size="40KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
+    _reload(reference, folder).check_batches()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("shards", [False, True])
+def test_pickles(tmp_path: Path, zipped: bool, shards: bool) -> None:
+    model = randomize(BertModel(BertConfig(**SIZES)))
+    reference = Parity.of(model, tmp_path / "whole", POSITIONS)
+    folder = save_checkpoint(model, tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    tensors = model.state_dict()
+    parts = {"pytorch_model.bin": list(tensors)}
+    if shards:
+        parts = {f"pytorch_model-0000{n + 1}-of-00002.bin": list(tensors)[n::2] for n in range(2)}
+        places = {name: file for file, names in parts.items() for name in names}
+        index = {"metadata": {}, "weight_map": places}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for file, names in parts.items():
+        part = {name: tensors[name] for name in names}
+        torch.save(part, folder / file, _use_new_zipfile_serialization=zipped)
+    _reload(reference, folder).check_batches()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "0.auto_model.", "module.bert."])
+def test_prefixes_of_wrappers(tmp_path: Path, prefix: str) -> None:
+    model = randomize(BertModel(BertConfig(**SIZES)))
+    reference = Parity.of(model, tmp_path / "whole", POSITIONS)
+    folder = save_checkpoint(model, tmp_path / "wrapped")
+    rename_tensors(folder, lambda name: prefix + name)
     _reload(reference, folder).check_batches()
 
 

@@ -1,0 +1,1 @@
+"""Measures of vectors. They know neither files nor models."""

@@ -1,0 +1,1 @@
+"""Reduction of dimensions: PCA as the last layer of a new artifact."""

@@ -1,0 +1,1 @@
+"""Quality reports: tables for the terminal, JSON, HTML pages."""

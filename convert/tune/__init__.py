@@ -1,0 +1,1 @@
+"""Tuning of models on the user's text."""

@@ -1,0 +1,25 @@
+"""Weights that stay mapped from their file, so that a session takes little memory of its own however large the model is.
+
+ONNX Runtime usually copies the weights into the layout of the processor's kernels when a session opens. Without the copy a
+session opens at once, and each run is slower. Pages of the file belong to the system's cache, which drops them if another
+program needs the memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["LARGE", "map_weights"]
+
+#: Bytes of a file of weights from which a conversion maps them. A smaller model's copy stays below 300 MB.
+LARGE = 256 << 20
+
+
+def map_weights(options: Any) -> list[str]:
+    """Set the options of a session that copies no weights, and return the names of the optimizers to disable.
+
+    Args:
+        options: ONNX Runtime's SessionOptions.
+    """
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return ["ConstantFolding"]  # weights of a half type would be cast to float32 all at once

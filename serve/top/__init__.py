@@ -1,0 +1,1 @@
+"""Live view of a running server in a terminal, from its metrics."""

@@ -1,0 +1,37 @@
+"""The nearest family in the message for a model type that is not authored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.families import FAMILIES, TRACED, UNTRACED, check_family
+from fletcher.convert.families.settings.nearest import NEAREST
+from fletcher.runtime.errors import CheckpointError
+
+BERT = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "deberta-v2"}, r"nearest family is bert: .*disentangled attention\)\. Use --exporter optimum"),
+        ({"model_type": "longformer"}, "nearest family is roberta: its attention is a window"),
+        ({"model_type": "new-thing", **BERT}, "nearest family is bert: this is judged by the keys"),
+        ({"model_type": "new-thing", "n_embd": 8, "rotary_emb_base": 10}, "nearest family is nomic_bert"),
+        ({"model_type": "new-thing"}, "'new-thing'; Fletcher authors"),
+    ],
+)
+def test_the_nearest_family_is_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        check_family(Checkpoint(Path("folder"), config, {}))
+    assert ("nearest" in str(caught.value)) == ("nearest" in message)
+
+
+def test_no_authored_family_has_a_nearest_one() -> None:
+    assert not set(NEAREST) & set(FAMILIES)
+    assert all(difference and not difference.endswith(".") for _, difference in NEAREST.values())
+    assert {"deberta-v2", "longformer", "xlnet"} <= set(NEAREST) & (TRACED | set(UNTRACED))

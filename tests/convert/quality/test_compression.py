@@ -1,0 +1,74 @@
+"""Shorter vectors and smaller types: PCA against scikit-learn, neighbors in cases worked out by hand, and the advice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
+
+from fletcher.convert.quality.measures.compression import advise, describe_compression, lengths_to_try
+from fletcher.convert.quality.measures.projection import fit_projection
+from fletcher.convert.quality.results import Compressed
+
+
+def unit_vectors(count: int, dimension: int, rank: int) -> NDArray[np.float32]:
+    random = np.random.default_rng(4)
+    vectors = random.standard_normal((count, rank)) @ random.standard_normal((rank, dimension)) + 0.5
+    return np.asarray(normalize(vectors), np.float32)
+
+
+def test_pca_is_that_of_scikit_learn_without_subtraction_of_the_mean() -> None:
+    vectors = unit_vectors(200, 24, 24).astype(np.float64)
+    pca = PCA(8, svd_solver="full").fit(vectors)
+    expected = normalize(pca.transform(vectors) + pca.mean_ @ pca.components_.T)
+    found = fit_projection(vectors.astype(np.float32), 8)(vectors.astype(np.float32))
+    # Components have arbitrary signs, which no product of two vectors depends on.
+    assert found @ found.T == pytest.approx(expected @ expected.T, abs=1e-5)
+
+
+def test_whitened_pca_is_that_of_scikit_learn() -> None:
+    vectors = unit_vectors(200, 24, 24).astype(np.float64)
+    expected = normalize(PCA(8, whiten=True, svd_solver="full").fit_transform(vectors))
+    found = fit_projection(vectors.astype(np.float32), 8, whiten=True)(vectors.astype(np.float32))
+    assert found @ found.T == pytest.approx(expected @ expected.T, abs=1e-5)
+
+
+def test_the_first_components_are_pca_to_that_length() -> None:
+    vectors = unit_vectors(100, 24, 24)
+    short, long = fit_projection(vectors, 4), fit_projection(vectors, 16).first(4)
+    assert np.abs(short.weight) == pytest.approx(np.abs(long.weight), abs=1e-5)
+
+
+def test_vectors_of_few_directions_lose_no_neighbor_by_pca_and_some_by_a_cut() -> None:
+    # 20 directions and the mean: 32 components hold everything, the first 32 of 96 elements do not.
+    results = describe_compression(unit_vectors(400, 96, 20), trained=())
+    by = {(one.method, one.dimension, one.type): one.overlap for one in results}
+    assert by["full", 96, "float32"] == 1.0
+    assert by["pca", 32, "float32"] > 0.99
+    assert by["cut", 32, "float32"] < 0.9
+    assert by["full", 96, "int8"] > by["full", 96, "binary"]
+    assert not any(one.method == "pca-whitened" for one in results)
+
+
+def test_a_type_is_stored_in_its_bytes() -> None:
+    results = describe_compression(unit_vectors(100, 64, 10), trained=(48,))
+    sizes = {one.type: one.bytes for one in results if one.dimension == 64}
+    assert sizes == {"float32": 256, "float16": 128, "int8": 64, "binary": 8}
+    assert {one.dimension for one in results if one.trained} == {48}
+
+
+def test_lengths_are_below_the_dimension_and_contain_trained_ones() -> None:
+    assert lengths_to_try(384, (300, 384)) == [300, 256, 192, 128, 64, 32]
+    assert lengths_to_try(16, ()) == []
+
+
+def test_advice_is_the_smallest_vector_that_keeps_enough() -> None:
+    def one(kind: str, size: int, overlap: float) -> Compressed:
+        return Compressed(method="pca", dimension=size, trained=False, type=kind, bytes=size, overlap=overlap)
+
+    results = [one("float32", 400, 1.0), one("int8", 100, 0.96), one("int8", 64, 0.94), one("binary", 8, 0.99)]
+    assert advise(results, 0.95) == results[1]
+    assert advise(results, 0.9) == results[2]
+    assert advise(results, 1.01) is None
