@@ -52,8 +52,8 @@ def reduce(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of the reduced checkpoint, which sentence-transformers loads, and which the artifact is verified "
-            "against. Default: that of the artifact with the suffix -checkpoint.",
+            help="Folder of the reduced checkpoint, which the artifact is verified against. Default: that of the artifact with "
+            "-checkpoint appended.",
         ),
     ] = None,
     verify: Annotated[
