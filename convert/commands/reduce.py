@@ -52,15 +52,15 @@ def reduce(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of the reduced checkpoint, which the artifact is verified against. Default: that of the artifact with "
-            "-checkpoint appended.",
+            help="Folder of the reduced checkpoint, which the artifact is verified against. Default: that of the "
+            "artifact, with -checkpoint appended.",
         ),
     ] = None,
     verify: Annotated[
         bool | None,
         typer.Option(
             "--verify/--no-verify",
-            help="Compare the artifact with sentence-transformers. Default: do so if the extra verify is installed.",
+            help="Compare the artifact with its checkpoint in torch. Default: do so if the extra verify is installed.",
         ),
     ] = None,
 ) -> None:
