@@ -51,7 +51,8 @@ class Weight:
         shape: its shape.
         load: function that reads it, in float32.
         precision: element type in which it is written.
-        stream: function that reads it a part at a time, as arrays of consecutive elements, for weights that can be large.
+        stream: function that reads it a part at a time, as arrays of consecutive elements, for weights that can be large. A
+            weight made from another one needs one of its own, or None.
     """
 
     name: str

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
@@ -98,7 +99,7 @@ def _join(findings: Findings, line: bytes, before: Head, place: str) -> Head:
     """
     try:
         head, prev = head_of(line)
-        msgspec.json.decode(line)
+        decode_json(line, object)
     except (InputError, msgspec.MsgspecError):
         findings.add(f"{place}: this is not a line of an audit log: it was changed or cut off")
         return Head(before.seq + 1, hashlib.sha256(line).hexdigest())

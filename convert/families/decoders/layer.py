@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,7 +208,7 @@ def _plus_one(weight: Weight) -> Weight:
     def load() -> NDArray[np.float32]:
         return weight.load() + np.float32(1)
 
-    return dataclasses.replace(weight, name=f"{weight.name}.plus_one", load=load)
+    return Weight(f"{weight.name}.plus_one", weight.shape, load)
 
 
 def read_embedding(tensors: TensorReader, sizes: Sizes, *, scaled: bool = False) -> Embedding:

@@ -65,7 +65,7 @@ def test_without_optimum_the_extra_is_named(tmp_path: Path) -> None:
     [
         ("gpt2", "Use --exporter optimum"),
         ("phi3", "Use --exporter optimum"),
-        ("t5", "--exporter optimum does not help: it is an encoder with a decoder"),
+        ("bart", "--exporter optimum does not help: it is an encoder with a decoder"),
         ("xlnet", "--exporter optimum does not help: Optimum has no export for it"),
         ("surprise", "--exporter optimum was not tried with it"),
     ],

@@ -48,7 +48,8 @@ def _combinations(target: str) -> list[Any]:
 def test_cuda_has_a_kernel_for_every_node(tmp_path: Path, name: str, precision: Float) -> None:
     (model,) = _graphs(name, tmp_path, "cuda", precision)
     assert_kernels(model)
-    assert sum(node.op_type == "PackedMultiHeadAttention" for node in model.graph.node) >= 2
+    attentions = sum(node.op_type == "PackedMultiHeadAttention" for node in model.graph.node)
+    assert attentions == 0 if name == "static_embedding" else attentions >= 2  # it has no layers
 
 
 @pytest.mark.parametrize(("name", "precision"), _combinations("tensorrt"))
