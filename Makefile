@@ -1,6 +1,6 @@
 # Each target does all the set-up that it needs: Python 3.11 or newer and a package index are enough.
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick clients test-newest test-lowest verify lint format docs lock deploy-tools sbom release-check clean
+.PHONY: help demo test coverage quick clients test-newest test-lowest verify lint format docs lock deploy-tools sbom release-check clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -25,11 +25,15 @@ help: ## Show the targets.
 demo: $(VENV)/.runtime ## Convert all-MiniLM-L6-v2, check it, serve it, ask it over HTTP and Flight, stop it.
 	$(BIN)/python demo/demo.py
 
-# A worker imports torch, which takes about 1 GB. A file's tests run in one worker and share its fixtures.
-WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
+# A worker imports torch, which takes about 1 GB. A file's tests run in one worker and share its fixtures. One worker more than
+# there are cores: many tests wait for processes and clocks.
+WORKERS := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 --dist loadfile
 
-test: $(VENV)/.development ## Run the tests, with coverage.
-	$(BIN)/pytest $(WORKERS) --cov --cov-report=term:skip-covered
+test: $(VENV)/.development ## Run the tests.
+	$(BIN)/pytest $(WORKERS)
+
+coverage: $(VENV)/.development ## Run the tests, and print the lines that none of them runs.
+	$(BIN)/pytest $(WORKERS) --cov --cov-report=term-missing:skip-covered
 
 quick: $(VENV)/.development ## Run ruff and the tests without the marker heavy.
 	$(BIN)/ruff check .
