@@ -25,7 +25,7 @@ SECONDS = 60.0
 REFERENCE = reference(8192)
 
 #: Seconds of a full batch of 1,024 tokens.
-BATCH_SECONDS = 0.08
+BATCH_SECONDS = 0.05
 
 
 @pytest.fixture

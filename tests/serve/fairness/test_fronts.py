@@ -63,7 +63,7 @@ def reference(tiny_artifact: Path) -> Reference:
 def timed(tiny_artifact: Path) -> Timed:
     encoder = load_encoder(ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas", cache=0, workers=1))
     assert isinstance(encoder, Encoder)
-    return Timed(encoder, 0.08 / encoder.info.token_budget)
+    return Timed(encoder, 0.04 / encoder.info.token_budget)
 
 
 @pytest.fixture
