@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -41,14 +42,37 @@ SAME_SECONDS: Final = 2.0
 
 
 @contextmanager
+def _setter(event: threading.Event) -> Iterator[Callable[[], None]]:
+    """Return a function that sets an event, which a signal's handler may call.
+
+    A handler must not set an event itself: it runs on the main thread between two instructions, and if that thread is inside
+    `Event.wait` with the event's lock, it would wait for itself forever. `SimpleQueue.put` needs no such lock.
+    """
+    calls: SimpleQueue[bool] = SimpleQueue()
+
+    def work() -> None:
+        while calls.get():
+            event.set()
+
+    thread = threading.Thread(target=work, name="fletcher-signals", daemon=True)
+    thread.start()
+    try:
+        yield lambda: calls.put(True)
+    finally:
+        calls.put(False)
+        thread.join()
+
+
+@contextmanager
 def hangups() -> Iterator[threading.Event]:
     """Return an event that SIGHUP sets; restore the previous handler at the end."""
     event = threading.Event()
-    before = signal.signal(signal.SIGHUP, lambda number, frame: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with _setter(event) as set_event:
+        before = signal.signal(signal.SIGHUP, lambda number, frame: set_event())
+        try:
+            yield event
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
@@ -60,22 +84,23 @@ def stop_signals() -> Iterator[threading.Event]:
     inside native code aborts.
     """
     stopped = threading.Event()
-    first = [0.0]
+    first: list[float] = []
+    with _setter(stopped) as set_stopped:
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if not stopped.is_set():
-            first[0] = now
-            stopped.set()
-        elif now - first[0] > SAME_SECONDS:
-            os._exit(128 + number)
+        def stop(number: int, frame: FrameType | None) -> None:
+            now = time.monotonic()
+            if not first:
+                first.append(now)
+                set_stopped()
+            elif now - first[0] > SAME_SECONDS:
+                os._exit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in STOPPING}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        before = {number: signal.signal(number, stop) for number in STOPPING}
+        try:
+            yield stopped
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def test_the_port_stays_open_while_requests_drain(tiny_artifact: Path, fronts: i
     text = {"model": "tiny", "input": "a text"}
     seen: set[tuple[int, int]] = set()
     with command(tiny_artifact, fronts, "--drain-seconds", "50") as (running, url):
-        with under_way(url, 24) as answers:  # seconds of work: fronts may take new requests for 0.3 s after the signal
+        with under_way(url, 48) as answers:  # seconds of work: fronts may take new requests for 0.3 s after the signal
             running.send_signal(signal.SIGTERM)
             while not all(answer.done() for answer in answers):
                 try:  # each on a new connection
