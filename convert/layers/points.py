@@ -122,25 +122,22 @@ def _summed(value: str, *hidden: str) -> dict[tuple[str, str], tuple[str, ...]]:
     return {(operator, value): hidden for operator in SUMMED_NORMS.values()}
 
 
+#: Points before a context that the operators of attention do not show: their inputs can have another order of columns than
+#: the model's own query and key, or are one product, and they rotate.
+_BEFORE_CONTEXT = (
+    "attention/query",
+    "attention/key",
+    "attention/value",
+    "attention/query/rotated",
+    "attention/key/rotated",
+)
+
 #: Points inside operators of several steps (target cuda), by operator and its output.
 _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         **_summed("embeddings/norm", "embeddings/with_token_type", "embeddings/sum"),
-        # Its inputs can have another order of columns than the model's own query and key.
-        ("PackedMultiHeadAttention", "attention/context"): (
-            "attention/query",
-            "attention/key",
-            "attention/value",
-            "attention/query/rotated",
-            "attention/key/rotated",
-        ),
-        ("GroupQueryAttention", "attention/context"): (
-            "attention/query",
-            "attention/key",
-            "attention/value",
-            "attention/query/rotated",
-            "attention/key/rotated",
-        ),
+        ("PackedMultiHeadAttention", "attention/context"): _BEFORE_CONTEXT,
+        ("GroupQueryAttention", "attention/context"): _BEFORE_CONTEXT,
         **_summed("attention/norm", "attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
         ("FastGelu", "feed_forward/activation"): ("feed_forward/up",),

@@ -19,15 +19,15 @@ from dataclasses import replace
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, TensorInfo
 
-from ...architecture import Architecture, Attention, Pooling, Rotary, Window
-from ...checkpoint.tensors import Norm, constant
+from ...architecture import Architecture, Attention, Pooling, Window
+from ...checkpoint.tensors import Norm
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT
 from ...precision import Precision
 from ..shared.blocks import emit_linear, side_by_side
 from ..shared.emission import Emission
-from ..shared.encoder import Parts, emit_encoder
-from ..shared.positions import rotary_tables
+from ..shared.encoder import Parts, emit_encoder, position_rows
+from ..shared.positions import rotary_weights
 
 __all__ = ["emit_causal", "is_causal"]
 
@@ -93,7 +93,7 @@ def emit_causal(architecture: Architecture, dimension: int, precision: Precision
 
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
-        position=_no_positions,
+        position=position_rows(graph, architecture, SHAPE),
         attend=attend,
         pool=lambda mode, hidden, name: _emit_row(graph, architecture.hidden_size, mode, hidden, name),
         rows=SHAPE,
@@ -105,10 +105,6 @@ def emit_causal(architecture: Architecture, dimension: int, precision: Precision
     return Emission(graph)
 
 
-def _no_positions() -> str:
-    raise ValueError("a causal graph has no table of positions")
-
-
 def _emit_context(
     graph: GraphBuilder, attention: Attention, hidden: str, lengths: tuple[str, str], num_positions: int, name: str
 ) -> str:
@@ -117,8 +113,8 @@ def _emit_context(
     assert rotary is not None
     parts = (attention.query, attention.key, attention.value)
     packed = emit_linear(graph, side_by_side(parts, f"{name}/qkv"), hidden, f"{name}/qkv")
-    cosines, sines = _tables(graph, rotary, num_positions)
-    inputs = [packed, "", "", "", "", *lengths, cosines, sines]
+    tables = rotary_weights(graph, rotary, num_positions)
+    inputs = [packed, "", "", "", "", *lengths, *tables]
     attributes = {
         "num_heads": attention.num_heads,
         "kv_num_heads": attention.num_kv_heads,
@@ -135,15 +131,6 @@ def _emit_context(
     # Keys and values of a whole text, which a generating model would keep. The operator always writes them.
     outputs = (f"{name}/context", f"{name}/present_key", f"{name}/present_value")
     return graph.nodes("GroupQueryAttention", inputs, outputs[0], outputs, domain=MICROSOFT, **attributes)[0]
-
-
-def _tables(graph: GraphBuilder, rotary: Rotary, num_positions: int) -> tuple[str, str]:
-    """Return the cosines and sines of all positions, (positions, pairs)."""
-    cosines, sines = (
-        graph.weight(constant(f"{rotary.name}.{part}", table))
-        for part, table in zip(("cos", "sin"), rotary_tables(rotary, num_positions), strict=True)
-    )
-    return cosines, sines
 
 
 def _emit_row(graph: GraphBuilder, hidden_size: int, mode: PoolingMode, hidden: str, name: str) -> str:

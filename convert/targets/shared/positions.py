@@ -30,6 +30,7 @@ __all__ = [
     "is_symmetric",
     "rotaries_of",
     "rotary_tables",
+    "rotary_weights",
 ]
 
 #: Number added to the scores outside a window. Its exp underflows to 0, and it is finite, so that a row without visible
@@ -145,6 +146,15 @@ def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float3
     )
 
 
+def rotary_weights(graph: GraphBuilder, rotary: Rotary, num_positions: int) -> tuple[str, str]:
+    """Add the tables of cosines and sines to the weights, and return their names."""
+    cosines, sines = rotary_tables(rotary, num_positions)
+    return (
+        graph.weight(constant(f"{rotary.name}.cos", cosines)),
+        graph.weight(constant(f"{rotary.name}.sin", sines)),
+    )
+
+
 def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -> NDArray[np.int64]:
     """Return T5's bucket of each distance (key - query), for attention in both directions.
 
@@ -179,8 +189,7 @@ def _emit_table(
     "Updating cos_cache and sin_cache … is not currently supported"), and all texts of a batch are one text here.
     """
     parts = []
-    for name, table in zip(("cos", "sin"), rotary_tables(rotary, num_positions), strict=True):
-        weight = graph.weight(constant(f"{rotary.name}.{name}", table))
+    for name, weight in zip(("cos", "sin"), rotary_weights(graph, rotary, num_positions), strict=True):
         rows = graph.node("Gather", [weight, positions], f"positions/{rotary.name}/{name}_rows")
         parts.append(graph.node("Unsqueeze", [rows, graph.constant([rows_axis])], f"positions/{rotary.name}/{name}"))
     return parts[0], parts[1]
