@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import comparable, encode_canary
+from fletcher.runtime.commandline.report_files import to_json
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError
 from fletcher.runtime.loading import open_tokenizer
@@ -160,7 +160,7 @@ def plot_sensitivity(sensitivity: Sensitivity, file: Path) -> None:
         MissingPackageError: matplotlib is not installed.
     """
     if file.suffix == ".json":
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(sensitivity), indent=2) + b"\n")
+        file.write_bytes(to_json(sensitivity))
         return
     if file.suffix not in (".png", ".svg"):
         raise InputError(f"a report cannot be written as {file.name}: use the suffix .json, .png or .svg")

@@ -51,10 +51,10 @@ def calibrate(
     """
     from fletcher.quantize.measure.pairs import read_pairs
     from fletcher.runtime.artifact.writing import calibrate as write_calibration
+    from fletcher.runtime.commandline.report_files import check_reports
 
     from ..quality.calibration.calibrate import calibrate_artifact
     from ..reports.quality.calibration import calibration_rows, write_calibration_report
-    from ..reports.quality.table import check_reports
 
     report, files = reporter(ctx), save or []
     if (pairs is None) != remove:

@@ -246,8 +246,10 @@ def verify_model(
 
     With --against and --on, compare two variants of the artifact with each other instead.
     """
+    from fletcher.runtime.commandline.report_files import to_json
+
     from ..layers.verify import compare_variants, verify_layers
-    from ..reports.verification_table import render, to_json, write_report
+    from ..reports.verification_table import render, write_report
     from ..texts import read_texts
     from ..verify.verify import verify
 

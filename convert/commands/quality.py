@@ -69,11 +69,13 @@ def quality(
 
     With two folders, the artifacts are compared on the same texts.
     """
+    from fletcher.runtime.commandline.report_files import check_reports
+
     from ..quality.inputs import make_texts, read_corpus, read_judgments, read_labels
     from ..quality.options import QualityOptions
     from ..quality.quality import compare_quality, measure_quality
     from ..quality.results import QualityResult
-    from ..reports.quality.table import check_reports, render_quality, write_quality
+    from ..reports.quality.table import render_quality, write_quality
 
     if len(folders) > 2:
         raise InputError(

@@ -165,9 +165,10 @@ def run_sweep(
     """Try recipes on texts and this machine, recommend one, and write its artifact and a report."""
     from fletcher.quantize.measure.pairs import read_pairs
     from fletcher.quantize.measure.texts import BUILT_IN
-    from fletcher.quantize.reports.sweep_table import check_reports, render_sweep, write_sweep
+    from fletcher.quantize.reports.sweep_table import render_sweep, write_sweep
     from fletcher.quantize.sweep.options import SweepOptions
     from fletcher.quantize.sweep.sweep import sweep
+    from fletcher.runtime.commandline.report_files import check_reports
 
     from ..texts import read_texts
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fletcher.runtime.commandline.report_files import to_json
 from fletcher.runtime.errors import InputError
 
 from ..layers.results import LayersReport
@@ -18,7 +18,7 @@ from .layers_page import layers_to_html
 from .layers_table import render_layers
 from .verification_page import to_html
 
-__all__ = ["render", "to_json", "write_report"]
+__all__ = ["render", "write_report"]
 
 #: Styles of verdicts; others are failures.
 STYLES = {"passed": "bold green", "not checked": "yellow"}
@@ -85,11 +85,6 @@ def _settings(results: Sequence[SettingResult]) -> Table:
         texts = f"{result.failed} of {result.texts}" if result.failed else f"{result.texts}"
         table.add_row(result.setting, result.exercised_by or result.note, texts, _verdict(result.verdict))
     return table
-
-
-def to_json(report: VerificationReport | LayersReport) -> bytes:
-    """Return the whole report with one value on each line; infinities are null."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def write_report(report: VerificationReport | LayersReport, path: str | Path) -> None:

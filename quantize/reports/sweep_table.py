@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
-from fletcher.runtime.commandline.plots import to_svg
+from fletcher.runtime.commandline.report_files import write_report
 from fletcher.runtime.commandline.reporter import Table
-from fletcher.runtime.errors import InputError
 
 from ..measure.spread import Spread
 from ..sweep.results import Candidate, SweepReport
 from .sweep_page import sweep_to_html
 
-__all__ = ["check_reports", "render_sweep", "write_sweep"]
-
-
-def check_reports(files: Sequence[Path]) -> None:
-    """Check that reports can be written as these files.
-
-    Raises:
-        InputError: the suffix of a file is neither .html nor .json.
-        MissingPackageError: a file is a page, and matplotlib is not installed.
-    """
-    for file in files:
-        if file.suffix not in (".html", ".json"):
-            raise InputError(f"a report cannot be written as {file.name}: use the suffix .html or .json")
-    if any(file.suffix == ".html" for file in files):
-        to_svg("check", lambda axes: None)
+__all__ = ["render_sweep", "write_sweep"]
 
 
 def write_sweep(report: SweepReport, file: Path) -> None:
     """Write the report as `.html` or `.json`. A missing folder is created."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".html":
-        file.write_text(sweep_to_html(report), encoding="utf-8")
-    else:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    write_report(report, file, lambda: sweep_to_html(report))
 
 
 def render_sweep(report: SweepReport) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from ..errors import ForbiddenError, RateLimitError
@@ -150,8 +151,7 @@ class Permit:
             ForbiddenError: its key is for other models.
         """
         key = self._grant.key
-        if key is not None and key.models is not None and name not in key.models:
-            raise ForbiddenError(f"this API key is not for the model {name!r}: it is for {', '.join(key.models)}")
+        _check_allowed("model", name, None if key is None else key.models)
 
     def check_dataset(self, name: str) -> None:
         """Check that the client may write a dataset of Longbow.
@@ -160,8 +160,7 @@ class Permit:
             ForbiddenError: its key is for other datasets.
         """
         key = self._grant.key
-        if key is not None and key.datasets is not None and name not in key.datasets:
-            raise ForbiddenError(f"this API key is not for the dataset {name!r}: it is for {', '.join(key.datasets)}")
+        _check_allowed("dataset", name, None if key is None else key.datasets)
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -179,3 +178,8 @@ class Permit:
             balance.retry,
             self.headers,
         )
+
+
+def _check_allowed(kind: str, name: str, allowed: Sequence[str] | None) -> None:
+    if allowed is not None and name not in allowed:
+        raise ForbiddenError(f"this API key is not for the {kind} {name!r}: it is for {', '.join(allowed)}")

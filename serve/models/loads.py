@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 
 from fletcher.runtime.errors import DeadlineError, ServiceError
 
+from ..futures import settle
+
 __all__ = ["LOAD_SECONDS", "Loads", "on_thread"]
 
 logger = logging.getLogger("fletcher.serve.models.registry")
@@ -31,16 +33,7 @@ def on_thread(work: Callable[[], T], name: str) -> Future[T]:
     """Run work on a new thread that does not keep the process alive; return a future of its result."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()  # so that a caller that leaves does not cancel it for the others
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 (the future has it)
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
+    threading.Thread(target=settle, args=(future, work), name=name, daemon=True).start()
     return future
 
 

@@ -6,12 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from fletcher.quantize.reports.sweep_table import check_reports
 from fletcher.runtime.commandline.pages import STYLE, html_table
 from fletcher.runtime.commandline.plots import BLUE, RED, SOFT, to_svg
+from fletcher.runtime.commandline.report_files import check_reports, write_report
 
 from ...quality.calibration.results import CalibrationReport
 from .page import MORE_STYLE
@@ -36,11 +35,7 @@ def write_calibration_report(report: CalibrationReport, path: Path) -> None:
         MissingPackageError: matplotlib, which a page needs, is not installed.
     """
     check_reports([path])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".html":
-        path.write_text(_to_html(report), encoding="utf-8")
-    else:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    write_report(report, path, lambda: _to_html(report))
 
 
 def _to_html(report: CalibrationReport) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fletcher.quantize.reports.sweep_table import check_reports
+from fletcher.runtime.commandline.report_files import check_reports, write_report
 
 from ...quality.quality import Measured
 from ...quality.results import QualityResult
 from .figures import compressed_rows, figure_rows
 from .page import quality_to_html
 
-__all__ = ["check_reports", "render_quality", "write_quality"]
+__all__ = ["render_quality", "write_quality"]
 
 #: Columns of the table of shorter vectors, the last two with judgments.
 COMPRESSED = ("vectors", "length", "float32", "float16", "int8", "binary", "nDCG", "nDCG, int8")
@@ -66,11 +65,4 @@ def write_quality(result: QualityResult, measured: Sequence[Measured], path: Pat
         MissingPackageError: matplotlib, which a page needs, is not installed.
     """
     check_reports([path])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".html":
-        content = quality_to_html(result, measured).encode()
-    else:
-        content = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_report(result, path, lambda: quality_to_html(result, measured))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from ...futures import settle
+
 __all__ = ["TurnPool"]
 
 _T = TypeVar("_T")
@@ -53,12 +55,7 @@ class TurnPool:
                 self._waiting[client] = works  # behind all other clients
         if not future.set_running_or_notify_cancel():
             return
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 (the future has it)
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        settle(future, work)
 
     def shutdown(self, *, wait: bool = True, cancel: bool = False) -> None:
         """Take no more work.

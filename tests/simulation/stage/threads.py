@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from fletcher.serve.futures import settle
+
 from .world import Task, World, the_world
 
 __all__ = ["Condition", "Event", "Executor", "Lock", "Threading"]
@@ -256,12 +258,7 @@ class Executor:
                 future, work = self._works.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001 (the future has it)
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            settle(future, work)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         with self._arrived:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from .variants import LETTERS, digest, reference
+from .variants import LETTERS, record
 
 __all__ = ["VARIANTS", "gemma", "qwen", "write_variant"]
 
@@ -155,16 +154,5 @@ def write_variant(name: str, folder: Path) -> Path:
     return folder
 
 
-def _record(file: Path) -> None:
-    import transformers
-
-    recorded: dict[str, str | None] = {"transformers": transformers.__version__}
-    for name in VARIANTS:
-        with tempfile.TemporaryDirectory() as place:
-            rows = reference(write_variant(name, Path(place) / "checkpoint"))
-        recorded[name] = None if rows is None else digest(rows)
-    file.write_text(json.dumps(recorded, indent=0) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    _record(Path(sys.argv[1]))
+    record(Path(sys.argv[1]), VARIANTS, write_variant)

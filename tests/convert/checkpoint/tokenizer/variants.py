@@ -17,7 +17,7 @@ import struct
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "TEXTS",
     "VARIANTS",
     "digest",
+    "record",
     "reference",
     "result",
     "write_variant",
@@ -521,16 +522,23 @@ def reference(folder: Path) -> list[list[list[int]]] | None:
     return [result(row["input_ids"], row.get("token_type_ids")) for row in outputs]
 
 
-def _record(file: Path) -> None:
+def record(file: Path, names: Iterable[str], write: Callable[[str, Path], Path]) -> None:
+    """Write digests of the results that the installed transformers gives for variants.
+
+    Args:
+        file: the file.
+        names: names of the variants.
+        write: writes a variant into a folder, and returns it.
+    """
     import transformers
 
     recorded: dict[str, str | None] = {"transformers": transformers.__version__}
-    for name in VARIANTS:
+    for name in names:
         with tempfile.TemporaryDirectory() as place:
-            rows = reference(write_variant(name, Path(place) / "checkpoint"))
+            rows = reference(write(name, Path(place) / "checkpoint"))
         recorded[name] = None if rows is None else digest(rows)
     file.write_text(json.dumps(recorded, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _record(Path(sys.argv[1]))
+    record(Path(sys.argv[1]), VARIANTS, write_variant)
