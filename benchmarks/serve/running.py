@@ -39,17 +39,32 @@ class ProcessUse:
     command: str
 
 
+def read_stat(folder: Path) -> tuple[str, list[str]]:
+    """Return the name and the fields behind it of a process's or a thread's `stat` in /proc.
+
+    Raises:
+        OSError: it has ended.
+    """
+    # The name in parentheses may contain spaces and parentheses.
+    head, _, rest = (folder / "stat").read_text().rpartition(")")
+    return head.partition("(")[2], rest.split()
+
+
+def cpu_seconds(fields: Sequence[str]) -> float:
+    """Return user and system time of the fields of `read_stat`."""
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
 def process_use(pid: int) -> ProcessUse | None:
     """Return the use of a process from /proc, or None if it has ended."""
     try:
-        # The name in parentheses may contain spaces and parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        _, fields = read_stat(Path(f"/proc/{pid}"))
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except (OSError, IndexError):
         return None
     if fields[0] in "ZX":
         return None
-    return ProcessUse(int(fields[1]), int(fields[19]), (int(fields[11]) + int(fields[12])) / TICKS, command)
+    return ProcessUse(int(fields[1]), int(fields[19]), cpu_seconds(fields), command)
 
 
 def process_tree(root: int) -> dict[int, ProcessUse]:

@@ -8,14 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from ..convert.tiny import save_embedder
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_a_row_of_http_and_one_of_flight_have_figures_and_right_vectors(tmp_path: Path) -> None:
     checkpoint, output = save_embedder(tmp_path / "checkpoint"), tmp_path / "report.json"
     rows = ["http-1-light", "flight-1024"]

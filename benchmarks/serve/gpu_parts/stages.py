@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.serve.running import TICKS
+from benchmarks.serve.running import cpu_seconds, read_stat
 from prometheus_client.parser import text_string_to_metric_families
 
 __all__ = ["STAGES", "means", "scrape", "thread_seconds"]
@@ -52,9 +52,7 @@ def thread_seconds(pid: int) -> dict[str, float]:
     found = {}
     with suppress(OSError):
         for path in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError, IndexError):
-                head, _, rest = (path / "stat").read_text().rpartition(")")
-                fields = rest.split()
-                name = head.partition("(")[2]
-                found[f"{name}/{path.name}"] = (int(fields[11]) + int(fields[12])) / TICKS
+            with suppress(OSError):
+                name, fields = read_stat(path)
+                found[f"{name}/{path.name}"] = cpu_seconds(fields)
     return found

@@ -1,10 +1,9 @@
 """Graphs of causal models in half precision: `com.microsoft.GroupQueryAttention` over a rectangle of texts.
 
 The operator norms and rotates queries and keys, has grouped heads and windows, and calls cuDNN's or the flash kernel, which
-skips what a token does not see. `PackedMultiHeadAttention` would need a bias for the mask: with the dimensions of
-Qwen3-Embedding-0.6B and 64 texts of 256 tokens in bfloat16 a batch took 79 ms on one H200, 25 of them in the attention, and
-12 in rotations and norms of heads (benchmarks/gpu/decoder.py). A graph of the same sizes with this operator, made by hand,
-took 43 ms.
+skips what a token does not see. `PackedMultiHeadAttention` would need a bias of (longest, longest) for the mask, for which it
+has no flash kernel, keys and values repeated for all heads, and further operators for norms and rotations.
+benchmarks/gpu/decoder.py measures a model and the kernels of its batch.
 
 The operator has no packed rows, so a text has padding up to the longest one of the batch. Padding is behind a text's tokens:
 a causal mask hides it from them, and what it computes is not read. That is why only single rows of a text are pooled here.
