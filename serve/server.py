@@ -17,7 +17,7 @@ from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.server import HttpServer
 from .listening import announce, listening_addresses, private_folder
-from .models.loads import on_thread
+from .models.loads import in_background
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
@@ -224,7 +224,7 @@ def run_server(
             on_listening(server)
         try:
             wait_until_stopped(
-                stopped, hung_up, on_hangup=lambda: on_thread(partial(_reread, server, reread), "fletcher-reread")
+                stopped, hung_up, on_hangup=lambda: in_background(partial(_reread, server, reread), "fletcher-reread")
             )
         finally:
             open_requests = server.models.open_requests

@@ -40,7 +40,7 @@ def quantize(vectors: Vectors, precision: Precision | None) -> NDArray[Any]:
             f"precision={precision!r} takes the range of each dimension from the vectors of the call, and there is only one: "
             "encode several texts, or use float32 and quantize with ranges of your own",
         )
-    return _quantize(vectors, precision, vectors)
+    return _quantize(vectors, precision)
 
 
 def quantize_each(matrices: Sequence[Vectors], precision: Precision | None) -> list[NDArray[Any]]:
@@ -52,12 +52,12 @@ def quantize_each(matrices: Sequence[Vectors], precision: Precision | None) -> l
     """
     if precision in (None, "float32") or not matrices:
         return list(matrices)
-    together = np.concatenate(matrices)
-    return [_quantize(matrix, precision, together) for matrix in matrices]
+    codes = _quantize(np.concatenate(matrices), precision)
+    return np.split(codes, np.cumsum([len(matrix) for matrix in matrices])[:-1])
 
 
-def _quantize(vectors: Vectors, precision: Precision | None, calibration: Vectors) -> NDArray[Any]:
-    """Return vectors in a type, with the ranges of `calibration`, float32, (m, dimension)."""
+def _quantize(vectors: Vectors, precision: Precision | None) -> NDArray[Any]:
+    """Return vectors in a type, with the range of each dimension in them."""
     if precision in (None, "float32"):
         return vectors
     if precision in ("binary", "ubinary"):
@@ -65,7 +65,7 @@ def _quantize(vectors: Vectors, precision: Precision | None, calibration: Vector
         return bits if precision == "ubinary" else (bits - 128).astype(np.int8)
     if not len(vectors):
         return np.zeros(vectors.shape, np.int8 if precision == "int8" else np.uint8)
-    starts, ends = calibration.min(axis=0), calibration.max(axis=0)
+    starts, ends = vectors.min(axis=0), vectors.max(axis=0)
     steps = (ends - starts) / STEPS
     steps = np.where(steps == 0, 1, steps)
     codes: Vectors = np.clip(np.floor((vectors - starts) / steps), 0, STEPS)

@@ -12,9 +12,10 @@ from typing import BinaryIO, Final
 from fletcher.model_zoo.progress import Progress
 from fletcher.model_zoo.sources.cache import disk_error
 
+from ..artifact.durable import sync
 from ..artifact.folder import MANIFEST
 from ..artifact.manifest import FileInfo
-from ..errors import ChecksumError, SourceError
+from ..errors import ChecksumError
 from ..origin.signature import SIGNATURE
 from .source import Index, Source
 
@@ -55,9 +56,7 @@ def download(
             _write(folder / MANIFEST, index.manifest)
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             counter.advance(len(index.manifest) + len(index.signature or b""))
-        _sync_folder(folder)
-    except SourceError:
-        raise
+        sync(folder)  # so that a folder that is renamed later is whole after a power cut
     except OSError as error:
         raise disk_error(error, folder) from error
 
@@ -132,12 +131,3 @@ def _write(file: Path, data: bytes) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write the names of a folder to the disk, so that a folder that is renamed later is whole after a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -113,14 +113,19 @@ class NodeCache:
         if (found := self.find(key)) is not None:
             return found
         try:
-            with self._writer(key, progress), self._hold(key) as hold:
+            with self._writer(key, progress), self._hold(key):
                 if (found := self.find(key)) is not None:  # another process has downloaded it meanwhile
                     return found
                 partial = self._folder / ".partial" / key
                 self._make_room(index, partial)
-                download(source, index, partial, progress, known=self._known)
+                contents = self._contents()
+
+                def known(info: FileInfo) -> Path | None:
+                    file = contents.get(info)
+                    return file if file is not None and file.is_file() else None  # it may have been removed since
+
+                download(source, index, partial, progress, known=known)
                 self._install(partial, self._folder / key)
-                del hold
                 found = self.find(key)
         except OSError as error:
             raise disk_error(error, self._folder) from error
@@ -191,8 +196,9 @@ class NodeCache:
             if parent.is_dir():
                 yield from (each for each in parent.iterdir() if each.is_dir() and not each.name.startswith("."))
 
-    def _known(self, info: FileInfo) -> Path | None:
-        """Return a file of another whole artifact with a size and sha256."""
+    def _contents(self) -> dict[FileInfo, Path]:
+        """Return a file of the whole artifacts for each size and sha256."""
+        found: dict[FileInfo, Path] = {}
         for folder in self._entries():
             if folder.parent != self._folder:
                 continue
@@ -200,10 +206,10 @@ class NodeCache:
                 files = Artifact.open(folder).manifest.files
             except (ArtifactError, ChecksumError):
                 continue
-            for name, other in files.items():
-                if other == info and (folder / name).is_file():
-                    return folder / name
-        return None
+            for name, info in files.items():
+                if (folder / name).is_file():  # another artifact may have it whole
+                    found.setdefault(info, folder / name)
+        return found
 
     def _make_room(self, index: Index, partial: Path) -> None:
         """Remove unused artifacts, the longest unused first, until another one fits; make its folder.

@@ -11,7 +11,7 @@ from typing import Final
 
 from fletcher.model_zoo.progress import SILENT, Progress
 
-from ..artifact.folder import MANIFEST, Artifact
+from ..artifact.folder import LARGEST_MANIFEST, MANIFEST, Artifact
 from ..artifact.manifest import FileInfo
 from ..artifact.writing import new_artifact
 from ..errors import ArtifactError, InputError, SourceError
@@ -114,10 +114,10 @@ def push(folder: Path, url: str, *, alias: str | None = None, progress: Progress
     store = ObjectStore(place, silence=WRITE_SECONDS)
     manifest = (folder / MANIFEST).read_bytes()
     sent = 0
-    if (present := ObjectFiles(store).read(MANIFEST, len(manifest) + 1)) is None:
+    if (present := ObjectFiles(store).read(MANIFEST, LARGEST_MANIFEST)) is None:
         sent = _upload(store, artifact, progress)
         if not store.put(MANIFEST, manifest, create=True):
-            present = ObjectFiles(store).read(MANIFEST, len(manifest) + 1)
+            present = ObjectFiles(store).read(MANIFEST, LARGEST_MANIFEST)
     if present is not None and present != manifest:
         raise InputError(
             f"{place} has another artifact, which servers may use: push to a new URL, and let an alias name it (--alias)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
-__all__ = ["Addresses", "HostPort", "UnixPath", "bind", "bind_path", "parse", "url_of"]
+__all__ = ["Addresses", "HostPort", "UnixPath", "bind", "bind_path", "is_loopback", "parse", "url_of"]
 
 #: Largest number of connections that wait to be accepted. The system can have a lower limit.
 BACKLOG = 2048
@@ -175,3 +176,15 @@ def bind_path(path: str) -> socket.socket:
         listener.close()
         raise InputError(f"cannot listen on {path} ({explain(error)})") from error
     return listener
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return True if an address is a loopback address."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

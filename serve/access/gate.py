@@ -15,7 +15,7 @@ from typing import Final
 from fletcher.runtime.errors import InputError
 
 from ..errors import ForbiddenError, UnauthorizedError
-from .addresses import HostPort
+from .addresses import HostPort, is_loopback
 from .grant import NOBODY, Grant
 from .key import Key, Role
 from .keys import Keys
@@ -27,7 +27,7 @@ from .permit import Permit
 from .site import SiteGuard
 from .tokens.tokens import Tokens, is_signed
 
-__all__ = ["Gate", "check_binding", "is_loopback"]
+__all__ = ["Gate", "check_binding"]
 
 BEARER = "bearer "
 
@@ -230,18 +230,6 @@ def _network_of(peer: str | None) -> str:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
         return f"network {ipaddress.ip_network((int(address) >> 64 << 64, 64))}"
     return f"address {address}"
-
-
-def is_loopback(host: str | None) -> bool:
-    """Return True if an address is a loopback address."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host or "")
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def check_binding(address: HostPort, option: str, *, keys: bool, allow_anonymous: bool) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from fletcher.model_zoo.decode import decode_json
+from fletcher.runtime.artifact.durable import sync
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
@@ -147,11 +148,7 @@ def _write(path: Path, keys: Sequence[Key]) -> None:
                         os.fchown(file.fileno(), before.st_uid, before.st_gid)
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync(path.parent)
         finally:
             Path(temporary).unlink(missing_ok=True)
     except OSError as error:

@@ -126,7 +126,8 @@ class Permit:
         """Replace the estimate of the oldest part of a stream by the real number of its tokens."""
         if self._plan is not None and self._estimates:
             difference = tokens - self._estimates.popleft()
-            self._ledger.charge(self._client, self._plan, (0, difference, 0), force=True)
+            if self._plan.counted[TOKENS]:
+                self._ledger.charge(self._client, self._plan, (0, difference, 0), force=True)
             self._corrected += difference
 
     def leave(self, tokens: int, size: int) -> None:

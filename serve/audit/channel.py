@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,9 @@ FAILED: Final = b"-"
 
 #: Seconds in which the supervisor must answer.
 ANSWER_SECONDS: Final = 10.0
+
+#: Seconds before connections are accepted again after an error.
+RETRY_SECONDS: Final = 0.1
 
 
 class RemoteLog:
@@ -97,10 +101,12 @@ class AuditServer:
         self._listener = bind_path(str(path))
         self._connections: set[socket.socket] = set()
         self._mutex = threading.Lock()
+        self._closed = False
         threading.Thread(target=self._accept, name="fletcher-audit-accept", daemon=True).start()
 
     def close(self) -> None:
         """End all connections."""
+        self._closed = True
         with self._mutex:
             open_ones = [self._listener, *self._connections]
         for one in open_ones:
@@ -112,8 +118,12 @@ class AuditServer:
             while True:
                 try:
                     connection, _ = self._listener.accept()
-                except OSError:
-                    return  # `close`
+                except OSError as error:
+                    if self._closed:
+                        return
+                    logger.warning("a connection was not accepted", extra={"fields": {"reason": explain(error)}})
+                    time.sleep(RETRY_SECONDS)
+                    continue
                 with self._mutex:
                     self._connections.add(connection)
                 threading.Thread(target=self._serve, args=(connection,), name="fletcher-audit", daemon=True).start()

@@ -86,10 +86,11 @@ class LogFile:
             OSError: the lines cannot be written.
         """
         with self._mutex:
-            if self._size() >= self._most_bytes:
-                self._rotate()
-            lines, head = seal(bodies, self.head)
             before = self._size()
+            if before >= self._most_bytes:
+                self._rotate()
+                before = self._size()
+            lines, head = seal(bodies, self.head)
             try:
                 rest = memoryview(lines)
                 while rest:

@@ -37,9 +37,10 @@ def doctor(
     with serve_packages("fletcher-serve doctor"):
         from ..doctor.subject import Subject
         from ..doctor.table import examine
+        from ..surroundings import make_loader
     given = specs_of(ctx.obj.config, directories, options, load, aliases=alias, idle_seconds=idle_seconds)
     specs = ctx.with_resource(Locations().resolved(given))
-    findings = list(examine(Subject(options=options, specs=specs)))
+    findings = list(examine(Subject(options=options, specs=specs, load=make_loader(options))))
     shown = [each for each in findings if every or report.as_json or each.severity != "ok"]
     if report.as_json:
         report.result(shown)

@@ -10,8 +10,7 @@ from typing import Final
 
 from fletcher.runtime.errors import FletcherError
 
-from ..access.addresses import HostPort, bind
-from ..access.gate import is_loopback
+from ..access.addresses import HostPort, UnixPath, bind, is_loopback
 from ..access.keys_file import read_keys
 from ..listening import Listening, listening_addresses
 from ..server_options import OFF, ServerOptions
@@ -35,7 +34,7 @@ def check_addresses(subject: Subject) -> Iterator[Finding]:
     except FletcherError as problem:
         yield error(str(problem), "change the options of the server")
         return
-    for address, option in ((listening.http, "--http"), (listening.flight, "--flight")):
+    for address, option in _addresses(listening):
         if not isinstance(address, HostPort):
             continue
         try:
@@ -49,10 +48,12 @@ def check_addresses(subject: Subject) -> Iterator[Finding]:
 def check_transport(subject: Subject) -> Iterator[Finding]:
     """Check whether texts cross a network in the clear."""
     outside = _outside(subject.options)
-    if outside:
+    if outside and subject.options.tls_cert is not None:
+        yield fine("keys and texts are encrypted on their way from other machines")
+    elif outside:
         yield advice(
             f"other machines can reach {', '.join(map(str, outside))}, where keys and texts are not encrypted",
-            "let a reverse proxy or the mesh of the cluster end TLS (docs/howto/proxy.md)",
+            "use --tls-cert and --tls-key, or a reverse proxy or mesh that ends TLS (docs/howto/tls.md)",
         )
     else:
         yield fine("other machines cannot reach the server")
@@ -62,7 +63,9 @@ def check_keys(subject: Subject) -> Iterator[Finding]:
     """Check the file of API keys: its permissions and its keys; without keys, who may call."""
     options = subject.options
     if options.keys is None:
-        if _outside(options):
+        if options.identifies:
+            yield fine("certificates or signed tokens name the clients")
+        elif _outside(options):
             yield warning(
                 "everybody who reaches the server may embed",
                 "make keys: fletcher-serve keys add NAME --keys FILE, and start with --keys FILE",
@@ -125,5 +128,10 @@ def _outside(options: ServerOptions) -> list[HostPort]:
         listening = listening_addresses(options)
     except FletcherError:
         listening = Listening(None, None)
-    both = (listening.http, listening.flight)
-    return [each for each in both if isinstance(each, HostPort) and not is_loopback(each.host)]
+    addresses = [address for address, _ in _addresses(listening)]
+    return [each for each in addresses if isinstance(each, HostPort) and not is_loopback(each.host)]
+
+
+def _addresses(listening: Listening) -> tuple[tuple[HostPort | UnixPath | None, str], ...]:
+    """Return each address with its option."""
+    return (listening.http, "--http"), (listening.flight, "--flight"), (listening.admin, "--admin")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from fletcher.runtime.errors import FletcherError
 
-from ..access.addresses import UnixPath, bind
+from ..access.addresses import bind
 from ..http.server import HttpServer
 from ..listening import listening_addresses
-from ..models.loads import on_thread
+from ..models.loads import in_background
 from ..models.served import served_models
 from ..models.spec import ModelSpec
 from ..observe.memory import add_memory_metrics
@@ -102,8 +102,7 @@ class _Engine:
         for server in (self._http, self._admin):
             if server is not None:
                 server.join()
-        if isinstance(self._listening.admin, UnixPath):
-            self._listening.admin.path.unlink(missing_ok=True)
+        self._listening.remove_socket()
         self._surroundings.close()
         return drained
 
@@ -124,7 +123,7 @@ def run_engine(config: ProcessConfig, control: Control) -> None:
     for command in control.commands():
         if isinstance(command, Reload):
             # On another thread: a load that hangs must not keep the stop from being read.
-            on_thread(partial(_reload, engine, control, command.specs), "fletcher-reload")
+            in_background(partial(_reload, engine, control, command.specs), "fletcher-reload")
         elif isinstance(command, Leave):
             engine.models.announce_stop()
         elif isinstance(command, Stop):
@@ -133,7 +132,12 @@ def run_engine(config: ProcessConfig, control: Control) -> None:
 
 
 def _reload(engine: _Engine, control: Control, specs: tuple[ModelSpec, ...] | None) -> None:
-    control.send(engine.reload(specs))
+    try:
+        result = engine.reload(specs)
+    except Exception as error:  # the supervisor waits for an answer
+        logger.exception("the files were not read again")
+        result = Reloaded(f"{type(error).__name__}: {error}")
+    control.send(result)
 
 
 def _listen(path: str) -> socket.socket:

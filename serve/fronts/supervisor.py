@@ -21,7 +21,7 @@ from typing import Final, Self, TypeVar
 from fletcher.runtime.errors import FletcherError, ServiceError
 
 from ..listening import announce
-from ..models.loads import on_thread
+from ..models.loads import in_background
 from ..models.served import ServedModel
 from ..models.spec import ModelSpec
 from ..observe import logs
@@ -271,7 +271,7 @@ def run_supervisor(
             wait_until_stopped(
                 stopped,
                 hung_up,
-                on_hangup=lambda: on_thread(partial(_reread, supervisor, reread), "fletcher-reread"),
+                on_hangup=lambda: in_background(partial(_reread, supervisor, reread), "fletcher-reread"),
                 ended=lambda: supervisor.ended,
             )
         finally:

@@ -16,7 +16,7 @@ from fletcher.runtime.errors import DeadlineError, ServiceError
 
 from ..futures import settle
 
-__all__ = ["LOAD_SECONDS", "Loads", "on_thread"]
+__all__ = ["LOAD_SECONDS", "Loads", "in_background", "on_thread"]
 
 logger = logging.getLogger("fletcher.serve.models.registry")
 
@@ -35,6 +35,16 @@ def on_thread(work: Callable[[], T], name: str) -> Future[T]:
     future.set_running_or_notify_cancel()  # so that a caller that leaves does not cancel it for the others
     threading.Thread(target=settle, args=(future, work), name=name, daemon=True).start()
     return future
+
+
+def in_background(work: Callable[[], object], name: str) -> None:
+    """Run work on a new thread that does not keep the process alive; an error of it is logged."""
+    on_thread(work, name).add_done_callback(_log_error)
+
+
+def _log_error(future: Future[object]) -> None:
+    if (error := future.exception()) is not None:
+        logger.error("work on a thread failed", exc_info=error)
 
 
 class Loads:

@@ -6,11 +6,14 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from fletcher.runtime.machine.machine import this_machine
 
@@ -76,29 +79,36 @@ def add_memory_metrics(metrics: Metrics, process: str) -> None:
     """
     labels = (process,)
 
-    def of_heap(value: Callable[[Heap], int]) -> Callable[[], Iterable[tuple[tuple[str, ...], float]]]:
-        def rows() -> Iterable[tuple[tuple[str, ...], float]]:
-            heap = read_heap()
-            return () if heap is None else ((labels, float(value(heap))),)
-
-        return rows
-
     def resident() -> Iterable[tuple[tuple[str, ...], float]]:
         size = resident_bytes()
         return () if size is None else ((labels, float(size)),)
 
     metrics.described("fletcher_process_resident_bytes", "Bytes of a process in memory", PROCESS, resident)
-    for name, text, value in (
-        ("held_bytes", "Bytes that the heap of a process took from the system", lambda heap: heap.held),
-        ("free_bytes", "Bytes of the heap of a process that no object uses", lambda heap: heap.free),
-        ("arenas", "Arenas of the heap of a process", lambda heap: heap.arenas),
-    ):
-        metrics.described(f"fletcher_heap_{name}", text, PROCESS, of_heap(value))
+    metrics.registry.register(_HeapCollector(labels))
     metrics.gauge(
         "fletcher_memory_limit_bytes",
         "Bytes of memory that the server may use: the limit of its control group or the installed memory",
         lambda: float(this_machine().memory),
     )
+
+
+class _HeapCollector(Collector):
+    """Metrics of the heap of this process, which a scrape reads once."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self._labels = labels
+
+    def collect(self) -> Iterator[Metric]:
+        heap = read_heap()
+        for name, text, field in (
+            ("held_bytes", "Bytes that the heap of a process took from the system", "held"),
+            ("free_bytes", "Bytes of the heap of a process that no object uses", "free"),
+            ("arenas", "Arenas of the heap of a process", "arenas"),
+        ):
+            metric = GaugeMetricFamily(f"fletcher_heap_{name}", text, labels=PROCESS)
+            if heap is not None:
+                metric.add_metric(self._labels, float(getattr(heap, field)))
+            yield metric
 
 
 def _malloc_info() -> str | None:

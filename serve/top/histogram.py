@@ -66,11 +66,12 @@ def histograms(name: str, before: Scrape, now: Scrape) -> dict[Labels, Histogram
         before, now: the scrapes.
     """
     made = {}
+    buckets_before = _buckets(name, before)
     for labels, buckets in _buckets(name, now).items():
         bounds = tuple(sorted(buckets))
         counts = [buckets[bound] for bound in bounds]
         total = now.of(f"{name}_sum").get(labels, 0.0)
-        earlier = _buckets(name, before).get(labels, {})
+        earlier = buckets_before.get(labels, {})
         if all(earlier.get(bound, 0.0) <= buckets[bound] for bound in bounds):
             counts = [buckets[bound] - earlier.get(bound, 0.0) for bound in bounds]
             total -= before.of(f"{name}_sum").get(labels, 0.0)

@@ -34,6 +34,7 @@ from .layer import (
     read_rms_norm,
     read_sizes,
     window_mask,
+    with_head_norms,
 )
 from .rope import RopeContext, read_layer_ropes
 
@@ -104,12 +105,9 @@ def _attention(tensors: TensorReader, name: str, sizes: Sizes, heading: Heading)
     """Return the attention of a layer, with norms of each head of query, key and value; the value's has no weight."""
     attention = read_attention(tensors, name, sizes.hidden, heading)
     size = heading.head_size
-    query_norm, key_norm = (
-        read_rms_norm(tensors, f"{name}.self_attn.{part}_norm", size, sizes.epsilon) for part in "qk"
-    )
     ones = constant(f"ones.{size}", np.ones(size))
     value_norm = Norm(ones, None, sizes.epsilon, "rms_norm")
-    return dataclasses.replace(attention, query_norm=query_norm, key_norm=key_norm, value_norm=value_norm)
+    return dataclasses.replace(with_head_norms(tensors, name, attention, sizes.epsilon), value_norm=value_norm)
 
 
 def _headings(config: Config, sizes: Sizes) -> list[Heading]:

@@ -7,7 +7,6 @@ Sources: transformers' modeling_gemma.py, modeling_gemma3.py and their configura
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ...architecture import Architecture, Attention, Block, FeedForward, Layer, Mask, Window
@@ -33,6 +32,7 @@ from .layer import (
     read_rms_norm,
     read_sizes,
     window_mask,
+    with_head_norms,
 )
 from .rope import RopeContext, read_layer_ropes, read_rope
 
@@ -127,10 +127,7 @@ def describe_gemma3(checkpoint: Checkpoint) -> Architecture:
     for index, kind in enumerate(kinds):
         name = f"layers.{index}"
         attention = read_attention(tensors, name, sizes.hidden, headings[kind])
-        query_norm, key_norm = (
-            read_rms_norm(tensors, f"{name}.self_attn.{part}_norm", size, sizes.epsilon, plus_one=True) for part in "qk"
-        )
-        attention = dataclasses.replace(attention, query_norm=query_norm, key_norm=key_norm)
+        attention = with_head_norms(tensors, name, attention, sizes.epsilon, plus_one=True)
         bodies = (attention, read_feed_forward(tensors, name, sizes, activation))
         layers.append(Layer(name, read_sandwich(tensors, name, sizes, bodies, plus_one=True)))
     final_norm = read_rms_norm(tensors, "norm", sizes.hidden, sizes.epsilon, plus_one=True)

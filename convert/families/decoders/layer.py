@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ __all__ = [
     "read_rms_norm",
     "read_sizes",
     "window_mask",
+    "with_head_norms",
 ]
 
 #: Names of the two kinds of attention in `layer_types`.
@@ -248,6 +250,24 @@ def read_attention(tensors: TensorReader, name: str, hidden: int, heading: Headi
         rotary=heading.rotary,
         mask=heading.mask,
     )
+
+
+def with_head_norms(
+    tensors: TensorReader, name: str, attention: Attention, epsilon: float, *, plus_one: bool = False
+) -> Attention:
+    """Return the attention of the layer `NAME` with the RMS norms of each head of query and key.
+
+    Args:
+        tensors: tensors of the checkpoint.
+        name: prefix of the layer's tensors.
+        attention: the attention without them.
+        epsilon, plus_one: see `read_rms_norm`.
+    """
+    query_norm, key_norm = (
+        read_rms_norm(tensors, f"{name}.self_attn.{part}_norm", attention.head_size, epsilon, plus_one=plus_one)
+        for part in "qk"
+    )
+    return dataclasses.replace(attention, query_norm=query_norm, key_norm=key_norm)
 
 
 def read_feed_forward(

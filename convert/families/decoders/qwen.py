@@ -35,6 +35,7 @@ from .layer import (
     read_rms_norm,
     read_sizes,
     window_mask,
+    with_head_norms,
 )
 from .rope import RopeContext, read_rope
 
@@ -79,10 +80,7 @@ def describe_qwen(checkpoint: Checkpoint) -> Architecture:
         name = f"layers.{index}"
         attention = read_attention(tensors, name, sizes.hidden, dataclasses.replace(heading, mask=mask))
         if normed:
-            query_norm, key_norm = (
-                read_rms_norm(tensors, f"{name}.self_attn.{part}_norm", size, sizes.epsilon) for part in "qk"
-            )
-            attention = dataclasses.replace(attention, query_norm=query_norm, key_norm=key_norm)
+            attention = with_head_norms(tensors, name, attention, sizes.epsilon)
         feed_forward = read_feed_forward(tensors, name, sizes, activation)
         layers.append(read_layer(tensors, name, sizes, (attention, feed_forward)))
     final_norm = read_rms_norm(tensors, "norm", sizes.hidden, sizes.epsilon)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from fletcher.model_zoo.decode import decode_toml
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
+from ..addresses import is_loopback
 from ..key import Highest, Role
 from ..limits.quota import Quota
 
@@ -95,15 +95,8 @@ def read_settings(path: Path) -> TokenSettings:
         raise InputError(f"{OPTION} {path} is not a file of settings for signed tokens: {error}") from None
     if settings.remote:
         url = urlsplit(settings.jwks)
-        if url.scheme != "https" and not (url.scheme == "http" and _is_here(url.hostname)):
+        if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname)):
             raise InputError(
                 f"{OPTION} {path}: jwks is {settings.jwks!r}: use https://, http:// of the loopback, or a file"
             )
     return settings
-
-
-def _is_here(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False

@@ -16,7 +16,8 @@ import pytest
 
 from fletcher.runtime.commandline.console import run
 from fletcher.runtime.errors import InputError
-from fletcher.serve.access.gate import Gate, is_loopback
+from fletcher.serve.access.addresses import is_loopback
+from fletcher.serve.access.gate import Gate
 from fletcher.serve.access.keys import Keys
 from fletcher.serve.access.keys_file import add_key, read_keys, remove_key
 from fletcher.serve.commands.cli import app
