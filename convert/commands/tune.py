@@ -45,8 +45,8 @@ Examples = Annotated[
     typer.Option(
         "--data",
         metavar="FILE",
-        help="Pairs, triplets or scored pairs: jsonl, csv, tsv, parquet, or a folder of Dataset.save_to_disk; with columns such "
-        "as query, positive, negatives, score.",
+        help="Pairs, triplets or scored pairs: jsonl, csv, tsv, parquet, or a folder of Dataset.save_to_disk; with columns "
+        "such as query, positive, negatives, score.",
     ),
 ]
 Texts = Annotated[

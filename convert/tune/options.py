@@ -53,8 +53,8 @@ class TrainingOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(
             ge=1,
-            description="Examples that are in memory at the same time. A contrastive batch that is larger is computed in parts "
-            "with the same gradients (GradCache).",
+            description="Examples that are in memory at the same time. A contrastive batch that is larger is computed in "
+            "parts with the same gradients (GradCache).",
         ),
     ] = 32
     learning_rate: Annotated[
@@ -66,8 +66,8 @@ class TrainingOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
     max_tokens: Annotated[
         Annotated[int, Meta(ge=3)] | None,
         Meta(
-            description="Tokens of the longest text in training; longer texts are cut. Default: the model's longest input, at "
-            "most 256.",
+            description="Tokens of the longest text in training; longer texts are cut. Default: the model's longest input, "
+            "at most 256.",
         ),
     ] = None
     evaluations: Annotated[

@@ -23,9 +23,9 @@ from ..quality.embedded import unit_vectors
 from ..verify.comparison import versions
 from .data.split import Split
 from .options import OutputOptions, SplitOptions, TrainingOptions
+from .outcome.bootstrap import Gain
 from .outcome.figures import Embed
 from .outcome.results import DataFigures, Method, TunedArtifact, TuneReport, conclude
-from .outcome.bootstrap import Gain
 from .outcome.state import RunFolder
 from .training.task import Trained
 
@@ -172,7 +172,7 @@ def make_report(
     for struct in (request.split, request.training, request.artifacts, options):
         if isinstance(struct, msgspec.Struct):
             chosen |= {name: getattr(struct, name) for name in struct.__struct_fields__}
-    report = TuneReport(
+    return TuneReport(
         sentence=conclude(tuple(gains)),
         method=method,
         model=card.name,
@@ -188,4 +188,3 @@ def make_report(
             versions("longbow-fletcher", "sentence-transformers", "transformers", "torch", "peft", "onnxruntime")
         ),
     )
-    return report

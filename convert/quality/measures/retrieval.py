@@ -116,7 +116,9 @@ def evaluate(judgments: Mapping[str, Mapping[str, int]], run: Mapping[str, Mappi
     return figures | {"mrr_10": float(np.mean([one["recip_rank"] for one in ranks]))}
 
 
-def evaluate_each(judgments: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def evaluate_each(
+    judgments: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
     """Return trec_eval's `ndcg_cut_10` of each query.
 
     Args:

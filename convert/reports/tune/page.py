@@ -49,8 +49,8 @@ def _to_html(report: TuneReport) -> str:
             "<h2>Before and after, on test data</h2>",
             html_table(COLUMNS, (_row(cells) for cells in gain_rows(report))),
             '<p class="soft">Intervals of 95 % by bootstrap over the items; that of the difference is of paired items.</p>',
-            f'<div class="plots"><figure>{_plot_gains(report)}<figcaption>Difference and its interval. Right of the line, the '
-            "tuned model is better.</figcaption></figure>",
+            f'<div class="plots"><figure>{_plot_gains(report)}<figcaption>Difference and its interval. Right of the line, '
+            "the tuned model is better.</figcaption></figure>",
             f"<figure>{_plot_log(report)}<figcaption>Loss of each step, and {escape(training.metric)} on the validation data."
             "</figcaption></figure></div>",
             "<h2>Training</h2>",
@@ -58,7 +58,8 @@ def _to_html(report: TuneReport) -> str:
             f"{training.best_metric:.4f} on the validation data. The last run took {training.seconds / 60:,.1f} minutes.</p>",
             f"<p>{data.train:,} {escape(data.kind)} of {escape(data.source)} to train, {data.validation:,} to validate, "
             f"{data.test:,} to test; {data.copies:,} copies were left out, and {data.moved:,} examples moved to the training "
-            f"because of near-duplicates there. {data.cut:.1%} of the training texts were cut at {data.max_tokens} tokens.</p>",
+            f"because of near-duplicates there. {data.cut:.1%} of the training texts were cut at {data.max_tokens} "
+            "tokens.</p>",
             "<h2>Artifacts</h2>",
             html_table(
                 ("graph", "folder", "canary", "#bytes", "#difference from torch, median", "#largest"),

@@ -41,9 +41,9 @@ def make_aware(model: nn.Module, table: nn.Embedding, plan: QuantizationPlan) ->
             replaced.append(name)
     if missing := [one.product.name for one in products if one.left]:
         raise InputError(
-            f"the recipe {plan.recipe.name} quantizes {', '.join(missing[:3])}, whose weights are not those of separate linear "
-            "layers in torch (layers that share weights, or weights that the conversion changes): exclude them in the recipe, "
-            "or tune without quantization"
+            f"the recipe {plan.recipe.name} quantizes {', '.join(missing[:3])}, whose weights are not those of separate "
+            "linear layers in torch (layers share weights, or the conversion changes them): exclude them in the recipe, or "
+            "tune without quantization"
         )
     if plan.table:
         for parent, attribute, name, module in list(_children(model)):

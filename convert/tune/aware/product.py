@@ -1,7 +1,7 @@
 """`IntegerProduct`: the arithmetic of a quantized product in torch, with the gradients of the product in float.
 
 The forward computation has the steps of `quantize.graph.products`, in the same order of float32 operations. The backward
-computation takes rounding as the identity (straight-through estimator, arXiv:1308.3432). The module is imported by a training.
+computation takes rounding as the identity (straight-through estimator, arXiv:1308.3432). A training imports the module.
 """
 
 from __future__ import annotations

@@ -95,9 +95,9 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
     score, group = (next((one for one in COLUMNS[role] if one in columns), None) for role in ("score", "group"))
     items: dict[Example, None] = {}
     for place, row in rows:
-        texts = tuple(_text(place, row, column) for column in (first, second))
         example = Example(
-            *texts,
+            query=_text(place, row, first),
+            positive=_text(place, row, second),
             negatives=_negatives(place, row, negatives),
             score=None if score is None else _score(place, row, score),
             group=None if group is None or row.get(group) is None else str(row[group]),
@@ -107,8 +107,8 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
     scores = {one.score for one in found}
     if len(scores) == 1 and None not in scores:
         raise InputError(
-            f"every pair of {name} has the score {found[0].score:g}, from which no order can be learned: give pairs of different "
-            f"scores, or remove the column {score} if all pairs belong together"
+            f"every pair of {name} has the score {found[0].score:g}, from which no order can be learned: give pairs of "
+            f"different scores, or remove the column {score} if all pairs belong together"
         )
     if all(one.query == one.positive for one in found):
         raise InputError(f"in every example of {name} both texts are equal, so nothing can be learned")

@@ -92,9 +92,9 @@ def split_without_leaks(texts: SplitTexts, options: SplitOptions, seed: int) -> 
     train, validation, test = (tuple(np.flatnonzero(by_row == side).tolist()) for side in (TRAIN, VALIDATION, TEST))
     if min(len(validation), len(test)) < FEWEST_HELD_OUT or not train:
         raise InputError(
-            f"of {len(keys)} examples {drawn} were held out, and {len(validation)} for validation and {len(test)} for the test "
-            f"have no near-duplicate (cosine {options.duplicate_cosine:g}) among the others; at least {FEWEST_HELD_OUT} are "
-            "needed: give more or more different data, or raise --held-out or --duplicate-cosine"
+            f"of {len(keys)} examples {drawn} were held out, and {len(validation)} for validation and {len(test)} for the "
+            f"test have no near-duplicate (cosine {options.duplicate_cosine:g}) among the others; at least {FEWEST_HELD_OUT} "
+            "are needed: give more or more different data, or raise --held-out or --duplicate-cosine"
         )
     return Split(train, validation, test, drawn - len(validation) - len(test))
 

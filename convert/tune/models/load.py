@@ -15,8 +15,6 @@ from fletcher.runtime.artifact.folder import MANIFEST, Artifact
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.model_info import require_output
 
-from ...checkpoint.json_files import find_json
-from ...checkpoint.old_layout import encoder_folder
 from ...export.export import export
 from ...reference.load import load_witness
 from ...reference.witness import quiet
@@ -52,7 +50,7 @@ def fetch_trainable(source: str, folder: Path, progress: Progress) -> Trainable:
 
     Raises:
         CheckpointError: the checkpoint cannot be trained or converted.
-        SourceError: it cannot be fetched.
+        SourceError: it cannot be fetched, or its weights are quantized.
         InputError: it gives no vectors.
     """
     if (Path(source) / MANIFEST).is_file():
@@ -79,22 +77,14 @@ def _same_artifact(folder: Path, checkout: Checkout) -> Artifact | None:
 
 
 def _check_trainable(folder: Path) -> None:
-    """Refuse checkpoints whose weights have no useful gradients.
+    """Refuse a checkpoint without layers. `fetch` refuses one whose weights are quantized.
 
     Raises:
-        CheckpointError: the checkpoint is static or quantized.
+        CheckpointError: the checkpoint is static.
     """
     modules = folder / "modules.json"
     if modules.is_file() and "StaticEmbedding" in modules.read_text(encoding="utf-8"):
         raise CheckpointError(f"{folder} is a static model, a table without layers: it cannot be trained here")
-    place = encoder_folder(folder)
-    settings = find_json(place / "config.json")
-    if "quantization_config" in settings:
-        method = settings["quantization_config"].get("quant_method", "unknown")
-        raise CheckpointError(
-            f"{folder} is quantized (quantization_config, method {method}), and rounded weights cannot be trained: give the "
-            "checkpoint that it was made from"
-        )
 
 
 def load_trainable(checkpoint: Trainable) -> Any:

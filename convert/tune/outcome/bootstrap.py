@@ -36,11 +36,19 @@ class Sample:
     values: NDArray[np.float64]
     scores: NDArray[np.float64] | None = None
 
-    def figure(self, rows: NDArray[np.int64] | slice = slice(None)) -> float:
-        """Return the mean of some items, or their rank correlation with the scores."""
+    def figure(self) -> float:
+        """Return the mean of the values, or their rank correlation with the scores."""
+        return float(self.figures(np.arange(len(self.values))[None])[0])
+
+    def figures(self, draws: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the figure of each draw of items.
+
+        Args:
+            draws: rows of items, (draws, items).
+        """
         if self.scores is None:
-            return float(self.values[rows].mean())
-        return spearman(self.values[rows], self.scores[rows])
+            return np.asarray(self.values[draws].mean(axis=1))
+        return np.array([spearman(self.values[rows], self.scores[rows]) for rows in draws])
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -100,16 +108,11 @@ def compare_samples(
         seed: seed of the draws.
     """
     count = len(before.values)
-    generator = np.random.default_rng(seed)
-    draws = np.empty((DRAWS, 2))
-    for draw in range(DRAWS):
-        rows = generator.integers(0, count, count)
-        draws[draw] = before.figure(rows), after.figure(rows)
+    rows = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+    drawn = before.figures(rows), after.figures(rows)
     values = before.figure(), after.figure()
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    before_ends, after_ends, gain_ends = (
-        np.quantile(part, ends).tolist() for part in (draws[:, 0], draws[:, 1], draws[:, 1] - draws[:, 0])
-    )
+    before_ends, after_ends, gain_ends = (np.quantile(part, ends).tolist() for part in (*drawn, drawn[1] - drawn[0]))
     return Gain(
         name=name,
         graph=graph,

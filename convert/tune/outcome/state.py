@@ -74,8 +74,8 @@ def open_run(folder: Path, key: str) -> RunFolder:
             raise InputError(f"{file} is not a training of this version: {error}. Choose another folder") from error
         if state.key != key:
             raise InputError(
-                f"{folder} has a training of another checkpoint, of other data or with other options, and cannot be continued "
-                "with these: choose another -o, or remove this folder"
+                f"{folder} has a training of another checkpoint, of other data or with other options, and cannot be "
+                "continued with these: choose another -o, or remove this folder"
             )
         return RunFolder(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

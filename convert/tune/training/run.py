@@ -137,6 +137,6 @@ def _check_space(model: Any, folder: Path) -> None:
     held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if free + held < needed:
         raise InputError(
-            f"the checkpoints of the training need {needed / 1e6:,.0f} MB in {folder}, and {free / 1e6:,.0f} MB are free: free "
-            "some, or choose another -o"
+            f"the checkpoints of the training need {needed / 1e6:,.0f} MB in {folder}, and {free / 1e6:,.0f} MB are free: "
+            "free some, or choose another -o"
         )

@@ -85,8 +85,8 @@ class CheckedTrainer(SentenceTransformerTrainer):
                 raise
             kept = [path.name for path in complete_checkpoints(folder)]
             raise InputError(
-                f"no space is left in {folder} for the checkpoint of step {self.state.global_step} ({error}). Checkpoints kept: "
-                f"{', '.join(kept) or 'none'}. Free some space, and run the command again: it continues from the last one"
+                f"no space is left in {folder} for the checkpoint of step {self.state.global_step} ({error}). Checkpoints "
+                f"kept: {', '.join(kept) or 'none'}. Free some space, and run the command again, which continues"
             ) from error
 
 
