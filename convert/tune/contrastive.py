@@ -23,7 +23,16 @@ from .outcome.finish import Outcome, quantize_base, write_artifacts
 from .outcome.results import TuneReport
 from .outcome.state import make_key, open_run
 from .packages import require_training
-from .request import TuneRequest, artifact_embed, cut_share, describe_data, make_report, torch_embed, with_progress
+from .request import (
+    TuneRequest,
+    artifact_embed,
+    changed_share,
+    cut_texts,
+    describe_data,
+    make_report,
+    torch_embed,
+    with_progress,
+)
 
 __all__ = ["ranking_data", "training_columns", "tune_contrastive"]
 
@@ -77,7 +86,7 @@ def tune_contrastive(
     loss = scored_loss(model, options) if scored else ranking_loss(model, options, request.training)
     texts = [text for one in train for text in (one.query, one.positive)]
     length = training_length(model, request.training)
-    cut = cut_share(model, texts, length), length
+    cut = changed_share(texts, cut_texts(model, texts, length)), length
     if cut[0]:
         progress.line(f"{cut[0]:.1%} of the training texts have more than {length} tokens and are cut")
     prompts = {column: base.card.prompts.get("query" if column == "query" else "document", "") for column in columns}

@@ -29,7 +29,16 @@ from .outcome.results import DataFigures, Method, TunedArtifact, TuneReport, con
 from .outcome.state import RunFolder
 from .training.task import Trained
 
-__all__ = ["TuneRequest", "artifact_embed", "cut_share", "describe_data", "make_report", "torch_embed", "with_progress"]
+__all__ = [
+    "TuneRequest",
+    "artifact_embed",
+    "changed_share",
+    "cut_texts",
+    "describe_data",
+    "make_report",
+    "torch_embed",
+    "with_progress",
+]
 
 #: Texts between two counts of the progress.
 CHUNK = 1024
@@ -120,10 +129,21 @@ def with_progress(embed: Embed, progress: Progress) -> Embed:
     return counted
 
 
-def cut_share(model: Any, texts: Sequence[str], max_tokens: int) -> float:
-    """Return the share of texts that are longer than the longest text in training."""
-    ids = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
-    return float(np.mean([len(one) > max_tokens for one in ids]))
+def cut_texts(model: Any, texts: Sequence[str], max_tokens: int) -> list[str]:
+    """Return texts that end where the longest text in training ends."""
+    found = model.tokenizer(
+        list(texts), truncation=True, max_length=max_tokens, padding=False, return_offsets_mapping=True, verbose=False
+    )
+    whole = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+    return [
+        text if len(ids) <= max_tokens else text[: max(end for _, end in offsets)]
+        for text, ids, offsets in zip(texts, whole, found["offset_mapping"], strict=True)
+    ]
+
+
+def changed_share(texts: Sequence[str], cut: Sequence[str]) -> float:
+    """Return the share of the texts that were cut."""
+    return float(np.mean([one != other for one, other in zip(texts, cut, strict=True)]))
 
 
 def describe_data(request: TuneRequest, kind: str, copies: int, split: Split, cut: tuple[float, int]) -> DataFigures:

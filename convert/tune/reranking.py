@@ -25,7 +25,16 @@ from .outcome.finish import Outcome, quantize_base, write_artifacts
 from .outcome.results import TuneReport
 from .outcome.state import make_key, open_run
 from .packages import require_training
-from .request import TuneRequest, artifact_embed, cut_share, describe_data, make_report, torch_embed, with_progress
+from .request import (
+    TuneRequest,
+    artifact_embed,
+    changed_share,
+    cut_texts,
+    describe_data,
+    make_report,
+    torch_embed,
+    with_progress,
+)
 
 __all__ = ["tune_on_reranker"]
 
@@ -110,7 +119,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     card = base.card
     length = training_length(model, request.training)
     flat = [text for one in train for text in (one.query, one.positive)]
-    cut = cut_share(model, flat, length), length
+    cut = changed_share(flat, cut_texts(model, flat, length)), length
     prompts = {name: card.prompts.get("query" if name == "query" else "document", "") for name in columns}
     task = TrainingTask(
         model=model,

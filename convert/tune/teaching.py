@@ -29,7 +29,16 @@ from .outcome.finish import Outcome, quantize_base, write_artifacts
 from .outcome.results import TuneReport
 from .outcome.state import RunFolder, make_key, open_run
 from .packages import require_training
-from .request import TuneRequest, artifact_embed, cut_share, describe_data, make_report, torch_embed, with_progress
+from .request import (
+    TuneRequest,
+    artifact_embed,
+    changed_share,
+    cut_texts,
+    describe_data,
+    make_report,
+    torch_embed,
+    with_progress,
+)
 
 __all__ = ["tune_aware", "tune_distil"]
 
@@ -167,6 +176,25 @@ def _teach(request: TuneRequest, texts: list[str], base: Path, progress: Progres
     return _Lesson(texts, raw, teacher, split)
 
 
+def _shorten(lesson: _Lesson, model: Any, length: int, base: Path) -> tuple[_Lesson, float]:
+    """Cut the texts of training and validation at the longest text in training, and return the share that was cut.
+
+    The teacher must see what the student sees. The test keeps whole texts.
+    """
+    rows = [*lesson.split.train, *lesson.split.validation]
+    whole, _ = lesson.part(rows)
+    cut = cut_texts(model, whole, length)
+    texts, raw, teacher = list(lesson.texts), lesson.raw.copy(), lesson.teacher.copy()
+    changed = {row: text for row, text, before in zip(rows, cut, whole, strict=True) if text != before}
+    if changed:
+        for row, text in changed.items():
+            texts[row] = text
+        with Encoder.load(base) as encoder:
+            vectors = encoder.embed(list(changed.values()), input_type="raw").vectors
+        raw[list(changed)], teacher[list(changed)] = vectors, unit_vectors(vectors, list(changed.values()))
+    return _Lesson(texts, raw, teacher, lesson.split), changed_share(whole, cut)
+
+
 def _targets(lesson: _Lesson, dimension: int) -> Vectors:
     """Return the vectors to learn, with the student's length: PCA of the teacher's, or the teacher's and zeros.
 
@@ -203,15 +231,14 @@ def _train(
 
     run, rate = place
     remove_dropout(model)
+    length = training_length(model, request.training)
+    lesson, share = _shorten(lesson, model, length, run.base)
     # The length of a vector is learned only if it can be: the model has no Normalize, and as many dimensions.
     lengths = not student.card.normalize and student.card.dimension == lesson.raw.shape[1]
     targets = _targets(lesson, student.card.dimension)
     labels = lesson.raw if lengths else targets
     rows, held = list(lesson.split.train), list(lesson.split.validation)
-    texts = [lesson.texts[row] for row in rows]
-    held_texts, held_targets = [lesson.texts[row] for row in held], targets[held].astype(np.float64)
-    length = training_length(model, request.training)
-    cut = cut_share(model, texts, length), length
+    held_texts, held_targets = lesson.part(held)[0], targets[held].astype(np.float64)
 
     def validate(trained: Any) -> float:
         vectors = torch_embed(trained, student.card)(held_texts, "raw")
@@ -220,12 +247,12 @@ def _train(
     task = TrainingTask(
         model=model,
         loss=vector_loss(model, normalized=not lengths),
-        columns={"text": texts, "label": list(labels[rows])},
+        columns={"text": lesson.part(rows)[0], "label": list(labels[rows])},
         validate=validate,
         metric="cosine with the teacher",
         learning_rate=rate,
     )
-    return run_training(task, request.training, run.training, progress), cut
+    return run_training(task, request.training, run.training, progress), (share, length)
 
 
 def _fidelity_gains(graph: str, samples: tuple[dict[str, Sample], dict[str, Sample]], seed: int) -> list[Gain]:

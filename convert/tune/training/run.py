@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import transformers
 from sentence_transformers import SentenceTransformerTrainingArguments
-from sentence_transformers.training_args import BatchSamplers
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from fletcher.model_zoo.progress import Progress
