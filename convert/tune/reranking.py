@@ -175,4 +175,6 @@ def _with_order(judged: _Judged) -> _Judged:
         raise InputError(
             "the reranker gives the texts of every held-out query one score, from which no order can be learned"
         )
-    return _Judged(*([part[row] for row in kept] for part in (judged.queries, judged.texts, judged.scores)))
+    return _Judged(
+        [judged.queries[row] for row in kept], [judged.texts[row] for row in kept], [judged.scores[row] for row in kept]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,10 @@ def test_given_statistics_replace_the_calibration(tiny_artifact: Path, tmp_path:
     artifact, recipe = Artifact.open(tiny_artifact), load_recipe("int8-per-token")
     others = [text[::-1] for text in SENTENCES]
     plan = plan_quantization(artifact, recipe, others)
-    texts = {"texts": SENTENCES[:8], "calibration": SENTENCES}
-    given = quantize(artifact, tmp_path / "given", recipe, activations=plan.activations, **texts)
-    own = quantize(artifact, tmp_path / "own", recipe, texts=SENTENCES[:8], calibration=others)
-    calibrated = quantize(artifact, tmp_path / "calibrated", recipe, **texts)
+    quantize_by = partial(quantize, artifact, recipe=recipe, texts=SENTENCES[:8])
+    given = quantize_by(tmp_path / "given", calibration=SENTENCES, activations=plan.activations)
+    own = quantize_by(tmp_path / "own", calibration=others)
+    calibrated = quantize_by(tmp_path / "calibrated", calibration=SENTENCES)
     weights = [
         np.fromfile(tmp_path / name / "weights.int8-per-token.safetensors", np.uint8)
         for name in ("given", "own", "calibrated")

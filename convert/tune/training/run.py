@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import msgspec
 import transformers
 from sentence_transformers import SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.errors import InputError
@@ -20,9 +21,21 @@ from fletcher.runtime.errors import InputError
 from ...reference.witness import quiet
 from ..options import TrainingOptions
 from .task import Point, Trained, TrainingTask
-from .trainer import METRIC, CheckedTrainer, Validation, Watch, complete_checkpoints, losses, required_bytes
+from .trainer import (
+    METRIC,
+    CheckedTrainer,
+    Validation,
+    Watch,
+    complete_checkpoints,
+    load_weights,
+    losses,
+    required_bytes,
+)
 
 __all__ = ["LONGEST", "run_training", "training_length"]
+
+#: File of the result of a finished training.
+RESULT = "trained.json"
 
 #: Tokens of the longest text in training, unless the options say otherwise.
 LONGEST = 256
@@ -53,6 +66,9 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
     Raises:
         InputError: a loss is not finite, or there is no space for the checkpoints.
     """
+    if (finished := _finished(task, folder)) is not None:
+        progress.line("the training is finished already")
+        return finished
     count = len(next(iter(task.columns.values())))
     steps = options.steps or math.ceil(count / options.batch_size * options.epochs)
     every = max(1, math.ceil(steps / options.evaluations))
@@ -84,7 +100,7 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
         dataloader_pin_memory=False,
     )
     watch = Watch()
-    callbacks = [watch]
+    callbacks: list[TrainerCallback] = [watch]
     if options.patience:
         callbacks.append(EarlyStoppingCallback(options.patience))
     started = time.monotonic()
@@ -114,7 +130,7 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
     task.model.to("cpu").eval()
     state = trainer.state
     best = state.best_model_checkpoint
-    return Trained(
+    trained = Trained(
         metric=task.metric,
         steps=state.global_step,
         planned=steps,
@@ -124,6 +140,21 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
         seconds=time.monotonic() - started,
         log=tuple(Point(step=step, loss=loss, metric=metric) for step, loss, metric in losses(state.log_history)),
     )
+    temporary = folder / f".{RESULT}.new"
+    temporary.write_bytes(msgspec.json.encode(trained))
+    temporary.replace(folder / RESULT)
+    return trained
+
+
+def _finished(task: TrainingTask, folder: Path) -> Trained | None:
+    """Return the result of a finished training, whose best weights the model then has; None if it is not finished."""
+    file = folder / RESULT
+    if not file.is_file():
+        return None
+    trained = msgspec.json.decode(file.read_bytes(), type=Trained)
+    load_weights(task.model, folder / f"checkpoint-{trained.best_step}")
+    task.model.eval()
+    return trained
 
 
 def _check_space(model: Any, folder: Path) -> None:

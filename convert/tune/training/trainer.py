@@ -25,7 +25,16 @@ from transformers.training_args import TrainingArguments
 from fletcher.model_zoo.progress import Counter
 from fletcher.runtime.errors import InputError
 
-__all__ = ["METRIC", "CheckedTrainer", "Validation", "Watch", "complete_checkpoints", "required_bytes"]
+__all__ = [
+    "METRIC",
+    "CheckedTrainer",
+    "Validation",
+    "Watch",
+    "complete_checkpoints",
+    "load_weights",
+    "losses",
+    "required_bytes",
+]
 
 #: Name of the metric in the trainer's logs.
 METRIC = "held_out"
@@ -63,8 +72,8 @@ class CheckedTrainer(SentenceTransformerTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / WEIGHTS))
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        load_model(self.model, str(Path(checkpoint_path) / WEIGHTS))
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
@@ -90,6 +99,11 @@ class CheckedTrainer(SentenceTransformerTrainer):
             ) from error
 
 
+def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Give a model the weights of a checkpoint of its training."""
+    load_model(model, str(checkpoint / WEIGHTS))
+
+
 def _is_full(error: Exception) -> bool:
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     full = isinstance(error, OSError) and error.errno in codes
@@ -112,14 +126,14 @@ def required_bytes(model: torch.nn.Module) -> int:
     """Return the space for three checkpoints: the best one, the last one, and one that is being written."""
     weights = sum(one.numel() * one.element_size() for one in model.state_dict().values())
     moments = sum(2 * one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
-    return 3 * (weights + moments)
+    return int(3 * (weights + moments))
 
 
 class Validation(SentenceEvaluator):
     """`Validation`: evaluator of sentence-transformers around a function."""
 
     def __init__(self, validate: Callable[[Any], float]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._validate = validate
         self.primary_metric = METRIC
 
@@ -135,7 +149,7 @@ class Validation(SentenceEvaluator):
             model.train(training)
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """`Watch`: callback that counts steps, and shows the loss and the metric."""
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ def test_value_and_gradients_are_those_of_the_represented_values(kind: str) -> N
     )
     weight, upstream = torch.randn(16, 7, requires_grad=True), torch.randn(5, 7)
     found = IntegerProduct.apply(rows, weight, rounding)  # type: ignore[no-untyped-call]
-    found.backward(upstream)
+    (found * upstream).sum().backward()
     columns = torch.from_numpy(round_columns(weight.detach().numpy(), limit=rounding.limit).floats)
     values = represented(rows, rounding)
     assert found.detach().numpy() == pytest.approx((values @ columns).numpy(), abs=1e-4)

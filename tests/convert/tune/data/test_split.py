@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ OPTIONS = SplitOptions(held_out=0.2)
 
 
 def texts(
-    keys: list[tuple[str, ...]], groups: list[str | None] | None = None, *, like: dict[str, str] | None = None
+    keys: Sequence[tuple[str, ...]], groups: Sequence[str | None] | None = None, *, like: dict[str, str] | None = None
 ) -> SplitTexts:
     """Return texts with random vectors; a text in `like` has nearly the vector of another one."""
     different = list(dict.fromkeys(text for found in keys for text in found))

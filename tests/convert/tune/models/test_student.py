@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +30,12 @@ def test_a_student_is_its_teacher_without_layers(tiny_checkpoint: Path, tmp_path
     model = SentenceTransformer(str(tiny_checkpoint), device="cpu")
     kept = keep_layers(model, 1)
     save_model(model, tmp_path / "student")
-    loaded = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    loaded: Any = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     assert loaded[0].model.config.num_hidden_layers == 1
     # transformers' own model with the second layer alone is the reference.
     config = transformers.BertConfig.from_pretrained(tiny_checkpoint, num_hidden_layers=1)
-    expected = transformers.BertModel(config).eval()
+    expected: Any = transformers.BertModel(config)
+    expected.eval()
     state = transformers.BertModel.from_pretrained(tiny_checkpoint).state_dict()
     one = {
         name.replace(f"layer.{kept[0]}.", "layer.0."): value for name, value in state.items() if "layer.0." not in name
@@ -47,7 +49,7 @@ def test_a_student_is_its_teacher_without_layers(tiny_checkpoint: Path, tmp_path
 
 
 def test_layers_that_cannot_be_removed(tiny_checkpoint: Path) -> None:
-    model = SentenceTransformer(str(tiny_checkpoint), device="cpu")
+    model: Any = SentenceTransformer(str(tiny_checkpoint), device="cpu")
     for count in (2, 3):
         with pytest.raises(InputError, match="the checkpoint has 2 layers"):
             keep_layers(model, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,12 +143,10 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_earlier_ones(
 def test_a_full_disk_is_found_before_the_training(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fletcher.convert.tune.training import run as run_module
-
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
     with pytest.raises(InputError, match=r"the checkpoints of the training need .* MB in .*, and 0 MB are free"):
         train(tiny_checkpoint, tmp_path)
 
