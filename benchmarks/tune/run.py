@@ -215,11 +215,9 @@ def contrastive(arguments: argparse.Namespace) -> None:
     if not mined.is_file():
         bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
         found = arguments.folder / "negatives.jsonl"
-        options = MiningOptions(num_negatives=3, relative_margin=0.05)
+        mining = MiningOptions(num_negatives=3, relative_margin=0.05)
         print(
-            mine_negatives(
-                made.output / "base", read_positive_pairs(plain), bodies, found, options, progress=Reporter()
-            )
+            mine_negatives(made.output / "base", read_positive_pairs(plain), bodies, found, mining, progress=Reporter())
         )
         negatives = {line["query"]: line["negatives"] for line in map(json.loads, found.read_text().splitlines())}
         write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
