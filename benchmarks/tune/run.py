@@ -133,7 +133,7 @@ def request(
     # A random model gives all texts nearly the same direction, so that each would be a duplicate of the others.
     cosine = 1.0 if name == "tiny-qat" else 0.95
     split = SplitOptions(held_out=arguments.held_out, duplicate_cosine=cosine)
-    return TuneRequest(source, arguments.folder / name, data, split, training, OutputOptions(), pairs)
+    return TuneRequest(source, arguments.folder / name, data, split, training, OutputOptions(recipe=arguments.recipe), pairs)
 
 
 def tiny_checkpoint(folder: Path) -> Path:
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--held-out", type=float, default=0.1)
+    parser.add_argument("--recipe", default="int8-per-token")
     parser.add_argument("--negatives", type=int, default=3, help="mined negatives of each pair")
     parser.add_argument("--pairs", type=Path, help="pairs with scores: score<TAB>text<TAB>text")
     arguments = parser.parse_args()
