@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from fletcher.runtime.errors import InputError
 
 from .data.examples import Example, Examples, read_examples
 from .data.split import Split, SplitTexts, split_without_leaks
-from .models.load import fetch_trainable, load_trainable
+from .models.load import convert_trainable, fetch_trainable, load_trainable
 from .options import ContrastiveOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import Embed, RankingData, pair_sample, ranking_sample
 from .outcome.finish import Outcome, quantize_base, write_artifacts
 from .outcome.results import TuneReport
-from .outcome.state import make_key, open_run
+from .outcome.state import open_run
 from .packages import require_training
 from .request import (
     TuneRequest,
@@ -64,8 +65,9 @@ def tune_contrastive(
     recipe = request.recipe
     examples = read_examples(request.data)
     content = [(one.query, one.positive, one.negatives, one.score, one.group) for one in examples.items]
-    run = open_run(request.output, make_key(request.key_parts("contrastive", content, options)))
-    base = fetch_trainable(request.source, run.base, progress)
+    checkout = fetch_trainable(request.source, progress)
+    run = open_run(request.output, request.key("contrastive", checkout.sha256, content, options))
+    base = convert_trainable(request.source, checkout, run.base, progress)
     _check_lengths(options, base.card)
     split = _split(request, examples, run.base, progress)
 
@@ -176,8 +178,8 @@ def training_columns(train: Sequence[Example], num_negatives: int, held: set[str
     generator = random.Random(seed)
     for one, found in zip(train, own, strict=True):
         if not found:
-            others = generator.sample(columns["positive"], min(len(train), 2 * width + 2))
-            found.extend(text for text in others if text not in positives[one.query])
+            others = (*generator.sample(columns["positive"], min(len(train), 2 * width + 2)), *columns["positive"])
+            found.extend(islice((text for text in others if text not in positives[one.query]), width))
     for place in range(width):
         columns[f"negative_{place + 1}"] = [found[place % len(found)] for found in own]
     return columns

@@ -26,7 +26,7 @@ from .options import OutputOptions, SplitOptions, TrainingOptions
 from .outcome.bootstrap import Gain
 from .outcome.figures import Embed
 from .outcome.results import DataFigures, Method, TunedArtifact, TuneReport, conclude
-from .outcome.state import RunFolder
+from .outcome.state import RunFolder, make_key
 from .training.task import Trained
 
 __all__ = [
@@ -80,9 +80,16 @@ class TuneRequest:
         """
         return None if self.artifacts.recipe == "none" else load_recipe(self.artifacts.recipe)
 
-    def key_parts(self, method: Method, content: object, options: object = None) -> list[object]:
-        """Return everything that the training depends on, besides the checkpoint's files."""
-        return [method, self.source, content, msgspec.to_builtins([self.split, self.training, options])]
+    def key(self, method: Method, files: object, content: object, options: object = None) -> str:
+        """Return a hash of everything that the training depends on.
+
+        Args:
+            method: the method.
+            files: digests of the checkpoints and artifacts that it reads.
+            content: the data.
+            options: options of the method.
+        """
+        return make_key([method, files, content, msgspec.to_builtins([self.split, self.training, options])])
 
     def calibrating(self, texts: Sequence[str]) -> list[str]:
         """Return an even sample of the training texts that calibrates the recipe."""

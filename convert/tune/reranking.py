@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
-from fletcher.runtime import Encoder
+from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.model_info import require_output
 
 from .contrastive import training_columns
 from .data.examples import Example, read_examples
 from .data.split import SplitTexts, split_without_leaks
-from .models.load import fetch_trainable, load_trainable
+from .models.load import convert_trainable, fetch_trainable, load_trainable
 from .options import DistilOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import TIE, Embed, order_sample
 from .outcome.finish import Outcome, quantize_base, write_artifacts
 from .outcome.results import TuneReport
-from .outcome.state import make_key, open_run
+from .outcome.state import open_run
 from .packages import require_training
 from .request import (
     TuneRequest,
@@ -88,8 +88,10 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
         raise InputError(f"{request.data} has no negatives to score: make them with `fletcher-convert tune mine`")
     items = [one for one in examples.items if one.negatives]
     content = [(one.query, one.positive, one.negatives, one.group) for one in items]
-    run = open_run(request.output, make_key(request.key_parts("distil", content, options)))
-    base = fetch_trainable(request.source, run.base, progress)
+    checkout = fetch_trainable(request.source, progress)
+    files = [checkout.sha256, Artifact.open(options.reranker).digest]
+    run = open_run(request.output, request.key("distil", files, content, options))
+    base = convert_trainable(request.source, checkout, run.base, progress)
     keys = [(one.query, one.positive) for one in items]
     texts = list(dict.fromkeys(text for pair in keys for text in pair))
     with artifact_embed(run.base) as embed:

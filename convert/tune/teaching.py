@@ -21,13 +21,13 @@ from ..quality.embedded import unit_vectors
 from ..quality.measures.projection import fit_projection
 from .data.examples import read_training_texts
 from .data.split import Split, SplitTexts, split_without_leaks
-from .models.load import Trainable, fetch_trainable, load_trainable
+from .models.load import Trainable, convert_trainable, fetch_trainable, load_trainable
 from .options import DistilOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import Embed, fidelity_samples, pair_sample
 from .outcome.finish import Outcome, quantize_base, write_artifacts
 from .outcome.results import TuneReport
-from .outcome.state import RunFolder, make_key, open_run
+from .outcome.state import RunFolder, open_run
 from .packages import require_training
 from .request import (
     TuneRequest,
@@ -81,8 +81,9 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
     if recipe is None:
         raise InputError("--recipe none: quantization-aware training needs the recipe that it trains for")
     texts, copies = read_training_texts(request.data)
-    run = open_run(request.output, make_key(request.key_parts("qat", [texts, recipe])))
-    base = fetch_trainable(request.source, run.base, progress)
+    checkout = fetch_trainable(request.source, progress)
+    run = open_run(request.output, request.key("qat", checkout.sha256, texts, recipe))
+    base = convert_trainable(request.source, checkout, run.base, progress)
     lesson = _teach(request, texts, run.base, progress)
     train_texts, _ = lesson.part(lesson.split.train)
     test_texts, test_vectors = lesson.part(lesson.split.test)
@@ -134,9 +135,14 @@ def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progr
     require_training()
     recipe = request.recipe
     texts, copies = read_training_texts(request.data)
-    run = open_run(request.output, make_key(request.key_parts("distil", texts, options)))
-    base = fetch_trainable(request.source, run.base, progress)
-    student = base if options.student is None else fetch_trainable(options.student, run.path / "student", progress)
+    checkout = fetch_trainable(request.source, progress)
+    other = None if options.student is None else fetch_trainable(options.student, progress)
+    files = [checkout.sha256, None if other is None else other.sha256]
+    run = open_run(request.output, request.key("distil", files, texts, options))
+    base = convert_trainable(request.source, checkout, run.base, progress)
+    student = base
+    if options.student is not None and other is not None:
+        student = convert_trainable(options.student, other, run.path / "student", progress)
     lesson = _teach(request, texts, run.base, progress)
     test_texts, test_vectors = lesson.part(lesson.split.test)
     train_texts, _ = lesson.part(lesson.split.train)
@@ -237,6 +243,8 @@ def _train(
     remove_dropout(model)
     length = training_length(model, request.training)
     lesson, share = _shorten(lesson, model, length, run.base)
+    if share:
+        progress.line(f"{share:.1%} of the texts have more than {length} tokens and are cut")
     # The length of a vector is learned only if it can be: the model has no Normalize, and as many dimensions.
     lengths = not student.card.normalize and student.card.dimension == lesson.raw.shape[1]
     targets = _targets(lesson, student.card.dimension)

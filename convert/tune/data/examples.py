@@ -85,7 +85,7 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
 
     Raises:
         InputError: a column is missing, a text is empty or a score is not a finite number; there are too few different
-            examples; a query equals its positive in all of them; or all scores are equal.
+            examples; all have one query; a query equals its positive in all of them; or all scores are equal.
     """
     if not rows:
         raise InputError(f"{name} has no row")
@@ -112,6 +112,10 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
         )
     if all(one.query == one.positive for one in found):
         raise InputError(f"in every example of {name} both texts are equal, so nothing can be learned")
+    if score is None and len({one.query for one in found}) == 1:
+        raise InputError(
+            f"every example of {name} has one query, so no text belongs to another one: nothing can be learned"
+        )
     if len(found) < FEWEST:
         copies = len(rows) - len(found)
         raise InputError(

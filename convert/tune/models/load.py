@@ -19,7 +19,7 @@ from ...export.export import export
 from ...reference.load import load_witness
 from ...reference.witness import quiet
 
-__all__ = ["Trainable", "fetch_trainable", "load_trainable", "save_model"]
+__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "save_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,38 @@ class Trainable:
         return self.artifact.manifest.card
 
 
-def fetch_trainable(source: str, folder: Path, progress: Progress) -> Trainable:
-    """Fetch a checkpoint, refuse one that cannot be trained, and convert it.
+def fetch_trainable(source: str, progress: Progress) -> Checkout:
+    """Fetch a checkpoint, and refuse one that cannot be trained.
 
     Args:
         source: SOURCE of the checkpoint.
-        folder: folder for the artifact; an artifact of the same checkpoint there is used again.
         progress: receives lines.
 
     Raises:
-        CheckpointError: the checkpoint cannot be trained or converted.
+        CheckpointError: the checkpoint cannot be trained.
         SourceError: it cannot be fetched, or its weights are quantized.
-        InputError: it gives no vectors.
     """
     if (Path(source) / MANIFEST).is_file():
         origin = Artifact.open(source).manifest.origin.source
         raise CheckpointError(f"{source} is an artifact, and a checkpoint is trained: give its checkpoint, {origin}")
     checkout = fetch(source, progress=progress)
     _check_trainable(checkout.folder)
+    return checkout
+
+
+def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: Progress) -> Trainable:
+    """Convert a checkpoint as it is before the training.
+
+    Args:
+        source: its SOURCE.
+        checkout: its files.
+        folder: folder for the artifact; an artifact of the same files there is used again.
+        progress: receives lines.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be converted.
+        InputError: it gives no vectors.
+    """
     artifact = _same_artifact(folder, checkout)
     if artifact is None:
         progress.line("converting the checkpoint as it is")
@@ -91,15 +105,18 @@ def load_trainable(checkpoint: Trainable) -> Any:
     """Load the model, with the prompts and the longest input of its card.
 
     Raises:
-        CheckpointError: sentence-transformers cannot load it.
+        CheckpointError: sentence-transformers cannot load it, or transformers cannot save it.
         MissingPackageError: a package is not installed.
     """
     checkout = checkpoint.checkout
     model = load_witness(checkout.folder, checkpoint.card, zoo=checkout.card is not None).model
+    if not hasattr(model[0].model, "save_pretrained"):
+        raise CheckpointError(f"transformers has no {type(model[0].model).__name__}, so a tuned one could not be saved")
     model.prompts = {**model.prompts, **checkpoint.card.prompts}
     # The reference computes attention step by step. Training takes torch's joined kernel, whose result is the same.
-    with quiet():
-        model[0].model.set_attn_implementation("sdpa")
+    if getattr(model[0].model, "_supports_sdpa", False):
+        with quiet():
+            model[0].model.set_attn_implementation("sdpa")
     return model
 
 

@@ -57,6 +57,6 @@ def test_rounded_weights_have_the_gradient_of_the_weights() -> None:
     weight = torch.randn(16, 7, requires_grad=True)
     rounded = round_columns_through(weight, 127)
     assert rounded.detach().numpy() == pytest.approx(round_columns(weight.detach().numpy()).floats, abs=1e-6)
-    rounded.sum().backward()
+    rounded.sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert weight.grad.numpy() == pytest.approx(np.ones((16, 7)))

@@ -42,8 +42,8 @@ def test_copies_count_once() -> None:
     ("given", "message"),
     [
         ([], "has no row"),
-        (rows(49), "49 different examples"),
-        (rows(1) * 100, r"1 different examples \(99 copies\)"),
+        (rows(49) * 2, r"49 different examples \(49 copies\)"),
+        (rows(1) * 100, "has one query"),
         (rows(score=1), "the score 1, from which no order can be learned"),
         (rows(score=lambda n: "high"), "row 0: score is 'high'"),
         (rows(score=lambda n: float("nan")), "must be a finite number"),
@@ -51,6 +51,7 @@ def test_copies_count_once() -> None:
         (rows(document=lambda n: None), "document is None, and must be a text"),
         (rows(document=lambda n: f"q{n}"), "both texts are equal"),
         (rows(negatives=lambda n: [""]), "negatives has ''"),
+        (rows(anchor="the same"), "has one query"),
         ([("row", {"a": "b"})], "has the columns a, and none for a query"),
     ],
 )

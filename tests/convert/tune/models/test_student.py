@@ -13,7 +13,7 @@ import torch
 import transformers
 from sentence_transformers import SentenceTransformer
 
-from fletcher.convert.tune.models.load import fetch_trainable, load_trainable, save_model
+from fletcher.convert.tune.models.load import convert_trainable, fetch_trainable, load_trainable, save_model
 from fletcher.convert.tune.models.student import keep_layers, kept_layers, remove_dropout
 from fletcher.model_zoo.progress import SILENT
 from fletcher.runtime.errors import CheckpointError, InputError, SourceError
@@ -70,26 +70,27 @@ def test_without_dropout_training_computes_the_same(tiny_checkpoint: Path) -> No
 
 def test_checkpoints_that_cannot_be_trained(tiny_artifact: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is an artifact, and a checkpoint is trained: give its checkpoint"):
-        fetch_trainable(str(tiny_artifact), tmp_path / "base", SILENT)
+        fetch_trainable(str(tiny_artifact), SILENT)
     quantized = tmp_path / "quantized"
     shutil.copytree(tiny_checkpoint, quantized)
     settings = json.loads((quantized / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
     (quantized / "config.json").write_text(json.dumps(settings))
     with pytest.raises(SourceError, match="the weights are quantized by gptq"):
-        fetch_trainable(str(quantized), tmp_path / "base", SILENT)
+        fetch_trainable(str(quantized), SILENT)
     static = tmp_path / "static"
     shutil.copytree(tiny_checkpoint, static)
     modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.StaticEmbedding"}]
     (static / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CheckpointError, match="is a static model"):
-        fetch_trainable(str(static), tmp_path / "base", SILENT)
-    assert not (tmp_path / "base").exists()
+        fetch_trainable(str(static), SILENT)
 
 
 def test_an_artifact_of_the_same_files_is_used_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    first = fetch_trainable(str(tiny_checkpoint), tmp_path / "base", SILENT)
+    source, folder = str(tiny_checkpoint), tmp_path / "base"
+    checkout = fetch_trainable(source, SILENT)
+    first = convert_trainable(source, checkout, folder, SILENT)
     times = (tmp_path / "base" / "fletcher.json").stat().st_mtime_ns
-    again = fetch_trainable(str(tiny_checkpoint), tmp_path / "base", SILENT)
+    again = convert_trainable(source, checkout, folder, SILENT)
     assert (again.artifact.digest, (tmp_path / "base" / "fletcher.json").stat().st_mtime_ns) == (
         first.artifact.digest,
         times,
