@@ -66,7 +66,7 @@ def tune_contrastive(
     examples = read_examples(request.data)
     content = [(one.query, one.positive, one.negatives, one.score, one.group) for one in examples.items]
     checkout = fetch_trainable(request.source, progress)
-    run = open_run(request.output, request.key("contrastive", checkout.sha256, content, options))
+    run = open_run(request.output, request.key("contrastive", dict(checkout.sha256), content, options))
     base = convert_trainable(request.source, checkout, run.base, progress)
     _check_lengths(options, base.card)
     split = _split(request, examples, run.base, progress)

@@ -89,7 +89,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     items = [one for one in examples.items if one.negatives]
     content = [(one.query, one.positive, one.negatives, one.group) for one in items]
     checkout = fetch_trainable(request.source, progress)
-    files = [checkout.sha256, Artifact.open(options.reranker).digest]
+    files = [dict(checkout.sha256), Artifact.open(options.reranker).digest]
     run = open_run(request.output, request.key("distil", files, content, options))
     base = convert_trainable(request.source, checkout, run.base, progress)
     keys = [(one.query, one.positive) for one in items]

@@ -82,7 +82,7 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
         raise InputError("--recipe none: quantization-aware training needs the recipe that it trains for")
     texts, copies = read_training_texts(request.data)
     checkout = fetch_trainable(request.source, progress)
-    run = open_run(request.output, request.key("qat", checkout.sha256, texts, recipe))
+    run = open_run(request.output, request.key("qat", dict(checkout.sha256), texts, recipe))
     base = convert_trainable(request.source, checkout, run.base, progress)
     lesson = _teach(request, texts, run.base, progress)
     train_texts, _ = lesson.part(lesson.split.train)
@@ -137,7 +137,7 @@ def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progr
     texts, copies = read_training_texts(request.data)
     checkout = fetch_trainable(request.source, progress)
     other = None if options.student is None else fetch_trainable(options.student, progress)
-    files = [checkout.sha256, None if other is None else other.sha256]
+    files = [dict(one.sha256) for one in (checkout, other) if one is not None]
     run = open_run(request.output, request.key("distil", files, texts, options))
     base = convert_trainable(request.source, checkout, run.base, progress)
     student = base
