@@ -44,6 +44,7 @@ __all__ = [
     "RelativeBias",
     "Rotary",
     "Saturation",
+    "TokenOutput",
     "Truncate",
     "Window",
 ]
@@ -391,6 +392,21 @@ Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder 
 
 
 @dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """Further output of a graph, with a row for each token, computed from the last hidden states.
+
+    Attributes:
+        name: name of the output.
+        width: elements of a token's row.
+        modules: modules from the states to the output.
+    """
+
+    name: str
+    width: int
+    modules: tuple[Dense | Normalize, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """Encoder and the modules that follow it.
 
@@ -407,6 +423,7 @@ class Architecture:
         output: name of the graph's output.
         unseen_tail: token id; tokens of this id at a text's end are computed, and no token attends to them (ColBERT's
             expansion).
+        token_outputs: outputs besides `output` (BGE-M3).
     """
 
     family: str
@@ -419,6 +436,7 @@ class Architecture:
     modules: tuple[Module, ...] = ()
     output: Output = "vectors"
     unseen_tail: int | None = None
+    token_outputs: tuple[TokenOutput, ...] = ()
 
     @property
     def blocks(self) -> Iterator[Block]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fletcher.runtime import EmbedOptions, Encoder, LoadOptions
 from fletcher.serve.arrow.batches import choose_column, read_texts
-from fletcher.serve.arrow.columns import VECTOR_COLUMN, vector_columns, vector_fields
+from fletcher.serve.arrow.columns import VECTOR_COLUMN, Widths, vector_columns, vector_fields
 from fletcher.serve.arrow.options import ArrowOptions
 
 from .artifacts import find_artifact
@@ -70,7 +70,7 @@ class TableEmbedder:
         for batch in batches:
             texts += read_texts(batch, column, len(texts))
         embeddings = self.encoder.embed(texts, self.options)
-        fields = vector_fields(self.options.dimensions or self.encoder.dimension, self.options, nullable=True)
+        fields = vector_fields(Widths(self.options.dimensions or self.encoder.dimension), self.options, nullable=True)
         for made, values in zip(fields, vector_columns(embeddings, fields), strict=True):
             rows = rows.append_column(made, values)
         return rows

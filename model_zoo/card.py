@@ -21,6 +21,7 @@ __all__ = [
     "PoolingMode",
     "QueryExpansion",
     "Similarity",
+    "TokenHeads",
 ]
 
 #: sentence-transformers' names of its pooling modes (`pooling_mode_*` in `1_Pooling/config.json`).
@@ -128,6 +129,16 @@ class LogitScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     template: PairTemplate | None = None
 
 
+class TokenHeads(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Outputs of BGE-M3 besides its vectors: weights of tokens (`sparse`), and vectors of tokens (`token_vectors`).
+
+    Attributes:
+        unweighted: tokens without a weight: those that begin, end and fill a text, and the unknown one.
+    """
+
+    unweighted: tuple[str, ...]
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Published settings of a model.
 
@@ -156,6 +167,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         default_prompt: name of the prompt that sentence-transformers' `encode` adds if none is named. Where there is none the
             key is left out of the encoded card.
         logit_score: score of a reranker that is a language model. The key is left out for other models.
+        token_heads: outputs of an embedder besides its vectors. The key is left out for other models.
     """
 
     name: str
@@ -181,3 +193,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
     default_prompt: str | msgspec.UnsetType = msgspec.UNSET
     logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
+    token_heads: TokenHeads | msgspec.UnsetType = msgspec.UNSET

@@ -178,3 +178,8 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the vectors of the texts."""
+        return self.vectors.nbytes

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import msgspec
 
+from fletcher.model_zoo.card import Output
+
 from .errors import InputError
 
-__all__ = ["Inputs", "Pairs", "Texts", "TokenIds"]
+__all__ = ["Include", "IncludeField", "Inputs", "Pairs", "Requested", "Texts", "TokenIds", "with_included"]
 
 
 class Texts(msgspec.Struct, frozen=True, tag="texts"):
@@ -63,3 +66,24 @@ class Pairs(msgspec.Struct, frozen=True, tag="pairs"):
 
 
 Inputs = Texts | TokenIds | Pairs
+
+#: A requested output, or several that one pass of the model gives.
+Requested = Output | tuple[Output, ...]
+
+#: Outputs that a request for vectors can include, from models that give several (BGE-M3).
+Include = Literal["sparse", "token_vectors", "all"]
+
+IncludeField = Annotated[
+    Include | None,
+    msgspec.Meta(
+        description="Further outputs of the same pass, from models that have them (BGE-M3): `sparse` (weights of the "
+        "vocabulary's tokens), `token_vectors`, or `all`. Default: vectors alone."
+    ),
+]
+
+
+def with_included(include: Include | None) -> Requested:
+    """Return the outputs of a request for vectors, which may include others."""
+    if include is None:
+        return "vectors"
+    return ("vectors", "sparse", "token_vectors") if include == "all" else ("vectors", include)

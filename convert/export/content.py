@@ -24,6 +24,7 @@ from ..checkpoint.sentence_transformers import read_modules
 from ..checkpoint.tensors import Weight
 from ..checkpoint.weights.files import read_weights
 from ..checkpoint.weights.stored import StoredTensor
+from ..heads.token_heads import read_token_head_tensors
 
 __all__ = ["describe_content", "describe_graph", "hash_tensors", "hash_tokenizer"]
 
@@ -51,7 +52,7 @@ def describe_content(checkpoint: Checkpoint, architecture: Architecture, tokeniz
         architecture: encoder and modules that its graphs compute.
         tokenizer: the artifact's tokenizer file.
     """
-    graph = describe_graph(architecture)
+    graph = describe_graph(dataclasses.replace(architecture, token_outputs=()))
     if not architecture.layers:  # a traced model, whose layers only its configuration describes
         config = {key: value for key, value in checkpoint.config.items() if key not in IDLE_CONFIG_KEYS}
         graph = {"traced": config, "modules": graph}
@@ -59,7 +60,14 @@ def describe_content(checkpoint: Checkpoint, architecture: Architecture, tokeniz
         weights=hash_tensors(_tensors(checkpoint)),
         graph=_hash_json(graph),
         tokenizer=hash_tokenizer(tokenizer),
+        token_heads=_hash_token_heads(checkpoint, architecture) if architecture.token_outputs else "",
     )
+
+
+def _hash_token_heads(checkpoint: Checkpoint, architecture: Architecture) -> str:
+    """Return the sha256 of the further outputs: their weights, and the description of their modules."""
+    weights = hash_tensors(iter(read_token_head_tensors(checkpoint).items()))
+    return _hash_json([weights, [describe_graph(output) for output in architecture.token_outputs]])
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:

@@ -24,6 +24,7 @@ from .files import (
 from .heads import Head, find_head, read_late_interaction, read_scoring
 from .modules import Modules, read_modules, require_module_config, require_width
 from .prompts import read_prompts
+from .token_heads import read_token_heads
 
 __all__ = ["read_card"]
 
@@ -108,6 +109,7 @@ def read_card(
         matryoshka=_matryoshka(files, config, dimension, dimensions),
         similarity=_similarity(files, SIMILARITIES[:4]),
         default_prompt=files.settings.default_prompt_name or msgspec.UNSET,
+        token_heads=read_token_heads(folder),
     )
     return check_card(card, str(folder))
 

@@ -13,6 +13,7 @@ import msgspec
 from ..decode import decode_json
 from ..errors import CardError, SourceError
 from ..sentence_transformers.files import Module, read_json, read_module_list
+from ..sentence_transformers.token_heads import TOKEN_HEAD_FILES
 from ..sentence_transformers.unsupported import explain_module
 from .harmless_files import HARMLESS_FILES, is_harmless
 from .lfs import is_pointer, pointer_message
@@ -24,6 +25,7 @@ __all__ = [
     "is_checkpoint_file",
     "needed_pickles",
     "require_weights",
+    "token_heads",
 ]
 
 #: Files of sentence-transformers' modules. `0_Transformer` and its like hold the encoder in versions before 2.
@@ -67,7 +69,13 @@ def checkpoint_files(folder: Path) -> tuple[str, ...]:
         if relative.parts:
             folders.clear()  # modules lie one level down
         names += [(relative / file).as_posix() for file in files]
-    return tuple(sorted({*filter(is_checkpoint_file, names), *needed_pickles(names)}))
+    return tuple(sorted({*filter(is_checkpoint_file, names), *needed_pickles(names), *token_heads(names)}))
+
+
+def token_heads(names: Iterable[str]) -> frozenset[str]:
+    """Return the files of BGE-M3's further outputs among those of a checkpoint: both, or none."""
+    files = frozenset(TOKEN_HEAD_FILES)
+    return files if files <= set(names) else frozenset()
 
 
 def needed_pickles(names: Iterable[str]) -> frozenset[str]:

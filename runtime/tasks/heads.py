@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import LateInteraction, LogitScore, ModelCard, Output
 
 from ..artifact.manifest import TOKEN_STATES
+from ..artifact.outputs import BY_TOKEN
 from ..encodings import Encodings
 from ..errors import ArtifactError, InputError
 from ..inputs import Inputs, Pairs, Texts
@@ -225,7 +226,7 @@ def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
         vectors = values if counts.all() else values[counts]
         return TokenEmbeddings(vectors, before[encodings.offsets], encodings.lengths, encodings.dropped)
 
-    return Task(encodings, None, finish, by_token=True)
+    return Task(encodings, None, finish, rows=BY_TOKEN)
 
 
 def _prepare_states(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
@@ -235,7 +236,7 @@ def _prepare_states(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
         encodings,
         TOKEN_STATES,
         lambda values: TokenEmbeddings(values, encodings.offsets, encodings.lengths, encodings.dropped),
-        by_token=True,
+        rows=BY_TOKEN,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
+from ..artifact.outputs import BY_TOKEN, ValueRows
 from ..encodings import Chunks, Embeddings, Encodings, ragged_index
 from ..errors import InputError, TooLongError
 from ..inputs import TokenIds
@@ -50,13 +51,13 @@ class Task:
         output: name of the graph's output to compute; None is the first.
         finish: takes the values of the rows, float32 in their order, and returns the embeddings of all texts, or the other
             output that was requested.
-        by_token: whether the graph gives a row of values per token, instead of a row per text.
+        rows: rows of values that a text has; None is one row.
     """
 
     encodings: Encodings
     output: str | None
     finish: Callable[[NDArray[np.float32]], Any]
-    by_token: bool = False
+    rows: ValueRows | None = None
 
 
 def prepare_vectors(
@@ -179,7 +180,7 @@ def _prepare_split(
         folding.add(rows, values)
         return finish(documents.join(folding.result()), inverse, card, options)
 
-    return Task(rows.encodings, output, fold, by_token=output is not None)
+    return Task(rows.encodings, output, fold, None if output is None else BY_TOKEN)
 
 
 def _prepare_cached(

@@ -287,7 +287,7 @@ class Engine:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
                 raise dropped
             task = self.backend.prepare_rows(
-                request.encodings, request.output, by_token=request.by_token, salt=request.terms.salt
+                request.encodings, request.output, rows=request.rows, salt=request.terms.salt
             )
         except BaseException as error:
             self.admission.settle(admitted, error=error)
@@ -317,8 +317,8 @@ class Engine:
                 draft.stages.tokenize += ended - started
                 if draft.trace is not None:
                     draft.trace.stage("tokenize", started, ended, {"fletcher.tokens": tokens})
-            if self._max_request_tokens is not None or task.by_token:
-                check_tokens(self._max_request_tokens, tokens, by_token=task.by_token)
+            if self._max_request_tokens is not None or task.rows is not None:
+                check_tokens(self._max_request_tokens, tokens, by_token=task.rows is not None)
             if request.options.splits:
                 check_chunks(request.options, tokens, len(task.encodings))
         except BaseException as error:

@@ -21,6 +21,7 @@ import uvloop
 
 from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.folder import TOKENIZER, hash_file
+from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError, StoppingError
 
 from ...engine.rows_request import RowsRequest
@@ -85,7 +86,7 @@ class RowsServer:
         self._versions: dict[tuple[str, str, str], ModelVersion] = {}
         self._numbers = itertools.count(1)
         self._answered: deque[tuple[_Group, Future[Any]]] = deque()
-        self._gathered: dict[tuple[ModelVersion, str | None, bool, bool, Terms], list[_Part]] = {}
+        self._gathered: dict[tuple[ModelVersion, str | None, ValueRows | None, bool, Terms], list[_Part]] = {}
         self._gathered_tokens = 0
         self._flushing = False
         self._scheduled = False
@@ -226,7 +227,7 @@ class RowsServer:
         if deadline is not None or message.stream or message.tokens > SMALL_TOKENS:
             self._submit(version, [part])
             return
-        kind = version, message.output, message.by_token, message.has_types, terms
+        kind = version, message.output, message.value_rows, message.has_types, terms
         self._gathered.setdefault(kind, []).append(part)
         self._gathered_tokens += message.tokens
         if self._gathered_tokens > GATHER_TOKENS:
@@ -249,7 +250,7 @@ class RowsServer:
             request = RowsRequest(
                 Encodings.concatenate([part.request.encodings for part in parts]),
                 request.output,
-                request.by_token,
+                request.rows,
                 sum(part.request.requests for part in parts),
                 request.terms,
             )
@@ -343,7 +344,8 @@ class RowsServer:
             values, start, stages = future.result(), 0, group.draft.stages
             for part in group.parts:
                 encodings = part.request.encodings
-                end = start + (encodings.num_tokens if part.request.by_token else len(encodings))
+                each = part.request.rows
+                end = start + (len(encodings) if each is None else each.count(encodings))
                 part.front.open.pop(part.id, None)
                 frame = values_frame(part.id, values[start:end], stages.wait, stages.compute)
                 frames.setdefault(part.front, []).append(frame)
