@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,13 +44,16 @@ IDLE_CONFIG_KEYS: Final = ("_name_or_path", "transformers_version", "torch_dtype
 NAMES: Final = {"Rotary": ("name",), "Layer": ("name",), "Architecture": ("family", "hidden_size", "max_positions")}
 
 
-def describe_content(checkpoint: Checkpoint, architecture: Architecture, tokenizer: Path) -> Content:
+def describe_content(
+    checkpoint: Checkpoint, architecture: Architecture, tokenizer: Path, unweighted: Sequence[str] = ()
+) -> Content:
     """Return the digests of a checkpoint.
 
     Args:
         checkpoint: the checkpoint.
         architecture: encoder and modules that its graphs compute.
         tokenizer: the artifact's tokenizer file.
+        unweighted: tokens that have no weight in a sparse vector, if the graphs have weights of tokens.
     """
     graph = describe_graph(dataclasses.replace(architecture, token_outputs=()))
     if not architecture.layers:  # a traced model, whose layers only its configuration describes
@@ -60,14 +63,14 @@ def describe_content(checkpoint: Checkpoint, architecture: Architecture, tokeniz
         weights=hash_tensors(_tensors(checkpoint)),
         graph=_hash_json(graph),
         tokenizer=hash_tokenizer(tokenizer),
-        token_heads=_hash_token_heads(checkpoint, architecture) if architecture.token_outputs else "",
+        token_heads=_hash_token_heads(checkpoint, architecture, unweighted) if architecture.token_outputs else "",
     )
 
 
-def _hash_token_heads(checkpoint: Checkpoint, architecture: Architecture) -> str:
-    """Return the sha256 of the further outputs: their weights, and the description of their modules."""
+def _hash_token_heads(checkpoint: Checkpoint, architecture: Architecture, unweighted: Sequence[str]) -> str:
+    """Return the sha256 of the further outputs: weights, description of their modules, and the tokens without a weight."""
     weights = hash_tensors(iter(read_token_head_tensors(checkpoint).items()))
-    return _hash_json([weights, [describe_graph(output) for output in architecture.token_outputs]])
+    return _hash_json([weights, [describe_graph(output) for output in architecture.token_outputs], list(unweighted)])
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:

@@ -16,7 +16,7 @@ import onnx
 
 import fletcher
 from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_path, fetch
-from fletcher.model_zoo.card import LogitScore
+from fletcher.model_zoo.card import LogitScore, TokenHeads
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
 from fletcher.runtime.artifact.graph.read import read_graph
@@ -307,10 +307,14 @@ def _write(
         ignored_keys=checkpoint.ignored.met,
         tokenizer_like=f"transformers {written.like}",
         strips_texts=strips,
-        content=describe_content(checkpoint, architecture, folder / TOKENIZER),
+        content=describe_content(checkpoint, architecture, folder / TOKENIZER, _unweighted(card)),
     )
     write_manifest(folder, manifest)
     return session
+
+
+def _unweighted(card: ModelCard) -> tuple[str, ...]:
+    return card.token_heads.unweighted if isinstance(card.token_heads, TokenHeads) else ()
 
 
 def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import ModelCard, Output, TokenHeads
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.weights.files import has_pickles, read_weights
+from .token_heads import load_token_maps
 from .witness import Witness, quiet
 
 __all__ = ["load_witness"]
@@ -90,6 +91,10 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         method += f" with the pooling {'+'.join(card.pooling)} of the export (the checkpoint has no modules.json)"
     if restated:
         method += ", and Fletcher's restatement of JinaBERT, whose code the repository would bring itself"
+    maps = None
+    if isinstance(card.token_heads, TokenHeads):
+        maps = load_token_maps(folder, model[0].tokenizer)
+        method += ", and FlagEmbedding's steps in torch for the sparse and token vectors"
     return Witness(
         folder,
         card,
@@ -98,6 +103,7 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         tools,
         _set_limit(model, card, zoo=zoo),
         prompts=dict(card.prompts) if zoo else None,
+        maps=maps,
     )
 
 

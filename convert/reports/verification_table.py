@@ -64,6 +64,11 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
             f"{variant.name}: worst text {worst.text!r} ({worst.tokens} tokens): "
             f"cosine {worst.cosine:.7f}, max abs {worst.max_abs:.1e}"
         )
+        lines += [
+            f"{variant.name}: {one.output}: cosine at least {one.cosine_min:.9f}, max abs {one.max_abs:.1e}, "
+            f"alone against in a batch {one.batch_max_abs:.1e}"
+            for one in variant.further
+        ]
         lines += [f"{variant.name}: {reason}" for reason in variant.reasons]
     if not report.complete:
         lines.append("not every variant was compared, so the artifact is not stamped")

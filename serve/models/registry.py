@@ -56,6 +56,8 @@ ANSWERED_BY: Mapping[Requested, tuple[Output, ...]] = MappingProxyType(
         "scores": ("scores",),
         "sparse": ("sparse",),
         "token_vectors": ("vectors", "token_vectors"),
+        ("sparse",): ("sparse",),
+        ("token_vectors",): ("token_vectors",),
         ("vectors", "sparse"): ("sparse",),
         ("vectors", "token_vectors"): ("token_vectors",),
         ("sparse", "token_vectors"): ("sparse",),
