@@ -61,7 +61,8 @@ class Encodings:
     Attributes:
         ids: token ids with their special tokens, int32, (total_tokens,).
         offsets: index of each text's first id, and at the end the number of all ids, int64, (n + 1,).
-        dropped: number of tokens that truncation cut from each text, int32, (n,).
+        dropped: number of tokens that truncation cut from each text, int32, (n,); for very long texts at least that number,
+            see `Tokenizer.encode`.
         token_types: for pairs of texts, 0 or 1 for a token of the first or the second text, int32, (total_tokens,);
             None means 0 for all.
     """

@@ -10,8 +10,9 @@ import msgspec
 from fletcher.model_zoo.card import Output
 
 from .errors import InputError
+from .tokenizing.cut_text import LONG
 
-__all__ = ["Include", "IncludeField", "Inputs", "Pairs", "Requested", "Texts", "TokenIds", "with_included"]
+__all__ = ["Include", "IncludeField", "Inputs", "Pairs", "Requested", "Texts", "TokenIds", "has_long", "with_included"]
 
 
 class Texts(msgspec.Struct, frozen=True, tag="texts"):
@@ -66,6 +67,15 @@ class Pairs(msgspec.Struct, frozen=True, tag="pairs"):
 
 
 Inputs = Texts | TokenIds | Pairs
+
+
+def has_long(inputs: Inputs) -> bool:
+    """Return whether a text is so long that its dropped tokens may not all be counted."""
+    if isinstance(inputs, TokenIds):
+        return False
+    texts = inputs.texts if isinstance(inputs, Texts) else (*inputs.queries, *inputs.documents)
+    return max(map(len, texts), default=0) > LONG
+
 
 #: A requested output, or several that one pass of the model gives.
 Requested = Output | tuple[Output, ...]

@@ -144,7 +144,7 @@ def _prepare_scores(tokenizer: Tokenizer, card: ModelCard, pairs: Pairs, options
     """Return the task of a reranker, which gives `Scores`."""
     encodings = encode_scored(tokenizer, card, pairs.queries, pairs.documents)
     if options.overflow == "refuse":
-        refuse_long(encodings, card)
+        refuse_long(encodings, card, pairs.documents)
     return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
 
 
@@ -217,7 +217,7 @@ def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
     role = "query" if options.purpose(card) == "query" else "document"
     encodings = prepare_late(tokenize(tokenizer, card, texts, options), tokenizer, late, role)
     if options.overflow == "refuse":
-        refuse_long(encodings, card)
+        refuse_long(encodings, card, texts)
     ids = [tokenizer.token_id(token) for token in late.skipped] if role in late.skipped_in else []
     counts = ~np.isin(encodings.ids, np.array([token for token in ids if token is not None], np.int32))
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])

@@ -17,6 +17,7 @@ from ..encodings import Chunks, Embeddings, Encodings, ragged_index
 from ..errors import InputError, TooLongError
 from ..inputs import TokenIds
 from ..options.embed import EmbedOptions
+from ..tokenizing.cut_text import LONG
 from ..tokenizing.tokenizer import Tokenizer
 from .duplicates import Known, Promise, VectorCache, unique
 from .long_documents import Folding, Rows, cut_documents
@@ -302,12 +303,17 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
     if not encodings.lengths.all():
         refuse_empty(encodings, card)
     if options.overflow == "refuse":
-        refuse_long(encodings, card)
+        refuse_long(encodings, card, texts)
     return encodings
 
 
-def refuse_long(encodings: Encodings, card: ModelCard) -> None:
+def refuse_long(encodings: Encodings, card: ModelCard, texts: Sequence[str] = ()) -> None:
     """Raise an error if truncation cut a text.
+
+    Args:
+        encodings: the texts' token ids.
+        card: the model's card.
+        texts: the texts, of which the tokens of long ones were not all counted.
 
     Raises:
         TooLongError: truncation cut a text.
@@ -315,9 +321,10 @@ def refuse_long(encodings: Encodings, card: ModelCard) -> None:
     if encodings.dropped.any():
         index = int(np.argmax(encodings.dropped > 0))
         tokens = int(encodings.lengths[index]) + int(encodings.dropped[index])
+        least = "at least " if texts and len(texts[index]) > LONG else ""
         raise TooLongError(
-            f"text {index} has {tokens} tokens, and {card.name} takes at most {card.max_tokens}: shorten it, or request "
-            "truncation or windows"
+            f"text {index} has {least}{tokens} tokens, and {card.name} takes at most {card.max_tokens}: shorten it, or "
+            "request truncation or windows"
         )
 
 

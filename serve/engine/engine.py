@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from fletcher.runtime.errors import StoppingError
-from fletcher.runtime.inputs import Pairs, Texts, TokenIds
+from fletcher.runtime.inputs import Pairs, Texts, TokenIds, has_long
 from fletcher.runtime.tasks.task import Task
 
 from ..byte_budget import ByteBudget
@@ -310,7 +310,10 @@ class Engine:
             self.metrics.tokenization.observe(ended - started)
             if (price := admitted.price).characters > INLINE_CHARACTERS and len(task.encodings) == price.rows:
                 dropped_tokens = int(task.encodings.dropped.sum())
-                self._estimate.learn(price.characters, price.rows, tokens + dropped_tokens)
+                if not dropped_tokens or not has_long(
+                    request.inputs
+                ):  # of long texts, not all dropped tokens are known
+                    self._estimate.learn(price.characters, price.rows, tokens + dropped_tokens)
             admitted.queued = ended
             if (draft := admitted.draft) is not None:
                 draft.stages.wait += started - admitted.admitted

@@ -58,7 +58,9 @@ class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     index: int
     embedding: Vector
     tokens_seen: Annotated[int, Meta(description="Number of tokens that the model saw, with special tokens.")]
-    tokens_dropped: Annotated[int, Meta(description="Number of tokens that truncation cut.")]
+    tokens_dropped: Annotated[
+        int, Meta(description="Number of tokens that truncation cut; of more than 16,384 characters at least.")
+    ]
     scale: Annotated[
         float | None, Meta(description="Factor by which the elements of an int8 vector are multiplied.")
     ] = None
