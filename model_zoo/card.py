@@ -21,6 +21,7 @@ __all__ = [
     "PoolingMode",
     "QueryExpansion",
     "Similarity",
+    "StaticQueries",
     "TokenHeads",
 ]
 
@@ -139,6 +140,18 @@ class TokenHeads(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     unweighted: tuple[str, ...]
 
 
+class StaticQueries(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Queries of a SPLADE model that need no encoder: each token that a query has gets its own weight.
+
+    Attributes:
+        max_tokens: longest query in tokens; it has no special ones. None is no limit.
+        others: whether texts of other input types than `query` and `document` are read like queries.
+    """
+
+    max_tokens: int | None = None
+    others: bool = False
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Published settings of a model.
 
@@ -168,6 +181,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             key is left out of the encoded card.
         logit_score: score of a reranker that is a language model. The key is left out for other models.
         token_heads: outputs of an embedder besides its vectors. The key is left out for other models.
+        static_queries: queries of a SPLADE model that need no encoder. The key is left out for other models.
     """
 
     name: str
@@ -194,3 +208,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     default_prompt: str | msgspec.UnsetType = msgspec.UNSET
     logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
     token_heads: TokenHeads | msgspec.UnsetType = msgspec.UNSET
+    static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.card import ModelCard, StaticQueries
 from fletcher.model_zoo.card import Output as ModelOutput
 
-from .artifact.folder import CANARY, TOKENIZER, Artifact
+from .artifact.folder import CANARY, QUERY_WEIGHTS, TOKENIZER, Artifact
 from .artifact.manifest import HALF_VECTORS, TOKEN_STATES, TOKEN_WEIGHTS, Variant
 from .artifact.outputs import ValueRows
 from .artifact.pinned import PinnedFiles
@@ -22,7 +22,7 @@ from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import Canary, CanaryResult, gives_tokens, read_canary
 from .closing import Closing
 from .encodings import Embeddings, Encodings
-from .errors import CanaryError
+from .errors import ArtifactError, CanaryError
 from .inputs import Inputs, Pairs, Requested, Texts
 from .loading import Loaded, load_parts
 from .model_info import ModelInfo, require_output
@@ -41,6 +41,7 @@ from .tasks.duplicates import Promise, VectorCache
 from .tasks.further_outputs import FURTHER, ORDER, TextOutputs
 from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse
 from .tasks.preparer import Preparer
+from .tasks.static_queries import read_query_weights
 from .tasks.task import Task, tokenize
 from .tokenizing.token_details import TextToken
 
@@ -74,7 +75,8 @@ class Encoder(Closing):
         info = _describe(artifact, loaded, caches=cache_bytes > 0)
         identity = f"{artifact.digest} {variant.name} {info.provider}"
         self.cache = VectorCache(identity, cache_bytes)
-        self._preparer = Preparer(self.tokenizer, info, self.cache)
+        weights = read_query_weights(artifact.path / QUERY_WEIGHTS) if info.query_weights else None
+        self._preparer = Preparer(self.tokenizer, info, self.cache, weights)
         self._files: PinnedFiles | None = None
         self._located: Located | None = None
 
@@ -350,7 +352,7 @@ class Encoder(Closing):
         """
         self.info.require("sparse")
         task = self.prepare(Texts.of(texts), EmbedOptions(input_type=input_type), "sparse")
-        if self.card.output != "sparse":
+        if self.card.output != "sparse" or not len(task.encodings):
             sparse: SparseEmbeddings = task.finish(self.compute(task.encodings, task.output))
             return sparse
         return compute_sparse(self.compute, task.encodings, self.card.dimension)
@@ -476,7 +478,12 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
         others, token_dimension = FURTHER, int(outputs["token_vectors"].shape[-1])
     elif card.output == "vectors" and TOKEN_STATES in outputs:
         others = ("token_vectors",)
-    content = artifact.manifest.content
+    content, files = artifact.manifest.content, artifact.manifest.files
+    has_queries = isinstance(card.static_queries, StaticQueries)
+    if has_queries and QUERY_WEIGHTS not in files:
+        raise ArtifactError(
+            f"{artifact.path} lacks {QUERY_WEIGHTS}, which its card needs: convert the checkpoint again"
+        )
     return ModelInfo(
         card=card,
         digest=artifact.digest,
@@ -488,6 +495,7 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
         outputs=(card.output, *others),
         token_dimension=token_dimension,
         token_heads=content.token_heads if content is not None else "",
+        query_weights=files[QUERY_WEIGHTS].sha256 if has_queries else "",
         workers=loaded.workers.count,
         token_budget=loaded.workers.token_budget,
         devices=loaded.workers.session.devices,

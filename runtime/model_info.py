@@ -57,6 +57,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         token_dimension: length of the vectors of tokens that an embedder gives beside the vectors of texts (BGE-M3); 0 if it
             gives none.
         token_heads: digest of the weights of these outputs; empty if it gives none.
+        query_weights: SHA-256 of the file of the weights of queries that need no encoder; empty if there is none.
     """
 
     card: ModelCard
@@ -82,6 +83,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
     token_dimension: int = 0
     token_heads: str = ""
+    query_weights: str = ""
 
     @property
     def widths(self) -> dict[str, int]:

@@ -20,6 +20,7 @@ from fletcher.runtime.artifact.manifest import Content
 
 from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.routed_layout import read_query_table
 from ..checkpoint.sentence_transformers import read_modules
 from ..checkpoint.tensors import Weight
 from ..checkpoint.weights.files import read_weights
@@ -76,6 +77,10 @@ def _hash_token_heads(checkpoint: Checkpoint, architecture: Architecture, unweig
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
     """Yield the tensors of the encoder, and of the modules that `modules.json` has in folders of their own, by name."""
     yield from checkpoint.tensors.items()
+    if "vocab_size" in checkpoint.config and (
+        (table := read_query_table(checkpoint.folder, checkpoint.config["vocab_size"])) is not None
+    ):
+        yield "queries/weight", table
     for module in read_modules(checkpoint.folder) or ():
         if module.path and module.kind in ("Dense", "LayerNorm", "WeightedLayerPooling"):
             yield from ((f"{module.path}/{name}", tensor) for name, tensor in read_weights(module.folder).items())

@@ -20,6 +20,7 @@ from fletcher.model_zoo.card import RAW, ModelCard
 from fletcher.runtime.errors import InputError
 
 from ..checkpoint.old_layout import encoder_folder
+from ..checkpoint.routed_layout import documents_folder
 from .token_heads import FurtherAnswer, TokenMaps
 
 if TYPE_CHECKING:
@@ -80,6 +81,14 @@ class Answer:
     further: FurtherAnswer | None = None
 
 
+def input_modules(model: Any) -> list[Any]:
+    """Return the modules of a model of sentence-transformers that get token ids, see `Witness.input_modules`."""
+    if type(model[0]).__name__ != "Router":
+        return [model[0]]
+    routes = model[0].sub_modules
+    return [routes[name][0] for name in sorted(routes)]  # document, query
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the warnings of sentence-transformers and transformers, which are for their own users, in a block."""
@@ -127,17 +136,22 @@ class Witness:
     @property
     def encoder_folder(self) -> Path:
         """Return the folder of the configuration and of the tokenizer's files."""
-        return encoder_folder(self.folder)
+        return documents_folder(self.folder) or encoder_folder(self.folder)
+
+    @property
+    def input_modules(self) -> list[Any]:
+        """Return the modules that get token ids: the first one, or the first one of each of its routes, documents' first."""
+        return input_modules(self.model)
 
     @property
     def transformer(self) -> Any:
         """Return transformers' model, which the first module calls."""
-        return self.model[0].model
+        return self.input_modules[0].model
 
     @property
     def tokenizer(self) -> Any:
         """Return transformers' tokenizer."""
-        return self.model[0].tokenizer
+        return self.input_modules[0].tokenizer
 
     @contextlib.contextmanager
     def threads(self) -> Iterator[None]:
@@ -208,7 +222,7 @@ class Witness:
             states["last"] = result["token_embeddings"][0]
 
         states: dict[str, Any] = {}
-        handles = [self.model[0].register_forward_pre_hook(keep)]
+        handles = [module.register_forward_pre_hook(keep) for module in self.input_modules]
         if self.maps is not None:
             handles.append(self.model[0].register_forward_hook(keep_states))
         try:

@@ -24,6 +24,7 @@ from .files import (
 from .heads import Head, find_head, read_late_interaction, read_scoring
 from .modules import Modules, read_modules, require_module_config, require_width
 from .prompts import read_prompts
+from .static_queries import read_static_queries
 from .token_heads import read_token_heads
 
 __all__ = ["read_card"]
@@ -193,6 +194,7 @@ def _with_head(
         return msgspec.structs.replace(
             card,
             output="sparse",
+            static_queries=read_static_queries(files.folder),
             prompts=read_prompts(files, files.settings.prompts),
             similarity=_similarity(files, SIMILARITIES[:4]),
         )

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ..artifact.manifest import HALF_VECTORS
 from ..artifact.outputs import ValueRows
 from ..encodings import Encodings
-from ..inputs import Inputs, Pairs, Requested, TokenIds
+from ..inputs import Inputs, Pairs, Requested, Texts, TokenIds
 from ..model_info import ModelInfo
 from ..options.embed import EmbedOptions
 from ..tokenizing.tokenizer import Tokenizer
 from .duplicates import Known, Promise, VectorCache
 from .further_outputs import FURTHER, prepare_further
 from .heads import prepare_head
+from .static_queries import prepare_static, takes_static
 from .task import Task, prepare_ids, prepare_vectors
 
 __all__ = ["Preparer"]
@@ -36,8 +37,15 @@ class Preparer:
         cache: vectors of earlier calls.
     """
 
-    def __init__(self, tokenizer: Tokenizer, info: ModelInfo, cache: VectorCache) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        cache: VectorCache,
+        query_weights: NDArray[np.float32] | None = None,
+    ) -> None:
         """Join the parts."""
+        self._query_weights = query_weights
         self.tokenizer = tokenizer
         self.info = info
         self.cache = cache
@@ -67,6 +75,9 @@ class Preparer:
         if output != "vectors" or isinstance(inputs, Pairs):
             if not isinstance(output, str) or (self.info.token_dimension and output in FURTHER):
                 return prepare_further(self.tokenizer, self.info, inputs, options, output)
+            weights = self._query_weights
+            if weights is not None and output == "sparse" and isinstance(inputs, Texts) and takes_static(card, options):
+                return prepare_static(self.tokenizer, card, weights, inputs.texts, options)
             has_states = self.info.has_token_states
             return prepare_head(self.tokenizer, card, inputs, options, output, has_states=has_states)
         if isinstance(inputs, TokenIds):

@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.artifact.folder import TOKENIZER, hash_file
+from fletcher.runtime.artifact.folder import QUERY_WEIGHTS, TOKENIZER, hash_file
 from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError, StoppingError
 
@@ -162,21 +162,28 @@ class RowsServer:
                     continue
                 self._versions[_key(version)] = version
                 spec = msgspec.structs.replace(version.spec, idle_seconds=None, allow_fallback=False)
-                entries.append(CatalogEntry(spec, version.info, self._publish_tokenizer(version)))
+                info = version.info
+                weights = self._publish(version, QUERY_WEIGHTS, info.query_weights) if info.query_weights else ""
+                entries.append(CatalogEntry(spec, info, self._publish(version, TOKENIZER, info.tokenizer), weights))
         return Catalog(next(self._numbers), tuple(entries))
 
-    def _publish_tokenizer(self, version: ModelVersion) -> str:
-        """Return a copy of a version's tokenizer. A front that starts later needs it even if the folder was exchanged.
+    def _publish(self, version: ModelVersion, name: str, digest: str) -> str:
+        """Return a copy of a version's file. A front that starts later needs it even if the folder was exchanged.
+
+        Args:
+            version: the version.
+            name: name of the file in the artifact.
+            digest: SHA-256 of the file that was loaded.
 
         Raises:
             ArtifactError: the folder has been exchanged since the version was loaded.
         """
-        copy = self._path.with_name(f"{version.info.tokenizer}.tokenizer.json")
+        copy = self._path.with_name(f"{digest}.{name}")
         if not copy.exists():
-            original = Path(version.spec.path, TOKENIZER)
+            original = Path(version.spec.path, name)
             unfinished = copy.with_suffix(".partial")
             shutil.copyfile(original, unfinished)
-            if hash_file(unfinished) != version.info.tokenizer:
+            if hash_file(unfinished) != digest:
                 raise ArtifactError(f"{original} has changed since its model was loaded: load the model again")
             unfinished.rename(copy)
         return str(copy)

@@ -142,11 +142,13 @@ class CatalogEntry(msgspec.Struct, frozen=True, array_like=True):
         spec: its configuration.
         info: the description of the loaded model.
         tokenizer: file of its tokenizer, which stays as it is even if the artifact's folder is exchanged.
+        query_weights: file of the weights of queries that need no encoder; empty if there is none.
     """
 
     spec: ModelSpec
     info: ModelInfo
     tokenizer: str
+    query_weights: str = ""
 
 
 class Catalog(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -18,6 +18,7 @@ from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.counters import EncoderMetrics
 from fletcher.runtime.tasks.duplicates import VectorCache
 from fletcher.runtime.tasks.preparer import Preparer
+from fletcher.runtime.tasks.static_queries import read_query_weights
 from fletcher.runtime.tasks.task import Task
 from fletcher.runtime.tokenizing.token_details import TextToken
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
@@ -44,7 +45,8 @@ class FrontBackend:
         self.entry = entry
         self.info: ModelInfo = entry.info
         tokenizer = Tokenizer(Path(entry.tokenizer), entry.info.max_tokens, strip=entry.info.space.strips_texts)
-        self._preparer = Preparer(tokenizer, entry.info, VectorCache("", 0))
+        weights = read_query_weights(Path(entry.query_weights)) if entry.query_weights else None
+        self._preparer = Preparer(tokenizer, entry.info, VectorCache("", 0), weights)
 
     def prepare(self, inputs: Inputs, options: EmbedOptions, output: Requested, /, *, salt: str = "") -> Task:
         """Tokenize a request; see `Backend.prepare`."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, ModelCard
+from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, ModelCard, StaticQueries
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.space.space import Space, compare_spaces, space_of
@@ -43,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "activation": "sigmoid",
     "late_interaction": LateInteraction(query_tokens=32, document_tokens=180),
     "logit_score": LogitScore(true_token=9693, false_token=2152),
+    "static_queries": StaticQueries(max_tokens=512),
 }
 
 
