@@ -144,7 +144,7 @@ class StaticQueries(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Queries of a SPLADE model that need no encoder: each token that a query has gets its own weight.
 
     Attributes:
-        max_tokens: longest query in tokens; it has no special ones. None is no limit.
+        max_tokens: longest query in tokens; it has no special ones. None means that nothing limits it.
         others: whether texts of other input types than `query` and `document` are read like queries.
     """
 
