@@ -308,9 +308,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """Pooling of token vectors to one vector per text; the results of several modes are concatenated in this order."""
+    """Pooling of token vectors to one vector per text; the results of several modes are concatenated in this order.
+
+    Attributes:
+        modes: the modes.
+        skips_prompt: whether the tokens of a prompt are left out.
+    """
 
     modes: tuple[PoolingMode, ...]
+    skips_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

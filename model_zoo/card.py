@@ -182,6 +182,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         logit_score: score of a reranker that is a language model. The key is left out for other models.
         token_heads: outputs of an embedder besides its vectors. The key is left out for other models.
         static_queries: queries of a SPLADE model that need no encoder. The key is left out for other models.
+        include_prompt: False if the tokens of a prompt are left out of the pooling. The key is left out for other models.
     """
 
     name: str
@@ -209,3 +210,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
     token_heads: TokenHeads | msgspec.UnsetType = msgspec.UNSET
     static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET
+    include_prompt: bool | msgspec.UnsetType = msgspec.UNSET

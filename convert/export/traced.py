@@ -131,6 +131,10 @@ def trace(checkpoint: Checkpoint, card: ModelCard) -> OptimumTrace:
         CheckpointError: Optimum cannot export it, or a module after the encoder is not authored.
     """
     architecture = _describe(checkpoint, card)
+    if card.include_prompt is False:
+        raise CheckpointError(
+            f"{checkpoint.folder} leaves prompts out of its pooling, which the exporter optimum does not do"
+        )
     try:
         import torch
         import transformers

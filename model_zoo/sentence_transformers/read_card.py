@@ -90,11 +90,6 @@ def read_card(
     modules = read_modules(files, hidden)
     modes = _pooling(folder, modules, pooling)
     prompts = read_prompts(files, files.settings.prompts)
-    if modules is not None and not modules.include_prompt and prompts:
-        raise CardError(
-            f"{folder}: its pooling leaves the prompt's tokens out (include_prompt is false) and it has prompts "
-            f"({', '.join(sorted(prompts))}), which Fletcher does not reproduce: every token of a text is pooled"
-        )
     whole = modules.dimension if modules is not None else hidden * len(modes)
     dimension = _truncated(files, whole)
     card = ModelCard(
@@ -111,6 +106,7 @@ def read_card(
         similarity=_similarity(files, SIMILARITIES[:4]),
         default_prompt=files.settings.default_prompt_name or msgspec.UNSET,
         token_heads=read_token_heads(folder),
+        include_prompt=False if modules is not None and not modules.include_prompt and prompts else msgspec.UNSET,
     )
     return check_card(card, str(folder))
 

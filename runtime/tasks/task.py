@@ -304,7 +304,15 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
         refuse_empty(encodings, card)
     if options.overflow == "refuse":
         refuse_long(encodings, card, texts)
+    if prompt and card.include_prompt is False:
+        return _mark_prompt(encodings, tokenizer.prompt_length(prompt))
     return encodings
+
+
+def _mark_prompt(encodings: Encodings, length: int) -> Encodings:
+    """Return encodings whose first tokens of each text, those of a prompt, have the type 1: the pooling leaves them out."""
+    places = np.arange(encodings.num_tokens) - np.repeat(encodings.offsets[:-1], encodings.lengths)
+    return replace(encodings, token_types=(places < length).astype(np.int32))
 
 
 def refuse_long(encodings: Encodings, card: ModelCard, texts: Sequence[str] = ()) -> None:

@@ -150,6 +150,7 @@ class Tokenizer:
                 "special tokens: choose a larger --max-tokens"
             )
         self.stats = TokenizerStats()
+        self._prompt_lengths: dict[str, int] = {}
         self._cache: BoundedCache[str, NDArray[np.int32]] = BoundedCache(cache_bytes)
         self.fast_problem: str | None = None
         self._fast: FastTokenizer | None = None
@@ -396,6 +397,18 @@ class Tokenizer:
         except BaseException as error:
             raise_panic(error)
             raise
+
+    def prompt_length(self, prompt: str) -> int:
+        """Return the tokens of a prompt with the special tokens before it, as sentence-transformers counts them.
+
+        Source: `_get_prompt_length` of sentence-transformers' base/modules/transformer.py: a last special token is left out.
+        """
+        if (length := self._prompt_lengths.get(prompt)) is None:
+            ids = self.encode([prompt], side="neither").ids.tolist()
+            added = self._tokenizer.get_added_tokens_decoder()
+            length = len(ids) - (bool(ids) and ids[-1] in added and added[ids[-1]].special)
+            self._prompt_lengths[prompt] = length
+        return length
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""
