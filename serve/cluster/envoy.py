@@ -110,7 +110,9 @@ def _to_pool(cluster: Cluster, kind: str, pool: Pool, headers: list[dict[str, An
     flight = kind == "flight"
     routes = []
     for path in () if flight else ONCE:
-        routes.append(_route(cluster, kind, pool, {"path": path, "headers": headers}, once=True))
+        routes.append(
+            _route(cluster, kind, pool, {"safe_regex": {"regex": f".*{path}/?"}, "headers": headers}, once=True)
+        )
     return [*routes, _route(cluster, kind, pool, {"prefix": "/", "headers": headers}, once=flight)]
 
 

@@ -140,7 +140,7 @@ def _http_backend(cluster: Cluster, pool: Pool) -> Iterator[str]:
         yield "option http-buffer-request"
         yield "retry-on conn-failure empty-response 503"
         for path in ONCE:
-            yield f"http-request disable-l7-retry if {{ path,url_dec -m str {path} }}"
+            yield f"http-request disable-l7-retry if {{ path,url_dec -m end {path} {path}/ }}"
     tls = _server_tls(cluster, "http/1.1")
     if pool.dns is not None:
         yield f"{_template(pool)}:{pool.http_port} resolvers names init-addr none check{tls}"

@@ -19,7 +19,8 @@ READY: Final = "/ready"
 #: Path that the balancer answers itself: 200 while each pool has an instance.
 STATE: Final = "/balancer/ready"
 
-#: Paths that write. A request to them is sent to one instance only. All others compute, and may be computed twice.
+#: Ends of paths that write, below any prefix. A request to them is sent to one instance only. All others compute, and may be
+#: computed twice.
 ONCE: Final = ("/v1/ingest",)
 
 #: Paths that concern one instance, with everything below. The balancer refuses them: ask the instance.
