@@ -5,6 +5,7 @@ Every process of a server opens its own.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,7 +48,7 @@ from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe.metrics import Metrics
 from .observe.record import Consumer
-from .server_options import OFF, ServerOptions
+from .server_options import FLIGHT, OFF, ServerOptions
 from .tls.certificates import Certificates
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Surroundings:
         tokens = None if options.jwt is None else Tokens(Path(options.jwt), needed=table is None)
         longbow = None if options.longbow is None else _open_longbow(options)
         if tracing is None and options.otlp is not None:
-            tracing = _open_tracing(options.otlp)
+            tracing = _open_tracing(options.otlp, options)
         limits = Limits(
             options.max_body_bytes,
             options.body_seconds,
@@ -542,7 +543,9 @@ def _arrow_packages(purpose: str) -> Iterator[None]:
         raise MissingPackageError("pyarrow", "flight", purpose) from error
 
 
-def _open_tracing(url: str) -> Tracing:
+def _open_tracing(url: str, options: ServerOptions) -> Tracing:
     from .observe.tracing import Tracing
 
-    return Tracing.to(url)
+    # The host of the option may stand for every address of the machine.
+    port = (options.flight or FLIGHT if options.http == OFF else options.http).rpartition(":")[2]
+    return Tracing.to(url, f"{socket.gethostname()}:{port}")
