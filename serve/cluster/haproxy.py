@@ -54,6 +54,7 @@ def _defaults(cluster: Cluster) -> list[str]:
         "log global",
         "option httplog",
         *([] if balancer.log_requests else ["option dontlog-normal"]),
+        "option abortonclose    # an instance drops the work of a client that left",
         "option http-no-delay    # lines of a stream go on as they come",
         f"timeout connect {_ms(balancer.connect_seconds)}",
         f"timeout http-request {_ms(balancer.header_seconds)}",

@@ -175,6 +175,26 @@ def test_lines_of_a_stream_arrive_while_later_ones_are_computed(deployment: Depl
     assert arrived[-1] - arrived[0] > 0.1
 
 
+def test_an_instance_drops_the_request_of_a_client_that_left(deployment: Deployment) -> None:
+    member = deployment.members["c"]
+    member.encoder.gate.clear()
+    try:
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(
+                f"{deployment.balancer.http}/v1/embeddings",
+                json={"input": "left", "model": "large"},
+                headers={MODEL: "large", "x-request-id": "left"},
+                timeout=0.3,
+            )
+        end = time.monotonic() + 10
+        while not any(each.id == "left" for each in member.records) and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        member.encoder.gate.set()
+    (record,) = [each for each in member.records if each.id == "left"]
+    assert record.status == "left"
+
+
 def test_large_bodies_pass(deployment: Deployment) -> None:
     texts = ["a" * 14] * 20_000
     body = {"input": texts[:2000], "model": "small", "user": "x" * 3_000_000}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -86,12 +87,15 @@ class Process:
     def kill(self) -> None:
         """Kill the server and its fronts, as a machine that fails does."""
         if self.running is not None:
-            os.killpg(self.running.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                os.killpg(self.running.pid, signal.SIGKILL)
             self.running.wait(30)
+            self.close()
 
-    def end(self) -> None:
-        if self.running is not None and self.running.poll() is None:
-            self.kill()
+    def close(self) -> None:
+        """Close the pipe of a process that has ended."""
+        if self.running is not None and self.running.stdout is not None:
+            self.running.stdout.close()
 
 
 @dataclass
@@ -163,14 +167,14 @@ def start(tmp_path: Path, tiny_artifact: Path) -> Iterator[Callable[[str, int], 
 
         def begin(name: str, fronts: int) -> Deployment:
             ports = free_ports(6)
-            options = ["--fronts", str(fronts), "--lame-duck-seconds", "2", "--trusted-proxy", "127.0.0.1"]
+            options = ["--fronts", str(fronts), "--lame-duck-seconds", "5", "--trusted-proxy", "127.0.0.1"]
             processes = []
             for number in range(3):
                 folder = tmp_path / f"server{number}"
                 folder.mkdir()
                 process = Process(folder, ports[2 * number], ports[2 * number + 1], options)
                 process.write(tiny_artifact)
-                stack.callback(process.end)
+                stack.callback(process.kill)
                 process.start()
                 processes.append(process)
             members = {
@@ -226,12 +230,11 @@ def test_drained_servers_lose_no_request_and_no_stream(
                 writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"), options)
                 with writer:
                     writer.begin(pa.schema({"text": pa.string()}))
-                    for _ in range(10):
+                    for _ in range(4):  # a stream must end within --lame-duck-seconds
                         writer.write_batch(pa.record_batch({"text": TEXTS}))
                         chunk = reader.read_chunk().data
                         vectors = np.stack(chunk["vector"].to_numpy(zero_copy_only=False))
                         streams.append(np.allclose(vectors, expected, atol=1e-5))
-                        time.sleep(0.05)
                     writer.done_writing()
                     reader.read_all()
 
@@ -249,6 +252,7 @@ def test_drained_servers_lose_no_request_and_no_stream(
         for process in deployment.processes:
             process.signal(signal.SIGTERM)
             assert process.running is not None and process.running.wait(SECONDS) == 0
+            process.close()
             process.start()
             until(lambda: requests_of(process) > 0)  # noqa: B023 (it is called here)
         ended.set()
