@@ -19,6 +19,9 @@ ROUTER: Final = "extensions.filters.http.router.v3.Router"
 PREVIOUS_HOSTS: Final = "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 PROTOCOL: Final = "extensions.upstreams.http.v3.HttpProtocolOptions"
 
+#: Limits of an upstream.
+LIMITS: Final = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+
 #: Seconds that a connection of a client may be idle between two requests; as long as an instance keeps it.
 KEEP_ALIVE: Final = 75.0
 
@@ -130,6 +133,7 @@ def _route(cluster: Cluster, kind: str, pool: Pool, match: dict[str, Any], *, on
         action["retry_policy"] = {
             "retry_on": unsent if once else f"{unsent},reset,retriable-status-codes",
             "num_retries": balancer.retries,
+            "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
             "retry_host_predicate": [_extension("envoy.retry_host_predicates.previous_hosts", PREVIOUS_HOSTS)],
             "host_selection_retry_max_attempts": 5,
         } | ({} if once else {"retriable_status_codes": [503]})
@@ -194,6 +198,22 @@ def _upstream(cluster: Cluster, pool: Pool, kind: str) -> dict[str, Any]:
         # Without it Envoy sends to instances that are not ready if half of them are not.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0.0}},
         "health_checks": [_check(cluster)],
+        # An instance that refuses connections is left before the next look at it: it has the fewest open requests.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": balancer.falls,
+            "enforcing_consecutive_local_origin_failure": 100,
+            "enforcing_local_origin_success_rate": 0,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "enforcing_success_rate": 0,
+            "interval": _s(balancer.check_seconds),
+            "base_ejection_time": _s(balancer.check_seconds),
+            "max_ejection_time": _s(balancer.check_seconds),
+            "max_ejection_percent": 100,
+        },
+        # The defaults are 1,024 requests, and 3 retries at a time: too few when an instance fails under load.
+        "circuit_breakers": {"thresholds": [dict.fromkeys(LIMITS, balancer.max_connections)]},
         "per_connection_buffer_limit_bytes": balancer.retry_bytes,  # what a retry may send again
         "typed_extension_protocol_options": {
             f"envoy.{PROTOCOL}": {

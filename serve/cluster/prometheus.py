@@ -35,7 +35,7 @@ def prometheus_config(cluster: Cluster) -> str:
     if cluster.balancer.stats != OFF:
         # HAProxy has its metrics there, and Envoy below /stats/prometheus.
         jobs.append({"job_name": "balancer", "static_configs": [{"targets": [cluster.balancer.stats]}]})
-    config = {
+    config: dict[str, Any] = {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": ["rules.yaml"],
         "scrape_configs": jobs,

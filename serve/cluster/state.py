@@ -151,16 +151,16 @@ def read_instances(found: list[Place], asker: Asker) -> list[InstanceState]:
 
 
 def _read(place: Place, asker: Asker) -> InstanceState:
-    where = {"pool": place.pool, "name": place.name, "address": str(place.address)}
+    away = InstanceState(pool=place.pool, name=place.name, address=str(place.address), state="unreachable")
     try:
         ready = asker.get(place.address, "/ready")
     except ServiceError as error:
-        return InstanceState(**where, state="unreachable", reason=str(error))  # type: ignore[arg-type]
+        return msgspec.structs.replace(away, reason=str(error))
     state: State = "ready" if ready.status == 200 else "not ready"
     reader = _Reader(place.address, asker)
     scrape = reader.scrape()
-    return InstanceState(
-        **where,  # type: ignore[arg-type]
+    return msgspec.structs.replace(
+        away,
         state=state,
         reason="" if state == "ready" else _reason(ready.body, ready.status),
         versions=tuple(reader.versions(scrape)),

@@ -160,7 +160,7 @@ class LongbowDoor:
             started = time.perf_counter()
             self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
             if draft.trace is not None:
-                attributes = {"fletcher.dataset": dataset, "fletcher.texts": len(rows)}
+                attributes: dict[str, str | int] = {"fletcher.dataset": dataset, "fletcher.texts": len(rows)}
                 draft.trace.stage("longbow", started, time.perf_counter(), attributes)
             tokens = int(embeddings.tokens.sum())
             return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens, space)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
