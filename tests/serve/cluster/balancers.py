@@ -130,8 +130,15 @@ def check(name: str, text: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def balanced(name: str, cluster: Cluster, folder: Path) -> Iterator[Balanced]:
-    """Run a balancer in front of a cluster until the block ends. It is ready when each pool has an instance."""
+def balanced(name: str, cluster: Cluster, folder: Path, ready: int = 200) -> Iterator[Balanced]:
+    """Run a balancer in front of a cluster until the block ends.
+
+    Args:
+        name: its name.
+        cluster: the cluster.
+        folder: folder for its files.
+        ready: status of its own state at the begin of the block; 200 when each pool has an instance.
+    """
     kind = BALANCERS[name]
     file = folder / f"{name}.{'yaml' if name == 'envoy' else 'cfg'}"
     file.write_text(kind.write(cluster))
@@ -140,7 +147,7 @@ def balanced(name: str, cluster: Cluster, folder: Path) -> Iterator[Balanced]:
         process = subprocess.Popen([program(name), *kind.run, str(file)], stdout=log, stderr=log)
     try:
         url = f"http{'s' if tls else ''}://{cluster.balancer.http}"
-        wait_for(url + STATE, folder / f"{name}.log", process)
+        wait_for(url + STATE, ready, folder / f"{name}.log", process)
         yield Balanced(
             http=url,
             flight=""
@@ -153,12 +160,12 @@ def balanced(name: str, cluster: Cluster, folder: Path) -> Iterator[Balanced]:
         process.wait(30)
 
 
-def wait_for(url: str, log: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a balancer's own state is 200."""
+def wait_for(url: str, status: int, log: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a balancer's own state has a status."""
     end = time.monotonic() + SECONDS
     while True:
         try:
-            if httpx.get(url, verify=False).status_code == 200:
+            if httpx.get(url, verify=False).status_code == status:
                 return
         except httpx.TransportError:
             pass
