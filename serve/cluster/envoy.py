@@ -1,4 +1,4 @@
-"""`envoy_config`: configuration of Envoy 1.30 or newer for a cluster, without a control plane."""
+"""`envoy_config`: configuration of Envoy 1.40 for a cluster, without a control plane."""
 
 from __future__ import annotations
 
@@ -62,7 +62,14 @@ def _listener(cluster: Cluster, kind: str, address: str) -> dict[str, Any]:
         "stat_prefix": kind,
         "codec_type": "HTTP2" if flight else "AUTO",
         "route_config": {
-            "virtual_hosts": [{"name": kind, "domains": ["*"], "routes": _routes(cluster, kind)}],
+            "virtual_hosts": [
+                {
+                    "name": kind,
+                    "domains": ["*"],
+                    "routes": _routes(cluster, kind),
+                    "request_body_buffer_limit": balancer.retry_bytes,  # what a retry may send again
+                }
+            ],
             # Instances believe X-Forwarded-For, and neither header if both are there and disagree.
             "request_headers_to_remove": ["forwarded"],
         },
@@ -214,7 +221,6 @@ def _upstream(cluster: Cluster, pool: Pool, kind: str) -> dict[str, Any]:
         },
         # The defaults are 1,024 requests, and 3 retries at a time: too few when an instance fails under load.
         "circuit_breakers": {"thresholds": [dict.fromkeys(LIMITS, balancer.max_connections)]},
-        "per_connection_buffer_limit_bytes": balancer.retry_bytes,  # what a retry may send again
         "typed_extension_protocol_options": {
             f"envoy.{PROTOCOL}": {
                 "@type": TYPE + PROTOCOL,
