@@ -8,6 +8,7 @@ export const by = (id) => document.getElementById(id);
  * @param {string} tag
  * @param {Record<string, any>} [attributes]
  * @param {...any} children
+ * @returns {any}
  */
 export function node(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -16,7 +17,7 @@ export function node(tag, attributes = {}, ...children) {
     else if (name.startsWith("--")) element.style.setProperty(name, value);
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -59,7 +60,7 @@ export const lines = (text) => text.split(/\r?\n/).filter((line) => line.trim() 
 
 /** Make a table of a head and rows, whose first cells are heads of rows. @param {string} caption @param {any[]} head @param {any[][]} rows */
 export function table(caption, head, rows) {
-  return node("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+  return node("div", { class: "scroll wordy", tabindex: "0", role: "region", "aria-label": caption },
     node("table", {},
       node("caption", {}, caption),
       node("thead", {}, node("tr", {}, head.map((cell) => node("th", { scope: "col" }, cell)))),

@@ -121,9 +121,7 @@ class Browser:
         tab = self.tabs[session] = Tab(self, session)
         for domain in ("Page", "Runtime", "Network", "Log"):
             tab.call(f"{domain}.enable")
-        tab.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         if phone:
             tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -195,12 +193,14 @@ class Tab:
         """Write a value into a field, as typing does."""
         self.run(
             f"const field = document.querySelector({json.dumps(selector)}); field.value = {json.dumps(value)};"
-            "field.dispatchEvent(new Event('input', {bubbles: true})); field.dispatchEvent(new Event('change', {bubbles: true}))"
+            "for (const kind of ['input', 'change']) field.dispatchEvent(new Event(kind, {bubbles: true}))"
         )
 
     def click(self, selector: str) -> None:
         """Click the middle of the first element that a selector names, with the mouse."""
-        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.run(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
+        )
         x, y = self.run(
             f"const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
             "return [box.x + box.width / 2, box.y + box.height / 2]"
@@ -247,7 +247,6 @@ class Tab:
                 found.append(str(details.get("exception", {}).get("description", details["text"])))
             elif event["method"] == "Runtime.consoleAPICalled" and values["type"] in ("error", "assert"):
                 found.append(" ".join(str(one.get("description", one.get("value"))) for one in values["args"]))
-            elif event["method"] == "Log.entryAdded" and values["entry"]["level"] == "error":
-                if values["entry"]["source"] != "network":
-                    found.append(str(values["entry"]["text"]))
+            elif event["method"] == "Log.entryAdded" and values["entry"]["source"] != "network":
+                found.append(str(values["entry"]["text"]))
         return found

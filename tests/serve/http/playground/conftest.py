@@ -29,11 +29,16 @@ def address() -> Iterator[str]:
         yield str(server.addresses.http)
 
 
-@pytest.fixture
-def tab(browser: Browser, address: str) -> Iterator[Tab]:
-    """Return the page of that server, which has its models. Its scripts must not fail."""
+@pytest.fixture(scope="session")
+def shared_tab(browser: Browser) -> Iterator[Tab]:
     with browser.tab() as tab:
-        tab.open(f"{address}/playground")
-        tab.wait("document.body.dataset.ready === 'yes'")
         yield tab
-        assert tab.problems() == []
+
+
+@pytest.fixture
+def tab(shared_tab: Tab, address: str) -> Iterator[Tab]:
+    """Return the page of that server, loaded anew, which has its models. Its scripts must not fail."""
+    shared_tab.open(f"{address}/playground")
+    shared_tab.wait("document.body.dataset.ready === 'yes'")
+    yield shared_tab
+    assert shared_tab.problems() == []

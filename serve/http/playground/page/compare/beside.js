@@ -1,7 +1,7 @@
 /** A second model, or another variant, beside the first: other similarities, and another order. */
 
 import { counted, node, table } from "../dom.js";
-import { matrixTable } from "./matrix.js";
+import { matrixTable, twoTexts } from "./matrix.js";
 import { nearest, pairsOf, ranks, spearman } from "./similarity.js";
 
 const MOST = 8;
@@ -42,6 +42,6 @@ export function besideView(first, second, frame) {
       matrixTable(values, { ...frame, title: `Difference: ${two} less ${one}`, digits: 4 }, true)),
     changed.length
       ? table("Pairs whose place in the order changes most", ["Pair", `Place: ${one}`, `Place: ${two}`, `Similarity: ${one}`, `Similarity: ${two}`],
-          changed.slice(0, MOST).map((move) => [node("span", {}, node("q", {}, frame.rows[move.row]), " and ", node("q", {}, frame.columns[move.column])), String(move.from), String(move.to), move.before.toFixed(4), move.after.toFixed(4)]))
+          changed.slice(0, MOST).map((move) => [twoTexts(frame.rows[move.row], frame.columns[move.column]), String(move.from), String(move.to), move.before.toFixed(4), move.after.toFixed(4)]))
       : node("p", {}, "Both put all pairs in the same order."));
 }

@@ -2,7 +2,8 @@
 
 import { excerpt, node } from "../dom.js";
 
-const LABEL = 60;
+/** Letters of a text in the head of a row, and in a pair. */
+const LABEL = 60, QUOTED = 90;
 
 /**
  * @typedef {{ title: string, square: boolean, rows: string[], columns: string[], digits?: number }} Frame
@@ -36,6 +37,9 @@ export function matrixTable(matrix, { title, square, rows, columns, digits = 3 }
 export const columnList = ({ square, columns }) =>
   square ? null : node("ol", { class: "keys", "aria-label": "Texts of the columns" }, columns.map((text) => node("li", {}, excerpt(text, LABEL))));
 
+/** Name a pair of texts. @param {string} one @param {string} other */
+export const twoTexts = (one, other) => node("span", {}, node("q", {}, excerpt(one, QUOTED)), " and ", node("q", {}, excerpt(other, QUOTED)));
+
 /**
  * List the nearest pairs.
  * @param {Pair[]} pairs @param {Frame} frame @param {number} most @param {((value: number) => string) | null} chance
@@ -45,5 +49,5 @@ export function pairList(pairs, { rows, columns, digits = 3 }, most, chance) {
   return node("ol", { class: "pairs" }, best.map(({ row, column, value }) =>
     node("li", {},
       node("span", { class: "value" }, value.toFixed(digits), chance && node("span", { class: "soft" }, ` · ${chance(value)}`)),
-      node("span", {}, node("q", {}, rows[row]), " and ", node("q", {}, columns[column])))));
+      twoTexts(rows[row], columns[column]))));
 }

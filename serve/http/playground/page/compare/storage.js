@@ -1,7 +1,7 @@
 /** Smaller types of vectors beside float32, in the server's own encodings. */
 
 import { embed } from "../api.js";
-import { count, node, table } from "../dom.js";
+import { count, node, short, table } from "../dom.js";
 import { explain } from "../errors.js";
 import { bitSimilarity, cosine, matrixOf, nearest, pairsOf } from "./similarity.js";
 
@@ -44,7 +44,7 @@ export function compare(full, small, square) {
   const [a, b] = [nearest(full, square), nearest(small, square)];
   const same = a.filter((column, row) => column === b[row]).length;
   const mean = differences.reduce((sum, value) => sum + value, 0) / Math.max(differences.length, 1);
-  return [Math.max(...differences, 0).toFixed(4), mean.toFixed(4), `${same} of ${full.length}`];
+  return [short(Math.max(...differences, 0)), short(mean), `${same} of ${full.length}`];
 }
 
 /** @param {number} bytes */

@@ -39,7 +39,9 @@ export function chart(title, series, shown) {
         pen = "M";
         return "";
       }
-      const point = `${pen}${((index * WIDTH) / (length - 1)).toFixed(1)} ${(HEIGHT - (most ? (value / most) * (HEIGHT - 4) : 0) - 2).toFixed(1)}`;
+      const end = values[index + 1] ?? null;
+      const dot = pen === "M" && end === null ? "h.1" : ""; // a value alone is a dot
+      const point = `${pen}${((index * WIDTH) / (length - 1)).toFixed(1)} ${(HEIGHT - (most ? (value / most) * (HEIGHT - 4) : 0) - 2).toFixed(1)}${dot}`;
       pen = "L";
       return point;
     }).join("");

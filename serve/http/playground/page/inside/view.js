@@ -105,6 +105,9 @@ function variantTable({ variants, variant }) {
     ]));
 }
 
+/** Return a bound without the noise of its last digits. @param {number} value */
+const plain = (value) => String(Number(value.toPrecision(8)));
+
 /** @param {any} model @param {any} space @param {AbortSignal} signal */
 function canaryBox(model, space, signal) {
   const { bounds } = model;
@@ -124,9 +127,9 @@ function canaryBox(model, space, signal) {
   } }, "Check the canary now");
   const distance = (/** @type {any} */ one) => {
     if (!one) return "";
-    const allowed = [one.min_cosine !== undefined ? `cosine ≥ ${one.min_cosine}` : "", one.max_abs !== undefined ? `difference ≤ ${one.max_abs}` : ""].filter(Boolean).join(", ");
+    const allowed = [one.min_cosine !== undefined ? `cosine ≥ ${plain(one.min_cosine)}` : "", one.max_abs !== undefined ? `difference ≤ ${one.max_abs}` : ""].filter(Boolean).join(", ");
     const measured = [one.measured_cosine !== undefined ? `cosine ${one.measured_cosine.toFixed(7)}` : "", one.measured_abs !== undefined ? `difference ${one.measured_abs.toExponential(1)}` : ""].filter(Boolean).join(", ");
-    return `${measured ? `measured ${measured}${one.measured_on ? ` on ${one.measured_on}` : ""}` : "not measured"}${allowed ? `; allowed ${allowed}` : ""}`;
+    return `${measured ? `${measured}${one.measured_on ? ` on ${one.measured_on}` : ""}` : "not measured"}${allowed ? ` (allowed: ${allowed})` : ""}`;
   };
   return node("div", {},
     list([["proof", model.proof], ["canary", `${counted(space.canary.texts.length, "text")}, ${space.canary.origin}`],

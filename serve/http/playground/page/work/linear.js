@@ -2,14 +2,25 @@
 
 /** @typedef {{ data: Float32Array, size: number, rows: number }} Matrix `data` has `rows` rows of `size` numbers */
 
-/** Rows that decide the axes of a map: more do not change them visibly. */
-const AXIS_ROWS = 5000;
+/** Numbers, and the least rows, that decide the axes of a map: more do not change them visibly. */
+const AXIS_NUMBERS = 2_000_000, AXIS_ROWS = 1000;
 
 /** Columns of the block that the iteration turns: the first two components, and others that let it converge. */
 const BLOCK = 6;
 
-const MOST_ROUNDS = 60;
-const SETTLED = 1e-7;
+const MOST_ROUNDS = 50;
+const SETTLED = 1e-6;
+
+/** Time of the last pause, and the milliseconds between two. */
+let paused = performance.now();
+const PAUSE_EVERY = 40;
+
+/** Let the worker answer other calls, now and then, while it computes for long. */
+export async function breathe() {
+  if (performance.now() - paused < PAUSE_EVERY) return;
+  await new Promise((resolve) => setTimeout(resolve));
+  paused = performance.now();
+}
 
 /** @param {Matrix} matrix @param {number} row */
 export const rowOf = ({ data, size }, row) => data.subarray(row * size, (row + 1) * size);
@@ -44,12 +55,12 @@ export function top(matrix, vector, most) {
 
 /**
  * Place the rows in the plane of the first two principal components, by block power iteration.
- * @param {Matrix} matrix @returns {{ places: Float32Array, share: number, used: number }} x and y of each row, the part of the
+ * @param {Matrix} matrix @returns {Promise<{ places: Float32Array, share: number, used: number }>} x and y of each row, the part of the
  * variance that they have, and the rows that decided the axes
  */
-export function principal(matrix) {
+export async function principal(matrix) {
   const { rows, size } = matrix;
-  const used = Math.min(rows, AXIS_ROWS);
+  const used = Math.min(rows, Math.max(Math.floor(AXIS_NUMBERS / size), AXIS_ROWS));
   const picked = Array.from({ length: used }, (_, index) => Math.floor((index * rows) / used));
   const mean = new Float64Array(size);
   for (const row of picked) rowOf(matrix, row).forEach((value, index) => (mean[index] += value / used));
@@ -63,7 +74,7 @@ export function principal(matrix) {
       total += value * value;
     }
   });
-  const axes = turn({ data: sample, size, rows: used });
+  const axes = await turn({ data: sample, size, rows: used });
   const places = new Float32Array(2 * rows);
   for (let row = 0; row < rows; row++) {
     const values = rowOf(matrix, row);
@@ -80,15 +91,16 @@ export function principal(matrix) {
 
 /**
  * Return the first axes of centered rows, of length 1 and at right angles, those with the most variance first.
- * @param {Matrix} centered @returns {Float64Array[]}
+ * @param {Matrix} centered @returns {Promise<Float64Array[]>}
  */
-function turn(centered) {
+async function turn(centered) {
   const { size } = centered;
   let axes = orthogonal(Array.from({ length: Math.min(BLOCK, size) }, (_, axis) => Float64Array.from({ length: size }, (_, index) => Math.cos(1 + (axis + 1) * (index + 1)))));
   let before = 0;
   for (let round = 0; round < MOST_ROUNDS; round++) {
     const images = axes.map(() => new Float64Array(size));
     for (let row = 0; row < centered.rows; row++) {
+      if (row % 256 === 0) await breathe();
       const values = rowOf(centered, row);
       axes.forEach((axis, at) => {
         const length = dot(values, axis), image = images[at];

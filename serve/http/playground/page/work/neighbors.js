@@ -3,7 +3,7 @@
  * principal components.
  */
 
-import { principal, rowOf } from "./linear.js";
+import { breathe, principal, rowOf } from "./linear.js";
 
 const MOST_ROWS = 4000;
 const NEIGHBORS = 15;
@@ -15,19 +15,19 @@ const A = 1.576943460405378, B = 0.8950608781227859;
 /**
  * Place rows of length 1 in the plane. Of many an even sample is placed.
  * @param {import("./linear.js").Matrix} matrix
- * @returns {{ places: Float32Array, rows: Uint32Array }} x and y, and the row, of each point
+ * @returns {Promise<{ places: Float32Array, rows: Uint32Array }>} x and y, and the row, of each point
  */
-export function neighborMap(matrix) {
+export async function neighborMap(matrix) {
   const count = Math.min(matrix.rows, MOST_ROWS);
   const rows = Uint32Array.from({ length: count }, (_, index) => Math.floor((index * matrix.rows) / count));
   const picked = { data: new Float32Array(count * matrix.size), size: matrix.size, rows: count };
   rows.forEach((row, index) => picked.data.set(rowOf(matrix, row), index * matrix.size));
-  const start = principal(picked).places;
+  const start = (await principal(picked)).places;
   let most = 1e-9;
   for (const value of start) most = Math.max(most, Math.abs(value));
   const random = generator();
   const places = Float32Array.from(start, (value) => (10 * value) / most + (random() - 0.5) * 1e-3);
-  if (count > 3) descend(places, edgesOf(picked), count, random);
+  if (count > 3) await descend(places, await edgesOf(picked), count, random);
   return { places, rows };
 }
 
@@ -43,7 +43,7 @@ function generator() {
 }
 
 /** Return the nearest rows of each with the distances 1 - cosine. @param {import("./linear.js").Matrix} matrix @param {number} k */
-export function nearestRows({ data, size, rows }, k) {
+export async function nearestRows({ data, size, rows }, k) {
   const ids = new Int32Array(rows * k).fill(-1);
   const distances = new Float32Array(rows * k).fill(Infinity);
   const insert = (/** @type {number} */ row, /** @type {number} */ other, /** @type {number} */ distance) => {
@@ -57,6 +57,7 @@ export function nearestRows({ data, size, rows }, k) {
     ids[place] = other;
   };
   for (let row = 0; row < rows; row++) {
+    await breathe();
     for (let other = row + 1; other < rows; other++) {
       let product = 0;
       for (let a = row * size, b = other * size, end = a + size; a < end; a++, b++) product += data[a] * data[b];
@@ -69,10 +70,10 @@ export function nearestRows({ data, size, rows }, k) {
 }
 
 /** Return the weighted edges between neighbors (the fuzzy simplicial set). @param {import("./linear.js").Matrix} matrix */
-function edgesOf(matrix) {
+async function edgesOf(matrix) {
   const { rows } = matrix;
   const k = Math.min(NEIGHBORS - 1, rows - 1); // UMAP counts the row itself among its neighbors
-  const { ids, distances } = nearestRows(matrix, k);
+  const { ids, distances } = await nearestRows(matrix, k);
   /** @type {Map<number, number>} */
   const weights = new Map();
   for (let row = 0; row < rows; row++) {
@@ -112,7 +113,7 @@ function scaleOf(distances, nearest) {
  * Move the points by stochastic gradient descent: along edges together, away from random others.
  * @param {Float32Array} places @param {{ from: number, to: number, weight: number }[]} edges @param {number} rows @param {() => number} random
  */
-function descend(places, edges, rows, random) {
+async function descend(places, edges, rows, random) {
   const rounds = 300;
   const most = edges.reduce((largest, { weight }) => Math.max(largest, weight), 0);
   const used = edges.filter(({ weight }) => weight >= most / rounds);
@@ -120,9 +121,11 @@ function descend(places, edges, rows, random) {
   const next = [...period];
   const clip = (/** @type {number} */ value) => Math.max(-4, Math.min(4, value));
   for (let round = 1; round <= rounds; round++) {
+    await breathe();
     const step = 1 - (round - 1) / rounds;
-    used.forEach(({ from, to }, edge) => {
-      if (next[edge] > round) return;
+    for (let edge = 0; edge < used.length; edge++) {
+      const { from, to } = used[edge];
+      if (next[edge] > round) continue;
       next[edge] += period[edge];
       const a = 2 * from, b = 2 * to;
       const dx = places[a] - places[b], dy = places[a + 1] - places[b + 1];
@@ -143,6 +146,6 @@ function descend(places, edges, rows, random) {
         places[a] += step * (push > 0 ? clip(push * ex) : 4);
         places[a + 1] += step * (push > 0 ? clip(push * ey) : 4);
       }
-    });
+    }
   }
 }

@@ -24,9 +24,9 @@ const operations = {
   neighbors: () => neighborMap(matrix),
 };
 
-addEventListener("message", ({ data }) => {
+addEventListener("message", async ({ data }) => {
   try {
-    postMessage({ id: data.id, value: operations[data.operation](data) });
+    postMessage({ id: data.id, value: await operations[data.operation](data) });
   } catch (error) {
     postMessage({ id: data.id, error: error instanceof Error ? error.message : String(error) });
   }
