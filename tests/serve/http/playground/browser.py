@@ -223,14 +223,9 @@ class Tab:
         found = self.call("DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector)
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
 
-    def screenshot(self, path: Path, *, full: bool = False) -> None:
-        """Write what is visible, or the whole page, into a PNG file."""
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)
-        if full:
-            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-            answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
-        path.write_bytes(base64.b64decode(answer["data"]))
+    def screenshot(self) -> bytes:
+        """Return what is visible as a PNG file."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def requests(self) -> list[str]:
         """Return the addresses that the page has asked for."""

@@ -29,9 +29,9 @@ NAMESPACE = "http://www.w3.org/2000/svg"
 def test_every_file_is_served_with_its_type_and_the_policy(address: str) -> None:
     names = [path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*") if path.is_file()]
     assert sorted(names) == sorted(read_assets())
-    client = httpx.Client(base_url=address)
-    for name in names:
-        answer = client.get("/playground" if name == "index.html" else f"/playground/{name}")
+    with httpx.Client(base_url=address) as client:
+        answers = {name: client.get("/playground" if name == "index.html" else f"/playground/{name}") for name in names}
+    for name, answer in answers.items():
         assert answer.status_code == 200
         assert answer.content == (PAGE / name).read_bytes()
         assert answer.headers["content-type"].encode() == TYPES[name.rpartition(".")[2]]

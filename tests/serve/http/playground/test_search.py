@@ -121,9 +121,16 @@ def test_the_lasso_selects_what_is_inside(ready: Tab) -> None:
     script += f"canvas.canvas.scrollIntoView({{block: 'center', behavior: 'instant'}}); {where}"
     left, top, right, bottom = ready.run(script + "return [box.left, box.top, box.right, box.bottom]")
     middle = (left + right) / 2
-    path = [(left, top), (middle, top), (middle, bottom), (left, bottom), (left, top)]
-    for kind, (x, y) in zip(["mousePressed", *["mouseMoved"] * 3, "mouseReleased"], path, strict=True):
-        ready.call("Input.dispatchMouseEvent", type=kind, x=x + 1, y=y + 1, button="left", buttons=1, clickCount=1)
+    # The corners of the canvas are round.
+    path = [
+        (left + 30, top + 2),
+        (middle, top + 2),
+        (middle, bottom - 2),
+        (left + 2, bottom - 30),
+        (left + 2, top + 30),
+    ]
+    for kind, (x, y) in zip(["mousePressed", *["mouseMoved"] * 4, "mouseReleased"], [*path, path[-1]], strict=True):
+        ready.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
     inside = ready.run(script + f"return canvas.where((x) => x < {middle - left}).length")
     assert 0 < inside < len(ROWS)
     assert f"{inside} row{'s' * (inside > 1)} selected" in ready.text("#map")

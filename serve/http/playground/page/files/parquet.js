@@ -68,6 +68,8 @@ function leavesOf(schema) {
 /** Return the function that shows a value of a column as text. @param {any} element */
 function shower(element) {
   const logical = element[10] ?? {}, converted = element[6];
+  const scale = logical[5] ? logical[5][1] ?? 0 : converted === 5 ? element[7] ?? 0 : null;
+  if (scale !== null) return (/** @type {any} */ value) => decimal(value instanceof Uint8Array ? signed(value) : BigInt(value), scale);
   const bytesAs = new TextDecoder();
   if (element[1] === 6 || element[1] === 7) {
     const text = element[1] === 6 && (converted === undefined || converted === 0 || converted === 4 || converted === 19 || logical[1] || logical[4] || logical[11]);
@@ -82,9 +84,16 @@ function shower(element) {
       return Number.isNaN(date.getTime()) ? String(value) : date.toISOString().replace("T", " ").replace(/(\.000)?Z$/, "");
     };
   }
-  const scale = logical[5]?.[1] ?? (converted === 5 ? element[7] ?? 0 : 0);
-  if (scale) return (/** @type {any} */ value) => String(Number(value) / 10 ** scale);
   return (/** @type {any} */ value) => String(value);
+}
+
+/** Return the integer of bytes in two's complement, the highest byte first. @param {Uint8Array} bytes */
+const signed = (bytes) => BigInt.asIntN(8 * bytes.length, bytes.reduce((sum, byte) => (sum << 8n) | BigInt(byte), 0n));
+
+/** Return an integer with a point before its last digits. @param {bigint} value @param {number} scale */
+function decimal(value, scale) {
+  const digits = String(value < 0n ? -value : value).padStart(scale + 1, "0");
+  return (value < 0n ? "-" : "") + (scale ? `${digits.slice(0, -scale)}.${digits.slice(-scale)}` : digits);
 }
 
 /** @param {Uint8Array} bytes @param {any} chunk ColumnMetaData @param {Leaf} leaf @param {string[]} column @param {number} wanted */
