@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import logging
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -78,9 +79,7 @@ def cpu_seconds() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes if process.is_running())
 
 
-def test_a_file_of_10000_rows_is_searchable_within_30_seconds(
-    minilm: Tab, url: str, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_file_of_10000_rows_is_searchable_within_30_seconds(minilm: Tab, url: str, tmp_path: Path) -> None:
     texts = corpus("sentences", ROWS)
     (tmp_path / "rows.txt").write_text("\n".join(texts), encoding="utf-8")
     before = cpu_seconds()
@@ -89,7 +88,7 @@ def test_a_file_of_10000_rows_is_searchable_within_30_seconds(
     minilm.wait("document.getElementById('search-ready').checkVisibility()", 540)
     results = search(minilm, "read a file line by line")
     spent = cpu_seconds() - before
-    record_property("cpu_seconds", spent)
+    logging.getLogger(__name__).warning("%d rows: %.1f s of processor time until the first results", ROWS, spent)
     body = {"model": "minilm", "input": [texts[result["row"]] for result in results]}
     found = np.array([item["embedding"] for item in httpx.post(f"{url}/v1/embeddings", json=body).json()["data"]])
     query = {"model": "minilm", "input": "read a file line by line", "input_type": "query"}
@@ -164,6 +163,7 @@ def test_the_pictures_of_the_documents(browser: Browser, minilm: Tab, url: str, 
     with browser.tab(1100, 820, dark=True) as dark:
         dark.open(f"{url}/playground#inside")
         dark.wait("document.querySelectorAll('#live figure').length === 3")
+        dark.run("document.querySelectorAll('#inside-result section')[1].scrollIntoView()")
         picture(dark, "playground-inside")
     with browser.tab(390, 780, phone=True) as phone:
         phone.open(f"{url}/playground")

@@ -5,17 +5,18 @@ import { node } from "../dom.js";
 const words = new Intl.Segmenter(undefined, { granularity: "word" });
 const sentences = new Intl.Segmenter(undefined, { granularity: "sentence" });
 
-/** Shorter words of a query are in most texts. */
-const SHORTEST = 3;
+/** Rows that show how frequent a word is, and the share of them from which it marks nothing. */
+const SAMPLE = 500, FREQUENT = 0.2;
 
 /** @param {string} text */
 const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
 
-/** Return the words of a query that are looked for. @param {string} query */
-export function wordsOf(query) {
+/** Return the words of a query that are looked for: those that few rows have. @param {string} query @param {string[]} texts of the rows */
+export function wordsOf(query, texts) {
   const all = [...words.segment(query)].filter((part) => part.isWordLike).map((part) => plain(part.segment));
-  const long = all.filter((word) => word.length >= SHORTEST || !/^[a-z]*$/.test(word));
-  return new Set(long.length ? long : all);
+  const sample = texts.filter((_, row) => row % Math.ceil(texts.length / SAMPLE) === 0).map((text) => new Set(plain(text).match(/[\p{L}\p{N}]+/gu)));
+  const rare = all.filter((word) => sample.filter((row) => row.has(word)).length < FREQUENT * sample.length);
+  return new Set(rare);
 }
 
 /** Report whether a word of a text is one of the query, in this or another ending. @param {string} word @param {Set<string>} wanted */

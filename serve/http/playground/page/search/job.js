@@ -1,7 +1,7 @@
 /** Job that embeds many texts: in streams of some hundred, with progress, cancelling, and waits when the server asks for them. */
 
 import { floats, stream } from "../api.js";
-import { GoneError, ServerError } from "../errors.js";
+import { ServerError } from "../errors.js";
 
 /** Texts and characters of a stream: the server begins to answer before it has read much. */
 const MOST_TEXTS = 2048;
@@ -22,7 +22,7 @@ const ATTEMPTS = 6;
  * @param {string[]} texts @param {import("../api.js").Options} options
  * @param {{ signal: AbortSignal, onVectors: (row: number, vectors: Float32Array[]) => void, onProgress: (progress: Progress) => void }} job
  * @returns {Promise<Progress & { space: string }>}
- * @throws {ServerError | GoneError | DOMException}
+ * @throws {ServerError} and the errors of `stream`
  */
 export async function embedMany(texts, options, { signal, onVectors, onProgress }) {
   const progress = { done: 0, cut: 0, tokens: 0, waiting: 0 };

@@ -173,7 +173,7 @@ async function search() {
     const { results, requests } = await find(query, { model: model.id, type: by("search-type").value, reranker: by("rerank").value, count: Number(by("search-count").value), texts }, signal);
     if (signal.aborted) return;
     state.results = results;
-    const wanted = wordsOf(query);
+    const wanted = wordsOf(query, texts);
     by("search-status").textContent = `${counted(results.length, "result")} among ${counted(texts.length, "row")} in ${Math.round(performance.now() - started)} ms`;
     by("results").replaceChildren(...results.map((result, index) => resultItem(result, index, { texts, names, columns, wanted })));
     state.map?.showHits(results.map(({ row }) => row));
