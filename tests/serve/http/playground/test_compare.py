@@ -146,7 +146,9 @@ def test_storage_types_are_the_servers_encodings(tab: Tab, address: str) -> None
     compare(tab, TEXTS)
     full = cosines(ask(address, TEXTS), ask(address, TEXTS))
     pairs = np.triu_indices(len(TEXTS), 1)
-    bits = np.unpackbits(np.array(ask(address, TEXTS, dtype="ubinary"), np.uint8), axis=1) * 2.0 - 1
+    bits = np.array(
+        np.unpackbits(np.array(ask(address, TEXTS, dtype="ubinary"), np.uint8), axis=1) * 2.0 - 1, np.float64
+    )
     codes = np.array(ask(address, TEXTS, dtype="int8"), np.float64)
     rows = tab.run(
         "return [...[...document.querySelectorAll('#compare-result table')].at(-1).tBodies[0].rows].map("

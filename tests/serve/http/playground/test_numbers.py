@@ -26,7 +26,7 @@ def clusters(count: int = 300, size: int = 24, groups: int = 5) -> Floats:
     generator = np.random.default_rng(3)
     centers = generator.normal(size=(groups, size))
     found = centers[np.arange(count) % groups] + 0.45 * generator.normal(size=(count, size))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
 
 
 def work(tab: Tab, vectors: Floats, operation: str) -> Any:

@@ -135,8 +135,8 @@ def docstrings(path: Path) -> Path:
             for node in ast.walk(ast.parse(file.read_bytes())) if file.is_file() else ():
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and len(text := ast.get_docstring(node) or "") > 30:
                     rows.append((module, node.name, " ".join(text.split("\n\n")[0].split())))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("module", "name", "text"), *rows])
+    with path.open("w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([("module", "name", "text"), *rows])
     return path
 
 

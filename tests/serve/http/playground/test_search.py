@@ -39,7 +39,7 @@ def unit(address: str, texts: list[str], input_type: str) -> NDArray[np.float64]
     body = {"model": "fake-model", "input": texts, "input_type": input_type}
     answer = httpx.post(f"{address}/v1/embeddings", json=body).raise_for_status().json()
     found = np.array([item["embedding"] for item in answer["data"]], np.float64)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
 def load(tab: Tab, path: Path) -> None:
