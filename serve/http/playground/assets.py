@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
@@ -49,8 +50,9 @@ class Asset:
     content_type: bytes
 
 
+@cache
 def read_assets() -> Mapping[str, Asset]:
-    """Return the files of the page by their paths relative to it, such as `map/canvas.js`."""
+    """Return the files of the page, which are read once, by their paths relative to it, such as `map/canvas.js`."""
     page = files(__package__).joinpath("page")
     return MappingProxyType(
         {name: Asset(file.read_bytes(), TYPES[name.rpartition(".")[2]]) for name, file in _files(page, "")}

@@ -36,6 +36,14 @@ def shared_tab(browser: Browser) -> Iterator[Tab]:
 
 
 @pytest.fixture
+def modules(shared_tab: Tab, address: str) -> Tab:
+    """Return the page, as earlier tests left it, for tests of its modules alone."""
+    if not shared_tab.run("return location.href").startswith(f"{address}/playground"):
+        shared_tab.open(f"{address}/playground")
+    return shared_tab
+
+
+@pytest.fixture
 def tab(shared_tab: Tab, address: str) -> Iterator[Tab]:
     """Return the page of that server, loaded anew, which has its models. Its scripts must not fail."""
     shared_tab.open(f"{address}/playground")

@@ -1,48 +1,21 @@
-"""`GET /v1/card`: the card, the variants and the calibration of the artifact."""
+"""`GET /v1/card`: the card, the variants and the calibration of a model, from what is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import httpx
 import msgspec
-import pytest
 
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.calibration import Calibration
-from fletcher.serve.models.spec import ModelSpec
+from fletcher.runtime.model_info import VariantInfo
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...fake_encoder import FakeEncoder
+from ...fake_encoder import CARD, FakeEncoder
+from .test_inside import VARIANTS
 
 
-@pytest.fixture(scope="module")
-def url(tiny_artifact: Path) -> Iterator[str]:
-    specs = [ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas", workers=1)]
-    with Server(specs, ServerOptions(http="127.0.0.1:0", flight="off")) as server:
-        yield str(server.addresses.http)
-
-
-def test_the_card_is_that_of_the_artifact(url: str, tiny_artifact: Path) -> None:
-    manifest = Artifact.open(tiny_artifact).manifest
-    answer = httpx.get(f"{url}/v1/card").json()
-    assert msgspec.convert(answer["card"], ModelCard) == manifest.card
-    assert (answer["model"], answer["version"], answer["variant"]) == ("tiny", "1", "cpu-fp32")
-    assert answer["calibration"] is None
-    for found, variant in zip(answer["variants"], manifest.variants, strict=True):
-        assert found["name"] == variant.name
-        assert found["measured"] == variant.measured
-        assert found["tolerance"] == msgspec.to_builtins(variant.tolerance)
-        assert found["canary"] == variant.canary
-    assert httpx.get(f"{url}/v1/card", params={"model": "tiny@1"}).json() == answer
-    unknown = httpx.get(f"{url}/v1/card", params={"model": "other"})
-    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
-
-
-def test_the_calibration_is_there() -> None:
+def test_card_variants_and_calibration_are_those_of_the_loaded_model() -> None:
     calibration = Calibration(
         measure="cosine",
         method="logistic",
@@ -55,7 +28,14 @@ def test_the_calibration_is_there() -> None:
         variant="cpu-fp32",
     )
     encoder = FakeEncoder()
-    encoder.info = msgspec.structs.replace(encoder.info, calibration=calibration)
+    encoder.info = msgspec.structs.replace(encoder.info, calibration=calibration, variants=VARIANTS)
     with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         answer = httpx.get(f"{server.addresses.http}/v1/card").json()
+        named = httpx.get(f"{server.addresses.http}/v1/card", params={"model": "fake-model@1"}).json()
+        unknown = httpx.get(f"{server.addresses.http}/v1/card", params={"model": "other"})
+    assert named == answer
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    assert (answer["model"], answer["version"], answer["variant"]) == ("fake-model", "1", "cpu-fp32")
+    assert msgspec.convert(answer["card"], ModelCard) == CARD
+    assert msgspec.convert(answer["variants"], tuple[VariantInfo, ...]) == VARIANTS
     assert msgspec.convert(answer["calibration"], Calibration) == calibration

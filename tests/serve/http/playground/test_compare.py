@@ -20,7 +20,7 @@ from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import FakeEncoder
-from .browser import Browser, Tab
+from .browser import Tab
 
 TEXTS = ["warm bread", "cold bread", "a key", "größer als 𝄞"]
 QUERIES = ["bread", "locks"]
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 def ask(address: str, texts: list[str], **fields: Any) -> Any:
     """Return the vectors of the API, or for other types than float32 its items."""
     body = {"model": "fake-model", "input": texts, "encoding_format": "float", **fields}
-    answer = httpx.post(f"{address}/v1/embeddings", json=body).raise_for_status().json()
+    answer = httpx.post(f"{address}/v1/embeddings", json=body, verify=False).raise_for_status().json()
     if "dtype" in fields:
         return [item["embedding"] for item in answer["data"]]
     return np.array([item["embedding"] for item in answer["data"]], np.float64)
@@ -125,13 +125,13 @@ def test_the_cut_is_shown_in_the_text(tab: Tab) -> None:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_tokens_that_share_a_character_and_places_beyond_the_first_plane(tab: Tab, side: str) -> None:
+def test_tokens_that_share_a_character_and_places_beyond_the_first_plane(modules: Tab, side: str) -> None:
     """Byte-level tokenizers divide one character into several tokens; places count characters, not UTF-16."""
     places = [(0, 1), (1, 2), (1, 2), (1, 2), (2, 4), (5, 6)]
     tokens = [{"id": 7, "text": "", "special": False, "start": start, "stop": stop} for start, stop in places]
     tokens = [{"id": 0, "text": "<s>", "special": True, "start": None, "stop": None}, *tokens]
     cut = json.dumps({"seen": 5, "dropped": 2, "prompt": "", "side": side})
-    text, lost = tab.run(
+    text, lost = modules.run(
         "const {tokenView} = await import('./playground/compare/tokens.js');"
         f"const item = tokenView('a𝄞bc d', {json.dumps(tokens)}, {cut});"
         "return [item.querySelector('.tokens').textContent, item.querySelector('del').textContent]"
@@ -190,11 +190,11 @@ CALIBRATIONS = [
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS, ids=["logistic", "isotonic"])
-def test_probabilities_are_those_of_the_servers_calibration(browser: Browser, calibration: Calibration) -> None:
+def test_probabilities_are_those_of_the_servers_calibration(shared_tab: Tab, calibration: Calibration) -> None:
     encoder = FakeEncoder()
     encoder.info = msgspec.structs.replace(encoder.info, calibration=calibration)
-    with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off")) as server, browser.tab() as tab:
-        url = str(server.addresses.http)
+    with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off")) as server:
+        url, tab = str(server.addresses.http), shared_tab
         tab.open(f"{url}/playground")
         tab.wait("document.body.dataset.ready === 'yes'")
         compare(tab, TEXTS)

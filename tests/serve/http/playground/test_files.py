@@ -50,11 +50,11 @@ def expected(name: str, value: Any) -> str:
     return str(value)
 
 
-def read(tab: Tab, data: bytes, most: int = 50_000) -> Any:
+def read(modules: Tab, data: bytes, most: int = 50_000) -> Any:
     """Return names and columns that the page reads, or its error."""
     script = f"const bytes = Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (c) => c.charCodeAt(0));"
     script += "const {readParquet} = await import('./playground/files/parquet.js');"
-    return tab.run(script + f"try {{ return await readParquet(bytes, {most}) }} catch (e) {{ return e.message }}")
+    return modules.run(script + f"try {{ return await readParquet(bytes, {most}) }} catch (e) {{ return e.message }}")
 
 
 def written(table: pa.Table, **options: Any) -> bytes:
@@ -96,25 +96,25 @@ def check(found: Any, table: pa.Table, rows: int = COUNT) -> None:
     ],
     ids=str,
 )
-def test_parquet_is_read_as_pyarrow_writes_it(tab: Tab, options: dict[str, Any]) -> None:
-    check(read(tab, written(TABLE, **options)), TABLE)
+def test_parquet_is_read_as_pyarrow_writes_it(modules: Tab, options: dict[str, Any]) -> None:
+    check(read(modules, written(TABLE, **options)), TABLE)
 
 
-def test_rows_beyond_the_limit_are_not_read(tab: Tab) -> None:
-    check(read(tab, written(TABLE, row_group_size=700), most=1000), TABLE, 1000)
+def test_rows_beyond_the_limit_are_not_read(modules: Tab) -> None:
+    check(read(modules, written(TABLE, row_group_size=700), most=1000), TABLE, 1000)
 
 
-def test_decimals_of_integers_are_numbers(tab: Tab) -> None:
+def test_decimals_of_integers_are_numbers(modules: Tab) -> None:
     table = pa.table({"price": pa.array([Decimal("12.34"), Decimal("-0.50")], pa.decimal128(9, 2))})
-    assert read(tab, written(table, store_decimal_as_integer=True))["columns"] == [["12.34", "-0.50"]]
+    assert read(modules, written(table, store_decimal_as_integer=True))["columns"] == [["12.34", "-0.50"]]
 
 
 @pytest.mark.parametrize("codec", ["zstd", "brotli"])
-def test_codecs_that_browsers_lack_are_named(tab: Tab, codec: str) -> None:
-    assert f"compressed with {codec}" in read(tab, written(TABLE, compression=codec))
+def test_codecs_that_browsers_lack_are_named(modules: Tab, codec: str) -> None:
+    assert f"compressed with {codec}" in read(modules, written(TABLE, compression=codec))
 
 
-def test_damaged_files_are_refused_and_never_hang(tab: Tab) -> None:
+def test_damaged_files_are_refused_and_never_hang(modules: Tab) -> None:
     """Each file lacks a part, or has another byte: the page reads it or says that it is damaged."""
     data = written(TABLE.slice(0, 200), compression="snappy", use_dictionary=["same"])
     script = f"const whole = Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (c) => c.charCodeAt(0));"
@@ -133,7 +133,7 @@ def test_damaged_files_are_refused_and_never_hang(tab: Tab) -> None:
     }
     return refused;
     """
-    assert tab.run(script) > 50  # those that lack a part, at least
+    assert modules.run(script) > 50  # those that lack a part, at least
 
 
 CSV = [
@@ -147,16 +147,16 @@ CSV = [
 
 
 @pytest.mark.parametrize("text", CSV)
-def test_csv_is_read_as_python_reads_it(tab: Tab, text: str) -> None:
+def test_csv_is_read_as_python_reads_it(modules: Tab, text: str) -> None:
     script = "const {parseTable} = await import('./playground/files/read.js');"
-    found = tab.run(f"{script} return parseTable({json.dumps(text)}, ',')")
+    found = modules.run(f"{script} return parseTable({json.dumps(text)}, ',')")
     assert found == [record for record in csv.reader(io.StringIO(text, newline="")) if record]
 
 
-def test_separators_names_and_rows_of_csv(tab: Tab) -> None:
+def test_separators_names_and_rows_of_csv(modules: Tab) -> None:
     def read_text(text: str, header: bool = True, end: str = "csv") -> Any:
         script = "const {readText} = await import('./playground/files/read.js');"
-        return tab.run(f"{script} return readText({json.dumps(text)}, {json.dumps(header)}, {json.dumps(end)})")
+        return modules.run(f"{script} return readText({json.dumps(text)}, {json.dumps(header)}, {json.dumps(end)})")
 
     found = read_text("id;text;text\n1;one, two;x\n2;three;y\n")
     assert (found["names"], found["total"]) == (["id", "text", "text (2)"], 2)
@@ -170,8 +170,10 @@ def test_separators_names_and_rows_of_csv(tab: Tab) -> None:
     assert (many["total"], len(many["columns"][0])) == (50_010, 50_000)
 
 
-def test_the_column_with_the_texts_is_found(tab: Tab, tmp_path: Path) -> None:
+def test_the_column_with_the_texts_is_found(modules: Tab, tmp_path: Path) -> None:
     script = "const {textColumn} = await import('./playground/files/read.js');"
     columns = [["1", "2"], ["a long text about bread", "another text about keys"], ["red", "red"]]
-    found = tab.run(f"{script} return textColumn({{names: ['id', 'remark', 'color'], columns: {json.dumps(columns)}}})")
+    found = modules.run(
+        f"{script} return textColumn({{names: ['id', 'remark', 'color'], columns: {json.dumps(columns)}}})"
+    )
     assert found == 1

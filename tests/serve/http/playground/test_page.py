@@ -71,13 +71,15 @@ def test_the_page_is_small() -> None:
 
 
 def test_other_paths_and_methods_are_refused(address: str) -> None:
-    for path in ("nothing.js", "../docs.html", "%2e%2e/assets.py", "assets.py", "compare"):
-        assert httpx.get(f"{address}/playground/{path}").status_code == 404
-    assert httpx.post(f"{address}/playground", json={}).status_code == 405
-    assert httpx.head(f"{address}/playground").headers["content-length"] == str(len(read_assets()["index.html"].body))
-    # The addresses in the page are relative to the path without a slash at its end.
-    assert str(httpx.get(f"{address}/playground/", follow_redirects=True).url) == f"{address}/playground"
-    assert "/playground" not in httpx.get(f"{address}/openapi.json").json()["paths"]
+    with httpx.Client(base_url=address) as client:
+        for path in ("nothing.js", "../docs.html", "%2e%2e/assets.py", "assets.py", "compare"):
+            assert client.get(f"/playground/{path}").status_code == 404
+        assert client.post("/playground", json={}).status_code == 405
+        length = client.head("/playground").headers["content-length"]
+        assert length == str(len(read_assets()["index.html"].body))
+        # The addresses in the page are relative to the path without a slash at its end.
+        assert client.get("/playground/", follow_redirects=True).url.path == "/playground"
+        assert "/playground" not in client.get("/openapi.json").json()["paths"]
 
 
 def test_the_option_turns_it_off() -> None:
@@ -89,9 +91,10 @@ def test_the_option_turns_it_off() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/fletcher"])
-def test_it_works_below_a_prefix_and_asks_no_other_server(browser: Browser, prefix: str) -> None:
+def test_it_works_below_a_prefix_and_asks_no_other_server(shared_tab: Tab, prefix: str) -> None:
     options = ServerOptions(http="127.0.0.1:0", flight="off", root_path=prefix)
-    with Server(FakeEncoder(), options) as server, browser.tab() as tab:
+    with Server(FakeEncoder(), options) as server:
+        tab = shared_tab
         tab.open(f"{server.addresses.http}{prefix}/playground/#search")
         tab.wait("document.body.dataset.ready === 'yes'")
         assert tab.run("return document.getElementById('view-search').checkVisibility()")

@@ -19,7 +19,7 @@ from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import FakeEncoder
-from .browser import Browser, Tab
+from .browser import Tab
 
 WORDS = ("warm", "cold", "old", "new", "red", "blue", "fast", "slow")
 THINGS = ("bread", "key", "door", "car", "bird")
@@ -37,7 +37,7 @@ def table(path: Path) -> Path:
 def unit(address: str, texts: list[str], input_type: str) -> NDArray[np.float64]:
     """Return the vectors of the API, scaled to length 1."""
     body = {"model": "fake-model", "input": texts, "input_type": input_type}
-    answer = httpx.post(f"{address}/v1/embeddings", json=body).raise_for_status().json()
+    answer = httpx.post(f"{address}/v1/embeddings", json=body, verify=False).raise_for_status().json()
     found = np.array([item["embedding"] for item in answer["data"]], np.float64)
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
@@ -193,10 +193,11 @@ def test_cut_texts_are_counted(tab: Tab, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def gated(browser: Browser) -> Iterator[tuple[FakeEncoder, Tab]]:
+def gated(shared_tab: Tab) -> Iterator[tuple[FakeEncoder, Tab]]:
     """Return an encoder whose gate the test opens, and the page of its server."""
     encoder = FakeEncoder()
-    with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off")) as server, browser.tab() as tab:
+    with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off")) as server:
+        tab = shared_tab
         tab.open(f"{server.addresses.http}/playground")
         tab.wait("document.body.dataset.ready === 'yes'")
         yield encoder, tab

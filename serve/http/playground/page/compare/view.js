@@ -61,6 +61,7 @@ const model = () => modelOf(by("compare-model").value);
 const sizes = () => [...model().dimensions].sort((a, b) => a - b);
 
 async function chooseModel() {
+  if (!model()) return;
   showError(by("compare-error"), null);
   const types = model().input_types;
   const [before, queries] = [by("compare-type").value || "document", by("compare-query-type").value || "query"];

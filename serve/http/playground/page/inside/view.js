@@ -8,13 +8,14 @@ import { cardOf, modelChoices, modelOf, models as served } from "../models.js";
 import { checkCanary } from "./canary.js";
 import { Live } from "./live.js";
 
-/** @type {Live | null} */
-let live = null;
+/** The live numbers, for the tests of the page. @type {{ live: Live | null }} */
+export const state = { live: null };
+
 let visible = false;
 let loading = new AbortController();
 
 export function start() {
-  live = new Live(by("live"));
+  state.live = new Live(by("live"));
   by("inside-model").addEventListener("change", () => show());
 }
 
@@ -22,7 +23,7 @@ export function models() {
   choices(by("inside-model"), modelChoices(served()));
   if (visible) {
     show();
-    live?.start();
+    state.live?.start();
   }
 }
 
@@ -32,9 +33,9 @@ export function shown(now) {
   visible = now;
   if (now && served().length) {
     show();
-    live?.start();
+    state.live?.start();
   } else if (!now) {
-    live?.stop();
+    state.live?.stop();
     loading.abort();
   }
 }
@@ -45,6 +46,10 @@ async function show() {
   const { signal } = loading;
   const model = modelOf(by("inside-model").value);
   showError(by("inside-error"), null);
+  if (!model) {
+    by("inside-result").replaceChildren(node("p", {}, "The server has no model at this moment."));
+    return;
+  }
   try {
     const path = `v1/space?model=${encodeURIComponent(model.id)}`;
     const [described, space] = await Promise.all([cardOf(model.id), ask(path, { signal })]);
