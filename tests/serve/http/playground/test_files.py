@@ -75,15 +75,10 @@ def check(found: Any, table: pa.Table, rows: int = COUNT) -> None:
     "options",
     [
         {},
-        {"compression": "none"},
-        {"compression": "gzip"},
-        {"compression": "lz4"},
-        {"use_dictionary": False},
-        {"data_page_version": "2.0"},
-        {"data_page_version": "2.0", "use_dictionary": False, "compression": "gzip"},
-        {"row_group_size": 700, "data_page_size": 2000},
-        {"use_deprecated_int96_timestamps": True},
-        {"version": "1.0"},
+        {"compression": "none", "row_group_size": 700, "data_page_size": 2000},
+        {"compression": "gzip", "data_page_version": "2.0", "use_dictionary": False},
+        {"compression": "lz4", "data_page_version": "2.0"},
+        {"use_deprecated_int96_timestamps": True, "version": "1.0", "use_dictionary": False},
         {
             "use_dictionary": False,
             "column_encoding": {
