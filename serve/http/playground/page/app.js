@@ -8,7 +8,7 @@ import * as compare from "./compare/view.js";
 import * as inside from "./inside/view.js";
 import * as search from "./search/view.js";
 
-/** @type {Record<string, { start: () => void, models: () => void, shown: (visible: boolean) => void }>} */
+/** @type {Record<string, { start: () => void, models: () => void, shown?: (visible: boolean) => void }>} */
 const views = { compare, search, inside };
 
 const chosen = () => (location.hash.slice(1) in views ? location.hash.slice(1) : "compare");
@@ -17,7 +17,7 @@ function show() {
   const name = chosen();
   for (const [other, view] of Object.entries(views)) {
     by(`view-${other}`).hidden = other !== name;
-    view.shown(other === name);
+    view.shown?.(other === name);
   }
   for (const link of document.querySelectorAll("nav a")) {
     if (/** @type {HTMLElement} */ (link).dataset.view === name) link.setAttribute("aria-current", "page");

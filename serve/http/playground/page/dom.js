@@ -68,13 +68,15 @@ export function table(caption, head, rows) {
         node("tr", {}, node("th", { scope: "row" }, first), rest.map((cell) => cell instanceof HTMLTableCellElement ? cell : node("td", {}, cell)))))));
 }
 
-/** Wait until the caller has not called for some time. @param {() => void} action @param {number} pause in milliseconds */
+/** Do something after a pause in which it was not asked for again. @param {() => void} action @param {number} pause in milliseconds */
 export function settled(action, pause) {
   let timer = 0;
-  return () => {
-    clearTimeout(timer);
+  const cancel = () => clearTimeout(timer);
+  const ask = () => {
+    cancel();
     timer = setTimeout(action, pause);
   };
+  return { ask, cancel };
 }
 
 /** Offer a file to save. @param {string} name @param {string} content @param {string} type */

@@ -19,19 +19,21 @@ export const state = { run: null, done: 0 };
 
 let aborting = new AbortController();
 
+/** A choice changes the result on the screen, if there is one. */
+const again = settled(() => state.run && run(), 250);
+
 export function start() {
   by("compare-form").addEventListener("submit", (/** @type {Event} */ event) => {
     event.preventDefault();
     run();
   });
-  const again = settled(() => state.run && run(), 250);
-  by("compare-model").addEventListener("change", () => chooseModel().then(again, fail));
+  by("compare-model").addEventListener("change", () => chooseModel().then(again.ask, fail));
   by("compare-size").addEventListener("input", () => {
     showSize();
-    again();
+    again.ask();
   });
-  for (const id of ["compare-type", "compare-query-type"]) by(id).addEventListener("change", () => showPrompts().then(again, fail));
-  by("compare-other").addEventListener("change", again);
+  for (const id of ["compare-type", "compare-query-type"]) by(id).addEventListener("change", () => showPrompts().then(again.ask, fail));
+  by("compare-other").addEventListener("change", again.ask);
 }
 
 export function models() {
@@ -41,11 +43,6 @@ export function models() {
   choices(by("compare-other"), [["", "no other model"], ...modelChoices(usable)]);
   if (usable.length) chooseModel().catch(fail);
   else showError(by("compare-error"), new InputError("No model of this server gives vectors. “Look inside” shows the models that it has."));
-}
-
-/** @param {boolean} visible */
-export function shown(visible) {
-  if (!visible) aborting.abort();
 }
 
 /** @param {any} error */
@@ -125,6 +122,7 @@ async function measure(served, form, signal) {
 }
 
 async function run() {
+  again.cancel();
   aborting.abort();
   aborting = new AbortController();
   const { signal } = aborting;

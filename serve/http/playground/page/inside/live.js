@@ -40,7 +40,7 @@ export function chart(title, series, shown) {
         return "";
       }
       const end = values[index + 1] ?? null;
-      const dot = pen === "M" && end === null ? "h.1" : ""; // a value alone is a dot
+      const dot = pen === "M" && end === null ? "m-4 0h8" : ""; // a value alone is a short line
       const point = `${pen}${((index * WIDTH) / (length - 1)).toFixed(1)} ${(HEIGHT - (most ? (value / most) * (HEIGHT - 4) : 0) - 2).toFixed(1)}${dot}`;
       pen = "L";
       return point;

@@ -56,11 +56,6 @@ export function models() {
   by("embed").disabled = withOutput("vectors").length === 0;
 }
 
-/** @param {boolean} visible */
-export function shown(visible) {
-  if (!visible) searching.abort();
-}
-
 /** Read a file or pasted text, and show its first rows. @param {File | string | null} source */
 async function load(source) {
   if (source === null) return;
