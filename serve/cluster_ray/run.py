@@ -1,0 +1,76 @@
+"""`run_deployments`: the work of `fletcher-serve cluster serve`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from fletcher.runtime.commandline.reporter import Reporter, Table
+from fletcher.runtime.errors import FletcherError, InputError
+
+from ..signals import hangups, stop_signals, wait_until_stopped
+from .connection import Cluster, connected
+from .deploy import Deployed, deploy, remove
+from .environment import check_ray, take_environment
+from .options import LOCAL, RayFile
+
+__all__ = ["remove_deployments", "run_deployments"]
+
+logger = logging.getLogger("fletcher.serve.cluster_ray")
+
+
+def run_deployments(file: RayFile, report: Reporter, reread: Callable[[], RayFile]) -> None:
+    """Deploy; on a cluster of this machine also serve until a signal, and deploy again after SIGHUP.
+
+    Args:
+        file: the deployments.
+        report: prints the addresses.
+        reread: reads the file again.
+
+    Raises:
+        FletcherError: as for `connected` and `deploy`.
+    """
+    variables = take_environment(file.ray)
+    check_ray()
+    with connected(file.ray.address, variables) as cluster:
+        if not cluster.local:
+            _announce(deploy(cluster, file, report), report)
+            return
+        with stop_signals() as stopped, hangups() as hung_up:
+            _announce(deploy(cluster, file, report), report)
+            wait_until_stopped(stopped, hung_up, on_hangup=lambda: _again(cluster, file, report, reread))
+            remove(cluster, file)
+
+
+def remove_deployments(file: RayFile, report: Reporter) -> None:
+    """End the deployments of a file.
+
+    Raises:
+        InputError: the cluster is one of this machine, which ends with its command; or as for `connected`.
+    """
+    if file.ray.address == LOCAL:
+        raise InputError("a local cluster ends with the command that started it: stop that command")
+    with connected(file.ray.address, take_environment(file.ray)) as cluster:
+        remove(cluster, file)
+    report.line(f"ended {', '.join(one.name for one in file.deployments)}")
+
+
+def _again(cluster: Cluster, file: RayFile, report: Reporter, reread: Callable[[], RayFile]) -> None:
+    """Deploy what the file has now. A failure changes nothing and is reported."""
+    try:
+        fresh = reread()
+        if fresh.ray != file.ray:
+            raise InputError("[ray] has changed, which needs a new start of the command")
+        _announce(deploy(cluster, fresh, report), report)
+    except FletcherError as error:
+        report.warn(f"the file was read again and rejected: {error}")
+
+
+def _announce(deployed: list[Deployed], report: Reporter) -> None:
+    rows = [
+        (one.name, one.url, one.replicas, f"{one.gpus:g}", f"{one.memory / 2**20:.0f} MiB", " ".join(one.flight) or "off")
+        for one in deployed
+    ]
+    report.result(deployed, Table(("deployment", "HTTP", "replicas", "GPUs", "memory", "Flight"), rows))
+    sys.stdout.flush()
