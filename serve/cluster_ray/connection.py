@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -102,7 +103,7 @@ class Cluster:
             text = str(error)
             if "No module named 'fletcher" in text or "No module named 'msgspec" in text:
                 raise InputError(
-                    f"{where} has no Fletcher: install the same version on every node (pip install 'longbow-fletcher[cluster]')"
+                    f"{where} has no Fletcher: install this version on every node (pip install 'longbow-fletcher[cluster]')"
                 ) from error
             last = text.strip().splitlines()[-1] if text.strip() else type(error).__name__
             raise ServiceError(f"a task on {where} failed: {last}") from error
@@ -124,7 +125,10 @@ def connected(address: str, variables: Mapping[str, str], *, cpus: int | None = 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_MODE" not in os.environ and address != LOCAL and _has_token():
         os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported, and does not ask the cluster
+    # The only message of Ray's libraries that a user needs is the error, which is raised.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray = check_ray()
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if ":" in address:
         _reach(address)
     common = {"runtime_env": {"env_vars": dict(variables)}, "namespace": "fletcher", "logging_level": "error"}
@@ -164,7 +168,7 @@ def _reach(address: str) -> None:
     except (OSError, OverflowError) as error:
         raise InputError(
             f"no cluster answers at {address} ({error}): start its head with `ray start --head --port {port}`, or use "
-            "address = \"local\""
+            'address = "local"'
         ) from error
 
 
@@ -193,4 +197,3 @@ def _translated(address: str) -> Iterator[None]:
         else:
             reason = " ".join(text.split())[:400]
         raise InputError(f"the cluster {address!r} cannot be used: {reason}") from error
-

@@ -138,8 +138,8 @@ def _serve_runs(cluster: Cluster, file: RayFile) -> bool:
         )
     if not _has_haproxy(cluster):
         raise InputError(
-            "Ray Serve runs in this cluster with its default proxy in Python, which costs about 7 ms and 6.9 ms of CPU for each "
-            "request, where the server alone costs 0.2 ms. End it (`serve shutdown`), and this command starts it with HAProxy"
+            "Ray Serve runs in this cluster with its default proxy in Python, which costs about 7 ms and 6.9 ms of CPU for "
+            "each request, where the server alone costs 0.2 ms. End it (`serve shutdown`): this command starts it with HAProxy"
         )
     return True
 
@@ -180,7 +180,7 @@ def _inspect(cluster: Cluster, file: RayFile, *, running: bool) -> dict[str, Nod
 
 
 def _pinned(spec: ModelSpec, deployment: Deployment, digests: Mapping[str, str]) -> ModelSpec:
-    """Return a model with the digest that all nodes have, so that a node that joins later has it too, and with its workers."""
+    """Return a model with the digest that all nodes have, so that nodes that join later have it too, and with its workers."""
     workers = spec.workers
     if workers is None and not deployment.gpus:
         workers = max(int(deployment.cpus), 1)
@@ -216,10 +216,8 @@ def _need(deployment: Deployment, measured: Measured, gpu_memory: int) -> Need:
     Raises:
         InputError: a GPU is too small for the models.
     """
-    if deployment.gpus == AUTO:
-        gpus = gpu_share(measured.gpu_memory, gpu_memory, deployment.name)
-    else:
-        gpus = float(deployment.gpus)
+    auto = deployment.gpus == AUTO
+    gpus = gpu_share(measured.gpu_memory, gpu_memory, deployment.name) if auto else float(deployment.gpus)
     memory = with_margin(measured.memory) if deployment.memory is None else parse_size(deployment.memory)
     return Need(deployment.cpus, gpus, memory, measured.gpu_memory if gpus else 0)
 
@@ -271,7 +269,7 @@ def deployment_options(
 
 
 def version_of(deployment: Deployment, need: Need) -> str:
-    """Return the version of the replicas. Replicas of another version are replaced; other models are exchanged inside them."""
+    """Return the version of the replicas. Those of another version are replaced; other models are exchanged inside them."""
     fixed = (deployment.server, deployment.flight, deployment.path_prefix, need.cpus, need.gpus)
     return hashlib.sha256(msgspec.json.encode(fixed)).hexdigest()[:16]
 

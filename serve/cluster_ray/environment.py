@@ -43,6 +43,8 @@ def variables(options: RayOptions) -> dict[str, str]:
     return {
         **dict.fromkeys(NEEDED, "1"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(options.metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(options.stats_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
@@ -78,8 +80,8 @@ def refuse_python_proxy(environment: Mapping[str, str]) -> None:
     for name in NEEDED:
         if environment.get(name, "1") != "1":
             raise InputError(
-                f"{name} is {environment[name]!r}: Ray Serve's default proxy in Python costs about 7 ms and 6.9 ms of CPU for "
-                "each request, where the server alone costs 0.2 ms, so Fletcher runs behind HAProxy with the throughput "
+                f"{name} is {environment[name]!r}: Ray Serve's default proxy in Python costs about 7 ms and 6.9 ms of CPU "
+                "for each request, where the server alone costs 0.2 ms, so Fletcher runs behind HAProxy with the throughput "
                 "options alone. Unset the variable"
             )
 

@@ -11,10 +11,12 @@ from fletcher.runtime import Encoder, LoadOptions
 from fletcher.runtime.errors import FletcherError
 from fletcher.runtime.inputs import Pairs, Texts
 from fletcher.runtime.machine.gpus import memory_info, this_gpus
+from fletcher.runtime.model_info import require_output
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..models.spec import ModelSpec
 
-__all__ = ["Measured", "measure_models"]
+__all__ = ["Measured", "measure_models", "peak_memory"]
 
 #: Word of the texts of the trial. A text of as many words as a model takes tokens is at least as long as its longest input.
 WORD: Final = "memory "
@@ -30,19 +32,27 @@ class Measured(msgspec.Struct, frozen=True):
         memory: largest resident memory of the process, in bytes.
         gpu_memory: bytes of the first GPU that were in use beside those before; 0 without a GPU.
         problem: reason why a model cannot be used; empty if there is none.
+        digest: digest of the first model's artifact.
+        space: identifier of the space of the first model's vectors, with the options of the trial.
+        dimension: elements of the first model's vectors.
     """
 
     memory: int = 0
     gpu_memory: int = 0
     problem: str = ""
+    digest: str = ""
+    space: str = ""
+    dimension: int = 0
 
 
-def measure_models(specs: bytes) -> bytes:
+def measure_models(specs: bytes, options: bytes | None = None) -> bytes:
     """Load models, compute full batches, and return what they needed as the JSON of `Measured`.
 
     Args:
-        specs: list of `ModelSpec` as JSON.
+        specs: list of `ModelSpec` as JSON, at least one.
+        options: `EmbedOptions` as JSON, which the models must have. Default: none are checked.
     """
+    embed = None if options is None else msgspec.json.decode(options, type=EmbedOptions)
     gpu = bool(this_gpus().gpus)
     before = memory_info(0)[0] if gpu else 0
     encoders: list[Encoder] = []
@@ -51,11 +61,16 @@ def measure_models(specs: bytes) -> bytes:
             try:
                 encoder = Encoder.load(spec.path, LoadOptions.of(spec))
                 encoders.append(encoder)
+                if embed is not None:
+                    require_output(encoder.card, "vectors")
+                    encoder.info.check(embed)
                 _fill(encoder)
             except FletcherError as error:
                 return msgspec.json.encode(Measured(problem=f"{spec.name or spec.path}: {error}"))
         used = before - memory_info(0)[0] if gpu else 0
-        return msgspec.json.encode(Measured(_peak(), max(used, 0)))
+        info = encoders[0].info
+        space = "" if embed is None else info.spaces.of(embed)
+        return msgspec.json.encode(Measured(peak_memory(), max(used, 0), "", info.digest, space, info.dimension))
     finally:
         for encoder in encoders:
             encoder.close()
@@ -71,7 +86,7 @@ def _fill(encoder: Encoder) -> None:
     encoder.compute(encoder.prepare(inputs, output=output).encodings)
 
 
-def _peak() -> int:
+def peak_memory() -> int:
     """Return the largest resident memory of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

@@ -140,7 +140,9 @@ def refuse_differences(reports: Sequence[NodeReport], own: Mapping[str, str] | N
             mine = own.get(name)
             # The release of Python within a minor version changes nothing that is sent.
             if mine is not None and _series(name, mine) != _series(name, version):
-                problems.append(f"{report.name} has {name} {version}, and this machine {mine}: install the same version")
+                problems.append(
+                    f"{report.name} has {name} {version}, and this machine {mine}: install the same version"
+                )
         problems += [
             f"{report.name} has no {name}, and this machine has {own[name]}"
             for name in own

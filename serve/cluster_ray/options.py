@@ -104,7 +104,9 @@ class RayOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
         super().__post_init__()
         first, last = self.ports
         if not 1024 <= first <= last <= 65535:
-            raise OptionError("replica_ports", f"replica_ports is {self.replica_ports!r}: use two ports, as 30000-31000")
+            raise OptionError(
+                "replica_ports", f"replica_ports is {self.replica_ports!r}: use two ports, as 30000-31000"
+            )
 
     @property
     def ports(self) -> tuple[int, int]:
@@ -122,10 +124,13 @@ class Deployment(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     name: Annotated[str, Meta(description="Name of the deployment in Ray Serve.")]
     models: Annotated[tuple[ModelSpec, ...], Meta(description="Models of every replica.")] = ()
-    server: Annotated[ServerOptions, Meta(description="Limits, keys, queue and traces of every replica.")] = ServerOptions()
+    server: Annotated[ServerOptions, Meta(description="Limits, keys, queue and traces of every replica.")] = (
+        ServerOptions()
+    )
     path_prefix: Annotated[str, Meta(description="Prefix of the paths of this deployment.")] = "/"
     min_replicas: Annotated[
-        int, Meta(ge=0, description="Smallest number of replicas; 0 ends the last one after zero_seconds without requests.")
+        int,
+        Meta(ge=0, description="Smallest number of replicas; 0 ends the last one after zero_seconds without requests."),
     ] = 1
     max_replicas: Annotated[int, Meta(ge=1, description="Largest number of replicas.")] = 1
     target_queue_seconds: Annotated[
@@ -138,19 +143,24 @@ class Deployment(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
         float, Meta(ge=0, description="Seconds that fewer replicas must be enough before one is ended.")
     ] = 300.0
     zero_seconds: Annotated[
-        float, Meta(ge=0, description="Seconds without requests after which the last replica ends, if min_replicas is 0.")
+        float,
+        Meta(ge=0, description="Seconds without requests after which the last replica ends, if min_replicas is 0."),
     ] = 900.0
-    cpus: Annotated[float, Meta(gt=0, description="Cores of a replica, for Ray's placement and the model's workers.")] = 1.0
+    cpus: Annotated[
+        float, Meta(gt=0, description="Cores of a replica, for Ray's placement and the model's workers.")
+    ] = 1.0
     gpus: Annotated[
         float | str,
         Meta(
-            description="GPUs of a replica: 0, a share such as 0.25, or a number. auto measures the memory of the models on a "
-            "GPU of the cluster and takes the share that holds them."
+            description="GPUs of a replica: 0, a share such as 0.25, or a number. auto measures the memory of the models on "
+            "a GPU of the cluster and takes the share that holds them."
         ),
     ] = 0.0
     memory: Annotated[
         int | str | None,
-        Meta(description="Memory of a replica for Ray's placement, such as 2GB. Default: it is measured before the start."),
+        Meta(
+            description="Memory of a replica for Ray's placement, such as 2GB. Default: it is measured before the start."
+        ),
     ] = None
     flight: Annotated[
         str,
@@ -168,7 +178,8 @@ class Deployment(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
             raise OptionError("path_prefix", f"path_prefix is {self.path_prefix!r}: use / or a path such as /search")
         if self.max_replicas < self.min_replicas:
             raise OptionError(
-                "max_replicas", f"max_replicas is {self.max_replicas}, and min_replicas is {self.min_replicas}: it is less"
+                "max_replicas",
+                f"max_replicas is {self.max_replicas}, and min_replicas is {self.min_replicas}: it is less",
             )
         if isinstance(self.gpus, str) and self.gpus != AUTO:
             raise OptionError("gpus", f"gpus is {self.gpus!r}: use {AUTO}, 0, a share below 1, or a whole number")
@@ -189,7 +200,9 @@ class Deployment(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
             if getattr(self.server, option) != getattr(usual, option):
                 raise OptionError(option, f"server has {option}, which a replica cannot use: {why}")
         if self.server.admin not in (OFF, "on"):
-            raise OptionError("admin", f"admin is {self.server.admin!r}: a replica has off or on, and no address of its own")
+            raise OptionError(
+                "admin", f"admin is {self.server.admin!r}: a replica has off or on, and no address of its own"
+            )
         if self.server.admin == "on" and not self.server.identifies:
             raise OptionError(
                 "admin",
@@ -285,7 +298,7 @@ def _refuse_unknown(path: Path, content: Mapping[str, Any]) -> None:
     """
     _compare(path, "", content, ("ray", "deployments"))
     deployments = content.get("deployments", ())
-    tables = [("ray", content.get("ray", {}), RayOptions)]
+    tables: list[tuple[str, Any, type[Options]]] = [("ray", content.get("ray", {}), RayOptions)]
     for one in deployments if isinstance(deployments, list) else ():
         if not isinstance(one, dict):
             continue

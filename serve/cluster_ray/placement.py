@@ -1,4 +1,4 @@
-"""Placement of replicas and engines: what they need, and how many fit on the nodes. The module knows neither Ray nor models."""
+"""Placement of replicas and engines: what they need, and how many fit on nodes. The module knows neither Ray nor models."""
 
 from __future__ import annotations
 
@@ -107,9 +107,13 @@ def refuse_if_none_fits(what: str, need: Need, rooms: Sequence[Room], count: int
     held = sum(fitting(need, room) for room in rooms)
     if held >= max(count, 1):
         return held
-    lacks = "; ".join(f"{room.name} has {_words(Need(room.cpus, room.gpus, room.memory, room.gpu_memory))}" for room in rooms)
+    lacks = "; ".join(
+        f"{room.name} has {_words(Need(room.cpus, room.gpus, room.memory, room.gpu_memory))}" for room in rooms
+    )
     wanted = f"{count} replicas of {what}" if held else what
-    raise InputError(f"{wanted} need{'' if held else 's'} {_words(need)}{' each' if held else ''}, and {_fits(held)}: {lacks}")
+    raise InputError(
+        f"{wanted} need{'' if held else 's'} {_words(need)}{' each' if held else ''}, and {_fits(held)}: {lacks}"
+    )
 
 
 def _fits(held: int) -> str:

@@ -97,7 +97,7 @@ class Replica:
         self._flight = flight
 
     async def check_health(self) -> None:
-        """Raise an error if the canary fails, batches fail or hang, or an artifact was changed. Ray Serve then replaces the replica.
+        """Raise an error if the canary fails, batches fail or hang, or an artifact was changed, so that Ray replaces it.
 
         Raises:
             ServiceError: the replica must not answer; the message has the reason.
@@ -109,7 +109,7 @@ class Replica:
             raise ServiceError(reason)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return the seconds of the queue, the share of the time since the last call in which it computed, and open requests."""
+        """Return the seconds of the queue, the share of the time since the last call with a batch, and open requests."""
         sample = self._models.metrics.registry.get_sample_value
         now, computed = time.monotonic(), sample("fletcher_batch_duration_seconds_sum") or 0.0
         since, before = self._measured

@@ -11,11 +11,12 @@ from fletcher.runtime.errors import FletcherError, InputError
 
 from ..signals import hangups, stop_signals, wait_until_stopped
 from .connection import Cluster, connected
+from .corpus.options import CorpusJob
 from .deploy import Deployed, deploy, remove
 from .environment import check_ray, take_environment
 from .options import LOCAL, RayFile
 
-__all__ = ["remove_deployments", "run_deployments"]
+__all__ = ["remove_deployments", "run_corpus", "run_deployments"]
 
 logger = logging.getLogger("fletcher.serve.cluster_ray")
 
@@ -56,6 +57,24 @@ def remove_deployments(file: RayFile, report: Reporter) -> None:
     report.line(f"ended {', '.join(one.name for one in file.deployments)}")
 
 
+def run_corpus(job: CorpusJob, report: Reporter) -> None:
+    """Run a corpus job, and report its result.
+
+    Raises:
+        FletcherError: as for `connected` and `embed_corpus`.
+    """
+    from .corpus.job import embed_corpus
+
+    with connected(job.corpus.address, {}) as cluster:
+        summary = embed_corpus(cluster, job, report)
+    if summary.truncated_texts:
+        report.warn(
+            f"{summary.truncated_texts:,} of {summary.rows:,} texts were longer than the model's limit and were truncated: "
+            f"{summary.dropped_tokens:,} tokens are not part of the vectors"
+        )
+    report.result(summary)
+
+
 def _again(cluster: Cluster, file: RayFile, report: Reporter, reread: Callable[[], RayFile]) -> None:
     """Deploy what the file has now. A failure changes nothing and is reported."""
     try:
@@ -69,7 +88,14 @@ def _again(cluster: Cluster, file: RayFile, report: Reporter, reread: Callable[[
 
 def _announce(deployed: list[Deployed], report: Reporter) -> None:
     rows = [
-        (one.name, one.url, one.replicas, f"{one.gpus:g}", f"{one.memory / 2**20:.0f} MiB", " ".join(one.flight) or "off")
+        (
+            one.name,
+            one.url,
+            one.replicas,
+            f"{one.gpus:g}",
+            f"{one.memory / 2**20:.0f} MiB",
+            " ".join(one.flight) or "off",
+        )
         for one in deployed
     ]
     report.result(deployed, Table(("deployment", "HTTP", "replicas", "GPUs", "memory", "Flight"), rows))

@@ -8,10 +8,21 @@ from typing import Annotated
 import typer
 
 from fletcher.runtime.commandline.console import reporter
+from fletcher.runtime.commandline.struct_options import struct_options
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.options.load import LoadOptions
+from fletcher.runtime.remote.url import is_url
 
-from .options import require_packages, serve_packages
+from ..cluster_ray.corpus.options import CorpusJob, CorpusOptions
+from ..files.options import InputOptions
+from ..longbow.options import LongbowOptions
+from .options import Directory, require_packages, serve_packages
 
 __all__ = ["cluster"]
+
+#: Scheme of a sink that is a dataset of Longbow.
+LONGBOW = ("grpc://", "grpc+tcp://", "grpc+tls://")
 
 cluster = typer.Typer(name="cluster", help="Serve and embed on several machines.", no_args_is_help=True)
 
@@ -43,3 +54,57 @@ def serve(
         remove_deployments(content, reporter(ctx))
     else:
         run_deployments(content, reporter(ctx), reread=lambda: read_ray_file(file))
+
+
+@cluster.command("embed")
+@struct_options
+def embed(
+    ctx: typer.Context,
+    directory: Directory,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Input: a file, a folder or a URL (s3://…), that every node can read."),
+    ],
+    sink: Annotated[
+        str,
+        typer.Argument(
+            metavar="SINK",
+            help="Output: a folder or a URL (s3://…), that every node can write, for Parquet files; or "
+            "grpc://HOST:PORT/DATASET for Longbow.",
+        ),
+    ],
+    inputs: InputOptions,
+    corpus: CorpusOptions,
+    options: EmbedOptions,
+    load: LoadOptions = LoadOptions(),
+) -> None:
+    """Embed a corpus on a cluster of Ray, each row once. A job that was killed continues when it runs again.
+
+    The input is divided into parts. An engine, which has a GPU or cores of its own, reads, embeds and writes a part as a
+    whole. The files of the output sort in the order of the input. They have the columns of the input and `vector`.
+    """
+    report = reporter(ctx)
+    require_packages("fletcher-serve cluster embed", "pyarrow")
+    with serve_packages("fletcher-serve cluster embed"):
+        from ..cluster_ray.run import run_corpus
+
+    longbow = _longbow(sink)
+    if corpus.id_column is not None and longbow is None:
+        raise InputError("--id-column is for Longbow: files keep all columns of the input")
+    artifact = directory if is_url(directory) else str(Path(directory).absolute())
+    run_corpus(CorpusJob(artifact, source, sink, longbow, inputs, options, load, corpus), report)
+
+
+def _longbow(sink: str) -> LongbowOptions | None:
+    """Return Longbow's address and the dataset of a sink; None for files.
+
+    Raises:
+        InputError: the dataset is missing.
+    """
+    if not sink.startswith(LONGBOW):
+        return None
+    scheme, _, rest = sink.partition("://")
+    address, _, dataset = rest.partition("/")
+    if not dataset or "/" in dataset:
+        raise InputError(f"{sink} is not grpc://HOST:PORT/DATASET: name the dataset")
+    return LongbowOptions(longbow=f"{scheme}://{address}", dataset=dataset)
