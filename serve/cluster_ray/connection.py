@@ -16,7 +16,7 @@ from .environment import check_ray
 from .options import LOCAL
 from .placement import Room
 
-__all__ = ["Cluster", "connected"]
+__all__ = ["Cluster", "brief", "connected"]
 
 #: Seconds in which the head of a cluster must accept a connection; Ray's own attempt takes a minute.
 CONNECT_SECONDS: Final = 3.0
@@ -105,8 +105,7 @@ class Cluster:
                 raise InputError(
                     f"{where} has no Fletcher: install this version on every node (pip install 'longbow-fletcher[cluster]')"
                 ) from error
-            last = text.strip().splitlines()[-1] if text.strip() else type(error).__name__
-            raise ServiceError(f"a task on {where} failed: {last}") from error
+            raise ServiceError(f"a task on {where} failed: {brief(error)}") from error
 
 
 @contextmanager
@@ -121,14 +120,13 @@ def connected(address: str, variables: Mapping[str, str], *, cpus: int | None = 
     Raises:
         MissingPackageError: Ray is not installed.
         InputError: there is no cluster, it asks for another token, or it has another version of Ray or Python.
+        ServiceError: the cluster failed inside the context.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_MODE" not in os.environ and address != LOCAL and _has_token():
         os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported, and does not ask the cluster
-    # The only message of Ray's libraries that a user needs is the error, which is raised.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray = check_ray()
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # the reason of a failure is part of the error that is raised
     if ":" in address:
         _reach(address)
     common = {"runtime_env": {"env_vars": dict(variables)}, "namespace": "fletcher", "logging_level": "error"}
@@ -143,10 +141,20 @@ def connected(address: str, variables: Mapping[str, str], *, cpus: int | None = 
             )
         else:
             ray.init(address=address, log_to_driver=False, **common)
+    from ray.exceptions import RayError
+
     try:
         yield Cluster(ray, local=address == LOCAL)
+    except RayError as error:
+        raise ServiceError(f"the cluster {address!r} failed: {brief(error)}") from error
     finally:
         ray.shutdown()
+
+
+def brief(error: BaseException) -> str:
+    """Return the lines of an error of Ray that have a reason, without its stack traces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-1:] if "Traceback" in str(error) else lines)[:400] or type(error).__name__
 
 
 def _has_token() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -36,10 +37,13 @@ HEALTH_TIMEOUT_S: Final = 30.0
 MOST_STARTS: Final = 2
 
 #: Seconds over which the autoscaler averages.
-LOOK_BACK_S: Final = 10.0
+LOOK_BACK_S: Final = 12.0
 
 #: Seconds beyond the drain of a replica until Ray kills it.
 STOP_MARGIN_S: Final = 10.0
+
+#: Attempts to start Ray Serve.
+STARTS: Final = 3
 
 #: Name and namespace of Ray Serve's controller.
 CONTROLLER: Final = ("SERVE_CONTROLLER_ACTOR", "serve")
@@ -139,7 +143,7 @@ def _serve_runs(cluster: Cluster, file: RayFile) -> bool:
     if not _has_haproxy(cluster):
         raise InputError(
             "Ray Serve runs in this cluster with its default proxy in Python, which costs about 7 ms and 6.9 ms of CPU for "
-            "each request, where the server alone costs 0.2 ms. End it (`serve shutdown`): this command starts it with HAProxy"
+            "each request, where the server alone costs 0.2 ms. End it (`serve shutdown`): this command starts HAProxy"
         )
     return True
 
@@ -285,8 +289,10 @@ def _start(cluster: Cluster, file: RayFile, plans: Sequence[tuple[Deployment, Ne
 
     from .replica import Replica
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
     options = file.ray
-    serve.start(proxy_location="EveryNode", http_options={"host": options.host, "port": options.port})
+    _start_proxies(serve, {"host": options.host, "port": options.port})
     there = serve.status().applications
     targets = []
     for one, need in plans:
@@ -304,7 +310,24 @@ def _start(cluster: Cluster, file: RayFile, plans: Sequence[tuple[Deployment, Ne
         targets.append(RunTarget(kind.bind(fixed, options.host), one.name, one.path_prefix))
     serve.run_many(targets, wait_for_ingress_deployment_creation=True, wait_for_applications_running=False)
     for one, _ in plans:
-        _wait(serve, one.name, options.start_seconds)
+        _wait(serve, one.name, max(one.min_replicas, int(one.name not in there)), options.start_seconds)
+
+
+def _start_proxies(serve: Any, http: dict[str, Any]) -> None:
+    """Start Ray Serve. On a busy machine it may take its proxy for dead once, and makes another one.
+
+    Raises:
+        RayError: the proxies do not become ready.
+    """
+    from ray.exceptions import RayActorError
+
+    for attempt in range(STARTS):
+        try:
+            serve.start(proxy_location="EveryNode", http_options=http)
+            return
+        except RayActorError:
+            if attempt + 1 == STARTS:
+                raise
 
 
 def _has_room(cluster: Cluster, need: Need, count: int) -> bool:
@@ -314,8 +337,8 @@ def _has_room(cluster: Cluster, need: Need, count: int) -> bool:
     return all(free.get(name, 0.0) >= amount for name, amount in wanted.items())
 
 
-def _wait(serve: Any, name: str, seconds: float) -> None:
-    """Wait until an application runs.
+def _wait(serve: Any, name: str, least: int, seconds: float) -> None:
+    """Wait until an application runs with at least so many replicas: one that may have none runs without a trial.
 
     Raises:
         ServiceError: it failed, or did not become ready in time.
@@ -324,7 +347,7 @@ def _wait(serve: Any, name: str, seconds: float) -> None:
     while True:
         state = serve.status().applications.get(name)
         status = "" if state is None else state.status.value
-        if status == "RUNNING":
+        if state is not None and status == "RUNNING" and _running(state, name) >= least:
             return
         messages = "" if state is None else _reason(state)
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -332,6 +355,11 @@ def _wait(serve: Any, name: str, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise ServiceError(f"the deployment {name!r} is not ready after {seconds:g} s ({status}): {messages}")
         time.sleep(0.2)
+
+
+def _running(state: Any, name: str) -> int:
+    """Return the number of replicas of an application that run."""
+    return int(state.deployments[name].replica_states.get("RUNNING", 0))
 
 
 def _reason(state: Any) -> str:
@@ -348,14 +376,14 @@ def _deployed(cluster: Cluster, file: RayFile, one: Deployment, need: Need) -> D
 
     groups = cluster.ray.get(_get_global_client()._controller.get_target_groups.remote(from_proxy_manager=True))
     own = [group for group in groups if group.app_name == one.name and group.protocol.value == "HTTP"]
-    instances = tuple(f"http://{target.ip}:{target.port}" for group in own for target in group.targets)
+    host = file.ray.host if is_loopback(file.ray.host) else None
+    instances = tuple(f"http://{host or target.ip}:{target.port}" for group in own for target in group.targets)
     flight: tuple[str, ...] = ()
     if one.flight_port is not None:
         from .flight import open_book
 
         flight = tuple(cluster.ray.get(open_book().addresses.remote(one.name)))
-    state = serve.status().applications[one.name].deployments[one.name]
-    replicas = state.replica_states.get("RUNNING", 0)
+    replicas = _running(serve.status().applications[one.name], one.name)
     prefix = "" if one.path_prefix == "/" else one.path_prefix
     url = f"http://{file.ray.host}:{file.ray.port}{prefix}"
     return Deployed(one.name, url, replicas, need.gpus, need.memory, instances, flight)

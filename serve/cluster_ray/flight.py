@@ -24,7 +24,7 @@ ACTOR: Final = "fletcher-addresses"
 NAMESPACE: Final = "fletcher"
 
 #: Seconds for which an address is listed after its replica has renewed it, and between two renewals.
-LEASE_SECONDS: Final = 6.0
+LEASE_SECONDS: Final = 15.0
 RENEW_SECONDS: Final = 2.0
 
 #: Seconds that the actor may take to answer.
@@ -96,6 +96,7 @@ class Registration:
         self._book = book
         self._entry = (deployment, address)
         self._ended = threading.Event()
+        self.addresses = self._ask("renew") or self.addresses
         self._thread = threading.Thread(target=self._renew, name="fletcher-addresses", daemon=True)
         self._thread.start()
 
@@ -106,12 +107,10 @@ class Registration:
         self._ask("leave")
 
     def _renew(self) -> None:
-        while True:
+        while not self._ended.wait(RENEW_SECONDS):
             found = self._ask("renew")
             if found is not None:
                 self.addresses = found
-            if self._ended.wait(RENEW_SECONDS):
-                return
 
     def _ask(self, method: str) -> Any:
         """Call the actor. While it does not answer, the last addresses stay, and the next call makes a new actor."""

@@ -26,7 +26,7 @@ SAME: Final = ("ray", "longbow-fletcher", "onnxruntime", "onnxruntime-gpu", "tok
 
 
 class Questions(msgspec.Struct, frozen=True):
-    """What to look for on a node.
+    """Artifacts, files and ports to look for on a node.
 
     Attributes:
         artifacts: folder or URL of each artifact, and the digest that it must have or None.
@@ -44,7 +44,7 @@ class Questions(msgspec.Struct, frozen=True):
 
 
 class NodeReport(msgspec.Struct, frozen=True):
-    """What a node has.
+    """Versions, artifacts and problems of a node.
 
     Attributes:
         name: name of the machine.

@@ -19,7 +19,7 @@ MEMORY_MARGIN: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one replica or engine needs of a node.
+    """Cores, GPUs and memory that one replica or engine needs.
 
     Attributes:
         cpus: cores.
@@ -36,7 +36,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a node has.
+    """Cores, GPUs and memory of a node.
 
     Attributes:
         name: name of the node, for messages.

@@ -1,6 +1,6 @@
 """`QueueSeconds`: number of replicas for the wait in their queues. Ray Serve's controller calls it; no model is loaded there.
 
-Ray Serve counts open requests by default. An engine with batches has hundreds of them while nobody waits, so a replica
+Ray Serve counts open requests by default. An engine with batches has hundreds of them while none waits, so a replica
 reports the seconds of its queue and the share of the time in which it computes.
 """
 
@@ -25,7 +25,13 @@ SHORT: Final = 0.25
 
 
 def wanted_replicas(
-    queues: Mapping[Any, float], busy: Mapping[Any, float], requests: float, now: int, target: float
+    queues: Mapping[Any, float],
+    busy: Mapping[Any, float],
+    requests: float,
+    now: int,
+    target: float,
+    *,
+    starting: int = 0,
 ) -> int:
     """Return the number of replicas that is wanted, without bounds and delays.
 
@@ -33,11 +39,12 @@ def wanted_replicas(
         queues: seconds of each replica's queue, averaged over the period of the autoscaler.
         busy: share of the time in which each replica computed.
         requests: open requests of all replicas, and requests that wait for a replica.
-        now: number of replicas now.
+        now: number of replicas that run.
         target: seconds of a queue that are wanted at most.
+        starting: number of replicas that were wanted before; those that do not run yet are starting.
     """
     if now == 0:
-        return 1 if requests > 0 else 0
+        return max(starting, int(requests > 0))
     if not queues:  # replicas that have not reported yet
         return now
     mean = sum(queues.values()) / len(queues)
@@ -68,6 +75,11 @@ class QueueSeconds:
         waiting = float(context.total_queued_requests or 0.0)
         requests = waiting + sum(metrics.get(OPEN, {}).values())
         wanted = wanted_replicas(
-            metrics.get(QUEUE, {}), metrics.get(BUSY, {}), requests, context.current_num_replicas, self._target
+            metrics.get(QUEUE, {}),
+            metrics.get(BUSY, {}),
+            requests,
+            context.current_num_replicas,
+            self._target,
+            starting=context.target_num_replicas,
         )
         return wanted, {}

@@ -16,7 +16,7 @@ from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import InputError, ServiceError
 from fletcher.runtime.options.load import LoadOptions
 
-from ..connection import Cluster
+from ..connection import Cluster, brief
 from ..measure import Measured, measure_models
 from ..nodes import NodeReport, Questions, inspect_node, pinned_digests, refuse_differences
 from ..placement import Need, Room, refuse_if_none_fits, with_margin
@@ -280,8 +280,7 @@ def _run(
             seen.part(done)
             journal.finish(done)
     except RayError as error:
-        last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ServiceError(f"the cluster failed: {last}. Finished parts are kept: run the job again") from error
+        raise ServiceError(f"the cluster failed: {brief(error)}. Finished parts are kept: run the job again") from error
 
 
 def _results(

@@ -30,7 +30,7 @@ __all__ = ["PartEmbedder", "PartSink", "WorkerJob", "embed_part"]
 
 
 class WorkerJob(msgspec.Struct, frozen=True):
-    """What an engine needs to know.
+    """Description of a job for its engines.
 
     Attributes:
         artifact: folder or URL of the artifact.

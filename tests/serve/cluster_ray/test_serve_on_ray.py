@@ -1,11 +1,13 @@
-"""`fletcher-serve cluster serve` on a real cluster of one machine: each trap of Ray Serve, and what the deployments promise."""
+"""`fletcher-serve cluster serve` on a real cluster of one machine: each trap of Ray Serve, and what deployments promise."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,7 +22,7 @@ import pytest
 pytest.importorskip("ray")
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pyarrow.flight as fl
 from sentence_transformers import SentenceTransformer
 
@@ -53,7 +55,7 @@ flight = "0"
 
 [deployments.server]
 drain_seconds = 5.0
-max_items = 1000
+max_items = 20000
 
 [[deployments.models]]
 path = "tiny"
@@ -82,6 +84,7 @@ path = "tiny"
 name = "tiny"
 provider = "mlas"
 cache = 0
+exact = true
 """
 
 
@@ -150,9 +153,9 @@ def test_an_answer_has_one_request_id(cluster: Cluster) -> None:
 def test_errors_of_replicas_arrive_as_they_are(cluster: Cluster) -> None:
     unknown = httpx.post(f"{cluster.url}/v1/embeddings", json={"input": "a", "model": "no"}, timeout=30)
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
-    many = embed(cluster.url, ["a"] * 1001)
+    many = embed(cluster.url, ["a"] * 20_001)
     assert many.status_code in (400, 422)
-    assert "1000" in many.text
+    assert "20000" in many.text
     assert httpx.get(f"{cluster.url}/nowhere", timeout=30).status_code == 404
 
 
@@ -169,14 +172,26 @@ def test_admin_and_fairness_go_by_key(cluster: Cluster) -> None:
     assert httpx.get(f"{cluster.url}/admin/models", timeout=30).status_code == 404
 
 
-def test_a_stream_arrives_part_by_part(cluster: Cluster) -> None:
-    lines = 0
-    headers = {"content-type": "application/x-ndjson", "accept": "application/x-ndjson"}
-    body = "\n".join(json.dumps({"input": f"text {row}"}) for row in range(2000))
-    with httpx.stream("POST", f"{cluster.url}/v1/embeddings", content=body, headers=headers, timeout=60) as answer:
+def read_stream(cluster: Cluster, texts: int, pause: float = 0.0) -> tuple[list[str], list[float]]:
+    """Return the lines of a streamed answer and their times; the client pauses after every thousand lines."""
+    body = {"input": [f"text {row}" for row in range(texts)], "model": "tiny"}
+    headers = {"accept": "application/x-ndjson"}
+    lines, times = [], []
+    with httpx.stream("POST", f"{cluster.url}/v1/embeddings", json=body, headers=headers, timeout=120) as answer:
         assert answer.status_code == 200, answer.read()
-        lines = sum(1 for line in answer.iter_lines() if line)
-    assert lines >= 2000
+        for line in answer.iter_lines():
+            lines.append(line)
+            times.append(time.monotonic())
+            if len(lines) % 1000 == 0:
+                time.sleep(pause)
+    return lines, times
+
+
+def test_a_stream_arrives_part_by_part(cluster: Cluster) -> None:
+    lines, times = read_stream(cluster, 19_000)
+    assert len(lines) == 19_001  # the last one has the usage
+    assert [json.loads(line)["index"] for line in lines[:-1]] == list(range(19_000))
+    assert times[0] < times[-1] - 0.05  # the first line came before the last was computed
 
 
 def test_a_body_of_many_megabytes_passes(cluster: Cluster) -> None:
@@ -230,7 +245,7 @@ def test_options_reach_ray_serve(cluster: Cluster) -> None:
         " for name, app in details['applications'].items()}, default=str))"
     )
     done = subprocess.run(
-        [__import__("sys").executable, "-c", program], capture_output=True, text=True, timeout=120, env=token_mode()
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=token_mode()
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
@@ -248,8 +263,6 @@ def test_options_reach_ray_serve(cluster: Cluster) -> None:
 
 
 def token_mode() -> dict[str, str]:
-    import os
-
     return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -287,12 +300,6 @@ class Load:
         return Counter(status for _, status in self.statuses)
 
 
-def replicas_of(cluster: Cluster, name: str) -> list[psutil.Process]:
-    """Return the processes of a deployment's replicas."""
-    every = psutil.Process(cluster.command.process.pid).children(recursive=True)
-    return [one for one in every if one.is_running() and any(f"#{name}#" in word or f":{name}:" in word for word in one.cmdline())]
-
-
 def test_models_are_exchanged_without_a_failed_request(cluster: Cluster) -> None:
     with Load(cluster.url) as load:
         time.sleep(1)
@@ -318,7 +325,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(cluster: Cluster) -> None:
 
 
 def test_a_killed_replica_comes_back(cluster: Cluster) -> None:
-    victims = [one for one in replica_processes(cluster) if one.pid]
+    victims = replica_processes(cluster)
     assert len(victims) >= 2
     with Load(cluster.url) as load:
         time.sleep(2)
@@ -329,45 +336,47 @@ def test_a_killed_replica_comes_back(cluster: Cluster) -> None:
     assert set(load.counts) <= {200, 0, 500, 502, 503}
 
 
-def replica_processes(cluster: Cluster) -> list[psutil.Process]:
-    """Return the processes that listen on the replicas' ports and answer for the plain deployment."""
+def replica_processes(cluster: Cluster, status: int = 200) -> list[psutil.Process]:
+    """Return the processes of replicas that answer a request without a key with a status."""
     every = psutil.Process(cluster.command.process.pid).children(recursive=True)
     found = []
     for one in every:
         for socket in one.net_connections("tcp"):
             port = socket.laddr.port
-            if socket.status == psutil.CONN_LISTEN and cluster.ports[3] <= port <= cluster.ports[3] + 40:
-                if httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=30).status_code == 200:
-                    found.append(one)
+            inside = cluster.ports[3] <= port <= cluster.ports[3] + 40
+            if socket.status == psutil.CONN_LISTEN and inside and asked(f"http://127.0.0.1:{port}") == status:
+                found.append(one)
     return found
+
+
+def asked(url: str) -> int:
+    """Return the status of the list of models; those below a prefix answer there alone."""
+    status = httpx.get(f"{url}/v1/models", timeout=30).status_code
+    return httpx.get(f"{url}/keyed/v1/models", timeout=30).status_code if status == 404 else status
 
 
 def test_a_stream_outlives_a_change_of_the_replicas(cluster: Cluster) -> None:
     """HAProxy reloads when replicas change, and its old process keeps its streams for stream_seconds."""
-    body = b"\n".join(json.dumps({"input": f"text {row}"}).encode() for row in range(3000))
-
-    def slowly() -> Iterator[bytes]:
-        for start in range(0, len(body), len(body) // 30 + 1):
-            yield body[start : start + len(body) // 30 + 1]
-            time.sleep(0.4)
-
-    victim = replica_processes(cluster)
-    headers = {"content-type": "application/x-ndjson"}
-    lines = []
-
-    def read() -> None:
-        with httpx.stream("POST", f"{cluster.url}/v1/embeddings", content=slowly(), headers=headers, timeout=60) as answer:
-            lines.extend(line for line in answer.iter_lines() if line)
-
-    reader = threading.Thread(target=read)
+    keyed = f"{cluster.url}/keyed"
+    assert embed(keyed, ["a"], {"authorization": f"Bearer {cluster.key}"}).status_code == 200  # it has a replica now
+    before = haproxy_processes(cluster)
+    results: list[tuple[list[str], list[float]]] = []
+    reader = threading.Thread(target=lambda: results.append(read_stream(cluster, 19_000, pause=0.7)))
     reader.start()
-    time.sleep(2)
-    busy = [one for one in victim if any(c.status == psutil.CONN_ESTABLISHED and c.laddr.port >= cluster.ports[3] and c.laddr.port <= cluster.ports[3] + 40 for c in one.net_connections("tcp"))]
-    idle = [one for one in victim if one not in busy]
-    (idle or victim[:1])[0].kill()
+    time.sleep(1)
+    for victim in replica_processes(cluster, status=401):  # those of the deployment with keys
+        victim.kill()
     reader.join()
-    if idle:  # else the stream's own replica may have been the one that was killed
-        assert len(lines) >= 3000
+    ((lines, times),) = results
+    assert len(lines) == 19_001
+    assert times[-1] - times[0] > 10
+    assert haproxy_processes(cluster) != before
+
+
+def haproxy_processes(cluster: Cluster) -> set[int]:
+    """Return the processes of HAProxy."""
+    every = psutil.Process(cluster.command.process.pid).children(recursive=True)
+    return {one.pid for one in every if one.name() == "haproxy"}
 
 
 def test_replicas_follow_the_queue_to_zero_and_back(cluster: Cluster) -> None:
@@ -388,7 +397,9 @@ def test_replicas_follow_the_queue_to_zero_and_back(cluster: Cluster) -> None:
         time.sleep(1)
     answer = embed(url, TEXTS, headers)  # waits for the first replica
     assert answer.status_code == 200
-    np.testing.assert_allclose(np.array([row["embedding"] for row in answer.json()["data"]]), cluster.vectors, atol=1e-5)
+    np.testing.assert_allclose(
+        np.array([row["embedding"] for row in answer.json()["data"]]), cluster.vectors, atol=1e-5
+    )
 
 
 def serve_replicas(cluster: Cluster, name: str) -> list[str]:
@@ -400,7 +411,11 @@ def serve_replicas(cluster: Cluster, name: str) -> list[str]:
         "print(json.dumps({str(key): value for key, value in states.items()}))"
     )
     done = subprocess.run(
-        [__import__("sys").executable, "-c", program, name], capture_output=True, text=True, timeout=120, env=token_mode()
+        [sys.executable, "-c", program, name],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=token_mode(),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     states = json.loads(done.stdout.strip().splitlines()[-1])
