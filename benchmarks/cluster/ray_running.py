@@ -19,7 +19,7 @@ from benchmarks.serve.running import end_processes, process_tree
 COMMAND = [sys.executable, "-c", "from fletcher.serve.commands.cli import main; main()"]
 
 #: Seconds in which a cluster and its replicas must start.
-START_SECONDS = 240.0
+START_SECONDS = 400.0
 
 FILE = """
 [ray]
@@ -27,6 +27,7 @@ address = "local"
 port = {port}
 metrics_port = {metrics}
 stats_port = {stats}
+fallback_port = {fallback}
 replica_ports = "{first}-{last}"
 leave_seconds = 1
 
@@ -107,7 +108,8 @@ def deployed(artifact: str, *, replicas: int, cpus: float, provider: str, worker
                 metrics=ports[1],
                 stats=ports[2],
                 first=ports[3],
-                last=ports[-1],
+                last=ports[-2],
+                fallback=ports[-1],
                 artifact=Path(artifact).absolute(),
                 replicas=replicas,
                 cpus=cpus,
@@ -125,7 +127,7 @@ def deployed(artifact: str, *, replicas: int, cpus: float, provider: str, worker
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"the cluster did not start: {log.read_text()}")
                 time.sleep(0.1)
-            yield Deployed(ports[0], process.pid, (ports[3], ports[-1]))
+            yield Deployed(ports[0], process.pid, (ports[3], ports[-2]))
         finally:
             tree = process_tree(process.pid)
             process.send_signal(signal.SIGTERM)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,7 +145,10 @@ def connected(address: str, variables: Mapping[str, str], *, cpus: int | None = 
     from ray.exceptions import RayError
 
     try:
-        yield Cluster(ray, local=address == LOCAL)
+        with redirect_stdout(
+            sys.stderr
+        ):  # a thread of Ray prints that workers died, and standard output is the result's
+            yield Cluster(ray, local=address == LOCAL)
     except RayError as error:
         raise ServiceError(f"the cluster {address!r} failed: {brief(error)}") from error
     finally:

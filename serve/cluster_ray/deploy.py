@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from fletcher.runtime.commandline.reporter import Reporter
-from fletcher.runtime.errors import InputError, ServiceError
-from fletcher.runtime.options.sizes import parse_size
+from fletcher.runtime.errors import InputError
 
 from ..access.addresses import is_loopback
-from ..models.spec import ModelSpec
 from .connection import Cluster
 from .environment import check_haproxy, folder_of
-from .measure import Measured, measure_models
+from .needs import asked, measure, need_of, pinned
 from .nodes import NodeReport, Questions, inspect_node, pinned_digests, refuse_differences
-from .options import AUTO, Deployment, RayFile
-from .placement import Need, gpu_share, refuse_if_none_fits, with_margin
+from .options import Deployment, RayFile
+from .placement import Need, refuse_if_none_fits
 from .scaling import QueueSeconds
+from .state import (
+    has_controller,
+    reserved,
+    running_replicas,
+    serve_runs,
+    wait_for_proxies,
+    wait_until_running,
+)
 
 __all__ = ["Deployed", "deploy", "deployment_options", "remove"]
 
@@ -44,9 +49,6 @@ STOP_MARGIN_S: Final = 10.0
 
 #: Attempts to start Ray Serve.
 STARTS: Final = 3
-
-#: Name and namespace of Ray Serve's controller.
-CONTROLLER: Final = ("SERVE_CONTROLLER_ACTOR", "serve")
 
 
 class Deployed(msgspec.Struct, frozen=True):
@@ -79,21 +81,22 @@ def deploy(cluster: Cluster, file: RayFile, report: Reporter) -> list[Deployed]:
         ServiceError: the replicas do not become ready.
     """
     check_haproxy()
-    running = _serve_runs(cluster, file)
+    running = serve_runs(cluster, file)
     reports = _inspect(cluster, file, running=running)
     digests = pinned_digests(list(reports.values()))
     rooms = cluster.rooms({node: one.gpu_memory for node, one in reports.items()})
     smallest_gpu = min((one.gpu_memory for one in reports.values() if one.gpu_memory), default=0)
+    before = reserved() if running else {}
     plans: list[tuple[Deployment, Need]] = []
     for one in file.deployments:
-        pinned = one.replace(models=tuple(_pinned(spec, one, digests) for spec in one.models))
+        fixed = one.replace(models=tuple(pinned(spec, one, digests) for spec in one.models))
         gpus_in_cluster = any(room.gpus for room in rooms)
-        refuse_if_none_fits(f"the deployment {one.name!r}", _asked(one, gpus_in_cluster=gpus_in_cluster), rooms)
+        refuse_if_none_fits(f"the deployment {one.name!r}", asked(one, gpus_in_cluster=gpus_in_cluster), rooms)
         report.line(f"{one.name}: loading its models once on a node")
-        measured = _measure(cluster, pinned)
-        need = _need(pinned, measured, smallest_gpu)
+        measured = measure(cluster, fixed)
+        need = need_of(fixed, measured, smallest_gpu, before.get(one.name))
         refuse_if_none_fits(f"the deployment {one.name!r}", need, rooms, max(one.min_replicas, 1))
-        plans.append((pinned, need))
+        plans.append((fixed, need))
     _start(cluster, file, plans)
     return [_deployed(cluster, file, one, need) for one, need in plans]
 
@@ -106,52 +109,12 @@ def remove(cluster: Cluster, file: RayFile) -> None:
     """
     from ray import serve
 
-    if not _controller(cluster):
+    if not has_controller(cluster):
         return
     for one in file.deployments:
         serve.delete(one.name)
     if not serve.status().applications:
         serve.shutdown()
-
-
-def _controller(cluster: Cluster) -> bool:
-    try:
-        cluster.ray.get_actor(CONTROLLER[0], namespace=CONTROLLER[1])
-    except ValueError:
-        return False
-    return True
-
-
-def _serve_runs(cluster: Cluster, file: RayFile) -> bool:
-    """Return whether Ray Serve runs in the cluster already.
-
-    Raises:
-        InputError: it runs with another proxy, or at another address.
-    """
-    if not _controller(cluster):
-        return False
-    from ray.serve._private.api import _get_global_client  # the public status has neither port nor proxy
-
-    client = _get_global_client()
-    there = client.get_serve_details().get("http_options") or {}
-    options = file.ray
-    if (there.get("host"), there.get("port")) != (options.host, options.port):
-        raise InputError(
-            f"Ray Serve runs in this cluster at {there.get('host')}:{there.get('port')}, and [ray] has "
-            f"{options.host}:{options.port}: Ray Serve has one address in a cluster, so use this one or end Ray Serve first"
-        )
-    if not _has_haproxy(cluster):
-        raise InputError(
-            "Ray Serve runs in this cluster with its default proxy in Python, which costs about 7 ms and 6.9 ms of CPU for "
-            "each request, where the server alone costs 0.2 ms. End it (`serve shutdown`): this command starts HAProxy"
-        )
-    return True
-
-
-def _has_haproxy(cluster: Cluster) -> bool:
-    """Return whether Ray Serve's proxies are HAProxy. Its fallback, a proxy in Python on the head, exists only beside it."""
-    names = [actor["name"] for actor in cluster.ray.util.list_named_actors(all_namespaces=True)]
-    return any("FALLBACK" in name.upper() for name in names)
 
 
 def _inspect(cluster: Cluster, file: RayFile, *, running: bool) -> dict[str, NodeReport]:
@@ -174,56 +137,13 @@ def _inspect(cluster: Cluster, file: RayFile, *, running: bool) -> dict[str, Nod
         files += [path for path in given if path is not None]
     ports: list[int] = []
     if not running:
-        ports = [options.port, options.metrics_port, options.stats_port]
+        ports = [options.port, options.metrics_port, options.stats_port, options.fallback_port]
         ports += [one.flight_port for one in file.deployments if one.flight_port]
-    asked = Questions(tuple(artifacts), tuple(files), tuple(ports), options.host, folder_of(options))
-    answers = cluster.on_each_node(inspect_node, msgspec.json.encode(asked))
+    questions = Questions(tuple(artifacts), tuple(files), tuple(ports), options.host, folder_of(options))
+    answers = cluster.on_each_node(inspect_node, msgspec.json.encode(questions))
     reports = {node: msgspec.json.decode(answer, type=NodeReport) for node, answer in answers.items()}
     refuse_differences(list(reports.values()))
     return reports
-
-
-def _pinned(spec: ModelSpec, deployment: Deployment, digests: Mapping[str, str]) -> ModelSpec:
-    """Return a model with the digest that all nodes have, so that nodes that join later have it too, and with its workers."""
-    workers = spec.workers
-    if workers is None and not deployment.gpus:
-        workers = max(int(deployment.cpus), 1)
-    return spec.replace(digest=spec.digest or digests.get(spec.path), workers=workers)
-
-
-def _asked(deployment: Deployment, *, gpus_in_cluster: bool) -> Need:
-    """Return what a deployment asks for, before anything is measured."""
-    gpus = deployment.gpus
-    memory = 0 if deployment.memory is None else parse_size(deployment.memory)
-    return Need(deployment.cpus, float(gpus_in_cluster) if gpus == AUTO else float(gpus), memory)
-
-
-def _measure(cluster: Cluster, deployment: Deployment) -> Measured:
-    """Load the models of a deployment on a node, and return what they needed.
-
-    Raises:
-        InputError: a model cannot be used.
-    """
-    gpus = 1.0 if deployment.gpus == AUTO else float(deployment.gpus)
-    remote = cluster.ray.remote(num_cpus=0, num_gpus=gpus, max_calls=1, max_retries=1)(measure_models)
-    task = remote.remote(msgspec.json.encode(deployment.models))
-    seconds = deployment.server.load_seconds
-    measured = msgspec.json.decode(cluster.result(task, f"the trial of {deployment.name!r}", seconds), type=Measured)
-    if measured.problem:
-        raise InputError(f"deployment {deployment.name!r}: {measured.problem}")
-    return measured
-
-
-def _need(deployment: Deployment, measured: Measured, gpu_memory: int) -> Need:
-    """Return what a replica needs.
-
-    Raises:
-        InputError: a GPU is too small for the models.
-    """
-    auto = deployment.gpus == AUTO
-    gpus = gpu_share(measured.gpu_memory, gpu_memory, deployment.name) if auto else float(deployment.gpus)
-    memory = with_margin(measured.memory) if deployment.memory is None else parse_size(deployment.memory)
-    return Need(deployment.cpus, gpus, memory, measured.gpu_memory if gpus else 0)
 
 
 def deployment_options(
@@ -310,10 +230,11 @@ def _start(cluster: Cluster, file: RayFile, plans: Sequence[tuple[Deployment, Ne
         targets.append(RunTarget(kind.bind(fixed, options.host), one.name, one.path_prefix))
     serve.run_many(targets, wait_for_ingress_deployment_creation=True, wait_for_applications_running=False)
     for one, _ in plans:
-        _wait(serve, one.name, max(one.min_replicas, int(one.name not in there)), options.start_seconds)
+        wait_until_running(serve, one.name, max(one.min_replicas, int(one.name not in there)), options.start_seconds)
+    wait_for_proxies(cluster, options)
 
 
-def _start_proxies(serve: Any, http: dict[str, Any]) -> None:
+def _start_proxies(serve: Any, address: dict[str, Any]) -> None:
     """Start Ray Serve. On a busy machine it may take its proxy for dead once, and makes another one.
 
     Raises:
@@ -323,7 +244,7 @@ def _start_proxies(serve: Any, http: dict[str, Any]) -> None:
 
     for attempt in range(STARTS):
         try:
-            serve.start(proxy_location="EveryNode", http_options=http)
+            serve.start(proxy_location="EveryNode", http_options=address)
             return
         except RayActorError:
             if attempt + 1 == STARTS:
@@ -335,38 +256,6 @@ def _has_room(cluster: Cluster, need: Need, count: int) -> bool:
     free = cluster.ray.available_resources()
     wanted = {"CPU": need.cpus * count, "GPU": need.gpus * count, "memory": need.memory * count}
     return all(free.get(name, 0.0) >= amount for name, amount in wanted.items())
-
-
-def _wait(serve: Any, name: str, least: int, seconds: float) -> None:
-    """Wait until an application runs with at least so many replicas: one that may have none runs without a trial.
-
-    Raises:
-        ServiceError: it failed, or did not become ready in time.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        state = serve.status().applications.get(name)
-        status = "" if state is None else state.status.value
-        if state is not None and status == "RUNNING" and _running(state, name) >= least:
-            return
-        messages = "" if state is None else _reason(state)
-        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise ServiceError(f"the deployment {name!r} failed: {messages}")
-        if time.monotonic() > deadline:
-            raise ServiceError(f"the deployment {name!r} is not ready after {seconds:g} s ({status}): {messages}")
-        time.sleep(0.2)
-
-
-def _running(state: Any, name: str) -> int:
-    """Return the number of replicas of an application that run."""
-    return int(state.deployments[name].replica_states.get("RUNNING", 0))
-
-
-def _reason(state: Any) -> str:
-    """Return the last line of the messages of an application, which has the error of the replica."""
-    texts = [state.message, *(one.message for one in state.deployments.values())]
-    lines = [line.strip() for text in texts for line in text.splitlines() if "Error" in line]
-    return lines[-1] if lines else " ".join(" ".join(texts).split())[:400] or "no reason is known"
 
 
 def _deployed(cluster: Cluster, file: RayFile, one: Deployment, need: Need) -> Deployed:
@@ -383,7 +272,7 @@ def _deployed(cluster: Cluster, file: RayFile, one: Deployment, need: Need) -> D
         from .flight import open_book
 
         flight = tuple(cluster.ray.get(open_book().addresses.remote(one.name)))
-    replicas = _running(serve.status().applications[one.name], one.name)
+    replicas = running_replicas(serve.status().applications[one.name], one.name)
     prefix = "" if one.path_prefix == "/" else one.path_prefix
     url = f"http://{file.ray.host}:{file.ray.port}{prefix}"
     return Deployed(one.name, url, replicas, need.gpus, need.memory, instances, flight)

@@ -47,6 +47,7 @@ def variables(options: RayOptions) -> dict[str, str]:
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(options.metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(options.stats_port),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(options.fallback_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",

@@ -83,6 +83,12 @@ class RayOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
     stats_port: Annotated[
         int, Meta(ge=1, le=65535, description="Port of HAProxy's statistics. HAProxy opens it on all addresses.")
     ] = 8404
+    fallback_port: Annotated[
+        int,
+        Meta(
+            ge=1, le=65535, description="Port of the proxy on the head that answers while a deployment has no replica."
+        ),
+    ] = 8500
     replica_ports: Annotated[
         str, Meta(description="Ports of the replicas, FIRST-LAST. Ray's worker ports must not overlap them.")
     ] = "30000-31000"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import TextIO
 
 from fletcher.runtime.commandline.reporter import Reporter, Table
 from fletcher.runtime.errors import FletcherError, InputError
@@ -34,13 +36,14 @@ def run_deployments(file: RayFile, report: Reporter, reread: Callable[[], RayFil
     """
     variables = take_environment(file.ray)
     check_ray()
+    out = sys.stdout
     with connected(file.ray.address, variables) as cluster:
         if not cluster.local:
-            _announce(deploy(cluster, file, report), report)
+            _announce(deploy(cluster, file, report), report, out)
             return
         with stop_signals() as stopped, hangups() as hung_up:
-            _announce(deploy(cluster, file, report), report)
-            wait_until_stopped(stopped, hung_up, on_hangup=lambda: _again(cluster, file, report, reread))
+            _announce(deploy(cluster, file, report), report, out)
+            wait_until_stopped(stopped, hung_up, on_hangup=lambda: _again(cluster, file, report, reread, out))
             remove(cluster, file)
 
 
@@ -75,18 +78,19 @@ def run_corpus(job: CorpusJob, report: Reporter) -> None:
     report.result(summary)
 
 
-def _again(cluster: Cluster, file: RayFile, report: Reporter, reread: Callable[[], RayFile]) -> None:
+def _again(cluster: Cluster, file: RayFile, report: Reporter, reread: Callable[[], RayFile], out: TextIO) -> None:
     """Deploy what the file has now. A failure changes nothing and is reported."""
     try:
         fresh = reread()
         if fresh.ray != file.ray:
             raise InputError("[ray] has changed, which needs a new start of the command")
-        _announce(deploy(cluster, fresh, report), report)
+        _announce(deploy(cluster, fresh, report), report, out)
     except FletcherError as error:
         report.warn(f"the file was read again and rejected: {error}")
 
 
-def _announce(deployed: list[Deployed], report: Reporter) -> None:
+def _announce(deployed: list[Deployed], report: Reporter, out: TextIO) -> None:
+    """Print the deployments on standard output."""
     rows = [
         (
             one.name,
@@ -98,5 +102,6 @@ def _announce(deployed: list[Deployed], report: Reporter) -> None:
         )
         for one in deployed
     ]
-    report.result(deployed, Table(("deployment", "HTTP", "replicas", "GPUs", "memory", "Flight"), rows))
-    sys.stdout.flush()
+    with redirect_stdout(out):
+        report.result(deployed, Table(("deployment", "HTTP", "replicas", "GPUs", "memory", "Flight"), rows))
+    out.flush()

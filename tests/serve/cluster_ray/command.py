@@ -17,7 +17,7 @@ __all__ = ["Command", "free_ports", "run_command", "started"]
 PROGRAM = "import sys; from fletcher.serve.commands.cli import main; main()"
 
 #: Seconds for the start of a cluster, Ray Serve and replicas on a busy machine.
-SECONDS = 240.0
+SECONDS = 500.0
 
 
 def free_ports(count: int) -> list[int]:

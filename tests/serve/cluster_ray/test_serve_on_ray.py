@@ -32,7 +32,7 @@ from fletcher.serve.access.keys_file import add_key
 from ...clients.reference import save_prompted
 from .command import Command, free_ports, run_command, started
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TEXTS = ["A man is eating food.", "How do I reset my password?", "hello world"]
 
@@ -42,6 +42,7 @@ address = "local"
 port = {ports[0]}
 metrics_port = {ports[1]}
 stats_port = {ports[2]}
+fallback_port = {ports[49]}
 replica_ports = "{first}-{last}"
 leave_seconds = 1
 stream_seconds = 60

@@ -25,7 +25,7 @@ from ....doubles.longbow import LongbowDouble
 from ..command import Command, free_ports, run_command, started
 from ..conftest import TEXTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ROWS, PART = 60_000, 2_000
 OPTIONS = [
