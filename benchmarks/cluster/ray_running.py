@@ -31,16 +31,16 @@ fallback_port = {fallback}
 replica_ports = "{first}-{last}"
 leave_seconds = 1
 
-[[deployments]]
+[[ray.deployments]]
 name = "bench"
 min_replicas = {replicas}
 max_replicas = {replicas}
 cpus = {cpus}
 
-[deployments.server]
+[ray.deployments.server]
 drain_seconds = 5.0
 
-[[deployments.models]]
+[[ray.deployments.models]]
 path = "{artifact}"
 name = "bench"
 workers = {workers}

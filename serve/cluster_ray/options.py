@@ -1,4 +1,4 @@
-"""`RayFile`: the tables `[ray]` and `[[deployments]]` of a cluster's TOML file. A key that does not exist is an error."""
+"""`RayFile`: the table `[ray]` of a `cluster.toml`, with `[[ray.deployments]]`. A key that does not exist is an error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "trusted_proxy": "Ray Serve's HAProxy passes on what a client writes into X-Forwarded-For, so the header proves nothing",
     "flight": "the deployment has an option flight",
     "fronts": "a replica is one process: use several replicas",
-    "name": "[[deployments.models]] has a name",
+    "name": "[[ray.deployments.models]] has a name",
     "lame_duck_seconds": "[ray] has leave_seconds",
     "tls_cert": "Ray Serve's HAProxy has no TLS: end it in front of the cluster",
     "tls_key": "Ray Serve's HAProxy has no TLS: end it in front of the cluster",
@@ -122,7 +122,7 @@ class RayOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class Deployment(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Replicas that serve the same models: one of `[[deployments]]`.
+    """Replicas that serve the same models: one of `[[ray.deployments]]`.
 
     Raises:
         OptionError: a value has a wrong type or is out of its bounds, or an option of the server has no meaning here.
@@ -228,7 +228,7 @@ class Deployment(Options, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class RayFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tables of a cluster's TOML file that Ray Serve needs.
+    """Table `[ray]` of a `cluster.toml`.
 
     Attributes:
         ray: cluster, addresses and ports.
@@ -246,7 +246,7 @@ class RayFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 deployment without keys.
         """
         if not self.deployments:
-            raise InputError("there is no [[deployments]]: a cluster needs at least one")
+            raise InputError("there is no [[ray.deployments]]: a cluster needs at least one")
         for field in ("name", "path_prefix"):
             values = [getattr(one, field) for one in self.deployments]
             if twice := next((value for value in values if values.count(value) > 1), None):
@@ -262,16 +262,16 @@ class RayFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not (one.server.identifies or one.server.allow_anonymous or is_loopback(self.ray.host)):
                 raise InputError(
                     f"other machines can reach {self.ray.host}:{self.ray.port}, and the deployment {one.name!r} has no API "
-                    "keys: set keys in [deployments.server] (`fletcher-serve keys add` makes keys), or allow_anonymous = true"
+                    "keys: set keys in [ray.deployments.server] (`fletcher-serve keys add` makes them), or allow_anonymous = true"
                 )
 
 
-#: Tables and keys of a file, for messages about unknown ones.
-TABLES: Final = {"ray": RayOptions, "deployments": Deployment, "server": ServerOptions, "models": ModelSpec}
+#: Tables of a `cluster.toml` that are read elsewhere: the balancer's, of plain instances.
+OTHERS: Final = ("balancer", "pools", "tls")
 
 
 def read_ray_file(path: Path) -> RayFile:
-    """Return the tables of a TOML file. Relative folders and files are relative to the file.
+    """Return the table `[ray]` of a TOML file. Relative folders and files are relative to the file.
 
     Raises:
         InputError: the file cannot be read or is not TOML, or a key or a value cannot be used. The message names it.
@@ -282,11 +282,14 @@ def read_ray_file(path: Path) -> RayFile:
         raise InputError(f"{path} cannot be read: {explain(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a TOML file: {error}") from error
-    if not content:
-        raise InputError(f"{path} is empty: it needs [ray] and [[deployments]]")
-    _refuse_unknown(path, content)
+    _compare(path, "", content, ("ray", *OTHERS))
+    table = content.get("ray")
+    if not isinstance(table, dict):
+        raise InputError(f"{path} has no table [ray], which `cluster serve` needs")
+    _refuse_unknown(path, table)
+    given = {name: value for name, value in table.items() if name != "deployments"}
     try:
-        file = msgspec.convert(content, RayFile)
+        file = msgspec.convert({"ray": given, "deployments": table.get("deployments", ())}, RayFile)
         file = msgspec.structs.replace(
             file, deployments=tuple(_at(path.parent.resolve(), one) for one in file.deployments)
         )
@@ -296,21 +299,26 @@ def read_ray_file(path: Path) -> RayFile:
     return file
 
 
-def _refuse_unknown(path: Path, content: Mapping[str, Any]) -> None:
+def _refuse_unknown(path: Path, ray: Mapping[str, Any]) -> None:
     """Refuse a key that no table has, and name the key that was probably meant.
 
     Raises:
         InputError: there is one.
     """
-    _compare(path, "", content, ("ray", "deployments"))
-    deployments = content.get("deployments", ())
-    tables: list[tuple[str, Any, type[Options]]] = [("ray", content.get("ray", {}), RayOptions)]
+    _compare(path, "ray", ray, (*RayOptions.__struct_fields__, "deployments"))
+    deployments = ray.get("deployments", ())
+    tables: list[tuple[str, Any, type[Options]]] = []
     for one in deployments if isinstance(deployments, list) else ():
         if not isinstance(one, dict):
             continue
-        tables += [("deployments", one, Deployment), ("deployments.server", one.get("server", {}), ServerOptions)]
+        tables += [
+            ("ray.deployments", one, Deployment),
+            ("ray.deployments.server", one.get("server", {}), ServerOptions),
+        ]
         models = one.get("models", ())
-        tables += [("deployments.models", model, ModelSpec) for model in (models if isinstance(models, list) else ())]
+        tables += [
+            ("ray.deployments.models", model, ModelSpec) for model in (models if isinstance(models, list) else ())
+        ]
     for name, table, kind in tables:
         if isinstance(table, dict):
             _compare(path, name, table, kind.__struct_fields__)

@@ -31,7 +31,7 @@ cluster = typer.Typer(name="cluster", help="Serve and embed on several machines.
 def serve(
     ctx: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="CLUSTER.toml", help="File with the tables [ray] and [[deployments]].")
+        Path, typer.Argument(metavar="CLUSTER.toml", help="File with the tables [ray] and [[ray.deployments]].")
     ],
     remove: Annotated[
         bool, typer.Option("--remove", help="End the deployments of the file, after their open requests.")

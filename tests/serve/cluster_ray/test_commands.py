@@ -10,7 +10,7 @@ import pytest
 from fletcher.runtime.commandline.console import run
 from fletcher.serve.commands.cli import SHARED, app
 
-FILE = '[[deployments]]\nname = "one"\n[[deployments.models]]\npath = "model"\n'
+FILE = '[[ray.deployments]]\nname = "one"\n[[ray.deployments.models]]\npath = "model"\n'
 
 
 def fletcher_serve(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -26,7 +26,7 @@ def test_a_misspelt_key_is_named_before_anything_starts(tmp_path: Path, capsys: 
     file.write_text(FILE.replace("name", "nmae", 1))
     code, message = fletcher_serve(capsys, "serve", str(file))
     assert code == 1
-    assert "[deployments] has no key 'nmae'; did you mean 'name'?" in message
+    assert "[ray.deployments] has no key 'nmae'; did you mean 'name'?" in message
 
 
 def test_the_python_proxy_is_refused(

@@ -47,24 +47,24 @@ replica_ports = "{first}-{last}"
 leave_seconds = 1
 stream_seconds = 60
 
-[[deployments]]
+[[ray.deployments]]
 name = "plain"
 min_replicas = 2
 max_replicas = 2
 cpus = 0.5
 flight = "0"
 
-[deployments.server]
+[ray.deployments.server]
 drain_seconds = 5.0
 max_items = 20000
 
-[[deployments.models]]
+[[ray.deployments.models]]
 path = "tiny"
 name = "tiny"
 version = "{version}"
 provider = "mlas"
 
-[[deployments]]
+[[ray.deployments]]
 name = "keyed"
 path_prefix = "/keyed"
 min_replicas = 0
@@ -75,12 +75,12 @@ up_seconds = 1
 down_seconds = 5
 zero_seconds = 5
 
-[deployments.server]
+[ray.deployments.server]
 keys = "keys.json"
 admin = "on"
 drain_seconds = 5.0
 
-[[deployments.models]]
+[[ray.deployments.models]]
 path = "tiny"
 name = "tiny"
 provider = "mlas"
