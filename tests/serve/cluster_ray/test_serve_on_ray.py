@@ -154,9 +154,9 @@ def test_an_answer_has_one_request_id(cluster: Cluster) -> None:
 def test_errors_of_replicas_arrive_as_they_are(cluster: Cluster) -> None:
     unknown = httpx.post(f"{cluster.url}/v1/embeddings", json={"input": "a", "model": "no"}, timeout=30)
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
-    many = embed(cluster.url, ["a"] * 20_001)
+    many = embed(cluster.url, ["a"] * 2049)
     assert many.status_code in (400, 422)
-    assert "20000" in many.text
+    assert "the limit is 2048" in many.text
     assert httpx.get(f"{cluster.url}/nowhere", timeout=30).status_code == 404
 
 
@@ -342,7 +342,11 @@ def replica_processes(cluster: Cluster, status: int = 200) -> list[psutil.Proces
     every = psutil.Process(cluster.command.process.pid).children(recursive=True)
     found = []
     for one in every:
-        for socket in one.net_connections("tcp"):
+        try:
+            sockets = one.net_connections("tcp")
+        except (psutil.NoSuchProcess, OSError):  # it has ended meanwhile
+            continue
+        for socket in sockets:
             port = socket.laddr.port
             inside = cluster.ports[3] <= port <= cluster.ports[3] + 40
             if socket.status == psutil.CONN_LISTEN and inside and asked(f"http://127.0.0.1:{port}") == status:
