@@ -102,7 +102,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, int]:
         else:
             output = (folder / "log").read_text()
             if process.returncode != 0:
-                raise RuntimeError(f"the job failed: {output}")
+                raise RuntimeError(f"the job failed: {output} {(folder / 'errors').read_text()[-2000:]}")
             memory = max(memory, json.loads(output[output.index("{\n") :])["memory"])
             return {"engine_kills": engine_kills, "job_kills": job_kills, "memory": int(memory)}
 

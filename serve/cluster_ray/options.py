@@ -262,7 +262,7 @@ class RayFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not (one.server.identifies or one.server.allow_anonymous or is_loopback(self.ray.host)):
                 raise InputError(
                     f"other machines can reach {self.ray.host}:{self.ray.port}, and the deployment {one.name!r} has no API "
-                    "keys: set keys in [ray.deployments.server] (`fletcher-serve keys add` makes them), or allow_anonymous = true"
+                    "keys: set keys in [ray.deployments.server], or allow_anonymous = true"
                 )
 
 

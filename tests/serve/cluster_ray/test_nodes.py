@@ -81,6 +81,7 @@ def test_a_node_finds_artifacts_files_and_ports(tiny_artifact: Path, tmp_path: P
             artifacts=[
                 (str(tiny_artifact), None),
                 (str(tmp_path / "none"), None),
+                (f"file://{tmp_path}/nowhere", None),
                 ("s3://no-such-bucket.invalid/x.json", None),
             ],
             files=[str(tmp_path / "keys.json")],
@@ -88,10 +89,11 @@ def test_a_node_finds_artifacts_files_and_ports(tiny_artifact: Path, tmp_path: P
             folder=str(tmp_path / "haproxy"),
         )
     assert found.digests == {str(tiny_artifact): digest}
-    assert len(found.problems) == 3, found.problems  # the alias is not followed here
+    assert len(found.problems) == 4, found.problems  # the alias is not followed here
     assert str(tmp_path / "none") in found.problems[0]
-    assert "keys.json cannot be read" in found.problems[1]
-    assert f"port {port}" in found.problems[2]
+    assert f"{tmp_path}/nowhere" in found.problems[1]
+    assert "keys.json cannot be read" in found.problems[2]
+    assert f"port {port}" in found.problems[3]
     assert stat.S_IMODE((tmp_path / "haproxy").stat().st_mode) == 0o700
 
 
