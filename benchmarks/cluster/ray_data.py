@@ -1,6 +1,6 @@
 """Ray Data beside one process: rows per second of `fletcher-serve cluster embed` and of `Encoder.stream` on the same cores.
 
-    python -m benchmarks.cluster.ray_data ARTIFACT [--cores 1] [--seconds 10] [--json]
+    python -m benchmarks.cluster.ray_data ARTIFACT [--cores 1] [--seconds 6] [--json]
 
 Both read the same Parquet files, in chunks of the same size, and write the vectors to Parquet files. Each embeds a small and
 a large input; the rate is the difference of the rows by the difference of the seconds, so the fixed start of either does not
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("artifact")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="seconds of the small input; the large one has three times its rows"
+        "--seconds", type=float, default=6.0, help="seconds of the small input; the large one has three times its rows"
     )
     parser.add_argument("--words", type=int, default=12, help="words of a text")
     parser.add_argument("--provider", default="mlas")

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--engine-kills", type=int, default=20)
     parser.add_argument("--job-kills", type=int, default=3)
+    parser.add_argument("--engines", type=int, default=2)
     parser.add_argument("--provider", default="mlas")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, int]:
 def start(options: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
     """Start the job."""
     command = [*COMMAND, "cluster", "embed", options.artifact, str(folder / "input"), str(folder / "output")]
-    command += ["--address", "local", "--provider", options.provider, "--engines", "1"]
+    command += ["--address", "local", "--provider", options.provider, "--engines", str(options.engines), "--cores", "1"]
     command += ["--part-rows", str(PART_ROWS), "--json"]
     with (folder / "log").open("wb") as log, (folder / "errors").open("ab") as errors:
         return subprocess.Popen(command, stdout=log, stderr=errors)
