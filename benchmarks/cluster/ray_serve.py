@@ -30,6 +30,9 @@ from benchmarks.serve.running import Running, serving
 
 from .ray_running import Deployed, deployed
 
+#: Seconds after which a killed replica counts as lost.
+BACK_SECONDS = 90.0
+
 BODY = json.dumps({"model": "bench", "input": "a text of ########", "encoding_format": "base64"})
 
 
@@ -133,10 +136,12 @@ def kill_replica(options: argparse.Namespace) -> dict[str, object]:
         killed = time.monotonic()
         os.kill(before[0], signal.SIGKILL)
         back = float("inf")
-        while time.monotonic() - killed < options.kill_seconds:
+        while (passed := time.monotonic() - killed) < (BACK_SECONDS if back == float("inf") else options.kill_seconds):
             time.sleep(0.2)
             if back == float("inf") and len(answering(cluster, before[0])) >= 2:
                 back = time.monotonic() - killed
+            if passed > options.kill_seconds:
+                counting.clear()
         ended.set()
         for client in clients:
             client.join()
