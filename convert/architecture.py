@@ -30,6 +30,7 @@ __all__ = [
     "Body",
     "Decoder",
     "Dense",
+    "Disentangled",
     "Embedding",
     "EmbeddingGate",
     "FeedForward",
@@ -118,6 +119,25 @@ class RelativeBias:
 
 
 @dataclass(frozen=True, slots=True)
+class Disentangled:
+    """Numbers added to each score by content and distance (DeBERTa): query_i · keys[r] + key_j · queries[r].
+
+    The row r belongs to the distance i - j of query and key. The tables are multiplied by the scale of the scores.
+
+    Attributes:
+        name: name of the rows in the graph; layers with the same name share them.
+        rows: row of each distance from 1 - positions to positions - 1.
+        keys: (heads, rows, head_size), if queries meet positions.
+        queries: (heads, rows, head_size), if keys meet positions.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    keys: Weight | None
+    queries: Weight | None
+
+
+@dataclass(frozen=True, slots=True)
 class Heads:
     """Heads of a query, or of a key and a value.
 
@@ -156,7 +176,7 @@ Mask = Literal["full", "causal"] | Window
 class Attention:
     """Multi-head self-attention over each text.
 
-    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's and the learned bias, inside the mask.
+    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's, the learned and the disentangled bias, inside the mask.
 
     Attributes:
         query: (hidden, heads · head_size).
@@ -175,6 +195,7 @@ class Attention:
             weight has the width of a head.
         key_norm: the same of the projected key.
         value_norm: the same of the projected value.
+        disentangled: bias by content and distance.
     """
 
     query: Linear
@@ -192,6 +213,7 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     value_norm: Norm | None = None
+    disentangled: Disentangled | None = None
 
     def __post_init__(self) -> None:
         widths = (self.query_heads.width, self.key_heads.width, self.key_heads.width, self.query_heads.width)

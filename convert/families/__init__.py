@@ -24,6 +24,7 @@ from .mpnet import describe_mpnet
 from .nomic_bert import describe_nomic_bert
 from .roberta import describe_roberta, describe_xlm_roberta_xl
 from .settings.nearest import explain_nearest
+from .special_attention.deberta_v2 import describe_deberta_v2
 from .static_embedding import describe_static_embedding
 from .t5 import describe_t5
 
@@ -35,6 +36,7 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "albert": describe_albert,
         "bert": describe_bert,
         "camembert": describe_roberta,
+        "deberta-v2": describe_deberta_v2,
         "distilbert": describe_distilbert,
         "electra": describe_electra,
         "embedding_gemma2_text": describe_embedding_gemma2,
@@ -69,7 +71,6 @@ TRACED = frozenset(
             "big_bird",
             "data2vec-text",
             "deberta",
-            "deberta-v2",
             "esm",
             "gemma2",
             "gpt2",

@@ -46,6 +46,7 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
         "albert": _Names("*pooler", "tanh", "classifier"),
         "bert": _POOLER,
         "camembert": _ROBERTA,
+        "deberta-v2": _Names("pooler.dense", "", "classifier"),  # its activation is configured
         "distilbert": _Names("pre_classifier", "relu", "classifier"),
         "electra": _Names("classifier.dense", "gelu", "classifier.out_proj"),
         "modernbert": _Names("head.dense", "", "classifier"),  # its activation is configured, and a norm follows
@@ -78,6 +79,9 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
     hidden = architecture.hidden_size
     pooling: PoolingMode = "cls"
     activation, bias, norm = names.activation, True, None
+    if architecture.family == "deberta-v2":
+        where = f"{checkpoint.folder}: pooler_hidden_act"
+        activation = check_activation(checkpoint.config.get("pooler_hidden_act", "gelu"), where)
     if architecture.family == "modernbert":
         config = checkpoint.config
         pooling = _modernbert_pooling(checkpoint)

@@ -31,6 +31,8 @@ class Tap:
         part: index of one of `parts` equal parts of the last axis.
         parts: number of equal parts of the last axis.
         heads: axis of the heads of one text's value, which are put side by side; None for a value without this axis.
+        needs: path of a module without which the point does not exist; empty if there is none.
+        first: whether the first call in a layer alone counts; else the values of all calls are summed.
     """
 
     path: str
@@ -39,6 +41,8 @@ class Tap:
     part: int = 0
     parts: int = 1
     heads: int | None = None
+    needs: str = ""
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Family:
         rotary: whether query and key are rotated between their projection and the attention function.
         bias: bias of the scores besides the mask, for a family that does not call transformers' attention function.
         softmax: attention weights, for a family that does not call transformers' attention function.
+        bias_method: path of a module and name of its method that returns such a bias, (heads, tokens, tokens), and whose last
+            argument is the number of products in the scores (DeBERTa).
         final_norm: path of the norm after the last layer.
     """
 
@@ -61,6 +67,7 @@ class Family:
     rotary: bool = False
     bias: Tap | None = None
     softmax: Tap | None = None
+    bias_method: tuple[str, str] | None = None
     final_norm: str | None = None
 
 
@@ -174,6 +181,26 @@ _MPNET = Family(
     },
     bias=_into("attention.attn", 2),  # position_bias
     softmax=_out("attention.attn.dropout"),  # the identity when a model does not train
+)
+_DEBERTA_V2 = Family(
+    embeddings={
+        **_embeddings("token_type", "position"),
+        "sum": (Tap("embeddings.LayerNorm", "in", needs="embeddings.position_embeddings"),),
+    },
+    layer=r"encoder\.layer\.\d+",
+    points={
+        # Projections that distances share are called a second time.
+        **_attention(
+            Tap("attention.self.query_proj", "out", first=True),
+            Tap("attention.self.key_proj", "out", first=True),
+            _out("attention.self.value_proj"),
+            "attention.output.dense",
+        ),
+        **_norm_sum("attention", "attention.output.LayerNorm"),
+        **_BERT_FEED_FORWARD,
+    },
+    softmax=_out("attention.self.dropout"),  # the identity when a model does not train
+    bias_method=("attention.self", "disentangled_attention_bias"),
 )
 _ALBERT = Family(
     embeddings=_embeddings("token_type", "position", projection="encoder.embedding_hidden_mapping_in"),
@@ -328,6 +355,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "albert": _ALBERT,
         "bert": _BERT,
         "camembert": _BERT,
+        "deberta-v2": _DEBERTA_V2,
         "distilbert": _DISTILBERT,
         "electra": _BERT,
         "embedding_gemma2_text": _decoder(
@@ -365,6 +393,7 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "albert": ("*pooler", "classifier"),
         "bert": _POOLER,
         "camembert": _TWO_LAYERS,
+        "deberta-v2": ("pooler.dense", "classifier"),
         "distilbert": ("pre_classifier", "classifier"),
         "electra": _TWO_LAYERS,
         "modernbert": ("head.dense", "head.norm", "classifier"),

@@ -1,8 +1,8 @@
 """Points of transformers' model on one text, recorded by forward hooks: the reference's side of the comparison.
 
 Query, key, mask and scale are recorded in calls of transformers' `eager_attention_forward`, which is wrapped during a trace,
-and scores are computed from them in float32. MPNet does not call it: its scores are computed from its query and key
-projections and from the bias that its attention module gets.
+and scores are computed from them in float32. MPNet and DeBERTa do not call it: their scores are computed from their query and
+key projections, and from the bias that their attention module gets or computes.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Tracer:
         self._stack = contextlib.ExitStack()
         self._found: dict[str, Tensor] = {}
         self._layer = -1
+        self._products = 1  # products that the scores are a sum of
 
     def run(self, row: Sequence[int], types: Sequence[int] | None = None) -> dict[str, NDArray[np.float32]]:
         """Return every point of one text, by key; shapes as in `GraphProbe.run`. The order is that of computation.
@@ -99,6 +100,8 @@ class Tracer:
                     full = f"{path}.{tap.path}" if tap.path else path
                     if full in self._modules and not self._is_identity(full):
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
+                if self._family.bias_method is not None:
+                    self._wrap_bias(stack, path, *self._family.bias_method)
             if self._family.final_norm is not None:
                 self._tap(stack, self._family.final_norm, Tap("", "out"), lambda: "final_norm")
             for key, tap in self._traced.taps.items():
@@ -117,7 +120,8 @@ class Tracer:
         return [*self._family.points.items(), *((key, tap) for key, tap in extra.items() if tap is not None)]
 
     def _exist(self, taps: Sequence[Tap]) -> bool:
-        return all(tap.path in self._modules for tap in taps)
+        paths = (path for tap in taps for path in (tap.path, tap.needs) if path)
+        return all(path in self._modules for path in paths)
 
     def _is_identity(self, path: str) -> bool:
         return type(self._modules[path]).__name__ == "Identity"
@@ -133,6 +137,8 @@ class Tracer:
             tensor = tensor.chunk(tap.parts, dim=-1)[tap.part][0]  # the only text
             if tap.heads is not None:
                 tensor = tensor.movedim(tap.heads, 1).flatten(1)  # (tokens, heads · size)
+            if tap.first and key() in self._found:
+                return
             self._found[key()] = self._found[key()] + tensor if key() in self._found else tensor
 
         handle: RemovableHandle
@@ -183,16 +189,29 @@ class Tracer:
         finally:
             setattr(file, ATTENTION_FUNCTION, original)
 
+    def _wrap_bias(self, stack: contextlib.ExitStack, layer: str, path: str, name: str) -> None:
+        """Record the results of a method that returns the bias of a layer's scores."""
+        module = self._modules[f"{layer}.{path}"]
+        original = getattr(module, name)
+
+        def compute(*given: Any) -> Any:
+            self._found[f"layers.{self._layer}/attention/bias"] = bias = original(*given)
+            self._products = int(given[-1])
+            return bias
+
+        setattr(module, name, compute)
+        stack.callback(delattr, module, name)  # the instance's attribute, before the class's
+
     def _score_by_taps(self, layer: str) -> None:
         heads = self._model.config.num_attention_heads
         query, key = (
             projected.reshape(len(projected), heads, -1).transpose(0, 1)
             for projected in (self._found[f"{layer}/attention/{name}"] for name in ("query", "key"))
         )
-        bias = self._found.pop(f"{layer}/attention/bias")
+        bias = self._found.pop(f"{layer}/attention/bias", None)
         softmax = self._found.pop(f"{layer}/attention/softmax")
         # The tap took the first of a batch of one already: (heads, tokens, tokens).
-        self._score(layer, query, key, 1 / math.sqrt(query.shape[-1]), bias, softmax)
+        self._score(layer, query, key, 1 / math.sqrt(query.shape[-1] * self._products), bias, softmax)
 
     def _score(
         self, layer: str, query: Tensor, key: Tensor, scale: float, bias: Tensor | None, softmax: Tensor

@@ -11,10 +11,6 @@ from typing import Any
 
 __all__ = ["NEAREST", "explain_nearest"]
 
-_DISENTANGLED = (
-    "its scores have two more products, of contents with projected relative positions (disentangled attention)"
-)
-
 #: Nearest family, and what differs, by `model_type`.
 NEAREST: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -24,8 +20,7 @@ NEAREST: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "convbert": ("bert", "half of its heads are convolutions whose kernels the input makes"),
         "data2vec-text": ("roberta", "the same layers; its files have another prefix and model type"),
-        "deberta": ("bert", _DISENTANGLED),
-        "deberta-v2": ("bert", _DISENTANGLED),
+        "deberta": ("deberta-v2", "its query, key and value are one product, and its distances have no ranges"),
         "ernie": ("bert", "its embeddings have a table of tasks"),
         "esm": ("roberta", "its norms are before each part, and its positions are rotary or learned by configuration"),
         "ernie_m": ("bert", "its norms and its positions are those of another order"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...architecture import Attention
 from ...graph.builder import GraphBuilder
 from ..shared.blocks import emit_linear
+from ..shared.disentangled import emit_by_distance
 from ..shared.positions import CAUSAL, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
 from .packed_layout import PackedLayout
@@ -39,9 +40,16 @@ def emit_attention(
         for part, rows in (("query", query), ("key", key), ("value", value))
     ]
     is_causal = bias_key(attention) == CAUSAL
+    bias = positions.bias_of(attention)
+    if positions.by_distance is not None:
+        heads = [
+            _emit_heads(graph, attention, rows, f"{name}/{part}_heads")
+            for part, rows in zip(("query", "key"), rectangles, strict=False)
+        ]
+        bias = emit_by_distance(graph, attention, (heads[0], heads[1]), positions.by_distance, name)
     context = graph.node(
         "Attention",
-        rectangles if is_causal else [*rectangles, positions.bias_of(attention), "", "", layout.lengths],
+        rectangles if is_causal else [*rectangles, bias, "", "", layout.lengths],
         f"{name}/context_rectangle",
         q_num_heads=attention.num_heads,
         kv_num_heads=attention.num_kv_heads,
@@ -52,3 +60,10 @@ def emit_attention(
     flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")
     context = graph.node("Gather", [flat, layout.packed], f"{name}/context")  # (tokens, heads · head_size)
     return emit_linear(graph, attention.output, context, f"{name}/output")
+
+
+def _emit_heads(graph: GraphBuilder, attention: Attention, rows: str, name: str) -> str:
+    """Add rows of the rectangle by heads, (texts, heads, longest, head_size)."""
+    sizes = graph.constant([0, 0, attention.num_heads, attention.head_size])
+    split = graph.node("Reshape", [rows, sizes], f"{name}/split")
+    return graph.node("Transpose", [split], name, perm=(0, 2, 1, 3))

@@ -51,6 +51,18 @@ _MODERNBERT = {"hidden_act": "hidden_activation"}
 MODELS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], SpecialTokens, Mapping[str, Any]]] = {
     "albert": (_of("Albert"), BERT_TOKENS, {"embedding_size": [8, 24], "num_hidden_groups": [1]}),
     "camembert": (_of("Camembert", pad_token_id=1), ROBERTA_TOKENS, {"type_vocab_size": [1, 2]}),
+    "deberta-v2": (
+        _of("DebertaV2", relative_attention=True, pad_token_id=0),
+        BERT_TOKENS,
+        {
+            "pos_att_type": [["c2p"], ["p2c", "c2p"], "c2p|p2c"],
+            "share_att_key": [False, True],
+            "position_buckets": [-1, 4, 8, 13],
+            "norm_rel_ebd": ["none", "layer_norm"],
+            "position_biased_input": [False, True],
+            "type_vocab_size": [0, 2],
+        },
+    ),
     "distilbert": (_of("DistilBert", _DISTILBERT), BERT_TOKENS, {"sinusoidal_pos_embds": [False, True]}),
     "electra": (_of("Electra"), BERT_TOKENS, {"embedding_size": [8, 24]}),
     "gte": (_of("Gte"), BERT_TOKENS, {}),

@@ -11,6 +11,7 @@ import transformers
 
 from ..families.decoders.models import QUICK, make_tiny
 from ..families.restated import Restated, Static
+from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
 from ..families.test_gte import New
 from ..families.test_jina_bert import Jina
 from ..families.test_nomic_bert import Nomic
@@ -83,6 +84,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     "bert_tanh_gelu": bert_like("bert", "Bert", hidden_act="gelu_new"),
     "bert_quick_gelu": bert_like("bert", "Bert", hidden_act="quick_gelu"),
     "camembert": roberta_like("camembert", "Camembert", type_vocab_size=1),
+    "deberta-v2": bert_like("deberta-v2", "DebertaV2", **DEBERTA),
     "distilbert": lambda: _transformers("distilbert", "DistilBert", DISTILBERT_SIZES, BERT_TOKENS, POSITIONS),
     **{name: partial(make_tiny, name) for name in (*QUICK, *SLOW)},
     "electra": bert_like("electra", "Electra", embedding_size=16),
