@@ -33,6 +33,7 @@ __all__ = [
     "Disentangled",
     "Embedding",
     "EmbeddingGate",
+    "Experts",
     "FeedForward",
     "Heads",
     "Layer",
@@ -253,6 +254,30 @@ class FeedForward:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """Feed-forward part of several experts, a few of which work on each token (NomicBERT).
+
+    The result is the sum over a token's experts of p · down(activation(up(x))), plus the bias; p is the expert's share in the
+    softmax of the router's product over all experts.
+
+    Attributes:
+        router: (hidden, experts).
+        ups: (hidden, intermediate) of each expert, without a bias.
+        downs: (intermediate, hidden) of each expert, without a bias.
+        activation: transformers' name of the activation, one of `activations.AUTHORED`.
+        top: experts that work on a token: those with the largest shares.
+        bias: (hidden,), if there is one.
+    """
+
+    router: Linear
+    ups: tuple[Linear, ...]
+    downs: tuple[Linear, ...]
+    activation: str
+    top: int
+    bias: Weight | None
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingGate:
     """Gate of a layer by the embeddings (EmbeddingGemma 2): down(activation(gate(x)) · norm(scale · signal(embeddings))).
 
@@ -274,7 +299,7 @@ class EmbeddingGate:
 
 
 #: Parts of a layer that a block adds to its input.
-Body = Attention | FeedForward | EmbeddingGate
+Body = Attention | FeedForward | Experts | EmbeddingGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +481,11 @@ class Architecture:
     def feed_forwards(self) -> tuple[FeedForward, ...]:
         """Feed-forward parts of all layers, in the order of computation."""
         return tuple(core for block in self.blocks if isinstance(core := block.core, FeedForward))
+
+    @property
+    def experts(self) -> tuple[Experts, ...]:
+        """Feed-forward parts of several experts, in the order of computation."""
+        return tuple(core for block in self.blocks if isinstance(core := block.core, Experts))
 
     @property
     def norms(self) -> Iterator[Norm]:

@@ -53,6 +53,10 @@ def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | N
         # A feed-forward part holds its input, the up projection (and the gate), and the activation.
         up = part.up.weight.shape[1]
         token = max(token, architecture.hidden_size + (3 if part.gate is not None else 2) * up)
+    for experts in architecture.experts:
+        # All chosen rows are beside their results; an expert's inner values are those of all tokens at most.
+        states = architecture.hidden_size * (2 + 3 * experts.top)
+        token = max(token, states + 2 * experts.ups[0].weight.shape[1])
     vocabulary = max(
         (module.table.shape[0] for module in architecture.modules if isinstance(module, Decoder)), default=0
     )

@@ -27,6 +27,7 @@ from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import CAUSAL, NO_BIAS, emit_positions, has_bias
 from .attention import emit_attention
 from .distances import emit_skew
+from .experts import emit_experts
 from .packed_layout import PackedLayout, emit_packed_layout
 from .pooling import emit_pooling
 
@@ -64,6 +65,7 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
         attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, seen, positions, name),
         pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, layout, name),
         token_type=lambda table: _emit_token_types(graph, table),
+        experts=emit_experts,
     )
     hidden = emit_encoder(graph, architecture, parts, "texts", dimension)
     if _averages_tokens(architecture):

@@ -72,6 +72,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "RotaryEmbedding"): _FLOATS,
         ("", "Sigmoid"): _FLOATS,
         ("", "Slice"): _ALL,
+        ("", "Softmax"): _FLOATS,
         ("", "Split"): _ALL,
         ("", "Sqrt"): _FLOATS,
         ("", "Squeeze"): _ALL,

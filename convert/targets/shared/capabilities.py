@@ -44,7 +44,7 @@ def check_capabilities(target: str, capabilities: Capabilities, architecture: Ar
     """Refuse an architecture that a target cannot emit.
 
     Raises:
-        InputError: the architecture has a norm, a mask or grouped heads that the target has no nodes for; the message names
+        InputError: the architecture has a part that the target has no nodes for, such as a norm or a mask; the message names
             each of them.
     """
     missing = list(dict.fromkeys(_missing(capabilities, architecture)))

@@ -34,11 +34,11 @@ EMITTED: Mapping[Target, frozenset[Operator]] = MappingProxyType(
     {
         "cpu": _EVERYWHERE
         | _standard(
-            "Attention CumSum Equal Gather Gemm Less Mod NonZero Not RMSNormalization Range RotaryEmbedding Shape Transpose "
-            "Where",
+            "Attention CumSum Equal Gather GatherElements Gemm Less Mod NonZero Not RMSNormalization Range RotaryEmbedding "
+            "Shape Softmax TopK Transpose Where",
         ),
         "cuda": _EVERYWHERE
-        | _standard("Gather GatherElements Gemm RMSNormalization RotaryEmbedding Transpose")
+        | _standard("Gather GatherElements Gemm RMSNormalization RotaryEmbedding Softmax Transpose")
         | _microsoft("BiasGelu FastGelu GroupQueryAttention PackedMultiHeadAttention SkipLayerNormalization"),
         "tensorrt": _EVERYWHERE | _standard("Gather GatherElements Softmax Transpose"),
         "coreml": _EVERYWHERE | _standard("Clip Softmax Transpose"),

@@ -32,7 +32,7 @@ def _of(name: str, renamed: Mapping[str, str] = {}, **more: Any) -> Callable[[Ma
 
     def make(sizes: Mapping[str, Any]) -> Any:
         settings = {renamed.get(key, key): value for key, value in sizes.items()}
-        config = getattr(transformers, f"{name}Config")(**settings, **more)
+        config = getattr(transformers, f"{name}Config")(**{**more, **settings})
         return randomize(getattr(transformers, f"{name}Model")(config))
 
     return make
@@ -52,7 +52,7 @@ MODELS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], SpecialTokens, Ma
     "albert": (_of("Albert"), BERT_TOKENS, {"embedding_size": [8, 24], "num_hidden_groups": [1]}),
     "camembert": (_of("Camembert", pad_token_id=1), ROBERTA_TOKENS, {"type_vocab_size": [1, 2]}),
     "deberta-v2": (
-        _of("DebertaV2", relative_attention=True, pad_token_id=0),
+        _of("DebertaV2", relative_attention=True, pos_att_type=["c2p"], pad_token_id=0),
         BERT_TOKENS,
         {
             "pos_att_type": [["c2p"], ["p2c", "c2p"], "c2p|p2c"],

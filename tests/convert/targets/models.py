@@ -14,7 +14,7 @@ from ..families.restated import Restated, Static
 from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
 from ..families.test_gte import New
 from ..families.test_jina_bert import Jina
-from ..families.test_nomic_bert import Nomic
+from ..families.test_nomic_bert import EXPERTS, Nomic
 from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize
 from .tiny import Tiny
@@ -98,6 +98,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
         "nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5, rotary_emb_interleaved=True, rotary_emb_base=50), 64, 32
     ),
     "nomic_bert_half": _restated("nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5), 64, 32),
+    "nomic_bert_experts": _restated("nomic_bert", lambda: Nomic(**EXPERTS), 64, 32),
     "roberta": roberta_like("roberta", "Roberta", type_vocab_size=1),
     "mt5": _t5("mt5", "MT5", feed_forward_proj="gated-gelu"),
     "static_embedding": _restated("static_embedding", Static, 60, 24),

@@ -60,7 +60,9 @@ def test_tensorrt_has_standard_operators_and_typed_values(tmp_path: Path, name: 
     types = typed(model)
     assert all(types[value].elem_type for node in model.graph.node for value in (*node.input, *node.output) if value)
     for node in model.graph.node:
-        if node.op_type == "Softmax":  # MatMul(scaled query, key) + mask, Softmax, MatMul
+        if (
+            node.op_type == "Softmax" and "/router/" not in node.name
+        ):  # MatMul(scaled query, key) + mask, Softmax, MatMul
             _assert_fusible(model, node)
 
 
