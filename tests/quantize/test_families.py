@@ -1,4 +1,4 @@
-"""Recipes on families whose graphs differ from BERT's: experts, which may get no token, and scores by content and distance."""
+"""Recipes on families unlike BERT: experts, which may get no token, and scores by content and distance."""
 
 from __future__ import annotations
 
