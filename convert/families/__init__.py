@@ -17,12 +17,13 @@ from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
 from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
 from .electra import describe_electra
-from .gte import describe_gte
 from .jina_bert import describe_jina_bert
 from .modernbert import describe_modernbert
 from .mpnet import describe_mpnet
-from .nomic_bert import describe_nomic_bert
 from .roberta import describe_roberta, describe_xlm_roberta_xl
+from .rotary.gte import describe_gte
+from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
+from .rotary.nomic_bert import describe_nomic_bert
 from .settings.nearest import explain_nearest
 from .special_attention.deberta_v2 import describe_deberta_v2
 from .static_embedding import describe_static_embedding
@@ -45,6 +46,7 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "gemma3_text": describe_gemma3,
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
+        "jina_embeddings_v3": describe_jina_embeddings_v3,
         "llama": describe_llama,
         "mistral": describe_mistral,
         "modernbert": describe_modernbert,

@@ -49,6 +49,7 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
         "deberta-v2": _Names("pooler.dense", "", "classifier"),  # its activation is configured
         "distilbert": _Names("pre_classifier", "relu", "classifier"),
         "electra": _Names("classifier.dense", "gelu", "classifier.out_proj"),
+        "jina_embeddings_v3": _ROBERTA,
         "modernbert": _Names("head.dense", "", "classifier"),  # its activation is configured, and a norm follows
         "mpnet": _ROBERTA,
         "nomic_bert": _POOLER,

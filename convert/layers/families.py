@@ -223,6 +223,18 @@ _NOMIC_BERT = Family(
     },
     rotary=True,
 )
+_JINA_EMBEDDINGS_V3 = Family(
+    embeddings=_embeddings("token_type"),
+    layer=r"layers\.\d+",
+    points={
+        **_post_norm(
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"
+        ),
+        **_feed_forward("mlp.fc1", "mlp.fc2"),
+        **_norm_sum("feed_forward", "post_mlp_layernorm"),
+    },
+    rotary=True,
+)
 _MODERNBERT = Family(
     embeddings={"word": (_out("embeddings.tok_embeddings"),), "norm": (_out("embeddings.norm"),)},
     layer=r"layers\.\d+",
@@ -370,6 +382,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gte": _NOMIC_BERT,  # the same modules under the same names
         "jina_bert": _jina("mlp.gated_layers", 0, "mlp.wo", "mlp.layernorm"),
         "jina_bert_qk_post_norm": _jina("mlp.up_gated_layer", 1, "mlp.down_layer", "layer_norm_2"),
+        "jina_embeddings_v3": _JINA_EMBEDDINGS_V3,
         "llama": _DECODER,
         "mistral": _DECODER,
         "modernbert": _MODERNBERT,
@@ -396,6 +409,7 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "deberta-v2": ("pooler.dense", "classifier"),
         "distilbert": ("pre_classifier", "classifier"),
         "electra": _TWO_LAYERS,
+        "jina_embeddings_v3": _TWO_LAYERS,
         "modernbert": ("head.dense", "head.norm", "classifier"),
         "mpnet": _TWO_LAYERS,
         "nomic_bert": _POOLER,

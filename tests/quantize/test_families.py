@@ -15,7 +15,7 @@ from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import load_recipe
 from fletcher.runtime import Encoder
 
-from ..convert.families.test_nomic_bert import EXPERTS, HIDDEN, VOCABULARY, Nomic
+from ..convert.families.rotary.test_nomic_bert import EXPERTS, HIDDEN, VOCABULARY, Nomic
 from ..convert.layers.models import export_mean, save_artifact
 from ..convert.verify.parity import save_tokenizer
 

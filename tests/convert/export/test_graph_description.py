@@ -34,6 +34,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "distilbert": {"hidden_act": "relu"},
     "electra": {"hidden_act": "relu"},
     "gte": {"hidden_act": "relu"},
+    "jina_embeddings_v3": {"hidden_act": "relu", "num_attention_heads": 2},
     "modernbert": {
         "hidden_act": "relu",
         "local_attention": 6,

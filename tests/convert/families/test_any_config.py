@@ -17,9 +17,9 @@ from fletcher.convert.families import FAMILIES
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, randomize
 from .decoders.models import CASES, make_tiny
 from .restated import Restated
-from .test_gte import New
+from .rotary.test_gte import New
 from .test_jina_bert import Jina
-from .test_nomic_bert import Nomic
+from .rotary.test_nomic_bert import Nomic
 
 #: Number of examples of each family; those of BERT are in test_bert.py.
 EXAMPLES = 4
@@ -66,6 +66,7 @@ MODELS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], SpecialTokens, Ma
     "distilbert": (_of("DistilBert", _DISTILBERT), BERT_TOKENS, {"sinusoidal_pos_embds": [False, True]}),
     "electra": (_of("Electra"), BERT_TOKENS, {"embedding_size": [8, 24]}),
     "gte": (_of("Gte"), BERT_TOKENS, {}),
+    "jina_embeddings_v3": (_of("JinaEmbeddingsV3", pad_token_id=1), ROBERTA_TOKENS, {"type_vocab_size": [1, 2]}),
     "modernbert": (
         _of("ModernBert", _MODERNBERT, **_IDS),
         BERT_TOKENS,

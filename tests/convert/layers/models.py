@@ -43,6 +43,9 @@ DEBERTA: dict[str, Any] = {
     "type_vocab_size": 0,
 }
 
+#: Families with RoBERTa's special tokens.
+COUNTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "jina_embeddings_v3")
+
 #: Families with RMS norms that are compared here, by their case, and all of them with `-m slow`.
 RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "llama", "mistral", "qwen3", "qwen3_window")
 
@@ -67,6 +70,9 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "deberta-v2": lambda: transformers.DebertaV2Model(transformers.DebertaV2Config(**SIZES, **DEBERTA)),
     "electra": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
     "gte": lambda: transformers.GteModel(transformers.GteConfig(**SIZES)),
+    "jina_embeddings_v3": lambda: transformers.JinaEmbeddingsV3Model(
+        transformers.JinaEmbeddingsV3Config(**SIZES, **_COUNTED)
+    ),
     "nomic_bert": lambda: transformers.NomicBertModel(transformers.NomicBertConfig(**SIZES)),
     "modernbert": lambda: transformers.ModernBertModel(
         transformers.ModernBertConfig(**SIZES, **_IDS, local_attention=16)
@@ -86,7 +92,7 @@ def save_artifact(family: str, folder: Path) -> Path:
         The artifact.
     """
     checkpoint = folder / "checkpoint"
-    tokens = ROBERTA_TOKENS if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else BERT_TOKENS
+    tokens = ROBERTA_TOKENS if family in COUNTED else BERT_TOKENS
     model = MODELS[family]()
     save_checkpoint(model if family in RMS_NORMED else randomize(model), checkpoint, tokens)
     return export_mean(checkpoint, SIZES["hidden_size"])

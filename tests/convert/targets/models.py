@@ -12,9 +12,9 @@ import transformers
 from ..families.decoders.models import QUICK, make_tiny
 from ..families.restated import Restated, Static
 from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
-from ..families.test_gte import New
+from ..families.rotary.test_gte import New
 from ..families.test_jina_bert import Jina
-from ..families.test_nomic_bert import EXPERTS, Nomic
+from ..families.rotary.test_nomic_bert import EXPERTS, Nomic
 from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize
 from .tiny import Tiny
@@ -89,6 +89,9 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     **{name: partial(make_tiny, name) for name in (*QUICK, *SLOW)},
     "electra": bert_like("electra", "Electra", embedding_size=16),
     "gte": _restated("new", lambda: New(rope_scaling={"type": "ntk", "factor": 2.0}), 60, 32),
+    "jina_embeddings_v3": lambda: _transformers(
+        "jina_embeddings_v3", "JinaEmbeddingsV3", SIZES, ROBERTA_TOKENS, POSITIONS
+    ),
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
     "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
     "modernbert": _modernbert,

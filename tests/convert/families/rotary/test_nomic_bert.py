@@ -17,8 +17,8 @@ from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 
-from ..verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
-from .restated import Restated, half_turned, neighbors_turned
+from ...verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
+from ..restated import Restated, half_turned, neighbors_turned
 
 LONGEST = 24
 VOCABULARY, HIDDEN, HEADS, INNER, LAYERS = 64, 32, 4, 256, 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..architecture import Attention, Block, FeedForward, Layer, Rotary
-from ..checkpoint.tensors import Linear, Norm, TensorReader
+from ...architecture import Attention, Block, FeedForward, Layer, Rotary
+from ...checkpoint.tensors import Linear, Norm, TensorReader
 
 __all__ = ["GatedShape", "read_gated_layer", "rotary_attention", "rotary_layer"]
 

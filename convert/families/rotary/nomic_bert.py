@@ -18,14 +18,14 @@ from pathlib import Path
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Architecture, Block, Embedding, Experts, Layer, Rotary
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.tensors import TensorReader
-from ..graph.activations import check_activation
-from .decoders.rope import RopeContext, rotary_of
+from ...architecture import Architecture, Block, Embedding, Experts, Layer, Rotary
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.tensors import TensorReader
+from ...graph.activations import check_activation
+from ..decoders.rope import RopeContext, rotary_of
 from .gated_layer import GatedShape, read_gated_layer, rotary_attention, rotary_layer
-from .settings.reader import Config
-from .settings.values import agreed, frequencies, head_size, positive, read_rotary, switch
+from ..settings.reader import Config
+from ..settings.values import agreed, frequencies, head_size, positive, read_rotary, switch
 
 __all__ = ["describe_nomic_bert"]
 
