@@ -46,6 +46,7 @@ __all__ = [
     "RelativeBias",
     "Rotary",
     "Saturation",
+    "SpanConvolution",
     "Truncate",
     "Window",
 ]
@@ -173,6 +174,28 @@ class Window:
 Mask = Literal["full", "causal"] | Window
 
 
+@dataclass(frozen=True, slots=True)
+class SpanConvolution:
+    """Convolutions beside the heads of an attention, whose kernels the tokens make (ConvBERT).
+
+    A head's result is the sum of the values around a token, weighted by softmax(kernels(span · query)). The span is
+    pointwise(x_around · depthwise), summed over the tokens around. Tokens beyond the ends of a text count as zeros.
+
+    Attributes:
+        depthwise: (size, hidden), for the tokens around, the earliest one first.
+        pointwise: (hidden, heads · head_size).
+        kernels: (heads · head_size, heads · size).
+        values: (hidden, heads · head_size).
+        size: tokens of a kernel, an odd number; the token itself is in the middle.
+    """
+
+    depthwise: Weight
+    pointwise: Linear
+    kernels: Linear
+    values: Linear
+    size: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """Multi-head self-attention over each text.
@@ -183,7 +206,7 @@ class Attention:
         query: (hidden, heads · head_size).
         key: (hidden, key heads · head_size).
         value: (hidden, key heads · head_size).
-        output: (heads · head_size, hidden).
+        output: (heads · head_size, hidden), or of twice as many rows with convolutions, whose results come second.
         num_heads: heads of the query.
         num_kv_heads: heads of key and value; fewer than `num_heads` in grouped-query attention.
         head_size: width of a head.
@@ -197,6 +220,7 @@ class Attention:
         key_norm: the same of the projected key.
         value_norm: the same of the projected value.
         disentangled: bias by content and distance.
+        convolution: as many heads of convolutions beside those of the attention.
     """
 
     query: Linear
@@ -215,9 +239,11 @@ class Attention:
     key_norm: Norm | None = None
     value_norm: Norm | None = None
     disentangled: Disentangled | None = None
+    convolution: SpanConvolution | None = None
 
     def __post_init__(self) -> None:
-        widths = (self.query_heads.width, self.key_heads.width, self.key_heads.width, self.query_heads.width)
+        contexts = self.query_heads.width * (1 if self.convolution is None else 2)
+        widths = (self.query_heads.width, self.key_heads.width, self.key_heads.width, contexts)
         parts = (self.query.weight.shape[1], self.key.weight.shape[1], self.value.weight.shape[1])
         if (*parts, self.output.weight.shape[0]) != widths:
             raise ValueError(

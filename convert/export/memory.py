@@ -27,6 +27,9 @@ DECODER_ROWS, DECODER_CELLS = 2, 3
 #: exists before and after it is cut, beside the scores of the other product. Measured: 5.03.
 PLACED_SQUARES = 5
 
+#: Hidden states of each token for each token of a convolution's kernel: the rows around, and their products. Measured: 4.1.
+KERNEL_STATES = 4
+
 #: Bytes of two int32 for each pair of positions: the distance, and the value that is computed from it.
 DISTANCES = 2 * 4
 
@@ -47,6 +50,9 @@ def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | N
     for attention in architecture.attentions:
         width = attention.query_heads.width
         token, cell = max(token, ATTENTION_STATES * width), max(cell, RECTANGLE_STATES * width)
+        if (convolution := attention.convolution) is not None:
+            size, hidden = convolution.depthwise.shape
+            token = max(token, (KERNEL_STATES * size + 2) * hidden)
         squares = 1 if attention.disentangled is None else 1 + PLACED_SQUARES
         square = max(square, attention.num_heads * squares)
     for part in architecture.feed_forwards:

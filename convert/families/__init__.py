@@ -25,6 +25,7 @@ from .rotary.gte import describe_gte
 from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
 from .rotary.nomic_bert import describe_nomic_bert
 from .settings.nearest import explain_nearest
+from .special_attention.convbert import describe_convbert
 from .special_attention.deberta_v2 import describe_deberta_v2
 from .static_embedding import describe_static_embedding
 from .t5 import describe_t5
@@ -37,6 +38,7 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "albert": describe_albert,
         "bert": describe_bert,
         "camembert": describe_roberta,
+        "convbert": describe_convbert,
         "deberta-v2": describe_deberta_v2,
         "distilbert": describe_distilbert,
         "electra": describe_electra,
@@ -89,7 +91,7 @@ UNTRACED: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "pegasus", "umt5"), _DECODERS),
         **dict.fromkeys(("ernie", "funnel", "xlnet"), _NO_EXPORT),
-        **dict.fromkeys(("convbert", "nystromformer"), _PADDING),
+        "nystromformer": _PADDING,
         "longformer": "Optimum's graph needs a global attention mask, which depends on the task",
     }
 )

@@ -46,7 +46,8 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
         "albert": _Names("*pooler", "tanh", "classifier"),
         "bert": _POOLER,
         "camembert": _ROBERTA,
-        "deberta-v2": _Names("pooler.dense", "", "classifier"),  # its activation is configured
+        "convbert": _Names("classifier.dense", "", "classifier.out_proj"),
+        "deberta-v2": _Names("pooler.dense", "", "classifier"),
         "distilbert": _Names("pre_classifier", "relu", "classifier"),
         "electra": _Names("classifier.dense", "gelu", "classifier.out_proj"),
         "jina_embeddings_v3": _ROBERTA,
@@ -57,6 +58,9 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
         "xlm-roberta": _ROBERTA,
     }
 )
+
+#: Key of the activation of the first product, by family; the default is gelu.
+_ACTIVATIONS: Mapping[str, str] = MappingProxyType({"convbert": "hidden_act", "deberta-v2": "pooler_hidden_act"})
 
 #: Prefixes of encoders inside a checkpoint with a head.
 PREFIXES = ("bert.", "albert.", "nomic_bert.")
@@ -80,9 +84,8 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
     hidden = architecture.hidden_size
     pooling: PoolingMode = "cls"
     activation, bias, norm = names.activation, True, None
-    if architecture.family == "deberta-v2":
-        where = f"{checkpoint.folder}: pooler_hidden_act"
-        activation = check_activation(checkpoint.config.get("pooler_hidden_act", "gelu"), where)
+    if (key := _ACTIVATIONS.get(architecture.family)) is not None:
+        activation = check_activation(checkpoint.config.get(key, "gelu"), f"{checkpoint.folder}: {key}")
     if architecture.family == "modernbert":
         config = checkpoint.config
         pooling = _modernbert_pooling(checkpoint)

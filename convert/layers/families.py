@@ -182,6 +182,12 @@ _MPNET = Family(
     bias=_into("attention.attn", 2),  # position_bias
     softmax=_out("attention.attn.dropout"),  # the identity when a model does not train
 )
+_CONVBERT = Family(
+    embeddings=_embeddings("token_type", "position", projection="embeddings_project"),
+    layer=r"encoder\.layer\.\d+",
+    points={**_BERT_ATTENTION, **_BERT_FEED_FORWARD},
+    softmax=_out("attention.self.dropout"),  # the identity when a model does not train
+)
 _DEBERTA_V2 = Family(
     embeddings={
         **_embeddings("token_type", "position"),
@@ -367,6 +373,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "albert": _ALBERT,
         "bert": _BERT,
         "camembert": _BERT,
+        "convbert": _CONVBERT,
         "deberta-v2": _DEBERTA_V2,
         "distilbert": _DISTILBERT,
         "electra": _BERT,
@@ -406,6 +413,7 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "albert": ("*pooler", "classifier"),
         "bert": _POOLER,
         "camembert": _TWO_LAYERS,
+        "convbert": _TWO_LAYERS,
         "deberta-v2": ("pooler.dense", "classifier"),
         "distilbert": ("pre_classifier", "classifier"),
         "electra": _TWO_LAYERS,

@@ -137,6 +137,7 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         **_summed("embeddings/norm", "embeddings/with_token_type", "embeddings/sum"),
         ("PackedMultiHeadAttention", "attention/context"): _BEFORE_CONTEXT,
+        ("PackedMultiHeadAttention", "attention/self_context"): _BEFORE_CONTEXT,
         ("GroupQueryAttention", "attention/context"): _BEFORE_CONTEXT,
         **_summed("attention/norm", "attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),

@@ -1,8 +1,8 @@
 """Points of transformers' model on one text, recorded by forward hooks: the reference's side of the comparison.
 
 Query, key, mask and scale are recorded in calls of transformers' `eager_attention_forward`, which is wrapped during a trace,
-and scores are computed from them in float32. MPNet and DeBERTa do not call it: their scores are computed from their query and
-key projections, and from the bias that their attention module gets or computes.
+and scores are computed from them in float32. MPNet, DeBERTa and ConvBERT do not call it: their scores are computed from their
+query and key projections, and from the bias that their attention module gets or computes, if there is one.
 """
 
 from __future__ import annotations
@@ -203,13 +203,13 @@ class Tracer:
         stack.callback(delattr, module, name)  # the instance's attribute, before the class's
 
     def _score_by_taps(self, layer: str) -> None:
-        heads = self._model.config.num_attention_heads
+        softmax = self._found.pop(f"{layer}/attention/softmax")
+        heads = len(softmax)
         query, key = (
             projected.reshape(len(projected), heads, -1).transpose(0, 1)
             for projected in (self._found[f"{layer}/attention/{name}"] for name in ("query", "key"))
         )
         bias = self._found.pop(f"{layer}/attention/bias", None)
-        softmax = self._found.pop(f"{layer}/attention/softmax")
         # The tap took the first of a batch of one already: (heads, tokens, tokens).
         self._score(layer, query, key, 1 / math.sqrt(query.shape[-1] * self._products), bias, softmax)
 

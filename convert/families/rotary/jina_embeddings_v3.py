@@ -14,9 +14,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tensors import TensorReader
 from ...graph.activations import check_activation
 from ..decoders.rope import RopeContext, read_rope
-from .gated_layer import GatedShape, rotary_layer
 from ..settings.reader import Config
 from ..settings.values import head_size
+from .gated_layer import GatedShape, rotary_layer
 
 __all__ = ["describe_jina_embeddings_v3"]
 

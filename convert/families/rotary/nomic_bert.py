@@ -23,9 +23,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tensors import TensorReader
 from ...graph.activations import check_activation
 from ..decoders.rope import RopeContext, rotary_of
-from .gated_layer import GatedShape, read_gated_layer, rotary_attention, rotary_layer
 from ..settings.reader import Config
 from ..settings.values import agreed, frequencies, head_size, positive, read_rotary, switch
+from .gated_layer import GatedShape, read_gated_layer, rotary_attention, rotary_layer
 
 __all__ = ["describe_nomic_bert"]
 

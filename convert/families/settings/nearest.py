@@ -18,7 +18,6 @@ NEAREST: Mapping[str, tuple[str, str]] = MappingProxyType(
             "bert",
             "beyond some length its attention is sparse: blocks in a window, random blocks, global ones",
         ),
-        "convbert": ("bert", "half of its heads are convolutions whose kernels the input makes"),
         "data2vec-text": ("roberta", "the same layers; its files have another prefix and model type"),
         "deberta": ("deberta-v2", "its query, key and value are one product, and its distances have no ranges"),
         "ernie": ("bert", "its embeddings have a table of tasks"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...architecture import Attention
 from ...graph.builder import GraphBuilder
 from ..shared.blocks import emit_linear
+from ..shared.convolutions import emit_span_convolution
 from ..shared.disentangled import emit_by_distance
 from ..shared.positions import CAUSAL, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
@@ -58,7 +59,12 @@ def emit_attention(
     )
     width = attention.query_heads.width
     flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")
-    context = graph.node("Gather", [flat, layout.packed], f"{name}/context")  # (tokens, heads · head_size)
+    around = positions.around
+    packed = f"{name}/context" if around is None else f"{name}/self_context"
+    context = graph.node("Gather", [flat, layout.packed], packed)  # (tokens, heads · head_size)
+    if around is not None:
+        convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
+        context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
     return emit_linear(graph, attention.output, context, f"{name}/output")
 
 

@@ -25,6 +25,7 @@ from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
 from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import CAUSAL, NO_BIAS, emit_positions, has_bias
+from .around import emit_around
 from .attention import emit_attention
 from .distances import emit_skew
 from .experts import emit_experts
@@ -55,7 +56,11 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
         graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture, without) else ""
     )  # int32
     positions = emit_positions(graph, architecture, layout.positions, steps, without=without)
-    positions = replace(positions, by_distance=emit_skew(graph, architecture, layout))
+    positions = replace(
+        positions,
+        by_distance=emit_skew(graph, architecture, layout),
+        around=emit_around(graph, architecture, layout),
+    )
     seen = layout
     if architecture.unseen_tail is not None:
         seen = replace(layout, lengths=_emit_seen_lengths(graph, architecture.unseen_tail, ids, layout))

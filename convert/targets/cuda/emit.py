@@ -28,6 +28,7 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
 from ..shared.blocks import emit_linear
+from ..shared.convolutions import emit_span_convolution, input_around
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
@@ -115,6 +116,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
 
+    positions = replace(positions, around=input_around(graph, architecture, ("tokens",), (0,)))
     wide = emit_wide_tables(graph, architecture.attentions, positions)
 
     def context(attention: Attention, hidden: str, name: str) -> str:
@@ -123,14 +125,19 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         bias = positions.bias_of(attention)
         if positions.by_distance is not None:
             bias = _emit_by_distance(graph, attention, (qkv[0], qkv[1]), positions, name)
-        return graph.node(
+        around = positions.around
+        result = graph.node(
             "PackedMultiHeadAttention",
             [*qkv, token_offset, cumulative, bias],
-            f"{name}/context",
+            f"{name}/context" if around is None else f"{name}/self_context",
             domain=MICROSOFT,
             num_heads=attention.num_heads,
             scale=attention.scale,
         )
+        if around is None:
+            return result
+        convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
+        return graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
 
     def attend(attention: Attention, hidden: str, name: str) -> str:
         return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")

@@ -116,6 +116,7 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
     if (
         attention.rotary is not None
         or attention.disentangled is not None  # its rows are read beside the operator
+        or attention.convolution is not None  # the same
         or attention.query_norm is not None
         or attention.key_norm is not None
         or attention.value_norm is not None

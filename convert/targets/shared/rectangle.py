@@ -15,6 +15,7 @@ from fletcher.runtime.artifact.manifest import TensorInfo
 from ...architecture import Attention, Decoder, Heads, Rotary
 from ...graph.builder import GraphBuilder
 from .blocks import emit_linear
+from .convolutions import emit_span_convolution
 from .disentangled import emit_by_distance
 from .pooling import emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
@@ -96,7 +97,12 @@ def emit_rectangle_attention(
     context = graph.node("MatMul", [weights, heads["value"]], f"{name}/context/heads")
     context = graph.node("Transpose", [context], f"{name}/context/split", perm=(0, 2, 1, 3))
     width = attention.query_heads.width
-    context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], f"{name}/context")
+    around = positions.around
+    last = f"{name}/context" if around is None else f"{name}/self_context"
+    context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], last)
+    if around is not None:
+        convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
+        context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
     return emit_linear(graph, attention.output, context, f"{name}/output")
 
 

@@ -19,6 +19,7 @@ from ...architecture import Architecture
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
 from ...precision import FP32, Precision
+from ..shared.convolutions import input_around
 from ..shared.disentangled import emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
@@ -94,6 +95,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     positions = emit_positions(graph, architecture, places, steps, rows_axis=2)
     if disentangled:
         positions = replace(positions, by_distance=emit_lookup(graph, architecture, steps, ids))
+    positions = replace(positions, around=input_around(graph, architecture, SHAPE, (0, 0)))
     learned = architecture.embedding.positions
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
@@ -128,6 +130,6 @@ def _profiles(inputs: Sequence[TensorInfo], max_tokens: int) -> tuple[Profile, .
     )
 
 
-def _sides(info: TensorInfo, side: tuple[int, int]) -> tuple[int, ...]:
-    texts, longest = side
-    return tuple({"texts": texts, "longest": longest}[str(name)] for name in info.shape)
+def _sides(info: TensorInfo, sides: tuple[int, int]) -> tuple[int, ...]:
+    texts, longest = sides
+    return tuple(side if isinstance(side, int) else {"texts": texts, "longest": longest}[side] for side in info.shape)

@@ -35,13 +35,14 @@ WIDE: dict[str, Any] = {
     "max_position_embeddings": 520,
 }
 
-#: No bias; a bias per head, shared by all texts; a window, gates and pre-norms; gates and rotary positions; a bias of a text.
+#: No bias; a bias per head, shared by all texts; a window, gates and pre-norms; gates and rotary positions; a bias of a text; convolutions.
 FAMILIES: dict[str, tuple[str, dict[str, Any], SpecialTokens]] = {
     "Bert": ("Model", {}, BERT_TOKENS),
     "MPNet": ("Model", {}, ROBERTA_TOKENS),
     "ModernBert": ("Model", {"num_hidden_layers": 4, "intermediate_size": 384, "pad_token_id": 0}, BERT_TOKENS),
     "NomicBert": ("Model", {}, BERT_TOKENS),
     "DebertaV2": ("Model", DEBERTA, BERT_TOKENS),
+    "ConvBert": ("Model", {"embedding_size": 256, "pad_token_id": 0}, BERT_TOKENS),
 }
 
 #: Batches in which attention scores dominate, in which tokens dominate, and in which one long text pads short ones.

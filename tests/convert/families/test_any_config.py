@@ -18,8 +18,8 @@ from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, 
 from .decoders.models import CASES, make_tiny
 from .restated import Restated
 from .rotary.test_gte import New
-from .test_jina_bert import Jina
 from .rotary.test_nomic_bert import Nomic
+from .test_jina_bert import Jina
 
 #: Number of examples of each family; those of BERT are in test_bert.py.
 EXAMPLES = 4
@@ -114,7 +114,7 @@ RESTATED: Mapping[str, tuple[Callable[..., Restated], int, int, Mapping[str, Any
 
 def test_every_family_has_a_model_here_or_in_a_test_of_its_own() -> None:
     decoders = {make_tiny(name).family for name in CASES}
-    of_their_own = {"bert", "jina_bert", "mt5", "new", "static_embedding", "t5", "xlm-roberta-xl"}
+    of_their_own = {"bert", "convbert", "jina_bert", "mt5", "new", "static_embedding", "t5", "xlm-roberta-xl"}
     assert {*MODELS} | of_their_own | decoders == set(FAMILIES)
 
 

@@ -67,6 +67,9 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     ),
     "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
     "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
+    "convbert": lambda: transformers.ConvBertModel(
+        transformers.ConvBertConfig(**SIZES, embedding_size=24, pad_token_id=0)
+    ),
     "deberta-v2": lambda: transformers.DebertaV2Model(transformers.DebertaV2Config(**SIZES, **DEBERTA)),
     "electra": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
     "gte": lambda: transformers.GteModel(transformers.GteConfig(**SIZES)),

@@ -11,15 +11,16 @@ import transformers
 
 from ..families.decoders.models import QUICK, make_tiny
 from ..families.restated import Restated, Static
-from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
 from ..families.rotary.test_gte import New
-from ..families.test_jina_bert import Jina
 from ..families.rotary.test_nomic_bert import EXPERTS, Nomic
+from ..families.special_attention.test_convbert import BASE as CONVBERT
+from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
+from ..families.test_jina_bert import Jina
 from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize
 from .tiny import Tiny
 
-__all__ = ["MODELS", "NAMES", "SLOW", "Tiny", "bert_like", "roberta_like"]
+__all__ = ["MODELS", "NAMES", "REFUSED", "SLOW", "Tiny", "bert_like", "cases", "roberta_like"]
 
 LONGEST = 24
 T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), start=1, end=1, pad=0)
@@ -77,6 +78,9 @@ def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden
 #: Models of families whose paths through the emitters are those of other models; their tests run with `-m slow`.
 SLOW = ("eurobert", "gemma", "mistral", "qwen2")
 
+#: Models that a target refuses by name.
+REFUSED: Mapping[str, tuple[str, ...]] = {"coreml": ("convbert",)}
+
 #: By name: all of `families.FAMILIES`, and one model for each other path through an emitter.
 MODELS: Mapping[str, Callable[[], Tiny]] = {
     "albert": bert_like("albert", "Albert", embedding_size=16),
@@ -84,6 +88,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     "bert_tanh_gelu": bert_like("bert", "Bert", hidden_act="gelu_new"),
     "bert_quick_gelu": bert_like("bert", "Bert", hidden_act="quick_gelu"),
     "camembert": roberta_like("camembert", "Camembert", type_vocab_size=1),
+    "convbert": bert_like("convbert", "ConvBert", **CONVBERT),
     "deberta-v2": bert_like("deberta-v2", "DebertaV2", **DEBERTA),
     "distilbert": lambda: _transformers("distilbert", "DistilBert", DISTILBERT_SIZES, BERT_TOKENS, POSITIONS),
     **{name: partial(make_tiny, name) for name in (*QUICK, *SLOW)},
@@ -112,3 +117,13 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
 
 #: Names of the models, for parametrized tests.
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
+
+
+def cases(*targets: str) -> list[Any]:
+    """Return each target with the names of the models that it does not refuse, for parametrized tests."""
+    return [
+        pytest.param(target, name, marks=pytest.mark.slow) if name in SLOW else (target, name)
+        for target in targets
+        for name in MODELS
+        if name not in REFUSED.get(target, ())
+    ]
