@@ -35,7 +35,8 @@ WIDE: dict[str, Any] = {
     "max_position_embeddings": 520,
 }
 
-#: No bias; a bias per head, shared by all texts; a window, gates and pre-norms; gates and rotary positions; a bias of a text; convolutions.
+#: No bias; a bias per head, shared by all texts; a window, gates and pre-norms; gates and rotary positions; a bias of a text;
+#: convolutions.
 FAMILIES: dict[str, tuple[str, dict[str, Any], SpecialTokens]] = {
     "Bert": ("Model", {}, BERT_TOKENS),
     "MPNet": ("Model", {}, ROBERTA_TOKENS),
