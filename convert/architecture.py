@@ -213,6 +213,8 @@ class Attention:
         scale: factor of the scores.
         rotary: positions that rotate queries and keys.
         mask: tokens that a token attends to.
+        blockwise: whether a target should compute a symmetric window in blocks, at a cost that grows with the length alone,
+            where it can.
         alibi: slope of each head: -slope · |distance| is added to the scores.
         relative_bias: learned bias; layers that share the table share the object.
         query_norm: norm of the projected query, if the family has one: over (heads · head_size), or over each head if its
@@ -240,6 +242,7 @@ class Attention:
     value_norm: Norm | None = None
     disentangled: Disentangled | None = None
     convolution: SpanConvolution | None = None
+    blockwise: bool = False
 
     def __post_init__(self) -> None:
         contexts = self.query_heads.width * (1 if self.convolution is None else 2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fletcher.runtime.artifact.memory_shape import MemoryShape
 
-from ..architecture import Architecture, Decoder
+from ..architecture import Architecture, Decoder, Window
+from ..targets.cpu.window_blocks import NEIGHBORS, is_blockwise
 from ..targets.shared.positions import biased_attentions
 
 __all__ = ["memory_shape"]
@@ -34,12 +35,13 @@ KERNEL_STATES = 4
 DISTANCES = 2 * 4
 
 
-def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | None:
+def memory_shape(architecture: Architecture, *, padded: bool, in_blocks: bool = False) -> MemoryShape | None:
     """Return the peak memory of a graph.
 
     Args:
         architecture: the encoder.
         padded: whether all nodes compute on the rectangle, padding included; else attention alone does.
+        in_blocks: whether the target computes windows in blocks.
 
     Returns:
         The bytes per token, cell and square; None for a traced encoder, whose layers are not described.
@@ -54,7 +56,11 @@ def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | N
             size, hidden = convolution.depthwise.shape
             token = max(token, (KERNEL_STATES * size + 2) * hidden)
         squares = 1 if attention.disentangled is None else 1 + PLACED_SQUARES
-        square = max(square, attention.num_heads * squares)
+        if in_blocks and is_blockwise(attention) and isinstance(attention.mask, Window):
+            # Scores of a token with the keys of three blocks, which are as long as one side of the window.
+            token = max(token, ATTENTION_STATES * width + attention.num_heads * NEIGHBORS * attention.mask.before)
+        else:
+            square = max(square, attention.num_heads * squares)
     for part in architecture.feed_forwards:
         # A feed-forward part holds its input, the up projection (and the gate), and the activation.
         up = part.up.weight.shape[1]

@@ -25,8 +25,10 @@ from .rotary.gte import describe_gte
 from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
 from .rotary.nomic_bert import describe_nomic_bert
 from .settings.nearest import explain_nearest
+from .special_attention.big_bird import describe_big_bird
 from .special_attention.convbert import describe_convbert
 from .special_attention.deberta_v2 import describe_deberta_v2
+from .special_attention.longformer import describe_longformer
 from .static_embedding import describe_static_embedding
 from .t5 import describe_t5
 
@@ -37,6 +39,7 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
     {
         "albert": describe_albert,
         "bert": describe_bert,
+        "big_bird": describe_big_bird,
         "camembert": describe_roberta,
         "convbert": describe_convbert,
         "deberta-v2": describe_deberta_v2,
@@ -50,6 +53,7 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "jina_bert": describe_jina_bert,
         "jina_embeddings_v3": describe_jina_embeddings_v3,
         "llama": describe_llama,
+        "longformer": describe_longformer,
         "mistral": describe_mistral,
         "modernbert": describe_modernbert,
         "new": describe_gte,
@@ -72,7 +76,6 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
 TRACED = frozenset(
     {
         *(
-            "big_bird",
             "data2vec-text",
             "deberta",
             "esm",
@@ -92,7 +95,6 @@ UNTRACED: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "pegasus", "umt5"), _DECODERS),
         **dict.fromkeys(("ernie", "funnel", "xlnet"), _NO_EXPORT),
         "nystromformer": _PADDING,
-        "longformer": "Optimum's graph needs a global attention mask, which depends on the task",
     }
 )
 

@@ -45,6 +45,9 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
     {
         "albert": _Names("*pooler", "tanh", "classifier"),
         "bert": _POOLER,
+        "big_bird": _Names(
+            "classifier.dense", "", "classifier.out_proj"
+        ),  # its activation is configured, as the next ones'
         "camembert": _ROBERTA,
         "convbert": _Names("classifier.dense", "", "classifier.out_proj"),
         "deberta-v2": _Names("pooler.dense", "", "classifier"),
@@ -59,8 +62,14 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
     }
 )
 
-#: Key of the activation of the first product, by family; the default is gelu.
-_ACTIVATIONS: Mapping[str, str] = MappingProxyType({"convbert": "hidden_act", "deberta-v2": "pooler_hidden_act"})
+#: Key of the activation of the first product, and its default, by family.
+_ACTIVATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "big_bird": ("hidden_act", "gelu_new"),
+        "convbert": ("hidden_act", "gelu"),
+        "deberta-v2": ("pooler_hidden_act", "gelu"),
+    }
+)
 
 #: Prefixes of encoders inside a checkpoint with a head.
 PREFIXES = ("bert.", "albert.", "nomic_bert.")
@@ -73,6 +82,11 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
         CheckpointError: the family's classifier is not authored, or a tensor is missing or of another shape.
     """
     names = FAMILIES.get(architecture.family)
+    if architecture.family == "longformer":
+        raise CheckpointError(
+            f"{checkpoint.folder}: the classifier of the family longformer is not authored: transformers gives its first "
+            "token global attention, with projections of its own"
+        )
     if names is None:
         raise CheckpointError(
             f"{checkpoint.folder}: the classifier of the family {architecture.family} is not authored; "
@@ -84,8 +98,9 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
     hidden = architecture.hidden_size
     pooling: PoolingMode = "cls"
     activation, bias, norm = names.activation, True, None
-    if (key := _ACTIVATIONS.get(architecture.family)) is not None:
-        activation = check_activation(checkpoint.config.get(key, "gelu"), f"{checkpoint.folder}: {key}")
+    if (configured := _ACTIVATIONS.get(architecture.family)) is not None:
+        key, default = configured
+        activation = check_activation(checkpoint.config.get(key, default), f"{checkpoint.folder}: {key}")
     if architecture.family == "modernbert":
         config = checkpoint.config
         pooling = _modernbert_pooling(checkpoint)

@@ -7,6 +7,7 @@ identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -32,6 +33,7 @@ class Tap:
         parts: number of equal parts of the last axis.
         heads: axis of the heads of one text's value, which are put side by side; None for a value without this axis.
         needs: path of a module without which the point does not exist; empty if there is none.
+        texts: axis of the texts; the next one is that of the tokens, or the one before.
         first: whether the first call in a layer alone counts; else the values of all calls are summed.
     """
 
@@ -43,6 +45,7 @@ class Tap:
     heads: int | None = None
     needs: str = ""
     first: bool = False
+    texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Family:
         softmax: attention weights, for a family that does not call transformers' attention function.
         bias_method: path of a module and name of its method that returns such a bias, (heads, tokens, tokens), and whose last
             argument is the number of products in the scores (DeBERTa).
+        window: key of the configuration with the sizes of the layers' windows, for a family that computes its scores in
+            another form (Longformer): the reference's are then computed from query and key.
         final_norm: path of the norm after the last layer.
     """
 
@@ -68,6 +73,7 @@ class Family:
     bias: Tap | None = None
     softmax: Tap | None = None
     bias_method: tuple[str, str] | None = None
+    window: str | None = None
     final_norm: str | None = None
 
 
@@ -169,6 +175,24 @@ _DISTILBERT = Family(
         **_feed_forward("ffn.lin1", "ffn.lin2"),
         **_norm_sum("feed_forward", "output_layer_norm"),
     },
+)
+_BIG_BIRD = dataclasses.replace(
+    _BERT, softmax=_out("attention.self.dropout")
+)  # the identity when a model does not train
+_LONGFORMER = Family(
+    embeddings=_embeddings("token_type", "position"),
+    layer=r"encoder\.layer\.\d+",
+    points={
+        **_attention(  # its rows are (tokens, texts, hidden)
+            Tap("attention.self.query", "out", texts=1),
+            Tap("attention.self.key", "out", texts=1),
+            Tap("attention.self.value", "out", texts=1),
+            "attention.output.dense",
+        ),
+        **_norm_sum("attention", "attention.output.LayerNorm"),
+        **_BERT_FEED_FORWARD,
+    },
+    window="attention_window",
 )
 _MPNET = Family(
     embeddings=_embeddings("position"),
@@ -372,6 +396,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "albert": _ALBERT,
         "bert": _BERT,
+        "big_bird": _BIG_BIRD,
         "camembert": _BERT,
         "convbert": _CONVBERT,
         "deberta-v2": _DEBERTA_V2,
@@ -391,6 +416,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "jina_bert_qk_post_norm": _jina("mlp.up_gated_layer", 1, "mlp.down_layer", "layer_norm_2"),
         "jina_embeddings_v3": _JINA_EMBEDDINGS_V3,
         "llama": _DECODER,
+        "longformer": _LONGFORMER,
         "mistral": _DECODER,
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
@@ -412,6 +438,7 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "albert": ("*pooler", "classifier"),
         "bert": _POOLER,
+        "big_bird": _TWO_LAYERS,
         "camembert": _TWO_LAYERS,
         "convbert": _TWO_LAYERS,
         "deberta-v2": ("pooler.dense", "classifier"),

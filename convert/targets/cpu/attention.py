@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ...architecture import Attention
+from collections.abc import Mapping
+
+from ...architecture import Attention, Window
 from ...graph.builder import GraphBuilder
 from ..shared.blocks import emit_linear
 from ..shared.convolutions import emit_span_convolution
@@ -10,12 +12,19 @@ from ..shared.disentangled import emit_by_distance
 from ..shared.positions import CAUSAL, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
 from .packed_layout import PackedLayout
+from .window_blocks import Blocks, emit_block_attention, is_blockwise
 
 __all__ = ["emit_attention"]
 
 
 def emit_attention(
-    graph: GraphBuilder, attention: Attention, hidden: str, layout: PackedLayout, positions: Positions, name: str
+    graph: GraphBuilder,
+    attention: Attention,
+    hidden: str,
+    layout: PackedLayout,
+    positions: Positions,
+    blocks: Mapping[int, Blocks],
+    name: str,
 ) -> str:
     """Add the operator `Attention` over the rectangle; `nonpad_kv_seqlen` keeps padding out of every softmax.
 
@@ -30,12 +39,16 @@ def emit_attention(
         hidden: packed hidden states, (tokens, hidden).
         layout: places of the tokens.
         positions: tables to rotate with, and the biases of the scores.
+        blocks: places of the tokens in blocks, by the size of the window, for attentions in blocks.
         name: prefix of the nodes' names.
 
     Returns:
         The output of the attention, (tokens, hidden).
     """
     query, key, value = emit_projections(graph, attention, hidden, positions, name, emit_rotary)
+    if is_blockwise(attention) and isinstance(attention.mask, Window):
+        context = emit_block_attention(graph, attention, (query, key, value), blocks[attention.mask.before], name)
+        return emit_linear(graph, attention.output, context, f"{name}/output")
     rectangles = [
         graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)
         for part, rows in (("query", query), ("key", key), ("value", value))

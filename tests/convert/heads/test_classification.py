@@ -52,6 +52,7 @@ FAMILIES: list[tuple[str, dict[str, Any], bool]] = [
     ("ModernBert", MODERNBERT | {"classifier_pooling": "mean", "classifier_bias": True, "norm_bias": True}, False),
     ("NomicBert", SIZES, True),
     ("JinaEmbeddingsV3", SIZES | {"type_vocab_size": 1}, False),
+    ("BigBird", SIZES | {"attention_type": "original_full"}, True),
     ("ConvBert", SIZES | {"embedding_size": 32, "hidden_act": "relu"}, True),
     ("DebertaV2", DEBERTA | SIZES, True),
     ("DebertaV2", DEBERTA | SIZES | {"type_vocab_size": 2, "pooler_hidden_act": "tanh"}, True),

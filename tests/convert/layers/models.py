@@ -44,7 +44,7 @@ DEBERTA: dict[str, Any] = {
 }
 
 #: Families with RoBERTa's special tokens.
-COUNTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "jina_embeddings_v3")
+COUNTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "jina_embeddings_v3", "longformer")
 
 #: Families with RMS norms that are compared here, by their case, and all of them with `-m slow`.
 RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "llama", "mistral", "qwen3", "qwen3_window")
@@ -67,6 +67,7 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     ),
     "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
     "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
+    "big_bird": lambda: transformers.BigBirdModel(transformers.BigBirdConfig(**SIZES, pad_token_id=0)),
     "convbert": lambda: transformers.ConvBertModel(
         transformers.ConvBertConfig(**SIZES, embedding_size=24, pad_token_id=0)
     ),
@@ -75,6 +76,9 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "gte": lambda: transformers.GteModel(transformers.GteConfig(**SIZES)),
     "jina_embeddings_v3": lambda: transformers.JinaEmbeddingsV3Model(
         transformers.JinaEmbeddingsV3Config(**SIZES, **_COUNTED)
+    ),
+    "longformer": lambda: transformers.LongformerModel(
+        transformers.LongformerConfig(**SIZES, **_COUNTED, attention_window=16)
     ),
     "nomic_bert": lambda: transformers.NomicBertModel(transformers.NomicBertConfig(**SIZES)),
     "modernbert": lambda: transformers.ModernBertModel(

@@ -85,6 +85,7 @@ REFUSED: Mapping[str, tuple[str, ...]] = {"coreml": ("convbert",)}
 MODELS: Mapping[str, Callable[[], Tiny]] = {
     "albert": bert_like("albert", "Albert", embedding_size=16),
     "bert": bert_like("bert", "Bert"),
+    "big_bird": bert_like("big_bird", "BigBird", attention_type="original_full", use_bias=False),
     "bert_tanh_gelu": bert_like("bert", "Bert", hidden_act="gelu_new"),
     "bert_quick_gelu": bert_like("bert", "Bert", hidden_act="quick_gelu"),
     "camembert": roberta_like("camembert", "Camembert", type_vocab_size=1),
@@ -99,6 +100,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     ),
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
     "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
+    "longformer": roberta_like("longformer", "Longformer", attention_window=6, type_vocab_size=1),
     "modernbert": _modernbert,
     "mpnet": roberta_like("mpnet", "MPNet"),
     "nomic_bert": _restated("nomic_bert", Nomic, 64, 32),
