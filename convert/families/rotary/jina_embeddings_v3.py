@@ -1,8 +1,8 @@
 """jina-embeddings-v3: XLM-RoBERTa with rotary positions instead of a table; post-norm, units without a gate.
 
 There are two sets of names of one architecture: the original repository's (`mixer.Wqkv`) and transformers' (`q_proj`). Task
-adapters are those of PEFT, merged by `checkpoint/adapters.py`; the original's, which are tensors of the checkpoint itself,
-are refused.
+adapters of PEFT are merged by `checkpoint/adapters.py`, the original's, which are tensors of the checkpoint itself, by
+`checkpoint/task_adapters.py`.
 
 Source: transformers' modeling_jina_embeddings_v3.py, and its `conversion_mapping.py` for the original's names.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from ...architecture import Architecture, Embedding, Layer
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.task_adapters import TASK_KEY
 from ...checkpoint.tensors import TensorReader
 from ...graph.activations import check_activation
 from ..decoders.rope import RopeContext, read_rope
@@ -49,6 +50,7 @@ def describe_jina_embeddings_v3(checkpoint: Checkpoint) -> Architecture:
         up_bias=True,
         down_bias=True,
     )
+    config.ignore(TASK_KEY)  # of the adapter, which is merged
     config.finish()
 
     tensors = TensorReader(checkpoint, prefixes=("roberta.",))
