@@ -183,6 +183,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         token_heads: outputs of an embedder besides its vectors. The key is left out for other models.
         static_queries: queries of a SPLADE model that need no encoder. The key is left out for other models.
         include_prompt: False if the tokens of a prompt are left out of the pooling. The key is left out for other models.
+        input_type: the only input type that the weights are for, besides `raw`: those of a task's adapter. The key is left
+            out for other models.
     """
 
     name: str
@@ -211,3 +213,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     token_heads: TokenHeads | msgspec.UnsetType = msgspec.UNSET
     static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET
     include_prompt: bool | msgspec.UnsetType = msgspec.UNSET
+    input_type: str | msgspec.UnsetType = msgspec.UNSET

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 
 from .artifact.calibration import Calibration
-from .artifact.manifest import TOKEN_WEIGHTS, Proof
+from .artifact.manifest import TOKEN_WEIGHTS, Proof, Target
 from .artifact.outputs import is_joined
 from .errors import InputError, OptionError
 from .inputs import Requested
@@ -19,12 +20,34 @@ from .space.bounds import Bounds
 from .space.derived import RequestSpaces
 from .space.space import Space
 
-__all__ = ["ModelInfo", "require_output"]
+__all__ = ["ModelInfo", "VariantInfo", "require_output"]
 
 #: Method of `Encoder` for each output, used in messages.
 METHODS: Mapping[Output, str] = MappingProxyType(
     {"vectors": "embed", "scores": "score", "sparse": "embed_sparse", "token_vectors": "embed_tokens"}
 )
+
+
+class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Description of one graph of an artifact.
+
+    Attributes:
+        name: `TARGET-PRECISION`, for example `cpu-fp32`.
+        target: kind of graph, made for one or more providers.
+        precision: type of its weights.
+        tolerance: allowed difference of its vectors from the canary's.
+        measured: figures of its comparison with the reference, by name.
+        canary: `passed` if it passed the canary at export; `unchecked` if the exporting machine could not run it.
+        batch_dependent: whether a text's vector depends on the other texts of its batch.
+    """
+
+    name: str
+    target: Target
+    precision: str
+    tolerance: Accuracy
+    measured: Mapping[str, float]
+    canary: Literal["passed", "unchecked"]
+    batch_dependent: bool
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +81,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
             gives none.
         token_heads: digest of the weights of these outputs; empty if it gives none.
         query_weights: SHA-256 of the file of the weights of queries that need no encoder; empty if there is none.
+        variants: the artifact's graphs; `variant` is the name of the one that runs.
     """
 
     card: ModelCard
@@ -81,6 +105,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str = ""
     bounds: Bounds | None = None
     calibration: Calibration | None = None
+    variants: tuple[VariantInfo, ...] = ()
     token_dimension: int = 0
     token_heads: str = ""
     query_weights: str = ""

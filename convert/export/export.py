@@ -45,6 +45,7 @@ from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.routed_layout import read_query_table, routed_layout
 from ..checkpoint.static_layout import static_layout
+from ..checkpoint.task_adapters import task_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
@@ -140,6 +141,7 @@ def export(
         checkout = fetch(source, progress=progress)
         routed = stack.enter_context(routed_layout(checkout.folder))
         usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(routed))))
+        usual = stack.enter_context(task_layout(usual, options.task))
         layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
         templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)

@@ -17,6 +17,7 @@ from fletcher.runtime.errors import CheckpointError, MissingPackageError
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.routed_layout import documents_folder
+from ..checkpoint.task_adapters import tasks_of
 from ..checkpoint.weights.files import has_pickles, read_weights
 from .token_heads import load_token_maps
 from .witness import Witness, input_modules, quiet
@@ -66,6 +67,7 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
     hub_logging: Any = transformers.utils.logging
     hub_logging.disable_progress_bar()  # the commands report progress themselves
     folder = Path(folder)
+    _check_known(folder)
     kind = CLASSES[card.output]
     version = str(sentence_transformers.__version__)
     tools = {
@@ -106,6 +108,25 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         prompts=dict(card.prompts) if zoo else None,
         maps=maps,
     )
+
+
+def _check_known(folder: Path) -> None:
+    """Refuse a model whose computation neither transformers nor Fletcher's references have.
+
+    Raises:
+        CheckpointError: the model has experts or adapters, for which its repository brings its own code.
+    """
+    config = find_json(folder / "config.json")
+    if config.get("model_type") == "nomic_bert" and config.get("num_experts"):
+        raise CheckpointError(
+            f"{folder} has experts (num_experts), which transformers' NomicBert lacks, and code of a checkpoint is not run: "
+            "the artifact cannot be verified. Its canary stays self-made"
+        )
+    if tasks_of(config):
+        raise CheckpointError(
+            f"{folder} has adapters for tasks among its tensors, which transformers' class does not read, and code of a "
+            "checkpoint is not run: the artifact cannot be verified. Its canary stays self-made"
+        )
 
 
 def _load(kind: Any, folder: Path) -> Any:

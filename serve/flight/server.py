@@ -286,7 +286,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         version = self._models.pick(options.model, ANSWERED_BY[options.output])
         space = version.spaces.of(options.embed, options.output)
         schema = output_schema(texts, version.description, options.embed, space, options.output)
-        return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
+        return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, self.locations())], -1, -1)
+
+    def locations(self) -> list[str]:
+        """Return the addresses at which clients find the answers."""
+        return [self.url]
 
     @contextmanager
     def _call(self, route: str, context: Any) -> Iterator[RecordDraft]:
