@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from fletcher.runtime.artifact.durable import sync
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
@@ -140,6 +141,7 @@ class LogFile:
     def _rotate(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # moved already, for example before an error
             self._path.rename(self._path.with_name(f"{self._path.name}.{self.head.seq:0{DIGITS}}"))
+            sync(self._path.parent)  # a power cut must not keep the new file and undo the old one's new name
         self._exchange()
 
     def _sync(self) -> None:
