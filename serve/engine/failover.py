@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FailingError, ProviderError
+from fletcher.runtime.errors import DeviceMemoryError, FailingError, NotFiniteError, ProviderError
 
 from ..observe.metrics import Metrics
 from .backend import Backend
@@ -80,8 +80,10 @@ class Failover:
         else:
             try:
                 values = self.backend.run(batch, output)
-            except Exception:
-                self.breaker.fail()
+            except Exception as error:
+                # Texts of one client that give NaN, or are too long for the device, must not make it refuse the others.
+                if not isinstance(error, NotFiniteError | DeviceMemoryError):
+                    self.breaker.fail()
                 if self.spare is None:
                     raise
                 logger.warning("a batch failed and runs again on the spare device", exc_info=True)
