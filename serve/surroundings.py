@@ -41,6 +41,7 @@ from .http.app import HttpApp
 from .http.call import AsgiApp, Limits
 from .http.edge.edge import Edge
 from .http.edge.forwarded import as_loopback
+from .http.playground.options import Pages
 from .models.changes import AdminRules
 from .models.registry import Models
 from .models.remote.locations import Locations
@@ -379,7 +380,7 @@ class Surroundings:
             longbow=self.longbow,
             tracing=self.tracing,
             consumers=self.consumers(consumers),
-            root_path=self.options.root_path,
+            pages=Pages(self.options.root_path, self.options.playground),
             admin=self.admin,
         )
 

@@ -10,6 +10,7 @@ import typer
 from fletcher.runtime.commandline.console import EXIT, reporter
 from fletcher.runtime.options.secrets import read_secret
 
+from . import cluster_ray
 from .options import require_packages
 
 __all__ = ["cluster"]
@@ -29,7 +30,9 @@ ApiKeyFile = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an instance.")]
 
-cluster = typer.Typer(help="Several servers behind a balancer.", no_args_is_help=True)
+cluster = typer.Typer(help="Several servers behind a balancer, or on a cluster of Ray.", no_args_is_help=True)
+cluster.command("serve")(cluster_ray.serve)
+cluster.command("embed")(cluster_ray.embed)
 
 
 @cluster.command("config")
