@@ -4,7 +4,8 @@
 
 Both read the same Parquet file, in chunks of the same size, and write the vectors to Parquet files. The fixed start of the
 job does not count: its rate is that from the first finished part to the last, by the times of the journal, and that of
-`Encoder.stream` begins with the first chunk after as many rows. The memory is the largest resident memory of the engine after
+`Encoder.stream` begins with the first chunk after as many rows. The CPU time of a row is that of the process and that of the
+engine; on a busy machine it is steadier than the rates. The memory is the largest resident memory of the engine after
 the first part and after the last.
 """
 
@@ -72,13 +73,21 @@ def main() -> None:
         before = in_process(options, folder, group)
         job = on_cluster(options, folder, group)
         after = in_process(options, folder, group)
-    alone = (before + after) / 2
-    result = {"alone": alone, "alone_runs": [before, after], "share": job["rate"] / alone, "rows": group * PARTS, **job}
+    alone, cpu = ((before[place] + after[place]) / 2 for place in (0, 1))
+    result = {
+        "alone": alone,
+        "alone_runs": [before[0], after[0]],
+        "alone_cpu_us": cpu,
+        "share": job["rate"] / alone,
+        "rows": group * PARTS,
+        **job,
+    }
     if options.json:
         print(json.dumps(result))
         return
-    print(f"Encoder.stream to Parquet  {alone:12,.0f} rows/s  ({before:,.0f} before the job, {after:,.0f} after it)")
+    print(f"Encoder.stream to Parquet  {alone:12,.0f} rows/s  ({before[0]:,.0f} before, {after[0]:,.0f} after the job)")
     print(f"Ray Data to Parquet        {job['rate']:12,.0f} rows/s  ({result['share']:.3f} of it)")
+    print(f"CPU of a row               {cpu:12.1f} us alone, {job['cpu_us']:.1f} us in the engine")
     print(f"start of the job           {job['start_seconds']:12.1f} s until its first part was finished")
     print(
         f"memory of the engine       {job['memory_first'] / 1e6:12,.0f} MB after a part, "
@@ -108,8 +117,8 @@ def rate(options: argparse.Namespace, folder: Path) -> float:
         return done / (time.perf_counter() - started)
 
 
-def in_process(options: argparse.Namespace, folder: Path, group: int) -> float:
-    """Return the rows per second of a process that streams the rows through one `Encoder` into a Parquet file.
+def in_process(options: argparse.Namespace, folder: Path, group: int) -> tuple[float, float]:
+    """Return rows per second and microseconds of CPU a row of a process that streams rows through one `Encoder` to Parquet.
 
     The first part of the rows does not count.
     """
@@ -132,9 +141,10 @@ def in_process(options: argparse.Namespace, folder: Path, group: int) -> float:
         "        writer.write_batch(made)\n"
         "        done += made.num_rows\n"
         "        if started is None and done >= int(first):\n"
-        "            started, skipped = time.perf_counter(), done\n"
+        "            started, skipped, cpu = time.perf_counter(), done, time.process_time()\n"
         "    writer.close()\n"
-        "    print((done - skipped) / (time.perf_counter() - started))\n"
+        "    done -= skipped\n"
+        "    print(done / (time.perf_counter() - started), 1e6 * (time.process_time() - cpu) / done)\n"
     )
     source = folder / "input" / "texts.parquet"
     arguments = [
@@ -146,7 +156,8 @@ def in_process(options: argparse.Namespace, folder: Path, group: int) -> float:
         str(group),
     ]
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    found, used = done.stdout.split()[-2:]
+    return float(found), float(used)
 
 
 def on_cluster(options: argparse.Namespace, folder: Path, group: int) -> dict[str, float]:
@@ -155,11 +166,13 @@ def on_cluster(options: argparse.Namespace, folder: Path, group: int) -> dict[st
     command += ["--address", "local", "--provider", options.provider, "--cores", str(options.cores), "--engines", "1"]
     command += ["--part-rows", str(group), "--json"]
     started = time.time()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    summary = json.loads(done.stdout[done.stdout.index("{") :])
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    summary = json.loads(printed[printed.index("{") :])
     files = sorted((folder / "output" / "_fletcher" / "parts").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     first, last = files[0].stat().st_mtime, files[-1].stat().st_mtime
+    done = [json.loads(file.read_text()) for file in files[1:]]
     return {
+        "cpu_us": 1e6 * sum(part["cpu_seconds"] for part in done) / sum(part["rows"] for part in done),
         "rate": (len(files) - 1) * group / (last - first),
         "start_seconds": first - started,
         "memory_first": json.loads(files[0].read_text())["memory"],
