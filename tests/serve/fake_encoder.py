@@ -16,7 +16,7 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.canary import Canary, CanaryResult
-from fletcher.runtime.errors import InputError, NotFiniteError, ProviderError
+from fletcher.runtime.errors import InputError, NotFiniteError
 from fletcher.runtime.inputs import Inputs, Pairs, Requested, Texts, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
