@@ -133,7 +133,9 @@ def request(
     # A random model gives all texts nearly the same direction, so that each would be a duplicate of the others.
     cosine = 1.0 if name == "tiny-qat" else 0.95
     split = SplitOptions(held_out=arguments.held_out, duplicate_cosine=cosine)
-    return TuneRequest(source, arguments.folder / name, data, split, training, OutputOptions(recipe=arguments.recipe), pairs)
+    return TuneRequest(
+        source, arguments.folder / name, data, split, training, OutputOptions(recipe=arguments.recipe), pairs
+    )
 
 
 def tiny_checkpoint(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fletcher.model_zoo import Checkout, ModelCard, fetch
 from fletcher.model_zoo.progress import Progress
+from fletcher.runtime.artifact.durable import new_folder
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.model_info import require_output
@@ -122,5 +123,5 @@ def load_trainable(checkpoint: Trainable) -> Any:
 
 def save_model(model: Any, folder: Path) -> None:
     """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete."""
-    with quiet():
-        model.save(str(folder), create_model_card=False)
+    with new_folder(folder) as temporary, quiet():
+        model.save(str(temporary), create_model_card=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +72,6 @@ def write_artifacts(
         ArtifactError: the recipe does too much damage.
     """
     progress.line("converting the tuned model")
-    shutil.rmtree(run.checkpoint, ignore_errors=True)
     save_model(outcome.model, run.checkpoint)
     exported = export(
         str(run.checkpoint),

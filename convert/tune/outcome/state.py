@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from fletcher.model_zoo.decode import decode_json
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.errors import InputError
 
 __all__ = ["RunFolder", "make_key", "open_run"]
@@ -80,8 +81,6 @@ def open_run(folder: Path, key: str) -> RunFolder:
         return RunFolder(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and has no training: choose another -o")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{STATE}.new")
-    temporary.write_bytes(msgspec.json.encode(_State(key)))
-    temporary.replace(file)
+    with new_file(file) as stream:
+        stream.write(msgspec.json.encode(_State(key)))
     return RunFolder(folder)

@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from fletcher.model_zoo.progress import Progress
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.errors import InputError
 
 from ...reference.witness import quiet
@@ -140,9 +141,8 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
         seconds=time.monotonic() - started,
         log=tuple(Point(step=step, loss=loss, metric=metric) for step, loss, metric in losses(state.log_history)),
     )
-    temporary = folder / f".{RESULT}.new"
-    temporary.write_bytes(msgspec.json.encode(trained))
-    temporary.replace(folder / RESULT)
+    with new_file(folder / RESULT) as stream:
+        stream.write(msgspec.json.encode(trained))
     return trained
 
 
