@@ -59,12 +59,14 @@ def test_the_model_has_the_weights_of_the_best_step(tiny_checkpoint: Path, whole
 def test_a_killed_training_continues_with_the_same_losses(
     tiny_checkpoint: Path, whole: Trained, tmp_path: Path
 ) -> None:
+    from fletcher.convert.tune.training.trainer import complete_checkpoints
+
     folder, output = tmp_path / "training", tmp_path / "result.json"
     module = "tests.convert.tune.training.training_run"
     command = [sys.executable, "-m", module, str(tiny_checkpoint), str(folder), str(output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    _wait(process, lambda: any(folder.glob("checkpoint-*/trainer_state.json")))
+    _wait(process, lambda: bool(complete_checkpoints(folder)))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not output.exists()
