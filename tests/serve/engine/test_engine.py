@@ -273,7 +273,7 @@ class Recorded:
 def test_companions_of_a_failing_text_are_dropped_at_their_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch takes a second. The companions are computed alone, one after the other, and wait for that."""
     encoder, clock = FakeEncoder(workers=1), [time.monotonic()]
-    encoder.run = run = Recorded(encoder, clock)  # type: ignore[method-assign, assignment]
+    encoder.run = run = Recorded(encoder, clock)  # type: ignore[method-assign]
     encoder.gate.clear()
     # The engine's clock alone: a queue that waits, and the test itself, use the real one.
     monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
