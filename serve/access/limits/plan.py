@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -48,6 +49,7 @@ class Plan:
     state: bytes
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)  # signed tokens with the same scope have the same limits
     def of(cls, quota: Quota) -> Plan:
         """Return the plan of limits."""
         rates, days = [], []
