@@ -5,6 +5,7 @@ Every process of a server opens its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -279,6 +280,12 @@ class Surroundings:
                 "Changed files of the certificate that were refused",
                 lambda: certificates.refused,
             )
+            if self.options.tls_client_crl is not None:
+                models.metrics.gauge(
+                    "fletcher_revocation_list_expiry_seconds",
+                    "End of the revocation list that ends first, in seconds since 1970",
+                    lambda: certificates.served.revocations_expire or math.inf,
+                )
         return models
 
     def watch(self, metrics: Metrics) -> None:

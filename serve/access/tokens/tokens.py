@@ -18,7 +18,7 @@ from .key_set import IssuerKey
 from .key_source import KeySource
 from .settings import ScopeRights, read_settings
 
-__all__ = ["Tokens", "is_signed"]
+__all__ = ["Tokens", "is_signed", "require_packages"]
 
 #: Beginning of the first part of a token: base64 of `{"`.
 BEGINNING: Final = "eyJ"
@@ -53,7 +53,7 @@ class Tokens:
             InputError: the settings cannot be used, or the keys cannot be read.
             MissingPackageError: PyJWT or `cryptography` is not installed.
         """
-        _require_packages()
+        require_packages()
         self._settings = settings = read_settings(path)
         self._verified: dict[bytes, tuple[Key, float]] = {}
         self._room = FEW
@@ -184,8 +184,8 @@ def _fields(rights: ScopeRights) -> dict[str, Any]:
     return {name: getattr(rights, name) for name in ScopeRights.__struct_fields__}
 
 
-def _require_packages() -> None:
-    """Import what the check needs.
+def require_packages() -> None:
+    """Import what the check of signed tokens needs.
 
     Raises:
         MissingPackageError: a package is not installed.

@@ -151,7 +151,16 @@ def test_memory_stays_flat_under_steady_load(tiny_artifact: Path, folder: Path, 
         authority.pem.decode(),
         lambda name, scope: issuer.token(signing_key(issuer), sub=name, scope=scope, exp=int(time.time()) + 120),
     )
-    options = ("--fronts", fronts, "--tls-cert", str(certificate), "--tls-key", str(key), "--jwt", str(settings))
+    options: tuple[str, ...] = (
+        "--fronts",
+        fronts,
+        "--tls-cert",
+        str(certificate),
+        "--tls-key",
+        str(key),
+        "--jwt",
+        str(settings),
+    )
     options += ("--limit", "requests=2000/s", "--limit", "in_flight=500", "--audit", str(folder / "audit.jsonl"))
     with run_server(tiny_artifact, folder, *options, "--audit-size", "16MiB", "--cache", "8MiB") as server:
         clients = Clients(server.port, server.flight, reference, ledger, stop, door, haste=0.7)
