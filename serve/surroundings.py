@@ -22,7 +22,7 @@ from fletcher.runtime.errors import InputError, MissingPackageError
 from fletcher.runtime.options.secrets import read_secret
 from fletcher.runtime.remote.url import is_url, parse_url
 
-from .access.addresses import HostPort, parse
+from .access.addresses import HostPort, UnixPath, bind, parse
 from .access.gate import Gate
 from .access.keys import Keys
 from .access.limits.ledger import TableLedger
@@ -54,6 +54,7 @@ from .tls.certificates import Certificates
 if TYPE_CHECKING:
     from .access.limits.redis_ledger import RedisLedger
     from .flight.server import FlightServer
+    from .http.server import HttpServer
     from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
@@ -245,6 +246,33 @@ class Surroundings:
         gate = Gate(own.keys, site=own.site, tokens=own.tokens, certificates=own.certificates, check=own.check)
         app = HttpApp(models, gate=gate, limits=self.limits, tracing=self.tracing, consumers=consumers, admin=rules)
         return as_loopback(app) if self.options.admin.startswith("unix:") else app
+
+    def start_admin(
+        self, models: Models, at: HostPort | UnixPath | None, consumers: Sequence[Consumer] = ()
+    ) -> HttpServer | None:
+        """Start the admin API at an address of its own.
+
+        Args:
+            models: models that it changes.
+            at: the address; None if it has none.
+            consumers: as for `make_app`.
+
+        Raises:
+            InputError: the address is in use.
+        """
+        if at is None:
+            return None
+        from .http.server import HttpServer  # it needs uvicorn, which other servers that embed these parts may not have
+
+        listener = bind(at, "--admin")
+        try:
+            app = self.make_admin_app(models, consumers)
+            server = HttpServer(app, listener, drain_seconds=self.options.drain_seconds, certificates=self.certificates)
+            server.start()
+        except BaseException:
+            listener.close()
+            raise
+        return server
 
     def make_models(self, load: Loader = load_encoder) -> Models:
         """Return the registry of a server's models, without models.
