@@ -394,6 +394,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "RULE", "panel": WATCH_PANEL},
         ),
     ] = "drop"
+    audit_texts: Annotated[
+        bool,
+        Meta(
+            description="Write the texts of requests into the audit log, of each request up to 32,768 characters. Default: "
+            "the log has no text.",
+            extra={"panel": WATCH_PANEL, "flags": ("--audit-texts",)},
+        ),
+    ] = False
     log_level: Annotated[
         str,
         Meta(
@@ -448,6 +456,8 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise OptionError(name, f"{name}: {error}") from None
         self._check_edge()
         self._check_tls()
+        if self.audit_texts and self.audit is None:
+            raise OptionError("audit_texts", "audit_texts needs a log: give audit, too")
         try:
             read_quota(self.limit)
         except InputError as error:

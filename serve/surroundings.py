@@ -31,7 +31,7 @@ from .access.tokens.tokens import Tokens
 from .audit.channel import RemoteLog
 from .audit.lifetime import begin_log, end_log
 from .audit.log_file import LogFile
-from .audit.trail import Trail
+from .audit.trail import MOST_WAITING, MOST_WAITING_WITH_TEXTS, Trail
 from .byte_budget import ByteBudget
 from .connection_limits import ConnectionLimits
 from .engine.backend import Backend
@@ -206,7 +206,8 @@ class Surroundings:
         trail = None
         if options.audit is not None:
             write = RemoteLog(audit_socket or "").write if audit_log is None else audit_log.append
-            trail = Trail(write, options.audit_full)
+            most = MOST_WAITING_WITH_TEXTS if options.audit_texts else MOST_WAITING
+            trail = Trail(write, options.audit_full, most)
         gate = Gate(
             keys,
             options.quota,
@@ -290,6 +291,7 @@ class Surroundings:
             load_seconds=self.options.load_seconds,
         )
         models.locations = Locations(self.options.follow_seconds)
+        models.keeps_texts = self.options.audit_texts
         self.watch(models.metrics)
         if (certificates := self.certificates) is not None:
             if (trail := self.trail) is not None:

@@ -100,8 +100,8 @@ def _sentence(report: VerificationReport) -> str:
     count = len(report.variants)
     variants = f"{count} variants" if count > 1 else "1 variant"
     return (
-        f"The artifact of {report.model} gives the vectors of the reference: the smallest cosine of {report.tokenizer.compared:,} texts with "
-        f"{variants} is {worst:.7f}"
+        f"The artifact of {report.model} gives the vectors of the reference: the smallest cosine of "
+        f"{report.tokenizer.compared:,} texts with {variants} is {worst:.7f}"
     )
 
 

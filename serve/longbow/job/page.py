@@ -71,6 +71,6 @@ def _sentence(summary: IngestSummary) -> str:
         )
     rest = f"; {summary.failed:,} could not be used" if summary.failed else ""
     return (
-        f"The dataset {summary.dataset} has the {summary.read - summary.failed:,} usable documents of the input: {summary.sent:,} were "
-        f"sent, {summary.known:,} were there, and {summary.duplicates:,} are duplicates{rest}"
+        f"The dataset {summary.dataset} has the {summary.read - summary.failed:,} usable documents of the input: "
+        f"{summary.sent:,} were sent, {summary.known:,} were there, and {summary.duplicates:,} are duplicates{rest}"
     )
