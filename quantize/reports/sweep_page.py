@@ -20,6 +20,8 @@ tr.chosen td { background: var(--tint); font-weight: 600; } tr.dropped td { colo
 td small, th small { display: block; line-height: 1.25; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .85rem; margin: .75rem 0; }
 dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
+@page { size: landscape; }
+@media print { .recipes table { font-size: 6.5pt; } .recipes td:first-child { min-width: 9rem; } }
 """
 
 

@@ -47,6 +47,7 @@ ul.reasons { color: var(--bad); margin: .5rem 0; padding-left: 1.2rem; }
 .figure b { display: block; font-size: 1.12rem; font-variant-numeric: tabular-nums; }
 .figure span { color: var(--soft); font-size: .8rem; }
 figure { margin: 1.25rem 0 0; min-width: 0; } .plot, .wide { overflow-x: auto; }
+.wide { margin: .75rem 0; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.25rem;
   margin-top: 1.25rem; }
 .plots figure { margin: 0; } .plots.one { grid-template-columns: minmax(0, 1fr); max-width: 46rem; }
@@ -60,12 +61,15 @@ td.bar { width: 34%; min-width: 5rem; vertical-align: middle; }
 td.bar div { background: var(--pale); border-radius: 2px; height: .6rem; }
 td.bad, tr.bad td { color: var(--bad); font-weight: 600; }
 footer { color: var(--soft); font-size: .82rem; margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-@media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; } h1 { font-size: 1.35rem; } }
+@media screen and (max-width: 40rem) {
+  body { padding: 1.25rem 1rem 3rem; } h1 { font-size: 1.35rem; }
+  .wide td { min-width: 4.5rem; } .wide td code { white-space: nowrap; } .wide td.bar { min-width: 5rem; }
+}
 @page { margin: 14mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .plot, .wide { overflow: visible; } svg { min-width: 0 !important; }
-  table { font-size: 7.5pt; } th.number, td.number { white-space: normal; } td, th { overflow-wrap: anywhere; }
+  table { font-size: 7.5pt; }
   tr, figure, .figure, .result { break-inside: avoid; } h2, h3 { break-after: avoid; } thead { display: table-header-group; }
   button { display: none; } footer { margin-top: 1.5rem; }
 }
@@ -98,6 +102,7 @@ class Page:
 
 def to_html(page: Page) -> str:
     """Return a report as HTML."""
+    footer = "".join(f"<p>{paragraph}</p>" for paragraph in page.footer)
     failed = " failed" if page.verdict == "failed" else ""
     parts = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(page.title)}</title>',
@@ -108,9 +113,9 @@ def to_html(page: Page) -> str:
         f'<p class="soft">{page.about}</p>' if page.about else "",
         "</header><main>",
         *page.parts,
-        "</main><footer>",
-        *(f"<p>{paragraph}</p>" for paragraph in page.footer),
-        "</footer></body></html>\n",
+        "</main>",
+        f"<footer>{footer}</footer>" if footer else "",
+        "</body></html>\n",
     )
     return "\n".join(part for part in parts if part)
 
