@@ -6,12 +6,15 @@ import json
 import statistics
 import threading
 import time
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fletcher.runtime.commandline.plots import to_svg
+from fletcher.runtime.commandline.pages import Page, figure, to_html
+from fletcher.runtime.commandline.plots import BLUE, GREEN, ORANGE, RED, to_svg
 
 from .clients import Clients
 from .processes import Processes
@@ -72,38 +75,55 @@ class Course:
             for name in self.samples[-1]["resident"]
         }
 
-    def write(self, path: Path, title: str) -> None:
-        """Write a page with plots."""
-        plots = [
-            self._plot(
-                "resident",
-                "resident memory, MiB",
-                lambda one: {name: size / MIB for name, size in one["resident"].items()},
-            ),
-            self._plot(
-                "held", "heap, MiB", lambda one: {name: heap["held_bytes"] / MIB for name, heap in one["heap"].items()}
-            ),
-            self._plot(
-                "free",
-                "free share of the heap, %",
-                lambda one: {name: 100 * heap["free_bytes"] / heap["held_bytes"] for name, heap in one["heap"].items()},
-            ),
-        ]
-        path.write_text(f"<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>" + "".join(plots))
+    def write(self, path: Path, fronts: str, growth: Mapping[str, float]) -> None:
+        """Write a page with plots of the samples."""
+        last = self.samples[-1]
+        worst = max(growth, key=lambda name: growth[name])
+        page = Page(
+            title=f"Memory of a server with --fronts {fronts}",
+            sentences=[
+                f"No process grew in {last['seconds'] / 60:.0f} minutes with {last['requests']:,} requests "
+                f"by more than {growth[worst]:.1%} ({worst})"
+            ],
+            about="The medians of the first and the last part of the course after the warm-up are compared. Free bytes are "
+            "those that the heap took from the system and no object uses: its fragmentation.",
+            parts=[
+                figure(self._plot(name, label, values), escape(caption))
+                for name, label, values, caption in (
+                    ("resident", "resident memory, MiB", _resident, "Resident memory of each process."),
+                    ("held", "heap, MiB", _held, "Bytes that the heap of each process took from the system."),
+                    ("free", "free share of the heap, %", _free, "Share of the heap that no object uses."),
+                )
+            ],
+        )
+        path.write_text(to_html(page), encoding="utf-8")
 
     def _plot(self, name: str, label: str, values: Any) -> str:
         minutes = [one["seconds"] / 60 for one in self.samples]
         rows = [values(one) for one in self.samples]
 
         def draw(axes: Axes) -> None:
-            for process in rows[-1]:
-                axes.plot(minutes, [row.get(process, float("nan")) for row in rows], linewidth=1, label=process)
+            for process, color in zip(rows[-1], (BLUE, RED, GREEN, ORANGE), strict=False):
+                course = [row.get(process, float("nan")) for row in rows]
+                axes.plot(minutes, course, linewidth=1, label=process, color=color)
             axes.set_xlabel("minutes")
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, frameon=False)
 
         return to_svg(name, draw, size=(9.0, 3.5))
+
+
+def _resident(sample: dict[str, Any]) -> dict[str, float]:
+    return {name: size / MIB for name, size in sample["resident"].items()}
+
+
+def _held(sample: dict[str, Any]) -> dict[str, float]:
+    return {name: heap["held_bytes"] / MIB for name, heap in sample["heap"].items()}
+
+
+def _free(sample: dict[str, Any]) -> dict[str, float]:
+    return {name: 100 * heap["free_bytes"] / heap["held_bytes"] for name, heap in sample["heap"].items()}
 
 
 def resident_bytes(pid: int) -> int:

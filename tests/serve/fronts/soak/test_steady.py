@@ -43,6 +43,9 @@ FLAT_SECONDS, GROWTH = 1800.0, 0.02
 #: Seconds between two exchanges.
 EXCHANGE_SECONDS = 10.0
 
+#: Message of a server that finds half of an exchange of its certificate.
+HALF_AN_EXCHANGE = "the certificate was not exchanged: the one before goes on"
+
 #: Requests a second of a client with the scope `slow`.
 SLOW_RATE = 5
 
@@ -211,11 +214,13 @@ def test_memory_stays_flat_under_steady_load(tiny_artifact: Path, folder: Path, 
     }
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
     if samples is not None:
-        course.write(samples.with_suffix(".html"), f"Memory of a server with --fronts {fronts}")
+        course.write(samples.with_suffix(".html"), fronts, growth)
     assert not ledger.wrong, ledger.wrong[:10]
     failed = [outcome for outcome in ledger.outcomes if outcome.result not in ("ok", "limited", "refused")]
     assert not failed, failed[:10]
-    assert not errors, errors[:3]
+    # The files of a certificate are written one after the other, so the server may see half of an exchange, and refuses it.
+    unexpected = [line for line in errors if line["message"] != HALF_AN_EXCHANGE]
+    assert not unexpected, unexpected[:3]
     assert (
         counts["limited limited"] > 0
         and counts["refused refused"] > 0
