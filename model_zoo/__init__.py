@@ -1,6 +1,7 @@
 """Models: their cards, and the sources of their files. The package imports nothing else of Fletcher."""
 
 from .card import INPUT_TYPES, RAW, ModelCard, Output, PoolingMode
+from .catalog import CatalogModel, list_models
 from .progress import SILENT, Counter, Progress
 from .sentence_transformers.heads import HEADS, Head
 from .sentence_transformers.read_card import read_card
@@ -12,6 +13,7 @@ __all__ = [
     "INPUT_TYPES",
     "RAW",
     "SILENT",
+    "CatalogModel",
     "Checkout",
     "Counter",
     "Head",
@@ -22,6 +24,7 @@ __all__ = [
     "canary_path",
     "fetch",
     "list_cards",
+    "list_models",
     "load_card",
     "read_card",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -15,7 +16,7 @@ from .consistency import check_card
 from .decode import decode_toml
 from .errors import CardError
 
-__all__ = ["canary_path", "list_cards", "load_card", "parse_card"]
+__all__ = ["canary_path", "list_cards", "load_card", "packaged", "parse_card", "unknown_name"]
 
 
 def parse_card(data: bytes, where: str) -> ModelCard:
@@ -59,10 +60,20 @@ def load_card(name: str) -> ModelCard:
     card = index.get(name.strip().lower())
     if card is not None:
         return card
-    near = difflib.get_close_matches(name.strip().lower(), index, n=8, cutoff=0.5)
-    names = list(dict.fromkeys(index[key].name for key in near))[:3]
-    hint = f"Did you mean {' or '.join(names)}?" if names else "`fletcher-convert model list` shows them all."
-    raise CardError(f"The zoo has no model {name!r}. {hint}")
+    raise unknown_name(name, {key: card.name for key, card in index.items()})
+
+
+def unknown_name(name: str, names: Mapping[str, str]) -> CardError:
+    """Return the error for a name that no model has, with the closest names.
+
+    Args:
+        name: the name that was asked for.
+        names: name of the model by each of its names in lower case.
+    """
+    near = difflib.get_close_matches(name.strip().lower(), names, n=8, cutoff=0.5)
+    closest = list(dict.fromkeys(names[key] for key in near))[:3]
+    hint = f"Did you mean {' or '.join(closest)}?" if closest else "`fletcher-convert model list` shows them all."
+    return CardError(f"The zoo has no model {name!r}. {hint}")
 
 
 def canary_path(name: str) -> Path | None:
@@ -71,11 +82,12 @@ def canary_path(name: str) -> Path | None:
     Raises:
         CardError: no card has that name.
     """
-    path = _folder("canaries") / f"{load_card(name).name}.safetensors"
+    path = packaged("canaries") / f"{load_card(name).name}.safetensors"
     return path if isinstance(path, Path) and path.is_file() else None
 
 
-def _folder(name: str) -> Traversable:
+def packaged(name: str) -> Traversable:
+    """Return a file or folder of this package."""
     # Wheels and editable installs are both plain folders; a zipped import is not (safetensors are memory-mapped).
     return resources.files(__package__) / name
 
@@ -84,7 +96,7 @@ def _folder(name: str) -> Traversable:
 def _index() -> dict[str, ModelCard]:
     """Return every card by each of its names, in lower case."""
     index: dict[str, ModelCard] = {}
-    for file in sorted(_folder("cards").iterdir(), key=lambda file: file.name):
+    for file in sorted(packaged("cards").iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".toml"):
             continue
         card = parse_card(file.read_bytes(), file.name)

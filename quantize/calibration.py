@@ -16,6 +16,7 @@ from .graph.activations import LOWER_BOUNDS, Activations, even_steps, loud_colum
 from .graph.editor import GraphEditor
 from .graph.matrices import find_matrices, float_variant
 from .recipe import MatrixScheme, Recipe
+from .samples import evenly_spaced
 
 __all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "needs_calibration"]
 
@@ -67,7 +68,7 @@ def calibrate(
     }
     sources = {name: inputs[place.node] for name, place in places.items()}
     tokenizer = open_tokenizer(artifact)
-    chosen = [texts[row] for row in np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MOST_TEXTS)).astype(int))]
+    chosen = [texts[row] for row in evenly_spaced(len(texts), MOST_TEXTS)]
     encodings = tokenizer.encode(chosen)
     lengths = encodings.lengths
     if lengths.min() == lengths.max():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from fletcher.model_zoo import Head, list_cards
+from fletcher.model_zoo import Head, list_models
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.console import make_app, reporter, run
@@ -16,6 +16,7 @@ from fletcher.runtime.errors import InputError
 
 from .calibrate import calibrate
 from .diff import diff_models
+from .listing import show_zoo
 from .quality import quality
 from .quantize import quantize
 from .reduce import reduce
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 @model.command("list")
-def list_models(
+def list_or_show(
     ctx: typer.Context,
     url: Annotated[
         str | None,
@@ -60,21 +61,7 @@ def list_models(
     if url is not None:
         show_url(reporter(ctx), url)
         return
-    cards = list_cards()
-    rows = [
-        (
-            card.name,
-            card.family,
-            card.dimension,
-            card.max_tokens,
-            "+".join(card.pooling),
-            card.license,
-            ", ".join(card.sources),
-        )
-        for card in cards
-    ]
-    columns = ("model", "family", "dimension", "max tokens", "pooling", "license", "sources")
-    reporter(ctx).result(cards, Table(columns, rows))
+    show_zoo(reporter(ctx), list_models())
 
 
 @model.command("export")

@@ -6,7 +6,8 @@ import re
 
 import msgspec
 
-from fletcher.model_zoo import Checkout, ModelCard, read_card
+from fletcher.model_zoo import CatalogModel, Checkout, ModelCard, read_card
+from fletcher.model_zoo.errors import CardError
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
 from fletcher.runtime.errors import InputError
@@ -21,14 +22,16 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
 
     Raises:
         InputError: an option contradicts the zoo's card.
-        CardError: neither the checkpoint nor the options name the pooling or the kind of the model.
+        CardError: the checkpoint's files are not those of the model that the zoo lists, or neither the checkpoint nor the
+            options name the pooling or the kind of the model.
     """
     pooling, max_tokens, head = options.pooling, options.max_tokens, options.head
     if checkout.card is None:
-        name = model_name(checkout.source)
-        return read_card(
+        name = model_name(checkout.source) if checkout.model is None else checkout.model.name
+        read = read_card(
             checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head, dimensions=options.dimensions
         )
+        return read if checkout.model is None else _as_listed(read, checkout.model)
     card = checkout.card
     if options.dimensions and tuple(sorted(set(options.dimensions), reverse=True)) != card.matryoshka:
         raise InputError(
@@ -46,6 +49,22 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
     if max_tokens > card.max_tokens:
         raise InputError(f"--max-tokens {max_tokens} exceeds the {card.max_tokens} that the card of {card.name} allows")
     return msgspec.structs.replace(card, max_tokens=max_tokens)
+
+
+def _as_listed(card: ModelCard, model: CatalogModel) -> ModelCard:
+    """Return the card that was read from the files of a model of the zoo, with the names, source and license of the zoo."""
+    different = [
+        f"{key} {ours} instead of {theirs}"
+        for key in ("family", "output", "dimension")
+        if (ours := getattr(card, key)) != (theirs := getattr(model, key))
+    ]
+    if different:
+        raise CardError(
+            f"the files of {model.name} at {model.revision} are not those that the zoo lists: {', '.join(different)}"
+        )
+    return msgspec.structs.replace(
+        card, license=model.license, sources=model.sources, revision=model.revision, aliases=model.aliases
+    )
 
 
 def model_name(source: str) -> str:

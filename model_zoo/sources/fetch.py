@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..card import ModelCard
+from ..catalog import CatalogModel, find_model, list_models
 from ..errors import CardError, ChecksumError, SourceError
 from ..locator import FolderSource, HubSource, Location, PackageSource, parse_location
 from ..progress import SILENT, Progress
-from ..zoo import list_cards, load_card
 from .cache import PendingDigests, cache_folder
 from .folder import checkpoint_files, require_weights
 from .hub import fetch_hub, is_recorded
@@ -27,15 +27,20 @@ class Checkout:
         folder: folder of its files, which must not be changed.
         source: canonical SOURCE that was used.
         revision: the hub commit, or None for packages and folders.
-        card: the zoo's card, or None if no card describes the checkpoint.
+        model: the zoo's model, or None if the checkpoint is none of the zoo's.
         sha256: hex digest by file name, for every file used.
     """
 
     folder: Path
     source: str
     revision: str | None
-    card: ModelCard | None
+    model: CatalogModel | None
     sha256: Mapping[str, str]
+
+    @property
+    def card(self) -> ModelCard | None:
+        """The zoo's card of the model, or None if its own files have its settings."""
+        return None if self.model is None else self.model.card
 
 
 def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress = SILENT) -> Checkout:
@@ -55,66 +60,66 @@ def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress = SI
         SourceError: all sources failed; the message has each source's reason.
         CardError: a packaged card is malformed.
     """
-    card = _zoo_card(source)
-    if card is not None:
-        return _first_that_works(card, cache_dir, progress)
+    model = _zoo_model(source)
+    if model is not None:
+        return _first_that_works(model, cache_dir, progress)
     location = parse_location(source)
-    return _fetch(location, _card_of(location), cache_dir, progress)
+    return _fetch(location, _model_of(location), cache_dir, progress)
 
 
-def _zoo_card(source: str) -> ModelCard | None:
+def _zoo_model(source: str) -> CatalogModel | None:
     if "/" in source or ":" in source:
-        return None  # a hub id names the hub alone, even where a card has other sources too
+        return None  # a hub id names the hub alone, even where a model has other sources too
     try:
-        return load_card(source)
+        return find_model(source)
     except CardError as error:
         if Path(source).expanduser().is_dir():
             return None
-        list_cards()  # a malformed card is the error then, not the name
+        list_models()  # a malformed card is the error then, not the name
         raise SourceError(
             f"{error} {source!r} is not an existing folder either; other sources are a hub id (ORG/NAME) and "
             "pypi:DIST==VERSION"
         ) from error
 
 
-def _card_of(location: Location) -> ModelCard | None:
-    """Return the card that names a location, at the card's revision."""
+def _model_of(location: Location) -> CatalogModel | None:
+    """Return the model of the zoo that names a location, at its revision."""
     if isinstance(location, FolderSource):
         return None
-    for card in list_cards():
-        for text in card.sources:
+    for model in list_models():
+        for text in model.sources:
             named = parse_location(text)
             if named == location:
-                return card
-            if isinstance(named, HubSource) and isinstance(location, HubSource) and card.revision is not None:
+                return model
+            if isinstance(named, HubSource) and isinstance(location, HubSource) and model.revision is not None:
                 same = named.repository.lower() == location.repository.lower()
-                if same and location.revision in (None, card.revision):
-                    return card
+                if same and location.revision in (None, model.revision):
+                    return model
     return None
 
 
-def _first_that_works(card: ModelCard, cache_dir: Path | None, progress: Progress) -> Checkout:
-    locations = [_pinned(parse_location(text), card) for text in card.sources]
+def _first_that_works(model: CatalogModel, cache_dir: Path | None, progress: Progress) -> Checkout:
+    locations = [_pinned(parse_location(text), model) for text in model.sources]
     # Cached sources first: they need no request, and no wait for a source that cannot be reached.
     locations.sort(key=lambda location: not _is_cached(location, cache_dir))
     reasons = []
     for location in locations:
         try:
-            return _fetch(location, card, cache_dir, progress)
+            return _fetch(location, model, cache_dir, progress)
         except ChecksumError:
             raise  # the user must see that a file is not the published one
         except SourceError as error:
             progress.line(f"{location} failed")
             reasons.append(str(error))
     if len(reasons) == 1:
-        raise SourceError(f"{card.name} cannot be fetched: {reasons[0]}")
+        raise SourceError(f"{model.name} cannot be fetched: {reasons[0]}")
     listed = "\n".join(f"  - {reason}" for reason in reasons)
-    raise SourceError(f"{card.name} cannot be fetched from any of its {len(reasons)} sources:\n{listed}")
+    raise SourceError(f"{model.name} cannot be fetched from any of its {len(reasons)} sources:\n{listed}")
 
 
-def _pinned(location: Location, card: ModelCard | None) -> Location:
-    if isinstance(location, HubSource) and location.revision is None and card is not None:
-        return replace(location, revision=card.revision)
+def _pinned(location: Location, model: CatalogModel | None) -> Location:
+    if isinstance(location, HubSource) and location.revision is None and model is not None:
+        return replace(location, revision=model.revision)
     return location
 
 
@@ -128,17 +133,17 @@ def _is_cached(location: Location, cache_dir: Path | None) -> bool:
             return True
 
 
-def _fetch(location: Location, card: ModelCard | None, cache_dir: Path | None, progress: Progress) -> Checkout:
-    pinned = card.sha256 if card is not None else {}
-    match _pinned(location, card):
+def _fetch(location: Location, model: CatalogModel | None, cache_dir: Path | None, progress: Progress) -> Checkout:
+    pinned = model.card.sha256 if model is not None and model.card is not None else {}
+    match _pinned(location, model):
         case HubSource() as location:
             folder, commit, digests = fetch_hub(location, cache_dir, pinned, progress)
             used = str(HubSource(location.repository, commit))
-            return Checkout(folder=folder, source=used, revision=commit, card=card, sha256=digests)
+            return Checkout(folder=folder, source=used, revision=commit, model=model, sha256=digests)
         case PackageSource() as location:
             folder, digests = fetch_packages(location, cache_folder(cache_dir), pinned, progress)
-            return Checkout(folder=folder, source=str(location), revision=None, card=card, sha256=digests)
+            return Checkout(folder=folder, source=str(location), revision=None, model=model, sha256=digests)
         case FolderSource(path=path):
             require_weights(path, str(location))
             pending = PendingDigests(path, checkpoint_files(path))
-            return Checkout(folder=path, source=str(location), revision=None, card=None, sha256=pending)
+            return Checkout(folder=path, source=str(location), revision=None, model=None, sha256=pending)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.errors import InputError
 
+from ..samples import evenly_spaced
+
 __all__ = ["MAX_PAIRWISE", "NEIGHBORS", "Comparison", "compare", "cosines", "similarities", "spearman"]
 
 #: Nearest neighbors that are compared.
@@ -77,7 +79,7 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Com
     angles = cosines(ours, theirs)
     differences[broken], angles[broken] = np.inf, -1.0
 
-    rows = _thin(len(ours))
+    rows = evenly_spaced(len(ours), MAX_PAIRWISE)
     ours_pairs, their_pairs = _similarities(ours[rows]), _similarities(theirs[rows])
     return Comparison(
         cosines=angles,
@@ -104,8 +106,8 @@ def similarities(vectors: NDArray[np.float32], count: int) -> NDArray[np.float64
     """
     clean = vectors.astype(np.float64)
     clean[~np.isfinite(clean).all(axis=1)] = 0.0
-    pairs = _upper(_similarities(clean[_thin(len(clean))]))
-    return pairs[np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs)), dtype=np.int64))]
+    pairs = _upper(_similarities(clean[evenly_spaced(len(clean), MAX_PAIRWISE)]))
+    return pairs[evenly_spaced(len(pairs), count)]
 
 
 def cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,11 +129,6 @@ def _similarities(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms == 0, 1.0, norms)
     return np.asarray(unit @ unit.T)
-
-
-def _thin(count: int) -> NDArray[np.int64]:
-    """Return at most `MAX_PAIRWISE` of `count` indices, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, MAX_PAIRWISE), dtype=np.int64))
 
 
 def _upper(pairs: NDArray[np.float64]) -> NDArray[np.float64]:

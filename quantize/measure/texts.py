@@ -15,6 +15,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.loading import open_tokenizer
 
+from ..samples import evenly_spaced
 from .pairs import LabeledPairs
 
 __all__ = ["BUILT_IN", "FEWEST_TEXTS", "SplitTexts", "built_in_texts", "default_texts", "split_texts"]
@@ -95,8 +96,7 @@ def split_texts(
             f"{FEWEST_TEXTS}, or omit --texts to use the built-in texts"
         )
     most = MOST_MEASURED + MOST_CALIBRATING
-    if len(different) > most:
-        different = [different[index] for index in np.linspace(0, len(different) - 1, most).astype(int)]
+    different = [different[index] for index in evenly_spaced(len(different), most)]
     every = max(CALIBRATING_SHARE, -(-len(different) // MOST_CALIBRATING))
     calibrating = different[::every]
     measured = [text for index, text in enumerate(different) if index % every]

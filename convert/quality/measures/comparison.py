@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.quantize.measure.metrics import spearman
+from fletcher.quantize.samples import evenly_spaced
 
 from ...verify.report import excerpt
 from ..results import ArtifactComparison, MovedText
@@ -43,7 +44,7 @@ def compare_artifacts(
             for ours, theirs in zip(neighbors.rows.tolist(), other_neighbors.rows.tolist(), strict=True)
         ]
     )
-    ranked = np.unique(np.linspace(0, len(unit) - 1, min(MOST_RANKED, len(unit)), dtype=np.int64))
+    ranked = evenly_spaced(len(unit), MOST_RANKED)
     ours, theirs = (vectors[ranked].astype(np.float64) @ vectors[ranked].T for vectors in (unit, other_unit))
     upper = np.triu_indices(len(ranked), 1)
     order = np.lexsort((np.arange(len(shares)), shares))[:SHOWN_MOVED]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.quantize.measure.retrieval import Way, nearest, search
+from fletcher.quantize.samples import evenly_spaced
 from fletcher.runtime.tasks.postprocess import normalize
 
 from ..results import Compressed
@@ -78,7 +79,7 @@ def describe_compression(
         MissingPackageError: scikit-learn is not installed.
     """
     fitted, held = unit[::2], unit[1::2]
-    own = np.unique(np.linspace(0, len(held) - 1, min(MOST_QUERIES, len(held)), dtype=np.int64))
+    own = evenly_spaced(len(held), MOST_QUERIES)
     truth = nearest(held[own], held, NEIGHBORS, own)
     results = []
     kinds = (False,) if judged is None else (False, True)  # whitening always keeps fewer neighbors, and may rank better
@@ -113,7 +114,7 @@ def neighbors_kept(original: Vectors, shorter: Vectors) -> dict[str, float]:
         original: vectors of length 1, whose neighbors count, (n, dimension), n above the number of neighbors.
         shorter: vectors of length 1 of the same texts, (n, length).
     """
-    own = np.unique(np.linspace(0, len(original) - 1, min(MOST_QUERIES, len(original)), dtype=np.int64))
+    own = evenly_spaced(len(original), MOST_QUERIES)
     truth = nearest(original[own], original, NEIGHBORS, own)
     return {
         kind: _overlap(_search(shorter[own], shorter, kind, NEIGHBORS, own), truth)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.quantize.samples import evenly_spaced
+
 from ..results import Distribution, Geometry
 
 __all__ = [
@@ -51,7 +53,7 @@ def describe_geometry(unit: Vectors, neighbor_cosines: NDArray[np.float32]) -> G
         dimension=unit.shape[1],
         dimensions_of_variance=int(np.searchsorted(shares, VARIANCE) + 1),
         first_component=float(shares[0]),
-        uniformity=uniformity(_thin(unit, UNIFORMITY_VECTORS)),
+        uniformity=uniformity(unit[evenly_spaced(len(unit), UNIFORMITY_VECTORS)]),
     )
 
 
@@ -164,8 +166,3 @@ def alignment(first: Vectors, second: Vectors) -> float:
         second: vectors of length 1, (pairs, dimension).
     """
     return float(np.square(first - second, dtype=np.float64).sum(axis=1).mean())
-
-
-def _thin(vectors: Vectors, count: int) -> Vectors:
-    """Return at most `count` vectors, evenly spaced."""
-    return vectors[np.unique(np.linspace(0, len(vectors) - 1, min(count, len(vectors)), dtype=np.int64))]

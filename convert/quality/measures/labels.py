@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.quantize.samples import evenly_spaced
 from fletcher.runtime.errors import InputError
 
 from ..packages import require_scikit_learn
@@ -52,7 +53,7 @@ def usable_rows(labels: Sequence[str | None]) -> NDArray[np.int64]:
         return rows
     # Every label keeps its share, and the folds their members.
     order = rows[np.argsort([labels[row] for row in rows], kind="stable")]
-    return np.sort(order[np.linspace(0, len(order) - 1, MOST_TEXTS).astype(np.int64)])
+    return np.sort(order[evenly_spaced(len(order), MOST_TEXTS)])
 
 
 def describe_labels(unit: NDArray[np.float32], labels: Sequence[str | None]) -> Separability:

@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.quantize.samples import evenly_spaced
+
 from ..packages import require_map_packages
 from ..results import Map
 
@@ -31,7 +33,7 @@ def draw_map(unit: NDArray[np.float32]) -> Map:
     require_map_packages()
     from sklearn.decomposition import PCA
 
-    rows = np.unique(np.linspace(0, len(unit) - 1, min(MOST_POINTS, len(unit)), dtype=np.int64))
+    rows = evenly_spaced(len(unit), MOST_POINTS)
     pca = PCA(2, svd_solver="covariance_eigh").fit(unit.astype(np.float64))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # UMAP's dependencies warn about each other

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.quantize.measure.retrieval import nearest
+from fletcher.quantize.samples import evenly_spaced
 
 from ..results import Robustness
 
@@ -63,7 +64,7 @@ def describe_robustness(texts: Sequence[str], unit: Vectors, embed: Callable[[li
         unit: their vectors, of length 1, (n, dimension).
         embed: returns vectors of length 1 of changed texts.
     """
-    sample = np.unique(np.linspace(0, len(texts) - 1, min(MOST_TEXTS, len(texts)), dtype=np.int64)).tolist()
+    sample = evenly_spaced(len(texts), MOST_TEXTS).tolist()
     results = []
     for name, change in CHANGES.items():
         changed = [(row, after) for row in sample if (after := change(texts[row])) != texts[row]]

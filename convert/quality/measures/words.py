@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from fletcher.quantize.samples import evenly_spaced
+
 from ..results import Words
 
 __all__ = ["describe_words", "unknown_id"]
@@ -49,7 +51,7 @@ def describe_words(file: Path, texts: Sequence[str], tokens: NDArray[np.int64], 
     tokenizer.no_truncation()
     tokenizer.no_padding()
     unknown = unknown_id(file)
-    sample = np.unique(np.linspace(0, len(texts) - 1, min(MOST_TEXTS, len(texts)), dtype=np.int64)).tolist()
+    sample = evenly_spaced(len(texts), MOST_TEXTS).tolist()
     num_tokens = num_unknown = num_words = num_split = with_unknown = 0
     for encoding in tokenizer.encode_batch([texts[row] for row in sample], add_special_tokens=False):
         here = 0 if unknown is None else encoding.ids.count(unknown)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo import list_cards
+from fletcher.model_zoo import list_models
 from fletcher.runtime.artifact.folder import Artifact
 
 from ..tiny import save_embedder
@@ -63,11 +63,19 @@ def artifact(checkpoint: Path) -> Path:
     return path
 
 
-def test_list_shows_every_card() -> None:
+def test_list_shows_every_model_in_groups() -> None:
     done = convert("model", "list", "--json")
     assert done.returncode == 0 and done.stderr == ""
-    assert [card["name"] for card in json.loads(done.stdout)] == [card.name for card in list_cards()]
-    assert "all-MiniLM-L6-v2" in convert("model", "list").stdout
+    listed = {model["name"]: model for model in json.loads(done.stdout)}
+    assert list(listed) == [model.name for model in list_models()]
+    assert listed["all-MiniLM-L6-v2"]["verified"] and not listed["bge-m3"]["verified"]
+    assert listed["embeddinggemma-300m"]["needs"] == ["terms accepted on the hub"]
+    assert (listed["gte-modernbert-base"]["settings"], listed["gte-modernbert-base"]["card"]) == ("checkpoint", None)
+    table = convert("model", "list").stdout.splitlines()
+    groups = list(dict.fromkeys(line.partition("  ")[0] for line in table[2:]))
+    assert groups[:2] == ["embedding", "reranker"] and "late interaction (ColBERT)" in groups
+    [minilm] = [line for line in table if " all-MiniLM-L6-v2 " in line]
+    assert minilm.split()[2:] == ["22.7", "M", "90.9", "MB", "384", "256", "en", "Apache-2.0", "yes"]
 
 
 def test_export_verify_and_inspect(checkpoint: Path, tmp_path: Path) -> None:

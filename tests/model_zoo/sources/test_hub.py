@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fletcher.model_zoo import load_card
+from fletcher.model_zoo.catalog import find_model
 
 from ..fake_hub import COMMIT, FakeHub
 
@@ -51,7 +52,8 @@ for source in sys.argv[2:]:
         answers.append({"error": type(error).__name__, "message": str(error)})
     else:
         answers.append({"folder": str(fetched.folder), "source": fetched.source, "revision": fetched.revision,
-                        "card": fetched.card and fetched.card.name, "sha256": dict(fetched.sha256),
+                        "card": fetched.card and fetched.card.name, "model": fetched.model and fetched.model.name,
+                        "sha256": dict(fetched.sha256),
                         "progress": [recorder.lines, recorder.counted, recorder.total]})
 print(json.dumps(answers))
 """
@@ -196,6 +198,17 @@ def test_a_card_pins_the_commit_and_is_returned(hub: FakeHub, minilm: Path, tmp_
     fetched = fetch_all(sources, tmp_path, hub.url)
     assert [answer["revision"] for answer in fetched] == [card.revision] * 3
     assert [answer["card"] for answer in fetched] == [card.name, card.name, None]  # the branch main can change
+
+
+def test_a_model_without_a_card_is_fetched_at_its_commit(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:
+    model = find_model("gte-modernbert-base")
+    assert model.card is None and model.revision is not None
+    hub.commit = model.revision
+    hub.add("Alibaba-NLP/gte-modernbert-base", minilm)
+    fetched = fetch_all(("GTE-modernbert-base", "Alibaba-NLP/gte-modernbert-base"), tmp_path, hub.url)
+    assert [(answer["revision"], answer["model"], answer["card"]) for answer in fetched] == [
+        (model.revision, model.name, None)
+    ] * 2
 
 
 def test_rejections_of_the_hub_have_readable_errors(hub: FakeHub, minilm: Path, tmp_path: Path) -> None:

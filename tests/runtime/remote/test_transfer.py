@@ -72,6 +72,14 @@ def test_a_url_keeps_its_artifact(make: Callable[..., Path], proxy: TcpProxy, un
         push(make("other", size=100), f"s3://models/{unique}")
 
 
+def test_a_url_keeps_an_artifact_with_a_longer_manifest(
+    make: Callable[..., Path], proxy: TcpProxy, unique: str
+) -> None:
+    push(make("long", size=100), f"s3://models/{unique}")
+    with pytest.raises(InputError, match="push to a new URL"):
+        push(make("short"), f"s3://models/{unique}")
+
+
 def test_an_alias_that_cannot_name_the_artifact_is_refused_before_anything_is_sent(
     make: Callable[..., Path], proxy: TcpProxy, unique: str
 ) -> None:

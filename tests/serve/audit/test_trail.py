@@ -211,6 +211,29 @@ def test_a_process_goes_on_when_the_supervisors_disk_is_full_or_it_is_away(tmp_p
     assert [json.loads(line)["a"] for line in (tmp_path / "audit.jsonl").read_bytes().splitlines()] == [1, 2, 3]
 
 
+def test_the_supervisor_accepts_again_after_it_had_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept, failures = socket.socket.accept, [errno.EMFILE, errno.ENFILE]
+
+    def fail_twice(listener: socket.socket) -> Any:
+        if failures:
+            number = failures.pop()
+            raise OSError(number, os.strerror(number))
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", fail_twice)
+    log = LogFile(tmp_path / "audit.jsonl", 1 << 30)
+    server = AuditServer(log, tmp_path / "s")
+    remote = RemoteLog(str(tmp_path / "s"))
+    remote.write([b'"a":1'])
+    remote.close()
+    server.close()
+    log.close()
+    assert json.loads((tmp_path / "audit.jsonl").read_bytes())["a"] == 1
+    assert caplog.text.count("a connection was not accepted") == 2
+
+
 def test_half_a_message_is_not_written(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "audit.jsonl", 1 << 30)
     server = AuditServer(log, tmp_path / "s")

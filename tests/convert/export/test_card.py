@@ -1,0 +1,58 @@
+"""Card of a model that the zoo lists without one: settings of its own files, names and license of the zoo."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fletcher.convert.export.card import settle_card
+from fletcher.convert.export.options import ExportOptions
+from fletcher.model_zoo import CatalogModel, Checkout
+from fletcher.model_zoo.errors import CardError
+
+from ..tiny import save_embedder
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LISTED = CatalogModel(
+    name="listed",
+    output="vectors",
+    family="bert",
+    dimension=32,
+    max_tokens=64,
+    license="MIT",
+    sources=("hf:org/listed",),
+    revision=COMMIT,
+    parameters=1_000_000,
+    languages=("en",),
+    aliases=("short",),
+)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    folder = save_embedder(tmp_path_factory.mktemp("listed") / "files")
+    return Checkout(folder=folder, source=f"hf:org/listed@{COMMIT}", revision=COMMIT, model=None, sha256={})
+
+
+def test_the_files_have_the_settings_and_the_zoo_the_license(checkout: Checkout) -> None:
+    own = settle_card(checkout, ExportOptions())
+    listed = replace(LISTED, dimension=own.dimension, family=own.family)
+    card = settle_card(replace(checkout, model=listed), ExportOptions())
+    assert (card.name, card.license, card.aliases, card.revision) == ("listed", "MIT", ("short",), COMMIT)
+    assert (card.pooling, card.normalize, card.prompts, card.max_tokens) == (
+        own.pooling,
+        own.normalize,
+        own.prompts,
+        own.max_tokens,
+    )
+
+
+@pytest.mark.parametrize("change", [{"dimension": 7}, {"family": "mpnet"}, {"output": "scores"}])
+def test_other_files_than_the_listed_ones_are_refused(checkout: Checkout, change: dict[str, Any]) -> None:
+    own = settle_card(checkout, ExportOptions())
+    fields: dict[str, Any] = {"dimension": own.dimension, "family": own.family} | change
+    listed = replace(LISTED, **fields)
+    with pytest.raises(CardError, match=f"{COMMIT} are not those that the zoo lists: {next(iter(change))}"):
+        settle_card(replace(checkout, model=listed), ExportOptions())
