@@ -156,6 +156,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         default_prompt: name of the prompt that sentence-transformers' `encode` adds if none is named. Where there is none the
             key is left out of the encoded card.
         logit_score: score of a reranker that is a language model. The key is left out for other models.
+        input_type: the only input type that the weights are for, besides `raw`: those of a task's adapter. The key is left
+            out for other models.
     """
 
     name: str
@@ -181,3 +183,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
     default_prompt: str | msgspec.UnsetType = msgspec.UNSET
     logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
+    input_type: str | msgspec.UnsetType = msgspec.UNSET

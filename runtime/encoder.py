@@ -24,7 +24,7 @@ from .encodings import Embeddings, Encodings
 from .errors import CanaryError
 from .inputs import Inputs, Pairs, Texts
 from .loading import Loaded, load_parts
-from .model_info import ModelInfo, require_output
+from .model_info import ModelInfo, VariantInfo, require_output
 from .options.embed import EmbedFields, EmbedOptions
 from .options.load import LoadFields, LoadOptions
 from .origin.digest import check_digest
@@ -467,4 +467,16 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
             texts=0 if artifact.manifest.verified is None else artifact.manifest.verified.texts,
         ),
         calibration=artifact.manifest.calibration,
+        variants=tuple(
+            VariantInfo(
+                name=variant.name,
+                target=variant.target,
+                precision=variant.precision,
+                tolerance=variant.tolerance,
+                measured=variant.measured,
+                canary=variant.canary,
+                batch_dependent=variant.batch_dependent,
+            )
+            for variant in artifact.manifest.variants
+        ),
     )

@@ -4,25 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 
 from .artifact.calibration import Calibration
-from .artifact.manifest import Proof
+from .artifact.manifest import Proof, Target
 from .errors import InputError
 from .options.embed import EmbedOptions
 from .space.bounds import Bounds
 from .space.derived import RequestSpaces
 from .space.space import Space
 
-__all__ = ["ModelInfo", "require_output"]
+__all__ = ["ModelInfo", "VariantInfo", "require_output"]
 
 #: Method of `Encoder` for each output, used in messages.
 METHODS: Mapping[Output, str] = MappingProxyType(
     {"vectors": "embed", "scores": "score", "sparse": "embed_sparse", "token_vectors": "embed_tokens"}
 )
+
+
+class VariantInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Description of one graph of an artifact.
+
+    Attributes:
+        name: `TARGET-PRECISION`, for example `cpu-fp32`.
+        target: kind of graph, made for one or more providers.
+        precision: type of its weights.
+        tolerance: allowed difference of its vectors from the canary's.
+        measured: figures of its comparison with the reference, by name.
+        canary: `passed` if it passed the canary at export; `unchecked` if the exporting machine could not run it.
+        batch_dependent: whether a text's vector depends on the other texts of its batch.
+    """
+
+    name: str
+    target: Target
+    precision: str
+    tolerance: Accuracy
+    measured: Mapping[str, float]
+    canary: Literal["passed", "unchecked"]
+    batch_dependent: bool
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +75,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         space: everything that decides a vector.
         bounds: distances between vectors of this space; None if nothing states them.
         calibration: function from similarities to probabilities; None if the artifact was not calibrated.
+        variants: the artifact's graphs; `variant` is the name of the one that runs.
     """
 
     card: ModelCard
@@ -75,6 +99,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str = ""
     bounds: Bounds | None = None
     calibration: Calibration | None = None
+    variants: tuple[VariantInfo, ...] = ()
 
     @property
     def spaces(self) -> RequestSpaces:

@@ -40,7 +40,12 @@ IDLE_TOKENIZER_KEYS: Final = ("version", "truncation", "padding")
 IDLE_CONFIG_KEYS: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 #: Fields of the description of an architecture that are names of nodes, or sizes that the weights imply.
-NAMES: Final = {"Rotary": ("name",), "Layer": ("name",), "Architecture": ("family", "hidden_size", "max_positions")}
+NAMES: Final = {
+    "Rotary": ("name",),
+    "Disentangled": ("name",),
+    "Layer": ("name",),
+    "Architecture": ("family", "hidden_size", "max_positions"),
+}
 
 
 def describe_content(checkpoint: Checkpoint, architecture: Architecture, tokenizer: Path) -> Content:

@@ -42,6 +42,7 @@ from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.static_layout import static_layout
+from ..checkpoint.task_adapters import task_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
@@ -136,6 +137,7 @@ def export(
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
         usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(checkout.folder))))
+        usual = stack.enter_context(task_layout(usual, options.task))
         layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
         templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)

@@ -157,7 +157,7 @@ class GraphWriter(Closing):
             islands=tuple(node for node in nodes if node in precision.islands),
             feeds=emission.feeds,
             profiles=emission.profiles,
-            memory=memory_shape(self._architecture, padded=target in ("tensorrt", "coreml")),
+            memory=memory_shape(self._architecture, padded=target in ("tensorrt", "coreml"), in_blocks=target == "cpu"),
         )
 
     def _find_islands(self, target: str, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:

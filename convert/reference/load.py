@@ -16,6 +16,7 @@ from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
+from ..checkpoint.task_adapters import tasks_of
 from ..checkpoint.weights.files import has_pickles, read_weights
 from .witness import Witness, quiet
 
@@ -64,6 +65,7 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
     hub_logging: Any = transformers.utils.logging
     hub_logging.disable_progress_bar()  # the commands report progress themselves
     folder = Path(folder)
+    _check_known(folder)
     kind = CLASSES[card.output]
     version = str(sentence_transformers.__version__)
     tools = {
@@ -99,6 +101,25 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         _set_limit(model, card, zoo=zoo),
         prompts=dict(card.prompts) if zoo else None,
     )
+
+
+def _check_known(folder: Path) -> None:
+    """Refuse a model whose computation neither transformers nor Fletcher's references have.
+
+    Raises:
+        CheckpointError: the model has experts or adapters, for which its repository brings its own code.
+    """
+    config = find_json(folder / "config.json")
+    if config.get("model_type") == "nomic_bert" and config.get("num_experts"):
+        raise CheckpointError(
+            f"{folder} has experts (num_experts), which transformers' NomicBert lacks, and code of a checkpoint is not run: "
+            "the artifact cannot be verified. Its canary stays self-made"
+        )
+    if tasks_of(config):
+        raise CheckpointError(
+            f"{folder} has adapters for tasks among its tensors, which transformers' class does not read, and code of a "
+            "checkpoint is not run: the artifact cannot be verified. Its canary stays self-made"
+        )
 
 
 def _load(kind: Any, folder: Path) -> Any:

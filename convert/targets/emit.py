@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from fletcher.runtime.artifact.manifest import Target
@@ -19,7 +20,9 @@ from .tensorrt.emit import emit_tensorrt
 __all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit"]
 
 #: Parts of an architecture that each target's emitter has nodes for.
-CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType({"cpu": ALL, "cuda": ALL, "tensorrt": ALL, "coreml": ALL})
+CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType(
+    {"cpu": ALL, "cuda": ALL, "tensorrt": ALL, "coreml": replace(ALL, convolutions=False)}  # CoreML has no Gather
+)
 
 #: Precisions by target. On `cpu` half types only halve the file: x86 and MLAS compute in float32 (docs/reference/targets.md).
 PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(

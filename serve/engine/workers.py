@@ -191,6 +191,7 @@ class BatchWorkers:
         if not traces:
             return
         attributes: dict[str, str | int] = {
+            "fletcher.model": self._info.card.name,
             "fletcher.tokens": batch.num_tokens,
             "fletcher.texts": len(batch),
             "fletcher.provider": self._info.provider,

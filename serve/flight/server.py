@@ -278,7 +278,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
         version = self._models.pick(options.model)
         schema = output_schema(texts, version.description, options.embed, version.spaces.of(options.embed))
-        return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
+        return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, self.locations())], -1, -1)
+
+    def locations(self) -> list[str]:
+        """Return the addresses at which clients find the answers."""
+        return [self.url]
 
     @contextmanager
     def _call(self, route: str, context: Any) -> Iterator[RecordDraft]:

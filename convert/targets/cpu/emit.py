@@ -24,10 +24,14 @@ from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
 from ..shared.encoder import Parts, emit_encoder
-from ..shared.positions import CAUSAL, NO_BIAS, emit_positions, has_bias
+from ..shared.positions import CAUSAL, NO_BIAS, bias_key, emit_positions, has_bias
+from .around import emit_around
 from .attention import emit_attention
+from .distances import emit_skew
+from .experts import emit_experts
 from .packed_layout import PackedLayout, emit_packed_layout
 from .pooling import emit_pooling
+from .window_blocks import emit_blocks, is_blockwise
 
 __all__ = ["emit_cpu"]
 
@@ -48,20 +52,28 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_packed_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
-    without = (NO_BIAS, CAUSAL)
+    # Attentions in blocks have masks of their own.
+    without = (NO_BIAS, CAUSAL, *(bias_key(part) for part in architecture.attentions if is_blockwise(part)))
     steps = (
         graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture, without) else ""
     )  # int32
     positions = emit_positions(graph, architecture, layout.positions, steps, without=without)
+    positions = replace(
+        positions,
+        by_distance=emit_skew(graph, architecture, layout),
+        around=emit_around(graph, architecture, layout),
+    )
+    blocks = emit_blocks(graph, architecture, layout)
     seen = layout
     if architecture.unseen_tail is not None:
         seen = replace(layout, lengths=_emit_seen_lengths(graph, architecture.unseen_tail, ids, layout))
     parts = Parts(
         word=word,
         position=lambda: _emit_position_rows(graph, architecture.embedding.positions, ids, layout),
-        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, seen, positions, name),
+        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, seen, positions, blocks, name),
         pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, layout, name),
         token_type=lambda table: _emit_token_types(graph, table),
+        experts=emit_experts,
     )
     hidden = emit_encoder(graph, architecture, parts, "texts", dimension)
     if _averages_tokens(architecture):
