@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..artifact.manifest import TensorInfo
 from ..artifact.outputs import value_rows
 from ..batch import Batch
-from ..errors import ProviderError
+from ..errors import NotFiniteError, ProviderError
 from ..memory.budget import MemoryBudget
 from ..session.session import Session
 from .planning import plan_batches
@@ -119,13 +119,20 @@ class Workers:
             Values, float32, in the rows that `value_rows` gives for the output: most have one per text or one per token.
 
         Raises:
-            ProviderError: the session returned NaN or infinity, failed, or was closed.
+            NotFiniteError: the session returned NaN or infinity for some rows.
+            ProviderError: the session failed, or was closed.
         """
         if len(batch) == 1 or len(parts := self._plan(batch)) == 1:
             return self._run_one(batch, output, self.alone)
         values = self._empty(batch, output)
+        bad: dict[int, NotFiniteError] = {}
         for rows in parts:
-            values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output, self.alone)
+            try:
+                values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output, self.alone)
+            except NotFiniteError as error:  # the other parts may have such rows too
+                bad.update((int(rows[row]), error) for row in error.rows)
+        if bad:
+            raise NotFiniteError(sorted(bad), str(next(iter(bad.values()))))
         return values
 
     def compute(self, encodings: Batch, output: str | None = None) -> NDArray[np.float32]:
@@ -224,9 +231,12 @@ class Workers:
         finite = _are_halves_finite(values) if values.dtype == np.float16 else np.isfinite(values).all()
         if not finite:
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-            raise ProviderError(
+            if (shape := value_rows(output or self._first, self._widths)) is not None:
+                rows = shape.texts(batch, rows)
+            raise NotFiniteError(
+                rows.tolist(),
                 f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
-                f"{len(batch)}: the vectors are not used. Verify the artifact, or choose another variant"
+                f"{len(batch)}: the vectors are not used. Verify the artifact, or choose another variant",
             )
         return values
 

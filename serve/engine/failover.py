@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FailingError, ProviderError
+from fletcher.runtime.errors import DeviceMemoryError, FailingError, NotFiniteError, ProviderError
 
 from ..observe.metrics import Metrics
-from .backend import Backend
+from .backend import Backend, close_backend
 from .breaker import Breaker
 
 __all__ = ["Failover"]
@@ -80,8 +80,10 @@ class Failover:
         else:
             try:
                 values = self.backend.run(batch, output)
-            except Exception:
-                self.breaker.fail()
+            except Exception as error:
+                # Texts of one client that give NaN, or are too long for the device, must not make it refuse the others.
+                if not isinstance(error, NotFiniteError | DeviceMemoryError):
+                    self.breaker.fail()
                 if self.spare is None:
                     raise
                 logger.warning("a batch failed and runs again on the spare device", exc_info=True)
@@ -112,6 +114,5 @@ class Failover:
             idle: True if no batch runs on it; only then it is closed.
         """
         spare, self.opened, self.spare = self.opened, None, None
-        close = getattr(spare, "close", None)
-        if idle and close is not None:
-            close()
+        if idle and spare is not None:
+            close_backend(spare)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fletcher.runtime import Embeddings, TextOutputs
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -128,12 +129,8 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
 
 def _write_beside(path: Path, facts: Mapping[str, str]) -> None:
     """Write facts about a file of vectors as JSON, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as stream:
+        stream.write(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
 
 
 def _open_writer(suffix: str, file: IO[bytes], schema: pa.Schema, options: EmbedOptions) -> VectorWriter:

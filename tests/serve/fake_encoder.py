@@ -16,7 +16,7 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.canary import Canary, CanaryResult
-from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.errors import InputError, NotFiniteError
 from fletcher.runtime.inputs import Inputs, Pairs, Requested, Texts, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
@@ -180,8 +180,8 @@ class FakeEncoder:
             raise self.fails
         rows = [batch.ids[start:end].tolist() for start, end in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
         if self._poison in rows:
-            row = rows.index(self._poison)
-            raise ProviderError(f"the session gave NaN or infinity for row {row} of a batch of {len(rows)}")
+            bad = [number for number, row in enumerate(rows) if row == self._poison]
+            raise NotFiniteError(bad, f"the session gave NaN or infinity for row {bad[0]} of a batch of {len(rows)}")
         return np.stack([vector_of(row) for row in rows])
 
     def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
