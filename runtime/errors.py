@@ -13,7 +13,8 @@ FletcherError
 ├── MissingPackageError      an optional package is not installed; the message names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
 │   ├── DeviceMemoryError    a device does not have enough free memory
-│   └── DeviceLostError      a device failed permanently; its sessions cannot be used any more
+│   ├── DeviceLostError      a device failed permanently; its sessions cannot be used any more
+│   └── NotFiniteError       a session gave NaN or infinity for some rows of a batch; has their numbers
 ├── InputError               texts, token ids, files or options cannot be used
 │   ├── OptionError          an option is not allowed or the model does not have it; has the option's name
 │   └── TooLongError         a text is longer than the model's longest input, and must not be cut
@@ -24,6 +25,8 @@ FletcherError
     ├── FailingError         the model's device fails; has the number of seconds after which to retry
     └── StoppingError        the server is stopping and admits no more requests
 """
+
+from collections.abc import Sequence
 
 from fletcher.model_zoo.errors import (
     CardError,
@@ -47,6 +50,7 @@ __all__ = [
     "FletcherError",
     "InputError",
     "MissingPackageError",
+    "NotFiniteError",
     "OptionError",
     "OverloadedError",
     "ProviderError",
@@ -103,6 +107,18 @@ class DeviceMemoryError(ProviderError):
 
 class DeviceLostError(ProviderError):
     """A device does not answer or failed permanently; its sessions cannot be used any more."""
+
+
+class NotFiniteError(ProviderError):
+    """A session gave NaN or infinity for some rows of a batch. The device works: the rows are the reason.
+
+    Attributes:
+        rows: numbers of these rows in the batch, ascending, at least one.
+    """
+
+    def __init__(self, rows: Sequence[int], message: str) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 class InputError(FletcherError):

@@ -120,6 +120,13 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "N"},
         ),
     ] = "auto"
+    playground: Annotated[
+        bool,
+        Meta(
+            description="Page /playground, on which people compare texts, search files and look at models. Default: the "
+            "server has it."
+        ),
+    ] = True
     name: Annotated[
         str | None,
         Meta(description="Name of the model in requests and answers, if there is only one. Default: the card's name."),

@@ -5,6 +5,7 @@ Every process of a server opens its own.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from .http.app import HttpApp
 from .http.call import AsgiApp, Limits
 from .http.edge.edge import Edge
 from .http.edge.forwarded import as_loopback
+from .http.playground.options import Pages
 from .models.changes import AdminRules
 from .models.registry import Models
 from .models.remote.locations import Locations
@@ -47,7 +49,7 @@ from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe.metrics import Metrics
 from .observe.record import Consumer
-from .server_options import OFF, ServerOptions
+from .server_options import FLIGHT, OFF, ServerOptions
 from .tls.certificates import Certificates
 
 if TYPE_CHECKING:
@@ -186,7 +188,7 @@ class Surroundings:
         tokens = None if options.jwt is None else Tokens(Path(options.jwt), needed=table is None)
         longbow = None if options.longbow is None else _open_longbow(options)
         if tracing is None and options.otlp is not None:
-            tracing = _open_tracing(options.otlp)
+            tracing = _open_tracing(options.otlp, options)
         limits = Limits(
             options.max_body_bytes,
             options.body_seconds,
@@ -378,7 +380,7 @@ class Surroundings:
             longbow=self.longbow,
             tracing=self.tracing,
             consumers=self.consumers(consumers),
-            root_path=self.options.root_path,
+            pages=Pages(self.options.root_path, self.options.playground),
             admin=self.admin,
         )
 
@@ -542,7 +544,9 @@ def _arrow_packages(purpose: str) -> Iterator[None]:
         raise MissingPackageError("pyarrow", "flight", purpose) from error
 
 
-def _open_tracing(url: str) -> Tracing:
+def _open_tracing(url: str, options: ServerOptions) -> Tracing:
     from .observe.tracing import Tracing
 
-    return Tracing.to(url)
+    # The host of the option may stand for every address of the machine.
+    port = (options.flight or FLIGHT if options.http == OFF else options.http).rpartition(":")[2]
+    return Tracing.to(url, f"{socket.gethostname()}:{port}")

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.commandline.report_files import to_json
 from fletcher.runtime.errors import InputError
 
@@ -64,6 +65,11 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
             f"{variant.name}: worst text {worst.text!r} ({worst.tokens} tokens): "
             f"cosine {worst.cosine:.7f}, max abs {worst.max_abs:.1e}"
         )
+        lines += [
+            f"{variant.name}: {one.output}: cosine at least {one.cosine_min:.9f}, max abs {one.max_abs:.1e}, "
+            f"alone against in a batch {one.batch_max_abs:.1e}"
+            for one in variant.further
+        ]
         lines += [f"{variant.name}: {reason}" for reason in variant.reasons]
     if not report.complete:
         lines.append("not every variant was compared, so the artifact is not stamped")
@@ -102,9 +108,8 @@ def write_report(report: VerificationReport | LayersReport, path: str | Path) ->
     else:
         content = (layers_to_html(report) if isinstance(report, LayersReport) else to_html(report)).encode()
     try:
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with new_file(path) as stream:
+            stream.write(content)
     except OSError as error:
         raise InputError(f"the report {path} cannot be written: {error.strerror}") from error
 

@@ -26,7 +26,7 @@ RATE: Final = "$__rate_interval"
 HERE: Final = 'job=~"$job",instance=~"$instance"'
 
 #: Routes that embed, rank or store: those of probes, scrapes and documentation are left out.
-WORK: Final = 'route!~"/|/docs|/health|/metrics|/openapi.json|/ready|unknown"'
+WORK: Final = 'route!~"/|/docs|/health|/metrics|/openapi.json|/playground.*|/ready|unknown"'
 
 
 @dataclass(frozen=True, slots=True)

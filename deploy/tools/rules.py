@@ -26,7 +26,7 @@ SLOW: Final = 0.01
 SLOW_SECONDS: Final = "0.25"
 
 #: Routes whose requests the goals count: probes, scrapes and documentation are left out.
-WORK: Final = 'route!~"/|/docs|/health|/metrics|/openapi.json|/ready|unknown"'
+WORK: Final = 'route!~"/|/docs|/health|/metrics|/openapi.json|/playground.*|/ready|unknown"'
 
 #: Windows of the shares.
 WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d", "30d")

@@ -6,6 +6,7 @@ q = round(x / s) + z, x W = s (q - z) V v, in which V is the weight in int8 and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ from .rounding import Columns, round_columns
 from .weight_only import write_blocks, write_half, write_table, write_widened
 
 __all__ = ["ProductWriter"]
+
+#: Beginning of the names of an expert's values: encoder.layers.1/feed_forward/experts.4
+EXPERT = re.compile(r".+/experts\.\d+(?=/)")
 
 
 class ProductWriter:
@@ -168,8 +172,11 @@ class ProductWriter:
 
     def _middles(self, row: str) -> str:
         """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for a module after the pooling."""
-        # The encoder's values have a row for each token. A module may have one for each text, so it shares with none.
+        # The encoder's values have a row for each token. A module may have one for each text, and an expert has those of its
+        # tokens: they share with none.
         owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else ""
+        if (expert := EXPERT.match(row)) is not None:
+            owner = f"/{expert[0]}"
         nodes, key = self._nodes, ("middles", owner)
         if key not in nodes.shared:
             shape = nodes.node("Shape", [row], f"quantize{owner}/rows")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..artifact.durable import new_file
 from ..errors import InputError
 from .plots import to_svg
 
@@ -41,7 +42,5 @@ def write_report(report: object, file: Path, to_html: Callable[[], str]) -> None
         to_html: makes the page.
     """
     content = to_html().encode() if file.suffix == ".html" else to_json(report)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    with new_file(file) as stream:
+        stream.write(content)

@@ -9,7 +9,7 @@ from fletcher.runtime.commandline.console import make_app, run
 
 from .audit import audit
 from .bench import bench
-from .cluster_ray import cluster
+from .cluster import cluster
 from .devices import devices
 from .doctor import doctor
 from .embed import embed

@@ -19,15 +19,12 @@ from ..files.options import InputOptions
 from ..longbow.options import LongbowOptions
 from .options import Directory, require_packages, serve_packages
 
-__all__ = ["cluster"]
+__all__ = ["embed", "serve"]
 
 #: Scheme of a sink that is a dataset of Longbow.
 LONGBOW = ("grpc://", "grpc+tcp://", "grpc+tls://")
 
-cluster = typer.Typer(name="cluster", help="Serve and embed on several machines.", no_args_is_help=True)
 
-
-@cluster.command("serve")
 def serve(
     ctx: typer.Context,
     file: Annotated[
@@ -56,7 +53,6 @@ def serve(
         run_deployments(content, reporter(ctx), reread=lambda: read_ray_file(file))
 
 
-@cluster.command("embed")
 @struct_options
 def embed(
     ctx: typer.Context,

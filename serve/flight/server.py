@@ -33,7 +33,7 @@ from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
 from ..models.admin_action import AdminAction
 from ..models.changes import AdminRules, unloading
-from ..models.registry import Models
+from ..models.registry import ANSWERED_BY, Models
 from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
@@ -160,8 +160,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     f"the ticket has {len(texts)} texts; the limit is {MAX_TICKET_TEXTS}: use DoExchange", "texts"
                 )
             terms = caller_of(context).terms(draft)
-            request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
-            version = self._models.pick(options.model)
+            request = EmbedRequest(Texts(tuple(texts)), options.embed, options.output, terms=terms)
+            version = self._models.pick(options.model, ANSWERED_BY[options.output])
             charge(caller_of(context).permit, request, version)
             held = TICKET_COPIES * draft.bytes_in + answer_bytes(request, version.info)
             self._bounds.budget.hold(held)
@@ -179,7 +179,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         embeddings = wait(future, context, request.terms.deadline)
         draft.count(version.description.name, version.description.version, embeddings)
         batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
-        schema = output_schema(batch.schema, version.description, options.embed, version.spaces.of(options.embed))
+        space = version.spaces.of(options.embed, options.output)
+        schema = output_schema(batch.schema, version.description, options.embed, space, options.output)
         answer = with_vectors(batch, embeddings, schema)
         draft.bytes_out = answer.nbytes
         return fl.GeneratorStream(schema, self._bounds.sending(answer, held), options.ipc)
@@ -282,8 +283,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def _info(self, descriptor: Any, options: ArrowOptions) -> Any:
         """Return a descriptor's `FlightInfo`."""
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
-        version = self._models.pick(options.model)
-        schema = output_schema(texts, version.description, options.embed, version.spaces.of(options.embed))
+        version = self._models.pick(options.model, ANSWERED_BY[options.output])
+        space = version.spaces.of(options.embed, options.output)
+        schema = output_schema(texts, version.description, options.embed, space, options.output)
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, self.locations())], -1, -1)
 
     def locations(self) -> list[str]:

@@ -50,8 +50,9 @@ from .coding.answers import shrink
 from .errors import OPENAI, ErrorShape
 from .json import PIECE_BYTES
 from .openapi import openapi_document
+from .playground.options import Pages
 from .route import Route, RouteTable
-from .routes import ADMIN_OFF, ADMIN_PATHS, http_routes
+from .routes import ADMIN_OFF, ADMIN_PATHS, PAGES, http_routes
 
 if TYPE_CHECKING:
     from ..longbow.door import LongbowDoor
@@ -93,7 +94,7 @@ class HttpApp:
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
-        root_path: str = "",
+        pages: Pages = PAGES,
         admin: AdminRules = ADMIN_OFF,
     ) -> None:
         """Build the application.
@@ -105,7 +106,7 @@ class HttpApp:
             longbow: destination of `/v1/ingest`; None rejects such requests.
             tracing: begins and ends spans; None disables traces.
             consumers: functions that receive the record of every request, in addition to metrics, log and traces.
-            root_path: prefix of the paths under which clients reach the server, for the OpenAPI document.
+            pages: options of the pages for people.
             admin: rules of the admin API, which is off by default.
         """
         self._models = models
@@ -117,9 +118,9 @@ class HttpApp:
         self._bodies: dict[asyncio.Task[Any], float] = {}
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
-        routes = [*http_routes(longbow, admin), Route("GET", "/openapi.json", self._schema, access="open")]
+        routes = [*http_routes(longbow, admin, pages), Route("GET", "/openapi.json", self._schema, access="open")]
         self._openapi = msgspec.json.encode(
-            openapi_document(routes, self._limits, keys=self._gate.identifies, root_path=root_path)
+            openapi_document(routes, self._limits, keys=self._gate.identifies, root_path=pages.root_path)
         )
         self._routes = RouteTable(routes)
 

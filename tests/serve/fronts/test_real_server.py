@@ -110,6 +110,13 @@ def test_http_and_flight_give_the_encoders_vectors(
             (health,) = client.do_action(fl.Action("health", b""))
             assert json.loads(health.body.to_pybytes())["ready"] is True
             writer.close()
+    for path, begin in (
+        ("/playground", b"<!doctype html>"),
+        ("/playground/app.js", b"/** "),
+        ("/v1/card", b'{"model":"tiny"'),
+    ):
+        status, page = get(server, path)
+        assert (status, page[: len(begin)]) == (200, begin)
     status, page = get(server, "/metrics")
     assert status == 200
     lines = [line for line in page.decode().splitlines() if line.startswith("fletcher_requests_total")]

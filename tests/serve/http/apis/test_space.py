@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from fletcher.convert.spaces import read_space
-from fletcher.runtime import Encoder
+from fletcher.model_zoo.card import Accuracy, ModelCard
+from fletcher.runtime import Artifact, Encoder
 from fletcher.serve.http.apis.space import SpaceAnswer
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
@@ -46,6 +47,17 @@ def space(tiny_artifact: Path) -> str:
 @pytest.fixture(scope="module")
 def name(http: httpx.Client) -> str:
     return str(http.get("/v1/models").json()["data"][0]["id"])
+
+
+def test_the_card_has_the_variants_of_the_artifact(http: httpx.Client, tiny_artifact: Path) -> None:
+    manifest = Artifact.open(tiny_artifact).manifest
+    answer = http.get("/v1/card").json()
+    assert msgspec.convert(answer["card"], ModelCard) == manifest.card
+    for found, variant in zip(answer["variants"], manifest.variants, strict=True):
+        expected = {name: getattr(variant, name) for name in found if name != "tolerance"}
+        assert {name: value for name, value in found.items() if name != "tolerance"} == expected
+        assert msgspec.convert(found["tolerance"], Accuracy) == variant.tolerance
+    assert answer["variant"] in [found["name"] for found in answer["variants"]]
 
 
 def test_every_answer_with_vectors_names_their_space(http: httpx.Client, name: str, space: str) -> None:

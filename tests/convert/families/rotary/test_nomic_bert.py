@@ -17,8 +17,8 @@ from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 
-from ..verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
-from .restated import Restated, half_turned, neighbors_turned
+from ...verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
+from ..restated import Restated, half_turned, neighbors_turned
 
 LONGEST = 24
 VOCABULARY, HIDDEN, HEADS, INNER, LAYERS = 64, 32, 4, 256, 2
@@ -67,6 +67,7 @@ class Nomic(Restated):
             "use_flash_attn": True,
             "use_rms_norm": False,
             "vocab_size": 60,
+            "num_experts": 0,
         }
         config |= changes
         gated = config["activation_function"] in GATES
@@ -83,6 +84,13 @@ class Nomic(Restated):
             }
             for part in ("fc11", "fc12") if gated else ("fc1",):
                 products[f"mlp.{part}"] = (INNER, HIDDEN, config["mlp_fc1_bias"])
+            if config["num_experts"] and index % config["moe_every_n_layers"] == 1:
+                products = {part: product for part, product in products.items() if part.startswith("attn")}
+                products["mlp.router.layer"] = (config["num_experts"], HIDDEN, False)
+                shapes |= {
+                    f"{name}.mlp.experts.mlp.{part}": (config["num_experts"] * INNER, HIDDEN) for part in ("w1", "w2")
+                }
+                shapes[f"{name}.mlp.experts.bias"] = (HIDDEN,)
             for part, (rows, columns, bias) in products.items():
                 shapes[f"{name}.{part}.weight"] = (rows, columns)
                 if bias:
@@ -107,6 +115,10 @@ class Nomic(Restated):
             query, key = (turn(qkv[:, :, part], positions, pairs) for part in (0, 1))
             context = self.attend(query, key, qkv[:, :, 2], bias)
             hidden = self.norm(f"{name}.norm1", hidden + self.linear(f"{name}.attn.out_proj", context), epsilon)
+            if f"{name}.mlp.experts.bias" in self.tensors:
+                mixed = self.mix(f"{name}.mlp", hidden.flatten(0, 1)).reshape(hidden.shape)
+                hidden = self.norm(f"{name}.norm2", hidden + mixed, epsilon)
+                continue
             if gate := GATES.get(config["activation_function"]):
                 inner = self.linear(f"{name}.mlp.fc11", hidden) * gate(self.linear(f"{name}.mlp.fc12", hidden))
             else:
@@ -114,14 +126,54 @@ class Nomic(Restated):
             hidden = self.norm(f"{name}.norm2", hidden + self.linear(f"{name}.mlp.fc2", inner), epsilon)
         return hidden
 
+    def mix(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Return the experts' results of tokens, (tokens, hidden).
+
+        NomicRouter, NomicExpertMLP and NomicExperts of the original: the softmax is over all experts, the shares of the best
+        ones are not normalized, and one bias is added to the sum. The original's code is not in transformers.
+        """
+        shares = self.linear(f"{name}.router.layer", rows).softmax(-1)
+        best, chosen = shares.topk(self.settings["moe_top_k"], -1)
+        up, down = (self.tensors[f"{name}.experts.mlp.{part}"].view(-1, INNER, HIDDEN) for part in ("w1", "w2"))
+        result = torch.zeros_like(rows)
+        for expert in range(len(up)):
+            token, place = torch.where(chosen == expert)
+            inner = functional.gelu(rows[token] @ up[expert].T)
+            result.index_add_(0, token, (inner @ down[expert]) * best[token, place, None])
+        return result + self.tensors[f"{name}.experts.bias"]
+
 
 BIASES = {"qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True}
+
+
+#: As nomic-embed-text-v2-moe, with fewer experts.
+EXPERTS: dict[str, Any] = {
+    "activation_function": "gelu",
+    "num_experts": 5,
+    "moe_top_k": 2,
+    "moe_every_n_layers": 2,
+    "moe_normalize_expert_weights": False,
+    "moe_impl": "megablocks",
+    "moe_resid_pdrop": 0.0,
+    "expert_choice_router": False,
+    "num_shared_experts": 0,
+    "router_aux_loss_coef": 0.1,
+    "ffn_div": 1,
+    "layer_norm_epsilon": 1e-5,
+    "type_vocab_size": 1,
+    "qkv_proj_bias": True,
+    "mlp_fc1_bias": True,
+    "mlp_fc2_bias": True,
+}
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
+        EXPERTS,
+        EXPERTS | {"moe_top_k": 1, "num_experts": 3},
+        EXPERTS | {"moe_top_k": 3, "num_experts": 3},
         {"rotary_emb_interleaved": True},
         {"rotary_emb_fraction": 0.5},
         {"rotary_emb_fraction": 0.5, "rotary_emb_interleaved": True, "rotary_emb_base": 50},
@@ -130,7 +182,19 @@ BIASES = {"qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True}
         {"activation_function": "gelu", "mlp_fc1_bias": True},
         {"type_vocab_size": 0, "layer_norm_epsilon": 1e-3},
     ],
-    ids=["v1.5", "interleaved", "half", "half_interleaved", "geglu_biases", "glu", "gelu", "no_types"],
+    ids=[
+        "v1.5",
+        "v2",
+        "one_of_three",
+        "all_of_three",
+        "interleaved",
+        "half",
+        "half_interleaved",
+        "geglu_biases",
+        "glu",
+        "gelu",
+        "no_types",
+    ],
 )
 def test_parity_with_the_original(tmp_path: Path, changes: dict[str, Any]) -> None:
     parity = Nomic(**changes).parity(tmp_path, HIDDEN, VOCABULARY)
@@ -239,6 +303,12 @@ def test_positions_end_where_dynamic_scaling_would_begin(tmp_path: Path) -> None
         ({"num_heads_kv": 2}, "num_heads_kv"),
         ({"head_dim": 16}, "head_dim"),
         ({"num_experts": 8}, "num_experts"),
+        (EXPERTS | {"moe_every_n_layers": 1}, "moe_every_n_layers"),
+        (EXPERTS | {"moe_top_k": 6}, "moe_top_k"),
+        (EXPERTS | {"moe_normalize_expert_weights": True}, "moe_normalize_expert_weights"),
+        (EXPERTS | {"expert_choice_router": True}, "expert_choice_router"),
+        (EXPERTS | {"num_shared_experts": 1}, "num_shared_experts"),
+        (EXPERTS | {"ffn_div": 2}, "ffn_div"),
         ({"n_embd": 0}, "n_embd"),
         ({"qkv_proj_bias": True}, "Wqkv.bias"),
         ({"n_inner": 200, "activation_function": "gelu"}, "fc1.weight"),

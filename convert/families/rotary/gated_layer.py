@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..architecture import Attention, Block, FeedForward, Layer, Rotary
-from ..checkpoint.tensors import Linear, TensorReader
+from ...architecture import Attention, Block, FeedForward, Layer, Rotary
+from ...checkpoint.tensors import Linear, Norm, TensorReader
 
-__all__ = ["GatedShape", "read_gated_layer", "rotary_layer"]
+__all__ = ["GatedShape", "read_gated_layer", "rotary_attention", "rotary_layer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,18 @@ def rotary_layer(
         CheckpointError: a norm is missing or of another shape.
     """
     up, gate, down = feed_forward
+    attend, norm = rotary_attention(tensors, shape, name, attention, norms)
+    return Layer(name, (attend, Block(FeedForward(up, down, shape.activation, gate), norm_sum=norm)))
+
+
+def rotary_attention(
+    tensors: TensorReader,
+    shape: GatedShape,
+    name: str,
+    attention: tuple[Linear, Linear, Linear, Linear],
+    norms: tuple[str, str],
+) -> tuple[Block, Norm]:
+    """Return the attention of a layer with its norm, and the norm after the feed-forward part; see `rotary_layer`."""
     query, key, value, output = attention
     size = shape.hidden // shape.heads
     attend = Attention(
@@ -98,5 +110,4 @@ def rotary_layer(
         rotary=shape.rotary,
     )
     first, second = (tensors.norm(f"{name}.{norm}", shape.hidden, shape.epsilon) for norm in norms)
-    widen = FeedForward(up, down, shape.activation, gate)
-    return Layer(name, (Block(attend, norm_sum=first), Block(widen, norm_sum=second)))
+    return Block(attend, norm_sum=first), second

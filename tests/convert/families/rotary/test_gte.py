@@ -16,8 +16,8 @@ from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 
-from ..verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
-from .restated import Restated, half_turned
+from ...verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
+from ..restated import Restated, half_turned
 
 LONGEST = 24
 VOCABULARY, HIDDEN, HEADS, INNER, LAYERS = 60, 32, 2, 40, 2

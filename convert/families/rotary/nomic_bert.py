@@ -1,9 +1,12 @@
-"""NomicBERT: post-norm, rotary positions, gated units, no biases; nomic-embed-text v1 and v1.5.
+"""NomicBERT: post-norm, rotary positions, gated units, no biases; nomic-embed-text v1 and v1.5; v2 with experts.
 
 There are two layouts of one architecture: the original repository's (`n_embd`, `Wqkv`, `fc11`) and that of transformers' own
 class (`hidden_size`, `q_proj`, `up_proj`). The configuration and the tensors can each have either layout.
 
-Sources: modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors; transformers' modeling_nomic_bert.py.
+nomic-embed-text-v2-moe has experts in every second layer, which transformers' class lacks.
+
+Sources: modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors and of huggingface.co/nomic-ai/nomic-bert-2048, whose
+experts were read in vLLM's bert_with_rope.py; transformers' modeling_nomic_bert.py.
 """
 
 from __future__ import annotations
@@ -15,14 +18,14 @@ from pathlib import Path
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Architecture, Embedding, Layer, Rotary
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.tensors import TensorReader
-from ..graph.activations import check_activation
-from .decoders.rope import RopeContext, rotary_of
-from .gated_layer import GatedShape, read_gated_layer, rotary_layer
-from .settings.reader import Config
-from .settings.values import agreed, frequencies, head_size, positive, read_rotary, switch
+from ...architecture import Architecture, Block, Embedding, Experts, Layer, Rotary
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.tensors import TensorReader
+from ...graph.activations import check_activation
+from ..decoders.rope import RopeContext, rotary_of
+from ..settings.reader import Config
+from ..settings.values import agreed, frequencies, head_size, positive, read_rotary, switch
+from .gated_layer import GatedShape, read_gated_layer, rotary_attention, rotary_layer
 
 __all__ = ["describe_nomic_bert"]
 
@@ -40,9 +43,12 @@ UNUSED = (
     "embd_pdrop",
     "fused_bias_fc",
     "fused_dropout_add_ln",
+    "moe_impl",
+    "moe_resid_pdrop",
     "n_ctx",
     "reorder_and_upcast_attn",
     "resid_pdrop",
+    "router_aux_loss_coef",
     "scale_attn_by_inverse_layer_idx",
     "scale_attn_weights",
     "summary_activation",
@@ -56,6 +62,15 @@ UNUSED = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Experts:
+    """Experts of a model: their number, those for each token, and the period of the layers with experts."""
+
+    count: int
+    top: int
+    every: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Shape:
     """Sizes that a configuration of either layout gives."""
 
@@ -66,6 +81,7 @@ class _Shape:
     types: int
     gated: bool
     original: bool
+    experts: _Experts | None
 
 
 def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
@@ -91,8 +107,12 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
         token_type=token_type,
         norm=tensors.norm("emb_ln" if original else "embeddings.LayerNorm", hidden, epsilon),
     )
-    read = partial(_original_layer, gated=shape.gated) if original else read_gated_layer
-    layers = tuple(read(tensors, shape.layer, index) for index in range(shape.num_layers))
+    if shape.experts is not None and not original:
+        raise CheckpointError(
+            f"{checkpoint.folder} has experts under other names than the original's, which is not authored"
+        )
+    read = partial(_original_layer, shape=shape) if original else partial(read_gated_layer, shape=shape.layer)
+    layers = tuple(read(tensors, index=index) for index in range(shape.num_layers))
     tensors.ignore("pooler.", "cls.", "classifier.")
     tensors.finish()
     return Architecture("nomic_bert", hidden, embedding, layers, max_positions=shape.positions)
@@ -142,6 +162,7 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
         types=config.count("type_vocab_size", 2),
         gated=gated,
         original=original,
+        experts=_experts(config, activation, gated=gated),
     )
     for key in ("causal", "parallel_block", "parallel_block_tied_norm", "prenorm", "rotary_head_dim", "use_rms_norm"):
         config.must_be(key, False, None)
@@ -151,10 +172,31 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
         )
     config.must_be("num_heads_kv", None, heads)
     config.must_be("norm_mlp", False, None)
-    config.must_be("num_experts", 0, None)
     config.ignore(*UNUSED)
     config.finish()
     return shape
+
+
+def _experts(config: Config, activation: str, *, gated: bool) -> _Experts | None:
+    """Return the experts of a configuration, or None if it has none."""
+    count = config.value("num_experts")
+    every, top = config.integer("moe_every_n_layers", 1), config.integer("moe_top_k", 1)
+    for key in ("moe_normalize_expert_weights", "expert_choice_router"):
+        config.must_be(key, False, None)
+    config.must_be("num_shared_experts", 0, None)
+    config.must_be("ffn_div", 1, None)
+    if not count:
+        return None
+    count = config.integer("num_experts")
+    if gated or activation != "gelu":
+        raise config.refusal(
+            "num_experts is set, and activation_function is not gelu, which alone is authored with experts"
+        )
+    if every < 2:  # the original gives experts to layers whose number leaves the remainder 1
+        raise config.refusal(f"num_experts is {count}, and moe_every_n_layers {every} gives no layer experts")
+    if top > count:
+        raise config.refusal(f"moe_top_k {top} is more than num_experts {count}")
+    return _Experts(count, top, every)
 
 
 def _activation(config: Config, file: Path) -> tuple[str, bool]:
@@ -204,16 +246,33 @@ def _rotary(config: Config, file: Path, context: RopeContext, original: bool) ->
     return rotary
 
 
-def _original_layer(tensors: TensorReader, shape: GatedShape, index: int, *, gated: bool) -> Layer:
-    hidden, name = shape.hidden, f"encoder.layers.{index}"
+def _original_layer(tensors: TensorReader, *, shape: _Shape, index: int) -> Layer:
+    layer, hidden, name = shape.layer, shape.layer.hidden, f"encoder.layers.{index}"
     widths = {"query": hidden, "key": hidden, "value": hidden}
-    query, key, value = tensors.linears(f"{name}.attn.Wqkv", hidden, widths, bias=shape.attention_bias)
-    output = tensors.linear(f"{name}.attn.out_proj", hidden, hidden, bias=shape.attention_bias)
-    first, second = ("fc11", "fc12") if gated else ("fc1", None)
-    up = tensors.linear(f"{name}.mlp.{first}", hidden, shape.intermediate, bias=shape.up_bias)
-    gate = second and tensors.linear(f"{name}.mlp.{second}", hidden, shape.intermediate, bias=shape.up_bias)
-    down = tensors.linear(f"{name}.mlp.fc2", shape.intermediate, hidden, bias=shape.down_bias)
-    return rotary_layer(tensors, shape, name, (query, key, value, output), (up, gate or None, down), ("norm1", "norm2"))
+    query, key, value = tensors.linears(f"{name}.attn.Wqkv", hidden, widths, bias=layer.attention_bias)
+    output = tensors.linear(f"{name}.attn.out_proj", hidden, hidden, bias=layer.attention_bias)
+    attention, norms = (query, key, value, output), ("norm1", "norm2")
+    if shape.experts is not None and index % shape.experts.every == 1:
+        attend, norm = rotary_attention(tensors, layer, name, attention, norms)
+        return Layer(name, (attend, Block(_read_experts(tensors, layer, shape.experts, name), norm_sum=norm)))
+    first, second = ("fc11", "fc12") if shape.gated else ("fc1", None)
+    up = tensors.linear(f"{name}.mlp.{first}", hidden, layer.intermediate, bias=layer.up_bias)
+    gate = second and tensors.linear(f"{name}.mlp.{second}", hidden, layer.intermediate, bias=layer.up_bias)
+    down = tensors.linear(f"{name}.mlp.fc2", layer.intermediate, hidden, bias=layer.down_bias)
+    return rotary_layer(tensors, layer, name, attention, (up, gate or None, down), norms)
+
+
+def _read_experts(tensors: TensorReader, layer: GatedShape, experts: _Experts, name: str) -> Experts:
+    """Read the experts of a layer: two tensors, each with one expert's matrix above the next one's."""
+    shape = (layer.intermediate, layer.hidden)
+    return Experts(
+        router=tensors.linear(f"{name}.mlp.router.layer", layer.hidden, experts.count, bias=False),
+        ups=tensors.products(f"{name}.mlp.experts.mlp.w1", experts.count, shape, transposed=True),
+        downs=tensors.products(f"{name}.mlp.experts.mlp.w2", experts.count, shape, transposed=False),
+        activation=layer.activation,
+        top=experts.top,
+        bias=tensors.take(f"{name}.mlp.experts.bias", (layer.hidden,)),
+    )
 
 
 def _count(value: object, file: Path, what: str) -> int:

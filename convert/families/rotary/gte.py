@@ -17,13 +17,13 @@ import numpy as np
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Architecture, Embedding, Layer, Rotary
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.tensors import TensorReader
-from ..graph.activations import check_activation
+from ...architecture import Architecture, Embedding, Layer, Rotary
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.tensors import TensorReader
+from ...graph.activations import check_activation
+from ..settings.reader import Config
+from ..settings.values import frequencies, head_size, positive, read_rotary, switch
 from .gated_layer import GatedShape, read_gated_layer, rotary_layer
-from .settings.reader import Config
-from .settings.values import frequencies, head_size, positive, read_rotary, switch
 
 __all__ = ["describe_gte"]
 
