@@ -27,6 +27,9 @@ LONGEST: Final = 8192
 #: Longest name of a client in characters.
 LONGEST_NAME: Final = 256
 
+#: Latest time at which a verified token is forgotten, in seconds since 1970. JSON has numbers that no float can have.
+LATEST: Final = 1 << 53
+
 #: Largest number of verified tokens that are remembered.
 MOST_TOKENS: Final = 16_384
 
@@ -77,7 +80,7 @@ class Tokens:
         key = self._rights(claims, digest)
         if len(self._verified) >= MOST_TOKENS:
             self._verified.clear()
-        self._verified[digest] = key, float(claims["exp"]) + self._settings.leeway_seconds
+        self._verified[digest] = key, float(min(int(claims["exp"]), LATEST)) + self._settings.leeway_seconds
         return key
 
     def reload(self) -> None:
@@ -134,7 +137,7 @@ class Tokens:
             raise UnauthorizedError("the signed token is from another issuer") from None
         except jwt.MissingRequiredClaimError as error:
             raise UnauthorizedError(f"the signed token lacks the claim {error.claim}") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # the last one of brackets in brackets
             raise UnauthorizedError("the signed token is invalid") from None
         return claims
 

@@ -98,7 +98,7 @@ def judge(folder: Path, models: Sequence[ModelSpec] = ()) -> dict[str, Answer]:
         for kind, wanted in seen["alone"].items():
             assert seen[phase][kind] == wanted, f"{kind} while ann {phase}"
     lines = [json.loads(line) for file in files_of(folder / "audit.jsonl") for line in file.open()]
-    records = {phase: [_fields(line) for line in lines if line["client"] == f"bob {phase}"] for phase in PHASES}
+    records = {phase: [_fields(line) for line in lines if line.get("client") == f"bob {phase}"] for phase in PHASES}
     for phase in PHASES[1:]:
         assert records[phase] == records["alone"], f"the records while ann {phase}"
     assert len(records["alone"]) > len(seen["alone"]) / 2
