@@ -47,6 +47,7 @@ __all__ = [
     "Rotary",
     "Saturation",
     "SpanConvolution",
+    "TokenOutput",
     "Truncate",
     "Window",
 ]
@@ -383,9 +384,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """Pooling of token vectors to one vector per text; the results of several modes are concatenated in this order."""
+    """Pooling of token vectors to one vector per text; the results of several modes are concatenated in this order.
+
+    Attributes:
+        modes: the modes.
+        skips_prompt: whether the tokens of a prompt are left out.
+    """
 
     modes: tuple[PoolingMode, ...]
+    skips_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +474,21 @@ Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder 
 
 
 @dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """Further output of a graph, with a row for each token, computed from the last hidden states.
+
+    Attributes:
+        name: name of the output.
+        width: elements of a token's row.
+        modules: modules from the states to the output.
+    """
+
+    name: str
+    width: int
+    modules: tuple[Dense | Normalize, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """Encoder and the modules that follow it.
 
@@ -483,6 +505,7 @@ class Architecture:
         output: name of the graph's output.
         unseen_tail: token id; tokens of this id at a text's end are computed, and no token attends to them (ColBERT's
             expansion).
+        token_outputs: outputs besides `output` (BGE-M3).
     """
 
     family: str
@@ -495,6 +518,7 @@ class Architecture:
     modules: tuple[Module, ...] = ()
     output: Output = "vectors"
     unseen_tail: int | None = None
+    token_outputs: tuple[TokenOutput, ...] = ()
 
     @property
     def blocks(self) -> Iterator[Block]:

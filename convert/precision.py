@@ -21,7 +21,7 @@ Float = Literal["fp32", "fp16", "bf16"]
 
 #: Beginnings of the names of nodes that are fp32 in every precision: the modules after the encoder take little time, and half
 #: precision cannot hold a sum of squares or a mean over 8,192 tokens.
-ALWAYS_FP32 = ("modules.", "vectors", "scores", "sparse", "token_vectors", "token_states")
+ALWAYS_FP32 = ("modules.", "vectors", "scores", "sparse", "token_vectors", "token_weights", "token_states")
 
 #: Parts of the names of nodes that are fp32 in every precision: the steps of an RMS norm in graphs without an operator for
 #: it, whose squares overflow a half type; and the choice of experts. The models' own code computes both in float32, too.

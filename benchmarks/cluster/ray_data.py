@@ -1,11 +1,12 @@
 """Ray Data beside one process: rows per second of `fletcher-serve cluster embed` and of `Encoder.stream` on the same cores.
 
-    python -m benchmarks.cluster.ray_data ARTIFACT [--cores 1] [--seconds 6] [--json]
+    python -m benchmarks.cluster.ray_data ARTIFACT [--cores 1] [--seconds 20] [--json]
 
-Both read the same Parquet files, in chunks of the same size, and write the vectors to Parquet files. Each embeds a small and
-a large input; the rate is the difference of the rows by the difference of the seconds, so the fixed start of either does not
-count. The fixed start of the job is what is left of its seconds. The memory is the largest resident memory of the engine, for
-the small and the large input.
+Both read the same Parquet file, in chunks of the same size, and write the vectors to Parquet files. The fixed start of the
+job does not count: its rate is that from the first finished part to the last, by the times of the journal, and that of
+`Encoder.stream` begins with the first chunk after as many rows. The CPU time of a row is that of the process and that of the
+engine; on a busy machine it is steadier than the rates. The memory is the largest resident memory of the engine after
+the first part and after the last.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ WORDS = [
     "goes",
 ]
 
-#: Rows of a row group and of a part.
-GROUP = 10_000
+#: Parts of the input, and rows that tell the speed.
+PARTS, PROBE = 10, 10_000
 
 
 def main() -> None:
@@ -59,9 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--cores", type=int, default=1)
-    parser.add_argument(
-        "--seconds", type=float, default=6.0, help="seconds of the small input; the large one has three times its rows"
-    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds that one process needs for the rows")
     parser.add_argument("--words", type=int, default=12, help="words of a text")
     parser.add_argument("--provider", default="mlas")
     parser.add_argument("--json", action="store_true")
@@ -69,55 +68,46 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # for both, and what they start
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small = max(int(rate(options, folder) * options.seconds) // GROUP, 1) * GROUP
-        sizes = {"small": small, "large": 3 * small}
-        for size, rows in sizes.items():
-            write_rows(folder / size, rows, options.words)
-        alone = {size: in_process(options, folder, size) for size in sizes}
-        jobs = {size: on_cluster(options, folder, size) for size in sizes}
-    result = summary(sizes, alone, jobs)
+        group = max(int(rate(options, folder) * options.seconds) // PARTS, 100)
+        write_rows(folder / "input", group * PARTS, options.words, group)
+        before = in_process(options, folder, group)
+        job = on_cluster(options, folder, group)
+        after = in_process(options, folder, group)
+    alone, cpu = ((before[place] + after[place]) / 2 for place in (0, 1))
+    result = {
+        "alone": alone,
+        "alone_runs": [before[0], after[0]],
+        "alone_cpu_us": cpu,
+        "share": job["rate"] / alone,
+        "rows": group * PARTS,
+        **job,
+    }
     if options.json:
         print(json.dumps(result))
         return
-    print(f"Encoder.stream to Parquet  {result['alone']:12,.0f} rows/s")
-    print(f"Ray Data to Parquet        {result['ray']:12,.0f} rows/s  ({result['share']:.3f} of it)")
-    print(f"fixed start of the job     {result['start_seconds']:12.1f} s")
-    memory = result["memory"]
+    print(f"Encoder.stream to Parquet  {alone:12,.0f} rows/s  ({before[0]:,.0f} before, {after[0]:,.0f} after the job)")
+    print(f"Ray Data to Parquet        {job['rate']:12,.0f} rows/s  ({result['share']:.3f} of it)")
+    print(f"CPU of a row               {cpu:12.1f} us alone, {job['cpu_us']:.1f} us in the engine")
+    print(f"start of the job           {job['start_seconds']:12.1f} s until its first part was finished")
     print(
-        f"memory of the engine       {memory[0] / 1e6:8,.0f} MB for {small:,} rows, "
-        f"{memory[1] / 1e6:,.0f} MB for {3 * small:,}"
+        f"memory of the engine       {job['memory_first'] / 1e6:12,.0f} MB after a part, "
+        f"{job['memory'] / 1e6:,.0f} MB at the end"
     )
 
 
-def summary(sizes: dict[str, int], alone: dict[str, float], jobs: dict[str, dict[str, float]]) -> dict[str, object]:
-    """Return the rates without fixed starts."""
-    rows = sizes["large"] - sizes["small"]
-    stream = rows / (alone["large"] - alone["small"])
-    ray = rows / (jobs["large"]["seconds"] - jobs["small"]["seconds"])
-    return {
-        "alone": stream,
-        "ray": ray,
-        "share": ray / stream,
-        "start_seconds": jobs["large"]["seconds"] - sizes["large"] / ray,
-        "memory": [jobs[size]["memory"] for size in sizes],
-        "rows": sizes,
-        "seconds": {"alone": alone, "ray": {size: job["seconds"] for size, job in jobs.items()}},
-    }
-
-
-def write_rows(folder: Path, rows: int, words: int) -> None:
-    """Write distinct texts of about so many words to a Parquet file."""
+def write_rows(folder: Path, rows: int, words: int, group: int) -> None:
+    """Write distinct texts of about so many words to a Parquet file with row groups of so many rows."""
     folder.mkdir()
     texts = [
         f"{row} " + " ".join(WORDS[(row * 7 + place * 3) % len(WORDS)] for place in range(words - 1))
         for row in range(rows)
     ]
-    pq.write_table(pa.table({"id": range(rows), "text": texts}), folder / "texts.parquet", row_group_size=GROUP)
+    pq.write_table(pa.table({"id": range(rows), "text": texts}), folder / "texts.parquet", row_group_size=group)
 
 
 def rate(options: argparse.Namespace, folder: Path) -> float:
     """Return about how many rows per second the model embeds."""
-    write_rows(folder / "probe", GROUP, options.words)
+    write_rows(folder / "probe", PROBE, options.words, PROBE)
     with Encoder.load(options.artifact, provider=options.provider, workers=options.cores) as encoder:
         texts = pq.read_table(folder / "probe" / "texts.parquet")["text"].to_pylist()
         started, done = time.perf_counter(), 0
@@ -127,17 +117,20 @@ def rate(options: argparse.Namespace, folder: Path) -> float:
         return done / (time.perf_counter() - started)
 
 
-def in_process(options: argparse.Namespace, folder: Path, size: str) -> float:
-    """Return the seconds of a process that streams the rows through one `Encoder` into a Parquet file, without its load."""
+def in_process(options: argparse.Namespace, folder: Path, group: int) -> tuple[float, float]:
+    """Return rows per second and microseconds of CPU a row of a process that streams rows through one `Encoder` to Parquet.
+
+    The first part of the rows does not count.
+    """
     code = (
         "import sys, time, pyarrow.parquet as pq\n"
         "from collections import deque\n"
         "from fletcher.runtime import Encoder\n"
         "from fletcher.runtime.options.embed import EmbedOptions\n"
         "from fletcher.serve.arrow.tables import append_vectors\n"
-        "artifact, source, out, provider, workers = sys.argv[1:6]\n"
+        "artifact, source, out, provider, workers, first = sys.argv[1:7]\n"
         "with Encoder.load(artifact, provider=provider, workers=int(workers)) as encoder:\n"
-        "    started, waiting, writer, options, rows = time.perf_counter(), deque(), None, EmbedOptions(), []\n"
+        "    waiting, writer, options, done, started, skipped = deque(), None, EmbedOptions(), 0, None, 0\n"
         "    def chunks():\n"
         "        for batch in pq.ParquetFile(source).iter_batches(batch_size=1024):\n"
         "            waiting.append(batch)\n"
@@ -146,23 +139,45 @@ def in_process(options: argparse.Namespace, folder: Path, size: str) -> float:
         "        made = append_vectors(waiting.popleft(), embeddings, options, encoder.dimension)\n"
         "        writer = writer or pq.ParquetWriter(out, made.schema, compression='zstd', use_dictionary=False)\n"
         "        writer.write_batch(made)\n"
+        "        done += made.num_rows\n"
+        "        if started is None and done >= int(first):\n"
+        "            started, skipped, cpu = time.perf_counter(), done, time.process_time()\n"
         "    writer.close()\n"
-        "    print(time.perf_counter() - started)\n"
+        "    done -= skipped\n"
+        "    print(done / (time.perf_counter() - started), 1e6 * (time.process_time() - cpu) / done)\n"
     )
-    source = folder / size / "texts.parquet"
-    arguments = [options.artifact, str(source), str(folder / f"{size}.out"), options.provider, str(options.cores)]
+    source = folder / "input" / "texts.parquet"
+    arguments = [
+        options.artifact,
+        str(source),
+        str(folder / "alone.parquet"),
+        options.provider,
+        str(options.cores),
+        str(group),
+    ]
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    found, used = done.stdout.split()[-2:]
+    return float(found), float(used)
 
 
-def on_cluster(options: argparse.Namespace, folder: Path, size: str) -> dict[str, float]:
-    """Return seconds, from the plan to the last part, and memory of a job on a cluster of this machine."""
-    command = [*COMMAND, "cluster", "embed", options.artifact, str(folder / size), str(folder / f"{size}-ray")]
+def on_cluster(options: argparse.Namespace, folder: Path, group: int) -> dict[str, float]:
+    """Return the rate, the start and the memory of a job on a cluster of this machine."""
+    command = [*COMMAND, "cluster", "embed", options.artifact, str(folder / "input"), str(folder / "output")]
     command += ["--address", "local", "--provider", options.provider, "--cores", str(options.cores), "--engines", "1"]
-    command += ["--part-rows", str(GROUP), "--json"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout[done.stdout.index("{") :])
-    return found
+    command += ["--part-rows", str(group), "--json"]
+    started = time.time()
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    summary = json.loads(printed[printed.index("{") :])
+    files = sorted((folder / "output" / "_fletcher" / "parts").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    first, last = files[0].stat().st_mtime, files[-1].stat().st_mtime
+    done = [json.loads(file.read_text()) for file in files[1:]]
+    return {
+        "cpu_us": 1e6 * sum(part["cpu_seconds"] for part in done) / sum(part["rows"] for part in done),
+        "rate": (len(files) - 1) * group / (last - first),
+        "start_seconds": first - started,
+        "memory_first": json.loads(files[0].read_text())["memory"],
+        "memory": summary["memory"],
+    }
 
 
 if __name__ == "__main__":

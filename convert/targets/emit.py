@@ -7,8 +7,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from fletcher.runtime.artifact.manifest import Target
+from fletcher.runtime.errors import InputError
 
-from ..architecture import Architecture
+from ..architecture import Architecture, Pooling
 from ..precision import ALWAYS_FP32, Float, Precision
 from .coreml.emit import emit_coreml
 from .cpu.emit import emit_cpu
@@ -71,6 +72,11 @@ def emit(
     if target not in CAPABILITIES:
         raise ValueError(f"no emitter for the target {target!r}")
     check_capabilities(target, CAPABILITIES[target], architecture)
+    if target != "cpu" and any(isinstance(module, Pooling) and module.skips_prompt for module in architecture.modules):
+        raise InputError(
+            f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
+            "model for cpu"
+        )
     return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 

@@ -17,7 +17,7 @@ from typing import IO, Final
 
 from ..errors import SourceError
 from .cache import disk_error
-from .folder import is_checkpoint_file, needed_pickles
+from .folder import is_checkpoint_file, needed_pickles, token_heads
 
 __all__ = ["unpack_checkpoint"]
 
@@ -107,7 +107,7 @@ def _extract(archive: zipfile.ZipFile, label: str, target: Path) -> None:
     members = {PurePosixPath(member.filename): member for member in _safe_members(archive, label)}
     root = _checkpoint_root(list(members), label)
     inside = [path.relative_to(root).as_posix() for path in members if path.is_relative_to(root)]
-    selected, pickles = {}, needed_pickles(inside)
+    selected, pickles = {}, needed_pickles(inside) | token_heads(inside)
     for path, member in members.items():
         if path.is_relative_to(root):
             name = path.relative_to(root).as_posix()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..recipe import MatrixScheme, Recipe
-from .activations import LOWER_BOUNDS, Activations, even_steps, uneven_steps
+from .activations import Activations, even_steps, lower_bounds, uneven_steps
 from .editor import CONTRIB, GraphEditor
 from .matrices import Place
 from .nodes import Nodes, Product
@@ -46,7 +46,7 @@ class ProductWriter:
         self._recipe = recipe
         self._activations = activations or {}
         self._nodes = Nodes(graph)
-        self._producers = {output: node for node in graph.nodes for output in node.output}
+        self._bounds = lower_bounds(graph.nodes)
 
     def rewrite(self, places: Sequence[Place], schemes: dict[str, MatrixScheme]) -> None:
         """Rewrite the graph.
@@ -114,7 +114,7 @@ class ProductWriter:
 
     def _per_token(self, product: Product) -> None:
         nodes, name, bias = self._nodes, product.name, product.bias
-        bound = self._bound(product.value)
+        bound = self._bounds.get(product.value)
         apart = self._apart(product)
         value, weight = self._smooth(product)
         if self._recipe.asymmetric and bound is not None:
@@ -131,11 +131,6 @@ class ProductWriter:
         inputs = [codes, weights, nodes.constant("one", np.float32(1)), weight_scales, zero]
         value = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
         nodes.finish(product, nodes.node("Mul", [value, scales], f"{name}/scaled"), bias, apart)
-
-    def _bound(self, value: str) -> float | None:
-        """Return the largest distance of a value below zero, or None if its operator has no lower bound."""
-        producer = self._producers.get(value)
-        return None if producer is None else LOWER_BOUNDS.get(producer.op_type)
 
     def _even_rows(self, value: str) -> tuple[str, str, str]:
         """Quantize rows around 128, and return codes (tokens, in), scales (tokens, 1) and the zero point."""

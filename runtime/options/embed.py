@@ -208,6 +208,12 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
                 f"late chunking averages token states, but {card.name} has no mean pooling, or this variant does not give "
                 "token states: use windows",
             )
+        if (self.splits or self.overflow == "truncate_left") and card.include_prompt is False:
+            raise OptionError(
+                "overflow",
+                f"{card.name} leaves the prompt out of its vectors, and finds it at the beginning of the text only: "
+                "truncate at the end",
+            )
         for field in ("window_tokens", "overlap_tokens", "chunk_tokens"):
             self._check_cut(field)
         if self.window_tokens is not None and self.window_tokens > card.max_tokens:

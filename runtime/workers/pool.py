@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact.manifest import TOKEN_OUTPUTS, TensorInfo
+from ..artifact.manifest import TensorInfo
+from ..artifact.outputs import value_rows
 from ..batch import Batch
 from ..errors import NotFiniteError, ProviderError
 from ..memory.budget import MemoryBudget
@@ -115,7 +116,7 @@ class Workers:
             output: name of the graph's output; None is the first.
 
         Returns:
-            Values, float32, one row per row of the batch, or one row per token if the output is in `TOKEN_OUTPUTS`.
+            Values, float32, in the rows that `value_rows` gives for the output: most have one per text or one per token.
 
         Raises:
             NotFiniteError: the session returned NaN or infinity for some rows.
@@ -165,7 +166,8 @@ class Workers:
             output: name of the graph's output; None is the first.
         """
         name = output or self._first
-        return np.empty((rows, self._widths[name]), self._dtypes[name])
+        # Several outputs of one run are one column (`artifact/outputs.py`).
+        return np.empty((rows, self._widths.get(name, 1)), self._dtypes.get(name, np.dtype(np.float32)))
 
     def by_session(self, encodings: Batch, output: str | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield the values of the same rows from each session, for checks. Values and errors are those of `compute`."""
@@ -229,8 +231,8 @@ class Workers:
         finite = _are_halves_finite(values) if values.dtype == np.float16 else np.isfinite(values).all()
         if not finite:
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-            if (output or self._first) in TOKEN_OUTPUTS:
-                rows = np.unique(np.searchsorted(batch.offsets, rows, side="right") - 1)
+            if (shape := value_rows(output or self._first, self._widths)) is not None:
+                rows = shape.texts(batch, rows)
             raise NotFiniteError(
                 rows.tolist(),
                 f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
@@ -243,12 +245,13 @@ class Workers:
 
     def _empty(self, encodings: Batch, output: str | None) -> NDArray[np.float32]:
         """Return an uninitialized array for the results of all rows."""
-        name = output or self._first
-        return self.room(encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings), name)
+        rows = value_rows(output or self._first, self._widths)
+        return self.room(len(encodings) if rows is None else rows.count(encodings), output)
 
     def _places(self, encodings: Batch, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
         """Return the indices of the selected rows' results in the array of all results."""
-        return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows
+        each = value_rows(output or self._first, self._widths)
+        return rows if each is None else each.places(encodings, rows)
 
 
 def _are_halves_finite(values: NDArray[Any]) -> bool:

@@ -11,7 +11,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.embed import EmbedOptions
 
-from .columns import vector_columns, vector_fields
+from .columns import Widths, vector_columns, vector_fields
 
 __all__ = ["append_vectors", "column_texts"]
 
@@ -55,7 +55,7 @@ def append_vectors(rows: Rows, embeddings: Embeddings, options: EmbedOptions, di
         options: options of the vectors.
         dimension: elements of the model's vectors.
     """
-    fields = vector_fields(options.dimensions or dimension, options, nullable=True)
+    fields = vector_fields(Widths(options.dimensions or dimension), options, nullable=True)
     for made, values in zip(fields, vector_columns(embeddings, fields), strict=True):
         rows = rows.append_column(made, values)
     return rows

@@ -117,7 +117,7 @@ class BatchWorkers:
         task = pieces[0].request.task
         started = time.perf_counter()
         try:
-            values = self._failover.run(batch, task.output, batch.num_tokens if task.by_token else len(batch))
+            values = self._failover.run(batch, task.output, len(batch) if task.rows is None else task.rows.count(batch))
         except Exception as error:
             # An error, for example NaN in one row, must fail only the request that causes it, and never the worker.
             self._count_failure()
@@ -133,7 +133,7 @@ class BatchWorkers:
         start = 0
         for piece in pieces:
             request = piece.request
-            end = start + (piece.encodings.num_tokens if task.by_token else len(piece.encodings))
+            end = start + (len(piece.encodings) if task.rows is None else task.rows.count(piece.encodings))
             if piece.rows is None:
                 self.answer(request, values[start:end])
             elif (all_values := request.fill(piece.rows, values[start:end])) is not None:

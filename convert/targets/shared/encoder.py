@@ -28,7 +28,7 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
 from .experts import emit_all_experts
-from .modules import emit_decoder, emit_layer_average, emit_modules
+from .modules import emit_decoder, emit_layer_average, emit_modules, emit_token_output
 
 __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
@@ -68,7 +68,7 @@ def emit_encoder(
     """Add all nodes from the embeddings to the output.
 
     The outputs are float32: `vectors`, `scores` and `sparse` (texts, dimension); `token_vectors` (tokens, dimension),
-    or (texts, longest, dimension) for tokens in a rectangle.
+    or (texts, longest, dimension) for tokens in a rectangle. The further outputs of the architecture follow.
 
     Returns:
         The last hidden states, before any module.
@@ -87,6 +87,8 @@ def emit_encoder(
     graph.node("Identity", [value], architecture.output)
     rows = parts.rows if architecture.output == "token_vectors" else (texts,)
     graph.output(TensorInfo(architecture.output, "float32", (*rows, dimension)))
+    for output in architecture.token_outputs:
+        emit_token_output(graph, output, hidden, parts.rows)
     return hidden
 
 

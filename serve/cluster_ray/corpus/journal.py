@@ -43,6 +43,7 @@ class Done(msgspec.Struct, frozen=True):
         space: identifier of the space of the vectors.
         provider: execution provider.
         seconds: seconds of the part.
+        cpu_seconds: seconds of CPU of the engine's process for the part.
         memory: largest resident memory of the engine's process so far, in bytes.
         error: message if the part failed; empty if it is finished.
         by_input: True if the input or the options are the reason of the error.
@@ -58,6 +59,7 @@ class Done(msgspec.Struct, frozen=True):
     space: str = ""
     provider: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     memory: int = 0
     error: str = ""
     by_input: bool = False

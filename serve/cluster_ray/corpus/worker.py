@@ -118,7 +118,7 @@ def embed_part(encoder: Encoder, job: WorkerJob, part: Part, open_sink: Callable
         InputError: the input cannot be used, or was changed since the job was planned.
         ServiceError: the output does not take the rows.
     """
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     waiting: deque[pa.RecordBatch] = deque()
     sink = open_sink()
     rows = written = tokens = truncated = dropped = 0
@@ -161,6 +161,7 @@ def embed_part(encoder: Encoder, job: WorkerJob, part: Part, open_sink: Callable
         space=info.spaces.of(job.options),
         provider=info.provider,
         seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - cpu,
         memory=peak_memory(),
     )
 

@@ -380,8 +380,9 @@ def test_a_stream_outlives_a_change_of_the_replicas(cluster: Cluster) -> None:
 
 def haproxy_processes(cluster: Cluster) -> set[int]:
     """Return the processes of HAProxy."""
-    every = psutil.Process(cluster.command.process.pid).children(recursive=True)
-    return {one.pid for one in every if one.name() == "haproxy"}
+    inside = {one.pid for one in psutil.Process(cluster.command.process.pid).children(recursive=True)}
+    every = psutil.process_iter(["name"])  # leaves out those that end meanwhile
+    return {one.pid for one in every if one.info["name"] == "haproxy" and one.pid in inside}
 
 
 def test_replicas_follow_the_queue_to_zero_and_back(cluster: Cluster) -> None:

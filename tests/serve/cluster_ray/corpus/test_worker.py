@@ -68,7 +68,10 @@ def test_files_have_every_row_once_in_order(
     worker = job(tiny_artifact, folder=str(out))
     done = embed(worker, parts_of(source))
     assert [(one.number, one.rows, one.written, one.error) for one in done] == [(n, 1000, 1000, "") for n in range(3)]
-    assert all(one.tokens > 0 and one.node and one.space.startswith("fs1-") and one.memory > 0 for one in done)
+    assert all(
+        one.tokens > 0 and one.node and one.space.startswith("fs1-") and one.memory > 0 and one.cpu_seconds > 0
+        for one in done
+    )
     embed(worker, parts_of(source)[1:2])  # an engine that died after it had written, and the next one
     table = read(out)
     assert table["id"].to_pylist() == list(range(ROWS))
