@@ -29,6 +29,9 @@ LONGEST: Final = 8192
 #: Longest name of a client in characters.
 LONGEST_NAME: Final = 256
 
+#: Latest time at which a verified token is forgotten, in seconds since 1970. JSON has numbers that no float can have.
+LATEST: Final = 1 << 53
+
 
 def is_signed(token: str) -> bool:
     """Return whether a bearer token has the form of a signed token."""
@@ -74,7 +77,7 @@ class Tokens:
         if found is not None and time.time() < found[1]:
             return found[0]
         claims = self._claims(token)
-        end = float(claims["exp"]) + self._settings.leeway_seconds
+        end = float(min(int(claims["exp"]), LATEST)) + self._settings.leeway_seconds
         key = self._rights(claims, digest, end)
         if len(self._verified) >= self._room:
             self._room = make_room(self._verified, lambda entry: entry[1])
@@ -135,7 +138,7 @@ class Tokens:
             raise UnauthorizedError("the signed token is from another issuer") from None
         except jwt.MissingRequiredClaimError as error:
             raise UnauthorizedError(f"the signed token lacks the claim {error.claim}") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # the last one of brackets in brackets
             raise UnauthorizedError("the signed token is invalid") from None
         return claims
 

@@ -113,10 +113,25 @@ def test_a_changed_part_is_refused(tokens: Tokens, issuer: Issuer, place: int) -
         tokens.find(".".join(parts))
 
 
-@pytest.mark.parametrize("token", ["eyJ..", "eyJ.eyJ.x", "eyJhbGciOiJFUzI1NiJ9..", "eyJé.a.b", "eyJ\udc80.a.b"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "eyJ..",
+        "eyJ.eyJ.x",
+        "eyJhbGciOiJFUzI1NiJ9..",
+        "eyJé.a.b",
+        "eyJ\udc80.a.b",
+        base64.urlsafe_b64encode(b'{"alg":"ES256","x":' + b"[" * 5900).decode().rstrip("=") + ".e30.AAAA",
+    ],
+    ids=range(6),
+)
 def test_nonsense_is_refused(tokens: Tokens, token: str) -> None:
     with pytest.raises(UnauthorizedError):
         tokens.find(token)
+
+
+def test_a_token_may_be_valid_for_longer_than_a_float_can_say(tokens: Tokens, issuer: Issuer) -> None:
+    assert tokens.find(issuer.token(exp=10**400)).name == "token:alice"
 
 
 def test_a_key_of_another_curve_is_refused(tokens: Tokens, issuer: Issuer) -> None:
