@@ -30,8 +30,10 @@ __all__ = [
     "Body",
     "Decoder",
     "Dense",
+    "Disentangled",
     "Embedding",
     "EmbeddingGate",
+    "Experts",
     "FeedForward",
     "Heads",
     "Layer",
@@ -44,6 +46,8 @@ __all__ = [
     "RelativeBias",
     "Rotary",
     "Saturation",
+    "SpanConvolution",
+    "TokenOutput",
     "Truncate",
     "Window",
 ]
@@ -118,6 +122,25 @@ class RelativeBias:
 
 
 @dataclass(frozen=True, slots=True)
+class Disentangled:
+    """Numbers added to each score by content and distance (DeBERTa): query_i · keys[r] + key_j · queries[r].
+
+    The row r belongs to the distance i - j of query and key. The tables are multiplied by the scale of the scores.
+
+    Attributes:
+        name: name of the rows in the graph; layers with the same name share them.
+        rows: row of each distance from 1 - positions to positions - 1.
+        keys: (heads, rows, head_size), if queries meet positions.
+        queries: (heads, rows, head_size), if keys meet positions.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    keys: Weight | None
+    queries: Weight | None
+
+
+@dataclass(frozen=True, slots=True)
 class Heads:
     """Heads of a query, or of a key and a value.
 
@@ -152,29 +175,55 @@ class Window:
 Mask = Literal["full", "causal"] | Window
 
 
+@dataclass(frozen=True, slots=True)
+class SpanConvolution:
+    """Convolutions beside the heads of an attention, whose kernels the tokens make (ConvBERT).
+
+    A head's result is the sum of the values around a token, weighted by softmax(kernels(span · query)). The span is
+    pointwise(x_around · depthwise), summed over the tokens around. Tokens beyond the ends of a text count as zeros.
+
+    Attributes:
+        depthwise: (size, hidden), for the tokens around, the earliest one first.
+        pointwise: (hidden, heads · head_size).
+        kernels: (heads · head_size, heads · size).
+        values: (hidden, heads · head_size).
+        size: tokens of a kernel, an odd number; the token itself is in the middle.
+    """
+
+    depthwise: Weight
+    pointwise: Linear
+    kernels: Linear
+    values: Linear
+    size: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """Multi-head self-attention over each text.
 
-    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's and the learned bias, inside the mask.
+    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's, the learned and the disentangled bias, inside the mask.
 
     Attributes:
         query: (hidden, heads · head_size).
         key: (hidden, key heads · head_size).
         value: (hidden, key heads · head_size).
-        output: (heads · head_size, hidden).
+        output: (heads · head_size, hidden), or of twice as many rows with convolutions, whose results come second.
         num_heads: heads of the query.
         num_kv_heads: heads of key and value; fewer than `num_heads` in grouped-query attention.
         head_size: width of a head.
         scale: factor of the scores.
         rotary: positions that rotate queries and keys.
         mask: tokens that a token attends to.
+        blockwise: whether a target should compute a symmetric window in blocks, at a cost that grows with the length alone,
+            where it can.
         alibi: slope of each head: -slope · |distance| is added to the scores.
         relative_bias: learned bias; layers that share the table share the object.
         query_norm: norm of the projected query, if the family has one: over (heads · head_size), or over each head if its
             weight has the width of a head.
         key_norm: the same of the projected key.
         value_norm: the same of the projected value.
+        disentangled: bias by content and distance.
+        convolution: as many heads of convolutions beside those of the attention.
     """
 
     query: Linear
@@ -192,9 +241,13 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     value_norm: Norm | None = None
+    disentangled: Disentangled | None = None
+    convolution: SpanConvolution | None = None
+    blockwise: bool = False
 
     def __post_init__(self) -> None:
-        widths = (self.query_heads.width, self.key_heads.width, self.key_heads.width, self.query_heads.width)
+        contexts = self.query_heads.width * (1 if self.convolution is None else 2)
+        widths = (self.query_heads.width, self.key_heads.width, self.key_heads.width, contexts)
         parts = (self.query.weight.shape[1], self.key.weight.shape[1], self.value.weight.shape[1])
         if (*parts, self.output.weight.shape[0]) != widths:
             raise ValueError(
@@ -231,6 +284,30 @@ class FeedForward:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """Feed-forward part of several experts, a few of which work on each token (NomicBERT).
+
+    The result is the sum over a token's experts of p · down(activation(up(x))), plus the bias; p is the expert's share in the
+    softmax of the router's product over all experts.
+
+    Attributes:
+        router: (hidden, experts).
+        ups: (hidden, intermediate) of each expert, without a bias.
+        downs: (intermediate, hidden) of each expert, without a bias.
+        activation: transformers' name of the activation, one of `activations.AUTHORED`.
+        top: experts that work on a token: those with the largest shares.
+        bias: (hidden,), if there is one.
+    """
+
+    router: Linear
+    ups: tuple[Linear, ...]
+    downs: tuple[Linear, ...]
+    activation: str
+    top: int
+    bias: Weight | None
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingGate:
     """Gate of a layer by the embeddings (EmbeddingGemma 2): down(activation(gate(x)) · norm(scale · signal(embeddings))).
 
@@ -252,7 +329,7 @@ class EmbeddingGate:
 
 
 #: Parts of a layer that a block adds to its input.
-Body = Attention | FeedForward | EmbeddingGate
+Body = Attention | FeedForward | Experts | EmbeddingGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,9 +384,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """Pooling of token vectors to one vector per text; the results of several modes are concatenated in this order."""
+    """Pooling of token vectors to one vector per text; the results of several modes are concatenated in this order.
+
+    Attributes:
+        modes: the modes.
+        skips_prompt: whether the tokens of a prompt are left out.
+    """
 
     modes: tuple[PoolingMode, ...]
+    skips_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +474,21 @@ Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder 
 
 
 @dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """Further output of a graph, with a row for each token, computed from the last hidden states.
+
+    Attributes:
+        name: name of the output.
+        width: elements of a token's row.
+        modules: modules from the states to the output.
+    """
+
+    name: str
+    width: int
+    modules: tuple[Dense | Normalize, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """Encoder and the modules that follow it.
 
@@ -407,6 +505,7 @@ class Architecture:
         output: name of the graph's output.
         unseen_tail: token id; tokens of this id at a text's end are computed, and no token attends to them (ColBERT's
             expansion).
+        token_outputs: outputs besides `output` (BGE-M3).
     """
 
     family: str
@@ -419,6 +518,7 @@ class Architecture:
     modules: tuple[Module, ...] = ()
     output: Output = "vectors"
     unseen_tail: int | None = None
+    token_outputs: tuple[TokenOutput, ...] = ()
 
     @property
     def blocks(self) -> Iterator[Block]:
@@ -434,6 +534,11 @@ class Architecture:
     def feed_forwards(self) -> tuple[FeedForward, ...]:
         """Feed-forward parts of all layers, in the order of computation."""
         return tuple(core for block in self.blocks if isinstance(core := block.core, FeedForward))
+
+    @property
+    def experts(self) -> tuple[Experts, ...]:
+        """Feed-forward parts of several experts, in the order of computation."""
+        return tuple(core for block in self.blocks if isinstance(core := block.core, Experts))
 
     @property
     def norms(self) -> Iterator[Norm]:

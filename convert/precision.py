@@ -15,20 +15,25 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-__all__ = ["ALWAYS_FP32", "FLOATS", "FP32", "FP32_STEPS", "Float", "FloatType", "Precision"]
+__all__ = ["ALWAYS_FP32", "FLOATS", "FP32", "RMS_STEPS", "Float", "FloatType", "Precision", "is_fp32_step"]
 
 Float = Literal["fp32", "fp16", "bf16"]
 
 #: Beginnings of the names of nodes that are fp32 in every precision: the modules after the encoder take little time, and half
 #: precision cannot hold a sum of squares or a mean over 8,192 tokens.
-ALWAYS_FP32 = ("modules.", "vectors", "scores", "sparse", "token_vectors", "token_states")
+ALWAYS_FP32 = ("modules.", "vectors", "scores", "sparse", "token_vectors", "token_weights", "token_states")
 
-#: Part of the names of nodes that are fp32 in every precision: the steps of an RMS norm in graphs without an operator for it.
-#: Its squares overflow a half type, and transformers computes them in float32 too.
-FP32_STEPS = "/rms/"
+#: Parts of the names of nodes that are fp32 in every precision: the steps of an RMS norm in graphs without an operator for
+#: it, whose squares overflow a half type; and the choice of experts. The models' own code computes both in float32, too.
+RMS_STEPS, ROUTER_STEPS = "/rms/", "/router/"
 
 #: Names of lookups: if weights are only stored in half precision, rows are looked up first and cast to fp32 afterwards.
 LOOKUPS = frozenset({"embeddings/word", "embeddings/position"})
+
+
+def is_fp32_step(name: str) -> bool:
+    """Return whether a node or a value belongs to steps that are fp32 in every precision."""
+    return RMS_STEPS in name or ROUTER_STEPS in name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Precision:
         """Return the type in which a node computes."""
         if self.arithmetic == "fp32":
             return self.name if node in LOOKUPS else "fp32"
-        if node in self.islands or node.startswith(self.parts) or FP32_STEPS in node:
+        if node in self.islands or node.startswith(self.parts) or is_fp32_step(node):
             return "fp32"
         return self.operators.get(operator, self.arithmetic)
 

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from fletcher.runtime import EmbedOptions, Encoder, LoadOptions
+from fletcher.runtime.remote.url import is_url
 from fletcher.serve.arrow.batches import choose_column, read_texts
-from fletcher.serve.arrow.columns import VECTOR_COLUMN, vector_columns, vector_fields
+from fletcher.serve.arrow.columns import VECTOR_COLUMN
 from fletcher.serve.arrow.options import ArrowOptions
+from fletcher.serve.arrow.tables import append_vectors
 
 from .artifacts import find_artifact
 
@@ -25,7 +27,7 @@ Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 @cache
 def _load(source: str, load: LoadOptions | None) -> Encoder:
     """Return a model, which each process loads once: clusters make a callable anew for each of their tasks."""
-    encoder = Encoder.load(find_artifact(source), load)
+    encoder = Encoder.load(source if is_url(source) else find_artifact(source), load)
     atexit.register(encoder.close)
     return encoder
 
@@ -38,7 +40,8 @@ class TableEmbedder:
     are not copied, and no Python object is made for an element.
 
     Attributes:
-        source: folder of an artifact or a checkpoint that every worker can read, a name of the zoo, or a hub id.
+        source: folder of an artifact or a checkpoint that every worker can read, the URL of an artifact (s3://, gs://, az://,
+            hf://, file://), which each node downloads once, a name of the zoo, or a hub id.
         column: column of the texts. Default: `text`, or the only column of strings.
         options: options of the vectors; with `int8` a column `scale` is added, with windows `chunks`.
         load: options of loading, for example `LoadOptions(provider="cuda")`.
@@ -70,10 +73,7 @@ class TableEmbedder:
         for batch in batches:
             texts += read_texts(batch, column, len(texts))
         embeddings = self.encoder.embed(texts, self.options)
-        fields = vector_fields(self.options.dimensions or self.encoder.dimension, self.options, nullable=True)
-        for made, values in zip(fields, vector_columns(embeddings, fields), strict=True):
-            rows = rows.append_column(made, values)
-        return rows
+        return append_vectors(rows, embeddings, self.options, self.encoder.dimension)
 
     def lists(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield record batches with vectors as lists of any length, for Spark's `mapInArrow`: Spark has no other lists.

@@ -21,6 +21,8 @@ __all__ = [
     "PoolingMode",
     "QueryExpansion",
     "Similarity",
+    "StaticQueries",
+    "TokenHeads",
 ]
 
 #: sentence-transformers' names of its pooling modes (`pooling_mode_*` in `1_Pooling/config.json`).
@@ -128,6 +130,28 @@ class LogitScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     template: PairTemplate | None = None
 
 
+class TokenHeads(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Outputs of BGE-M3 besides its vectors: weights of tokens (`sparse`), and vectors of tokens (`token_vectors`).
+
+    Attributes:
+        unweighted: tokens without a weight: those that begin, end and fill a text, and the unknown one.
+    """
+
+    unweighted: tuple[str, ...]
+
+
+class StaticQueries(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Queries of a SPLADE model that need no encoder: each token that a query has gets its own weight.
+
+    Attributes:
+        max_tokens: longest query in tokens; it has no special ones. None means that nothing limits it.
+        others: whether texts of other input types than `query` and `document` are read like queries.
+    """
+
+    max_tokens: int | None = None
+    others: bool = False
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Published settings of a model.
 
@@ -156,6 +180,11 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         default_prompt: name of the prompt that sentence-transformers' `encode` adds if none is named. Where there is none the
             key is left out of the encoded card.
         logit_score: score of a reranker that is a language model. The key is left out for other models.
+        token_heads: outputs of an embedder besides its vectors. The key is left out for other models.
+        static_queries: queries of a SPLADE model that need no encoder. The key is left out for other models.
+        include_prompt: False if the tokens of a prompt are left out of the pooling. The key is left out for other models.
+        input_type: the only input type that the weights are for, besides `raw`: those of a task's adapter. The key is left
+            out for other models.
     """
 
     name: str
@@ -181,3 +210,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
     default_prompt: str | msgspec.UnsetType = msgspec.UNSET
     logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
+    token_heads: TokenHeads | msgspec.UnsetType = msgspec.UNSET
+    static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET
+    include_prompt: bool | msgspec.UnsetType = msgspec.UNSET
+    input_type: str | msgspec.UnsetType = msgspec.UNSET

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from .card import RAW, LogitScore, ModelCard
+from .card import RAW, LogitScore, ModelCard, StaticQueries, TokenHeads
 from .errors import CardError, SourceError
 from .locator import HubSource, Location, parse_location
 
@@ -58,6 +58,10 @@ def _check_vectors(card: ModelCard, where: str) -> None:
         raise _refuse(where, "logit_score", "belongs to the output scores with one label")
     elif not card.pooling:
         raise _refuse(where, "pooling", "must name at least one mode")
+    if card.output != "sparse" and isinstance(card.static_queries, StaticQueries):
+        raise _refuse(where, "static_queries", "belongs to the output sparse")
+    if card.output != "vectors" and isinstance(card.token_heads, TokenHeads):
+        raise _refuse(where, "token_heads", "belongs to the output vectors")
     if len(set(card.pooling)) != len(card.pooling):
         raise _refuse(where, "pooling", f"names a mode twice: {', '.join(card.pooling)}")
     previous = card.dimension

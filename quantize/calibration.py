@@ -12,7 +12,7 @@ from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 
-from .graph.activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps
+from .graph.activations import Activations, even_steps, loud_columns, lower_bounds, smoothing_factors, uneven_steps
 from .graph.editor import GraphEditor
 from .graph.matrices import find_matrices, float_variant
 from .recipe import MatrixScheme, Recipe
@@ -89,7 +89,7 @@ def calibrate(
                     "run `fletcher-convert model verify` on the artifact; its checkpoint may be damaged"
                 )
             rows_by_value[value].add(array.reshape(-1, array.shape[-1]))
-    bounded = {out for node in graph.nodes if node.op_type in LOWER_BOUNDS for out in node.output}
+    bounded = lower_bounds(graph.nodes)
     activations = {}
     for value, rows in rows_by_value.items():
         readers = [name for name, source in sources.items() if source == value]

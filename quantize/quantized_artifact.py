@@ -107,6 +107,7 @@ def quantize(
     *,
     texts: Iterable[str] | None = None,
     calibration: Iterable[str] | None = None,
+    activations: Mapping[str, Activations] | None = None,
     progress: Progress = SILENT,
 ) -> Quantized:
     """Write a quantized artifact, and measure it against its parent. After an error nothing is left behind.
@@ -118,6 +119,8 @@ def quantize(
         texts: texts to measure on. Default: built-in texts.
         calibration: texts to calibrate with. Default: every second one of `texts`, which is then not measured on; without
             `texts`, other built-in texts.
+        activations: statistics of the activations by matrix, of a model that was trained with them. Default: those of the
+            calibration texts.
         progress: receives a line per step.
 
     Returns:
@@ -142,8 +145,7 @@ def quantize(
     if not measured_texts:
         raise InputError("there is no text to measure on: give at least one, or omit --texts to use the built-in texts")
     with new_artifact(output) as folder:
-        activations = None
-        if needs_calibration(recipe, schemes.values()):
+        if activations is None and needs_calibration(recipe, schemes.values()):
             progress.line("calibrating")
             activations = calibrate(parent.artifact, recipe, schemes, calibrating)
         progress.line("rewriting the graph")

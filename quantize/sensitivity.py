@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import comparable, encode_canary
 from fletcher.runtime.commandline.report_files import to_json
@@ -160,7 +161,8 @@ def plot_sensitivity(sensitivity: Sensitivity, file: Path) -> None:
         MissingPackageError: matplotlib is not installed.
     """
     if file.suffix == ".json":
-        file.write_bytes(to_json(sensitivity))
+        with new_file(file) as stream:
+            stream.write(to_json(sensitivity))
         return
     if file.suffix not in (".png", ".svg"):
         raise InputError(f"a report cannot be written as {file.name}: use the suffix .json, .png or .svg")

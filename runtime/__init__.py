@@ -6,6 +6,7 @@ from .encoder import Encoder
 from .encodings import Embeddings, Encodings
 from .options.embed import EmbedOptions
 from .options.load import LoadOptions
+from .tasks.further_outputs import TextOutputs
 from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LoadOptions",
     "Scores",
     "SparseEmbeddings",
+    "TextOutputs",
     "TokenEmbeddings",
     "Variant",
 ]

@@ -4,14 +4,15 @@ An artifact whose session does not reproduce them is not loaded, so that a serve
 a safetensors file that other programs can read: `ids` int32 (total_tokens,), `offsets` int64 (n + 1,), `vectors` float32
 (n, dimension). Its metadata holds the texts (JSON) and the origin of the vectors. The file of a reranker also has
 `token_types` int32 (total_tokens,), and the queries in its metadata. The file of a SPLADE model has `indices`, `values` and
-`row_offsets` instead of `vectors`. The `vectors` of a ColBERT model are (total_tokens, dimension).
+`row_offsets` instead of `vectors`. The `vectors` of a ColBERT model are (total_tokens, dimension). The file of BGE-M3 also
+has its further outputs, `token_weights` (total_tokens, 1) and `token_vectors` (total_tokens, width).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.numpy import load, save
 
 from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 
+from .artifact.manifest import TOKEN_WEIGHTS
 from .encodings import Encodings
 from .errors import ArtifactError, CanaryError
 from .session.session import Session
@@ -29,6 +31,7 @@ from .tasks.heads import encode_scored, prepare_late, to_sparse
 from .tokenizing.tokenizer import Tokenizer
 
 __all__ = [
+    "FURTHER_OUTPUTS",
     "Canary",
     "CanaryResult",
     "check_vectors",
@@ -39,6 +42,9 @@ __all__ = [
     "require_session",
     "write_canary",
 ]
+
+#: Outputs of a graph besides its first one that a canary may have.
+FURTHER_OUTPUTS = (TOKEN_WEIGHTS, "token_vectors")
 
 #: Vectors with more elements than this per nonzero element are written sparse.
 SPARSE_FROM = 4
@@ -57,6 +63,7 @@ class Canary:
         vectors: the reference, float32, (n, dimension), or (tokens, dimension) for token vectors.
         origin: origin of the vectors, as text for display.
         queries: the first text of each pair, for a reranker; empty for other models.
+        further: reference of the graph's further outputs, by name, float32, (tokens, width).
     """
 
     texts: tuple[str, ...]
@@ -64,6 +71,7 @@ class Canary:
     vectors: NDArray[np.float32]
     origin: str
     queries: tuple[str, ...] = ()
+    further: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def judge(self, vectors: NDArray[np.float32], output: Output, tolerance: Accuracy) -> CanaryResult:
         """Compare the vectors that a session computed from the token ids with the reference.
@@ -76,6 +84,26 @@ class Canary:
         return check_vectors(
             *comparable(output, vectors, self.vectors), min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs
         )
+
+    def judge_all(
+        self, run: Callable[[str | None], NDArray[np.float32]], output: Output, tolerance: Accuracy
+    ) -> CanaryResult:
+        """Compare all outputs of a graph with the reference, and return the worst result.
+
+        Args:
+            run: returns the values of the token ids for the name of an output; None is the first one.
+            output: the model's kind of output.
+            tolerance: allowed difference from the reference.
+        """
+        results = [self.judge(run(None), output, tolerance)]
+        for name, reference in self.further.items():
+            result = check_vectors(
+                *_comparable_tokens(name, run(name), reference),
+                min_cosine=tolerance.min_cosine,
+                max_abs=tolerance.max_abs,
+            )
+            results.append(replace(result, reason=f"{name}: {result.reason}" if result.reason else ""))
+        return min(results, key=lambda result: (result.passed, result.min_cosine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +132,7 @@ def write_canary(path: Path, canary: Canary) -> None:
         metadata["dimension"] = str(canary.vectors.shape[1])
     else:
         tensors["vectors"] = canary.vectors
+    tensors |= canary.further
     if canary.queries:
         metadata["queries"] = json.dumps(canary.queries, ensure_ascii=True)
         tensors["token_types"] = canary.encodings.types
@@ -138,7 +167,8 @@ def read_canary(path: Path) -> Canary:
         vectors = _dense(tensors, int(metadata["dimension"])) if "indices" in tensors else tensors["vectors"]
         texts, queries = (tuple(json.loads(metadata.get(name, "[]"))) for name in ("texts", "queries"))
         origin = metadata["origin"]
-        _check_arrays(ids, offsets, vectors)
+        further = {name: tensors[name] for name in FURTHER_OUTPUTS if name in tensors}
+        _check_arrays(ids, offsets, vectors, further)
     except (
         OSError,
         SafetensorError,
@@ -159,10 +189,12 @@ def read_canary(path: Path) -> Canary:
             "the numbers must be equal and not zero. Convert the checkpoint again"
         )
     encodings = Encodings(ids, offsets, np.zeros(len(texts), np.int32), tensors.get("token_types"))
-    return Canary(texts, encodings, vectors, origin, queries)
+    return Canary(texts, encodings, vectors, origin, queries, further)
 
 
-def _check_arrays(ids: NDArray[Any], offsets: NDArray[Any], vectors: NDArray[Any]) -> None:
+def _check_arrays(
+    ids: NDArray[Any], offsets: NDArray[Any], vectors: NDArray[Any], further: Mapping[str, NDArray[Any]]
+) -> None:
     """Raise a `ValueError` if the arrays of a canary do not fit together."""
     if ids.ndim != 1 or ids.dtype != np.int32 or offsets.ndim != 1 or offsets.dtype != np.int64 or not len(offsets):
         raise ValueError("ids and offsets must be int32 and int64, with one axis")
@@ -170,6 +202,9 @@ def _check_arrays(ids: NDArray[Any], offsets: NDArray[Any], vectors: NDArray[Any
         raise ValueError("the offsets are not those of the ids")
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ValueError("the vectors must be float32, with two axes")
+    for name, values in further.items():
+        if values.ndim != 2 or values.dtype != np.float32 or len(values) != len(ids):
+            raise ValueError(f"{name} must be float32, with a row for each token")
 
 
 def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.float32]:
@@ -205,6 +240,20 @@ def comparable(
     if output not in ("scores", "sparse") or vectors.shape != reference.shape:
         return vectors, reference
     return vectors.reshape(1, -1), reference.reshape(1, -1)
+
+
+def _comparable_tokens(
+    name: str, values: NDArray[np.float32], reference: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a further output and its reference as rows whose cosine is meaningful: all weights of tokens are one row."""
+    if name != TOKEN_WEIGHTS or values.shape != reference.shape:
+        return values, reference
+    rows = values.reshape(1, -1), reference.reshape(1, -1)
+    if reference.any():
+        return rows
+    # A cosine with zeros says nothing. With a one in both rows, other weights than zeros have a smaller one.
+    first, second = (np.append(row, np.ones((1, 1), np.float32), axis=1) for row in rows)
+    return first, second
 
 
 def check_vectors(
@@ -256,6 +305,10 @@ def require_session(session: Session, canary: Canary, output: Output, tolerance:
         CanaryError: the session does not reproduce the reference.
         ProviderError: the session failed, as in its `run`.
     """
-    result = canary.judge(session.run(canary.encodings).astype(np.float32, copy=False), output, tolerance)
+
+    def run(name: str | None) -> NDArray[np.float32]:
+        return session.run(canary.encodings, name).astype(np.float32, copy=False)
+
+    result = canary.judge_all(run, output, tolerance)
     if not result.passed:
         raise CanaryError(f"a session on {session.provider} does not reproduce its canary: {result.reason}")

@@ -11,18 +11,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.card import ModelCard, StaticQueries
 from fletcher.model_zoo.card import Output as ModelOutput
 
-from .artifact.folder import CANARY, TOKENIZER, Artifact
-from .artifact.manifest import HALF_VECTORS, TOKEN_STATES, Variant
+from .artifact.folder import CANARY, QUERY_WEIGHTS, TOKENIZER, Artifact
+from .artifact.manifest import HALF_VECTORS, TOKEN_STATES, TOKEN_WEIGHTS, Variant
+from .artifact.outputs import ValueRows
 from .artifact.pinned import PinnedFiles
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import Canary, CanaryResult, gives_tokens, read_canary
 from .closing import Closing
 from .encodings import Embeddings, Encodings
-from .errors import CanaryError
-from .inputs import Inputs, Pairs, Texts
+from .errors import ArtifactError, CanaryError
+from .inputs import Inputs, Pairs, Requested, Texts
 from .loading import Loaded, load_parts
 from .model_info import ModelInfo, VariantInfo, require_output
 from .options.embed import EmbedFields, EmbedOptions
@@ -37,8 +38,10 @@ from .session.counters import EncoderMetrics
 from .space.bounds import Distance, bounds_of
 from .space.space import space_of
 from .tasks.duplicates import Promise, VectorCache
+from .tasks.further_outputs import FURTHER, ORDER, TextOutputs
 from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse
 from .tasks.preparer import Preparer
+from .tasks.static_queries import read_query_weights
 from .tasks.task import Task, tokenize
 from .tokenizing.token_details import TextToken
 
@@ -72,7 +75,8 @@ class Encoder(Closing):
         info = _describe(artifact, loaded, caches=cache_bytes > 0)
         identity = f"{artifact.digest} {variant.name} {info.provider}"
         self.cache = VectorCache(identity, cache_bytes)
-        self._preparer = Preparer(self.tokenizer, info, self.cache)
+        weights = read_query_weights(artifact.path / QUERY_WEIGHTS) if info.query_weights else None
+        self._preparer = Preparer(self.tokenizer, info, self.cache, weights)
         self._files: PinnedFiles | None = None
         self._located: Located | None = None
 
@@ -260,7 +264,7 @@ class Encoder(Closing):
         self,
         inputs: Inputs,
         options: EmbedOptions = PLAIN,
-        output: ModelOutput = "vectors",
+        output: Requested = "vectors",
         promised: dict[bytes, Promise] | None = None,
         *,
         salt: str = "",
@@ -271,12 +275,12 @@ class Encoder(Closing):
             inputs: texts, token ids, or pairs for `scores`. Duplicates and cached texts are not computed.
             options: options of embedding. For vectors of texts, `info.check` must have accepted them.
             output: `vectors`, or another output that `info.outputs` lists. The `token_vectors` of an embedder are the states
-                of its tokens.
+                of its tokens, if it has no further outputs. Where `info.token_dimension` is not 0, several outputs.
             promised: vectors that earlier tasks of the same job will compute; see `prepare_vectors`.
             salt: cached vectors are found only with the salt with which they were kept.
 
         Returns:
-            A task whose `finish` gives `Embeddings`, `Scores`, `SparseEmbeddings` or `TokenEmbeddings`.
+            A task whose `finish` gives `Embeddings`, `Scores`, `SparseEmbeddings`, `TokenEmbeddings` or `TextOutputs`.
 
         Raises:
             InputError: the model has no such output, or inputs or options cannot be used.
@@ -284,10 +288,10 @@ class Encoder(Closing):
         return self._preparer.prepare(inputs, options, output, promised, salt=salt)
 
     def prepare_rows(
-        self, encodings: Encodings, output: str | None = None, *, by_token: bool = False, salt: str = ""
+        self, encodings: Encodings, output: str | None = None, *, rows: ValueRows | None = None, salt: str = ""
     ) -> Task:
         """Take rows that were tokenized elsewhere; see `Preparer.prepare_rows`."""
-        return self._preparer.prepare_rows(encodings, output, by_token=by_token, salt=salt)
+        return self._preparer.prepare_rows(encodings, output, rows=rows, salt=salt)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         """Compute one batch on the calling thread; see `Workers.run`."""
@@ -341,17 +345,20 @@ class Encoder(Closing):
         return scores
 
     def embed_sparse(self, texts: Sequence[str], *, input_type: str | None = None) -> SparseEmbeddings:
-        """Return weights of the vocabulary's tokens for each text. Only SPLADE models have them.
+        """Return weights of the vocabulary's tokens for each text. SPLADE models and BGE-M3 have them.
 
         Raises:
             InputError: the model has another output, or texts or input type cannot be used.
         """
-        require_output(self.card, "sparse")
+        self.info.require("sparse")
         task = self.prepare(Texts.of(texts), EmbedOptions(input_type=input_type), "sparse")
+        if self.card.output != "sparse" or not len(task.encodings):
+            sparse: SparseEmbeddings = task.finish(self.compute(task.encodings, task.output))
+            return sparse
         return compute_sparse(self.compute, task.encodings, self.card.dimension)
 
     def embed_tokens(self, texts: Sequence[str], *, input_type: str | None = None) -> TokenEmbeddings:
-        """Return a vector for each token of each text. Only ColBERT models have them.
+        """Return a vector for each token of each text. ColBERT models and BGE-M3 have them.
 
         Args:
             texts: any number of texts.
@@ -360,10 +367,34 @@ class Encoder(Closing):
         Raises:
             InputError: the model has another output, or texts or input type cannot be used.
         """
-        require_output(self.card, "token_vectors")
+        self.info.require("token_vectors")
         task = self.prepare(Texts.of(texts), EmbedOptions(input_type=input_type), "token_vectors")
-        embeddings: TokenEmbeddings = task.finish(self.compute(task.encodings))
+        embeddings: TokenEmbeddings = task.finish(self.compute(task.encodings, task.output))
         return embeddings
+
+    def embed_outputs(
+        self,
+        texts: Sequence[str],
+        outputs: Sequence[ModelOutput] = ORDER,
+        options: EmbedOptions | None = None,
+        **fields: Unpack[EmbedFields],
+    ) -> TextOutputs:
+        """Return several outputs of one pass. Only models with further outputs (BGE-M3) have them.
+
+        Args:
+            texts: any number of texts.
+            outputs: any of `vectors`, `sparse` and `token_vectors`.
+            options: options of embedding; None means the defaults.
+            fields: fields of `EmbedOptions` by name. They replace the fields of `options`.
+
+        Raises:
+            InputError: the model does not have one of the outputs, or texts or options cannot be used.
+        """
+        options = EmbedOptions(**fields) if options is None else options.replace(**fields)
+        self.info.check(options)
+        task = self.prepare(Texts.of(texts), options, tuple(outputs))
+        found: TextOutputs = task.finish(self.compute(task.encodings, task.output))
+        return found
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions | None = None) -> Iterator[Embeddings]:
         """Embed a long sequence of chunks with bounded memory.
@@ -413,9 +444,11 @@ class Encoder(Closing):
         canary = self._canary
         if not gives_tokens(self.tokenizer, self.card, canary):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
+        names = (None, *canary.further)
+        sessions = zip(*(self._workers.by_session(canary.encodings, name) for name in names), strict=True)
         results = [
-            canary.judge(values, self.card.output, self.tolerance)
-            for values in self._workers.by_session(canary.encodings)
+            canary.judge_all(dict(zip(names, values, strict=True)).__getitem__, self.card.output, self.tolerance)
+            for values in sessions
         ]
         return min(results, key=lambda result: (result.passed, result.min_cosine))
 
@@ -438,8 +471,19 @@ class Encoder(Closing):
 
 def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
     card = artifact.manifest.card
-    outputs = {info.name for info in loaded.variant.outputs}
-    states: tuple[ModelOutput, ...] = ("token_vectors",) if TOKEN_STATES in outputs and card.output == "vectors" else ()
+    outputs = {info.name: info for info in loaded.variant.outputs}
+    others: tuple[ModelOutput, ...] = ()
+    token_dimension = 0
+    if card.output == "vectors" and TOKEN_WEIGHTS in outputs:
+        others, token_dimension = FURTHER, int(outputs["token_vectors"].shape[-1])
+    elif card.output == "vectors" and TOKEN_STATES in outputs:
+        others = ("token_vectors",)
+    content, files = artifact.manifest.content, artifact.manifest.files
+    has_queries = isinstance(card.static_queries, StaticQueries)
+    if has_queries and QUERY_WEIGHTS not in files:
+        raise ArtifactError(
+            f"{artifact.path} lacks {QUERY_WEIGHTS}, which its card needs: convert the checkpoint again"
+        )
     return ModelInfo(
         card=card,
         digest=artifact.digest,
@@ -448,7 +492,10 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
         provider_name=loaded.provider,
         dimension=card.dimension,
         max_tokens=card.max_tokens,
-        outputs=(card.output, *states),
+        outputs=(card.output, *others),
+        token_dimension=token_dimension,
+        token_heads=content.token_heads if content is not None else "",
+        query_weights=files[QUERY_WEIGHTS].sha256 if has_queries else "",
         workers=loaded.workers.count,
         token_budget=loaded.workers.token_budget,
         devices=loaded.workers.session.devices,

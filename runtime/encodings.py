@@ -15,7 +15,9 @@ __all__ = ["Chunks", "Embeddings", "Encodings", "counting", "ragged_index"]
 
 
 #: Attribute of `Encodings` by the tensor's name in a graph.
-_TENSORS: Mapping[str, str] = MappingProxyType({"input_ids": "ids", "offsets": "offsets", "token_type_ids": "types"})
+_TENSORS: Mapping[str, str] = MappingProxyType(
+    {"input_ids": "ids", "offsets": "offsets", "token_type_ids": "types", "skipped_tokens": "types"}
+)
 
 
 def counting(size: int) -> NDArray[np.int32]:
@@ -61,9 +63,10 @@ class Encodings:
     Attributes:
         ids: token ids with their special tokens, int32, (total_tokens,).
         offsets: index of each text's first id, and at the end the number of all ids, int64, (n + 1,).
-        dropped: number of tokens that truncation cut from each text, int32, (n,).
-        token_types: for pairs of texts, 0 or 1 for a token of the first or the second text, int32, (total_tokens,);
-            None means 0 for all.
+        dropped: number of tokens that truncation cut from each text, int32, (n,); for very long texts at least that number,
+            see `Tokenizer.encode`.
+        token_types: for pairs of texts, 0 or 1 for a token of the first or the second text, and for a prompt that is left
+            out of the pooling 1, int32, (total_tokens,); None means 0 for all.
     """
 
     ids: NDArray[np.int32]
@@ -116,7 +119,8 @@ class Encodings:
         return ragged_index(self.offsets, rows)
 
     def tensors(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return the inputs of a graph for packed tokens: `input_ids`, `offsets`, and for pairs `token_type_ids`.
+        """Return the inputs of a graph for packed tokens: `input_ids`, `offsets`, for pairs `token_type_ids`, and where a
+        prompt is left out of the pooling `skipped_tokens`.
 
         Raises:
             KeyError: texts have no tensor of that name.
@@ -178,3 +182,8 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the vectors of the texts."""
+        return self.vectors.nbytes

@@ -13,17 +13,21 @@ FletcherError
 ├── MissingPackageError      an optional package is not installed; the message names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
 │   ├── DeviceMemoryError    a device does not have enough free memory
-│   └── DeviceLostError      a device failed permanently; its sessions cannot be used any more
+│   ├── DeviceLostError      a device failed permanently; its sessions cannot be used any more
+│   └── NotFiniteError       a session gave NaN or infinity for some rows of a batch; has their numbers
 ├── InputError               texts, token ids, files or options cannot be used
 │   ├── OptionError          an option is not allowed or the model does not have it; has the option's name
 │   └── TooLongError         a text is longer than the model's longest input, and must not be cut
 ├── VerificationError        an artifact does not reproduce the reference model
 └── ServiceError             the server cannot answer now
-    ├── OverloadedError      the queue is full; has the number of seconds after which to retry
+    ├── RetryError           the server will answer later; has the number of seconds after which to retry
+    │   ├── OverloadedError  the queue is full
+    │   └── FailingError     the model's device fails
     ├── DeadlineError        the request's deadline passed before it was computed
-    ├── FailingError         the model's device fails; has the number of seconds after which to retry
     └── StoppingError        the server is stopping and admits no more requests
 """
+
+from collections.abc import Sequence
 
 from fletcher.model_zoo.errors import (
     CardError,
@@ -47,10 +51,12 @@ __all__ = [
     "FletcherError",
     "InputError",
     "MissingPackageError",
+    "NotFiniteError",
     "OptionError",
     "OverloadedError",
     "ProviderError",
     "RefusedError",
+    "RetryError",
     "ServiceError",
     "SignatureError",
     "SourceError",
@@ -105,6 +111,18 @@ class DeviceLostError(ProviderError):
     """A device does not answer or failed permanently; its sessions cannot be used any more."""
 
 
+class NotFiniteError(ProviderError):
+    """A session gave NaN or infinity for some rows of a batch. The device works: the rows are the reason.
+
+    Attributes:
+        rows: numbers of these rows in the batch, ascending, at least one.
+    """
+
+    def __init__(self, rows: Sequence[int], message: str) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
 class InputError(FletcherError):
     """Texts, token ids, files or options cannot be used.
 
@@ -141,8 +159,8 @@ class ServiceError(FletcherError):
     """The server cannot answer this request now."""
 
 
-class OverloadedError(ServiceError):
-    """The queue is full.
+class RetryError(ServiceError):
+    """The server cannot answer now, and knows when a retry may succeed.
 
     Attributes:
         retry_after: seconds after which a retry may succeed.
@@ -153,20 +171,16 @@ class OverloadedError(ServiceError):
         self.retry_after = retry_after
 
 
+class OverloadedError(RetryError):
+    """The queue is full."""
+
+
 class DeadlineError(ServiceError):
     """The request's deadline passed before it was computed."""
 
 
-class FailingError(ServiceError):
-    """The model's device fails or does not answer, so requests are rejected until it recovers.
-
-    Attributes:
-        retry_after: seconds after which to retry.
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+class FailingError(RetryError):
+    """The model's device fails or does not answer, so requests are rejected until it recovers."""
 
 
 class StoppingError(ServiceError):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import msgspec
 
-from .errors import InputError
+from fletcher.model_zoo.card import Output
 
-__all__ = ["Inputs", "Pairs", "Texts", "TokenIds"]
+from .errors import InputError
+from .tokenizing.cut_text import LONG
+
+__all__ = ["Include", "IncludeField", "Inputs", "Pairs", "Requested", "Texts", "TokenIds", "has_long", "with_included"]
 
 
 class Texts(msgspec.Struct, frozen=True, tag="texts"):
@@ -63,3 +67,33 @@ class Pairs(msgspec.Struct, frozen=True, tag="pairs"):
 
 
 Inputs = Texts | TokenIds | Pairs
+
+
+def has_long(inputs: Inputs) -> bool:
+    """Return whether a text is so long that its dropped tokens may not all be counted."""
+    if isinstance(inputs, TokenIds):
+        return False
+    texts = inputs.texts if isinstance(inputs, Texts) else (*inputs.queries, *inputs.documents)
+    return max(map(len, texts), default=0) > LONG
+
+
+#: A requested output, or several that one pass of the model gives.
+Requested = Output | tuple[Output, ...]
+
+#: Outputs that a request for vectors can include, from models that give several (BGE-M3).
+Include = Literal["sparse", "token_vectors", "all"]
+
+IncludeField = Annotated[
+    Include | None,
+    msgspec.Meta(
+        description="Further outputs of the same pass, from models that have them (BGE-M3): `sparse` (weights of the "
+        "vocabulary's tokens), `token_vectors`, or `all`. Default: vectors alone."
+    ),
+]
+
+
+def with_included(include: Include | None) -> Requested:
+    """Return the outputs of a request for vectors, which may include others."""
+    if include is None:
+        return "vectors"
+    return ("vectors", "sparse", "token_vectors") if include == "all" else ("vectors", include)

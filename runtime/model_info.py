@@ -11,8 +11,10 @@ import msgspec
 from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 
 from .artifact.calibration import Calibration
-from .artifact.manifest import Proof, Target
-from .errors import InputError
+from .artifact.manifest import TOKEN_WEIGHTS, Proof, Target
+from .artifact.outputs import is_joined
+from .errors import InputError, OptionError
+from .inputs import Requested
 from .options.embed import EmbedOptions
 from .space.bounds import Bounds
 from .space.derived import RequestSpaces
@@ -75,6 +77,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         space: everything that decides a vector.
         bounds: distances between vectors of this space; None if nothing states them.
         calibration: function from similarities to probabilities; None if the artifact was not calibrated.
+        token_dimension: length of the vectors of tokens that an embedder gives beside the vectors of texts (BGE-M3); 0 if it
+            gives none.
+        token_heads: digest of the weights of these outputs; empty if it gives none.
+        query_weights: SHA-256 of the file of the weights of queries that need no encoder; empty if there is none.
         variants: the artifact's graphs; `variant` is the name of the one that runs.
     """
 
@@ -100,6 +106,20 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds | None = None
     calibration: Calibration | None = None
     variants: tuple[VariantInfo, ...] = ()
+    token_dimension: int = 0
+    token_heads: str = ""
+    query_weights: str = ""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Return the elements of a row of each output of an embedder's graph that a request of several outputs can name."""
+        return {"vectors": self.dimension, TOKEN_WEIGHTS: 1, "token_vectors": self.token_dimension}
+
+    def width(self, output: str | None) -> int:
+        """Return the elements of a row of an output of the graph, or of the column of several outputs."""
+        if output is None or not self.token_dimension:
+            return self.dimension
+        return 1 if is_joined(output) else self.widths.get(output, self.dimension)
 
     @property
     def spaces(self) -> RequestSpaces:
@@ -110,12 +130,13 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
             dimension=self.dimension,
             normalized=self.card.normalize,
             prompts=self.card.prompts,
+            token_heads=self.token_heads,
         )
 
     @property
     def has_token_states(self) -> bool:
         """Return whether the graph gives the states of an embedder's tokens, which late chunking averages."""
-        return "vectors" in self.outputs and "token_vectors" in self.outputs
+        return "vectors" in self.outputs and "token_vectors" in self.outputs and not self.token_dimension
 
     def check(self, options: EmbedOptions) -> None:
         """Raise an error if this model cannot embed texts with these options.
@@ -125,6 +146,31 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         """
         require_output(self.card, "vectors")
         options.check(self.card, late=self.has_token_states)
+
+    def check_request(self, options: EmbedOptions, output: Requested) -> None:
+        """Raise an error if this model cannot answer a request for vectors, or for vectors and further outputs.
+
+        Raises:
+            InputError: the model does not have an option, or does not give one of the outputs.
+        """
+        self.check(options)
+        if isinstance(output, str):
+            return
+        for one in output:
+            self.require(one)
+        if options.splits:
+            raise OptionError(
+                "overflow", f"overflow {options.overflow} gives vectors alone, not {', '.join(output)}: use truncation"
+            )
+
+    def require(self, output: Output) -> None:
+        """Raise an error if this model does not give an output.
+
+        Raises:
+            InputError: it does not; the message names the method to use.
+        """
+        if not (self.token_dimension and output in self.outputs):
+            require_output(self.card, output)
 
 
 def require_output(card: ModelCard, output: Output) -> None:

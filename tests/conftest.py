@@ -27,6 +27,7 @@ from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tuning import settle as settle_module
 from fletcher.runtime.tuning.measurement import Measurement
 
+from .convert.heads.bge_m3 import Reference, compute_reference, save_bge_m3
 from .convert.tiny import save_embedder
 from .doubles.s3_server import S3Server, weed
 from .heavy import is_heavy
@@ -146,6 +147,26 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
     path = tmp_path_factory.mktemp("tiny") / "artifact"
     export(str(tiny_checkpoint), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def bge_m3_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a random XLM-RoBERTa with BGE-M3's further outputs, longest input 24 tokens. Tests must not change it."""
+    return save_bge_m3(tmp_path_factory.mktemp("bge-m3") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def bge_m3_artifact(tmp_path_factory: pytest.TempPathFactory, bge_m3_checkpoint: Path) -> Path:
+    """Return the artifact of `bge_m3_checkpoint`. Tests must not change it."""
+    path = tmp_path_factory.mktemp("bge-m3") / "artifact"
+    export(str(bge_m3_checkpoint), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bge_m3_reference(bge_m3_checkpoint: Path) -> list[Reference]:
+    """Return the outputs of `bge_m3.TEXTS`, by the authors' steps in torch."""
+    return compute_reference(bge_m3_checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def fletcher() -> Any:
             encodings = Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(inputs.texts))
             return Task(encodings, None, lambda values: Embeddings(values, encodings.lengths, encodings.dropped))
 
-        def prepare_rows(self, encodings: Any, output: Any, /, *, by_token: bool, salt: str = "") -> Any:
+        def prepare_rows(self, encodings: Any, output: Any, /, *, rows: Any = None, salt: str = "") -> Any:
             raise NotImplementedError
 
         def describe_tokens(self, texts: Any, *, special: bool) -> Any:

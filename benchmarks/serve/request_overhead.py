@@ -254,7 +254,7 @@ def main() -> None:
         }
         found = measure(parts, options.loops, options.rounds)
     for limits in ("key", "limits, one process", "limits, eight fronts"):
-        found[f"{limits} + record + cost"] = found[limits] + found["record"] + found["cost"]
+        found[f"{limits} + record + cost + audit"] = sum(found[name] for name in (limits, "record", "cost", "audit"))
     if options.json:
         print(json.dumps(found))
         return

@@ -10,6 +10,7 @@ from typing import Any
 from .adapters import merge_adapter
 from .ignored_keys import IgnoredKeys
 from .json_files import read_json
+from .task_adapters import merge_task
 from .tokenizer_version import TokenizerLike
 from .weights.files import read_weights
 from .weights.stored import StoredTensor
@@ -55,7 +56,8 @@ class Checkpoint:
         """
         config = read_json(folder / "config.json")
         ignored = ignored or IgnoredKeys()
-        tensors = merge_adapter(folder, _unwrap(read_weights(folder)), ignored)
+        tensors = merge_task(folder, _unwrap(read_weights(folder)), config)
+        tensors = merge_adapter(folder, tensors, ignored)
         return cls(folder, config, tensors, ignored, tokenizer_like)
 
 

@@ -66,6 +66,8 @@ RULES: tuple[FileRule, ...] = (
     FileRule("adapter_*.safetensors", "refused", _MERGE),
     # transformers reads model.safetensors, or the shards that the index names.
     FileRule("*.safetensors", "read", "convert/checkpoint/checkpoint.py, as a shard"),
+    FileRule("sparse_linear.pt", "read", "convert/heads/token_heads.py, together with colbert_linear.pt"),
+    FileRule("colbert_linear.pt", "read", "convert/heads/token_heads.py, together with sparse_linear.pt"),
     FileRule("modules.json", "read", "model_zoo/sentence_transformers/modules.py"),
     FileRule("config_sentence_transformers.json", "read", "model_zoo/sentence_transformers/read_card.py"),
     FileRule("sentence_*_config.json", "read", "model_zoo/sentence_transformers/files.py"),

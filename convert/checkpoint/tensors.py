@@ -157,6 +157,30 @@ class TensorReader:
         stored = self._find(name, shape, ())
         return Weight(f"{name}.{index}", shape[1:], lambda: _as_float32(stored)[index])
 
+    def products(self, name: str, count: int, shape: tuple[int, int], *, transposed: bool) -> tuple[Linear, ...]:
+        """Return several products without biases that are stored in one tensor, one above the other, as `NAME.INDEX`.
+
+        Args:
+            name: name of the tensor.
+            count: number of products.
+            shape: shape of each one as it is stored.
+            transposed: whether the products are the transposes of what is stored.
+        """
+        rows, columns = shape
+        stored = self._find(name, (count * rows, columns), ())
+        read = _transposed if transposed else _as_float32
+        return tuple(
+            Linear(
+                Weight(
+                    f"{name}.{index}",
+                    shape[::-1] if transposed else shape,
+                    partial(read, stored, slice(index * rows, (index + 1) * rows)),
+                ),
+                None,
+            )
+            for index in range(count)
+        )
+
     def linear(self, name: str, num_in: int, num_out: int, *, bias: bool = True) -> Linear:
         """Return the product of `NAME.weight` (out, in), transposed, and `NAME.bias`."""
         stored = self._find(f"{name}.weight", (num_out, num_in), ())

@@ -139,6 +139,13 @@ def export_model(
             "recorded in the artifact. Repeatable. Default: none.",
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Task whose adapter is merged, for a checkpoint with adapters for several (jina-embeddings-v3). "
+            "Default: none.",
+        ),
+    ] = None,
     tokenizer_like: Annotated[
         Literal["4", "5"] | None,
         typer.Option(
@@ -163,6 +170,7 @@ def export_model(
         dimensions=_lengths(dimensions),
         ignored_keys=ignore_key or (),
         tokenizer_like=tokenizer_like,
+        task=task,
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)

@@ -12,6 +12,7 @@ from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, p
 from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
 from fletcher.runtime.errors import InputError
 
+from ..checkpoint.task_adapters import input_type_of
 from .options import ExportOptions
 
 __all__ = ["model_name", "settle_card"]
@@ -31,7 +32,8 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
         read = read_card(
             checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head, dimensions=options.dimensions
         )
-        return read if checkout.model is None else _as_listed(read, checkout.model)
+        card = read if checkout.model is None else _as_listed(read, checkout.model)
+        return card if options.task is None else _of_task(card, options.task)
     card = checkout.card
     if options.dimensions and tuple(sorted(set(options.dimensions), reverse=True)) != card.matryoshka:
         raise InputError(
@@ -65,6 +67,11 @@ def _as_listed(card: ModelCard, model: CatalogModel) -> ModelCard:
     return msgspec.structs.replace(
         card, license=model.license, sources=model.sources, revision=model.revision, aliases=model.aliases
     )
+
+
+def _of_task(card: ModelCard, task: str) -> ModelCard:
+    """Return the card of a model with the adapter of one task, which takes texts of that task alone."""
+    return msgspec.structs.replace(card, name=f"{card.name}-{task}", input_type=input_type_of(task))
 
 
 def model_name(source: str) -> str:

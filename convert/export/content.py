@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +20,12 @@ from fletcher.runtime.artifact.manifest import Content
 
 from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.routed_layout import read_query_table
 from ..checkpoint.sentence_transformers import read_modules
 from ..checkpoint.tensors import Weight
 from ..checkpoint.weights.files import read_weights
 from ..checkpoint.weights.stored import StoredTensor
+from ..heads.token_heads import read_token_head_tensors
 
 __all__ = ["describe_content", "describe_graph", "hash_tensors", "hash_tokenizer"]
 
@@ -40,18 +42,26 @@ IDLE_TOKENIZER_KEYS: Final = ("version", "truncation", "padding")
 IDLE_CONFIG_KEYS: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 #: Fields of the description of an architecture that are names of nodes, or sizes that the weights imply.
-NAMES: Final = {"Rotary": ("name",), "Layer": ("name",), "Architecture": ("family", "hidden_size", "max_positions")}
+NAMES: Final = {
+    "Rotary": ("name",),
+    "Disentangled": ("name",),
+    "Layer": ("name",),
+    "Architecture": ("family", "hidden_size", "max_positions"),
+}
 
 
-def describe_content(checkpoint: Checkpoint, architecture: Architecture, tokenizer: Path) -> Content:
+def describe_content(
+    checkpoint: Checkpoint, architecture: Architecture, tokenizer: Path, unweighted: Sequence[str] = ()
+) -> Content:
     """Return the digests of a checkpoint.
 
     Args:
         checkpoint: the checkpoint.
         architecture: encoder and modules that its graphs compute.
         tokenizer: the artifact's tokenizer file.
+        unweighted: tokens that have no weight in a sparse vector, if the graphs have weights of tokens.
     """
-    graph = describe_graph(architecture)
+    graph = describe_graph(dataclasses.replace(architecture, token_outputs=()))
     if not architecture.layers:  # a traced model, whose layers only its configuration describes
         config = {key: value for key, value in checkpoint.config.items() if key not in IDLE_CONFIG_KEYS}
         graph = {"traced": config, "modules": graph}
@@ -59,12 +69,23 @@ def describe_content(checkpoint: Checkpoint, architecture: Architecture, tokeniz
         weights=hash_tensors(_tensors(checkpoint)),
         graph=_hash_json(graph),
         tokenizer=hash_tokenizer(tokenizer),
+        token_heads=_hash_token_heads(checkpoint, architecture, unweighted) if architecture.token_outputs else "",
     )
+
+
+def _hash_token_heads(checkpoint: Checkpoint, architecture: Architecture, unweighted: Sequence[str]) -> str:
+    """Return the sha256 of the further outputs: weights, description of their modules, and the tokens without a weight."""
+    weights = hash_tensors(iter(read_token_head_tensors(checkpoint).items()))
+    return _hash_json([weights, [describe_graph(output) for output in architecture.token_outputs], list(unweighted)])
 
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
     """Yield the tensors of the encoder, and of the modules that `modules.json` has in folders of their own, by name."""
     yield from checkpoint.tensors.items()
+    if "vocab_size" in checkpoint.config and (
+        (table := read_query_table(checkpoint.folder, checkpoint.config["vocab_size"])) is not None
+    ):
+        yield "queries/weight", table
     for module in read_modules(checkpoint.folder) or ():
         if module.path and module.kind in ("Dense", "LayerNorm", "WeightedLayerPooling"):
             yield from ((f"{module.path}/{name}", tensor) for name, tensor in read_weights(module.folder).items())

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Unpack
 
 import msgspec
+import numpy as np
 import onnx
 
 import fletcher
 from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_path, fetch
-from fletcher.model_zoo.card import LogitScore
+from fletcher.model_zoo.card import LogitScore, TokenHeads
 from fletcher.runtime import Artifact
-from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
+from fletcher.runtime.artifact.folder import CANARY, QUERY_WEIGHTS, TOKENIZER
 from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
 from fletcher.runtime.artifact.writing import describe_files, new_artifact, stamp, write_manifest
@@ -31,6 +32,7 @@ from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
+from fletcher.runtime.tasks.static_queries import write_query_weights
 from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
@@ -41,7 +43,9 @@ from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
+from ..checkpoint.routed_layout import read_query_table, routed_layout
 from ..checkpoint.static_layout import static_layout
+from ..checkpoint.task_adapters import task_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
@@ -135,7 +139,9 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(checkout.folder))))
+        routed = stack.enter_context(routed_layout(checkout.folder))
+        usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(routed))))
+        usual = stack.enter_context(task_layout(usual, options.task))
         layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
         templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)
@@ -271,6 +277,8 @@ def _write(
     progress.line("writing the tokenizer")
     written = write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
+    if (table := read_query_table(checkpoint.folder, card.dimension)) is not None:
+        write_query_weights(folder / QUERY_WEIGHTS, np.array(table.read(), np.float32))
     checkpoint.ignored.check_met(checkpoint.folder)
     strips = written.strips_texts and card.output != "scores"  # CrossEncoder takes pairs as they are
 
@@ -307,10 +315,14 @@ def _write(
         ignored_keys=checkpoint.ignored.met,
         tokenizer_like=f"transformers {written.like}",
         strips_texts=strips,
-        content=describe_content(checkpoint, architecture, folder / TOKENIZER),
+        content=describe_content(checkpoint, architecture, folder / TOKENIZER, _unweighted(card)),
     )
     write_manifest(folder, manifest)
     return session
+
+
+def _unweighted(card: ModelCard) -> tuple[str, ...]:
+    return card.token_heads.unweighted if isinstance(card.token_heads, TokenHeads) else ()
 
 
 def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:

@@ -37,6 +37,7 @@ class ExportOptions:
             differs is not written.
         dimensions: shorter lengths that the vectors were trained for (Matryoshka), which requests may then ask for. Default:
             those that the checkpoint lists.
+        task: task whose adapter is merged, for a checkpoint with adapters for several (jina-embeddings-v3).
         ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
 
     Raises:
@@ -53,6 +54,7 @@ class ExportOptions:
     dimensions: Sequence[int] = ()
     ignored_keys: Sequence[str] = ()
     tokenizer_like: TokenizerLike | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, Sequence[str]], ...] = (
@@ -83,3 +85,4 @@ class ExportFields(TypedDict, total=False):
     dimensions: Sequence[int]
     ignored_keys: Sequence[str]
     tokenizer_like: TokenizerLike | None
+    task: str | None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fletcher.model_zoo import ModelCard
 from fletcher.runtime import Artifact
@@ -76,7 +77,9 @@ def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryCh
             together = workers.compute(canary.encodings)
             rows = [canary.encodings.select(np.array([row])) for row in range(len(canary.encodings))]
             apart = float(np.abs(together - np.concatenate([workers.compute(row) for row in rows])).max(initial=0.0))
-            result = canary.judge(together, card.output, variant.tolerance)
+            values: dict[str | None, NDArray[np.float32]] = {None: together}
+            values |= {name: workers.compute(canary.encodings, name) for name in canary.further}
+            result = canary.judge_all(values.__getitem__, card.output, variant.tolerance)
         if not result.passed:
             raise CanaryError(
                 f"{card.name} ({variant.name} on {opened.provider}) does not reproduce its canary: {result.reason}. It "
@@ -113,11 +116,15 @@ def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str, *, half: bool 
 
 def own_canary(session: Session | None, writer: GraphWriter, texts: Canary) -> Canary:
     """Add the fp32 graph's vectors of the texts, one at a time. They show later damage, not that the graph is right."""
-    encodings = texts.encodings
-    if session is None:
-        return dataclasses.replace(texts, vectors=writer.reference(encodings))
+    encodings, outputs = texts.encodings, writer.token_outputs
     rows = [encodings.select(np.array([row])) for row in range(len(encodings))]
-    return dataclasses.replace(texts, vectors=np.concatenate([session.run(row) for row in rows]))
+    if session is None:
+        vectors = writer.reference(encodings)
+        further = {name: writer.reference(encodings, name) for name in outputs}
+    else:
+        vectors = np.concatenate([session.run(row) for row in rows])
+        further = {name: np.concatenate([session.run(row, name) for row in rows]) for name in outputs}
+    return dataclasses.replace(texts, vectors=vectors, further=further)
 
 
 def with_tokens(tokenizer: Tokenizer, texts: Sequence[str], source: str) -> tuple[str, ...]:

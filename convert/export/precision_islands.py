@@ -20,7 +20,7 @@ from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
-from ..precision import FLOATS, FP32_STEPS, Float
+from ..precision import FLOATS, RMS_STEPS, Float, is_fp32_step
 from ..targets.shared.emission import Emission
 
 __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
@@ -93,8 +93,8 @@ def find_islands(model: onnx.ModelProto, maxima: Mapping[str, float], precision:
     for node in model.graph.node:
         values = [*node.input, *node.output, f"{node.name}{SQUARES}"]
         # The steps of an RMS norm are fp32 in any case; on other targets it is one node, which computes in fp32 inside.
-        if any(maxima.get(value, 0.0) > limit for value in values if FP32_STEPS not in value):
-            islands.add(node.name.partition(FP32_STEPS)[0])
+        if any(maxima.get(value, 0.0) > limit for value in values if not is_fp32_step(value)):
+            islands.add(node.name.partition(RMS_STEPS)[0])
             layer, separator, part = node.name.partition("/attention/")
             if separator and part.startswith(("query", "key", "value", "scores", "biased", "masked", "context")):
                 islands.update(f"{layer}/attention/{name}" for name in ATTENTION_CORE)

@@ -35,7 +35,7 @@ from ..precision import Float, Precision
 from ..targets.cpu.packed_layout import PackedLayout, emit_packed_layout
 from ..targets.cpu.pooling import emit_pooling
 from ..targets.shared.emission import Emission
-from ..targets.shared.modules import emit_modules
+from ..targets.shared.modules import emit_modules, emit_token_output
 from .trace_check import check_trace, run_model
 
 __all__ = ["OptimumTrace", "check_traceable", "trace"]
@@ -108,6 +108,8 @@ class OptimumTrace:
         graph.node("Identity", [value], architecture.output)
         rows = "tokens" if architecture.output == "token_vectors" else "texts"
         graph.output(TensorInfo(architecture.output, "float32", (rows, dimension)))
+        for output in architecture.token_outputs:
+            emit_token_output(graph, output, result, ("tokens",))
         return (Emission(graph, exporter=EXPORTER),)
 
 
@@ -129,6 +131,10 @@ def trace(checkpoint: Checkpoint, card: ModelCard) -> OptimumTrace:
         CheckpointError: Optimum cannot export it, or a module after the encoder is not authored.
     """
     architecture = _describe(checkpoint, card)
+    if card.include_prompt is False:
+        raise CheckpointError(
+            f"{checkpoint.folder} leaves prompts out of its pooling, which the exporter optimum does not do"
+        )
     try:
         import torch
         import transformers

@@ -111,15 +111,28 @@ class GraphWriter(Closing):
                 variants[target, name] = [self._write_variant(target, name, part, places) for part in parts]
         return tuple(variant for pair in pairs for variant in variants[pair])
 
-    def reference(self, encodings: Encodings) -> NDArray[np.float32]:
-        """Return the results of the fp32 CPU graph, one text at a time, float32, (n, dimension) or (tokens, dimension)."""
+    @property
+    def token_outputs(self) -> tuple[str, ...]:
+        """Return the names of the graphs' further outputs."""
+        return tuple(output.name for output in self._architecture.token_outputs)
+
+    def reference(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Return the results of the fp32 CPU graph, one text at a time.
+
+        Args:
+            encodings: token ids of the texts.
+            output: name of an output of the graph; None is the model's own.
+
+        Returns:
+            float32, (n, dimension), or (tokens, dimension) for an output with a row for each token.
+        """
         emission, model, folder = self._fp32_graph("cpu")
         graph = CpuGraph(model.SerializeToString(), folder, mapped=True)
         rows = []
         for row in range(len(encodings)):
             text = encodings.select(np.array([row]))
             feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, text)
-            rows += graph.run(feeds, [self._architecture.output])
+            rows += graph.run(feeds, [output or self._architecture.output])
         return np.concatenate(rows)
 
     def close(self) -> None:
@@ -157,7 +170,7 @@ class GraphWriter(Closing):
             islands=tuple(node for node in nodes if node in precision.islands),
             feeds=emission.feeds,
             profiles=emission.profiles,
-            memory=memory_shape(self._architecture, padded=target in ("tensorrt", "coreml")),
+            memory=memory_shape(self._architecture, padded=target in ("tensorrt", "coreml"), in_blocks=target == "cpu"),
         )
 
     def _find_islands(self, target: str, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:

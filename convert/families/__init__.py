@@ -17,13 +17,18 @@ from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
 from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
 from .electra import describe_electra
-from .gte import describe_gte
 from .jina_bert import describe_jina_bert
 from .modernbert import describe_modernbert
 from .mpnet import describe_mpnet
-from .nomic_bert import describe_nomic_bert
 from .roberta import describe_roberta, describe_xlm_roberta_xl
+from .rotary.gte import describe_gte
+from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
+from .rotary.nomic_bert import describe_nomic_bert
 from .settings.nearest import explain_nearest
+from .special_attention.big_bird import describe_big_bird
+from .special_attention.convbert import describe_convbert
+from .special_attention.deberta_v2 import describe_deberta_v2
+from .special_attention.longformer import describe_longformer
 from .static_embedding import describe_static_embedding
 from .t5 import describe_t5
 
@@ -34,7 +39,10 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
     {
         "albert": describe_albert,
         "bert": describe_bert,
+        "big_bird": describe_big_bird,
         "camembert": describe_roberta,
+        "convbert": describe_convbert,
+        "deberta-v2": describe_deberta_v2,
         "distilbert": describe_distilbert,
         "electra": describe_electra,
         "embedding_gemma2_text": describe_embedding_gemma2,
@@ -43,7 +51,9 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "gemma3_text": describe_gemma3,
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
+        "jina_embeddings_v3": describe_jina_embeddings_v3,
         "llama": describe_llama,
+        "longformer": describe_longformer,
         "mistral": describe_mistral,
         "modernbert": describe_modernbert,
         "new": describe_gte,
@@ -66,10 +76,8 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
 TRACED = frozenset(
     {
         *(
-            "big_bird",
             "data2vec-text",
             "deberta",
-            "deberta-v2",
             "esm",
             "gemma2",
             "gpt2",
@@ -86,8 +94,7 @@ UNTRACED: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("bart", "longt5", "m2m_100", "marian", "mbart", "pegasus", "umt5"), _DECODERS),
         **dict.fromkeys(("ernie", "funnel", "xlnet"), _NO_EXPORT),
-        **dict.fromkeys(("convbert", "nystromformer"), _PADDING),
-        "longformer": "Optimum's graph needs a global attention mask, which depends on the task",
+        "nystromformer": _PADDING,
     }
 )
 

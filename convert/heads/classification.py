@@ -45,14 +45,29 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
     {
         "albert": _Names("*pooler", "tanh", "classifier"),
         "bert": _POOLER,
+        "big_bird": _Names(
+            "classifier.dense", "", "classifier.out_proj"
+        ),  # its activation is configured, as the next ones'
         "camembert": _ROBERTA,
+        "convbert": _Names("classifier.dense", "", "classifier.out_proj"),
+        "deberta-v2": _Names("pooler.dense", "", "classifier"),
         "distilbert": _Names("pre_classifier", "relu", "classifier"),
         "electra": _Names("classifier.dense", "gelu", "classifier.out_proj"),
+        "jina_embeddings_v3": _ROBERTA,
         "modernbert": _Names("head.dense", "", "classifier"),  # its activation is configured, and a norm follows
         "mpnet": _ROBERTA,
         "nomic_bert": _POOLER,
         "roberta": _ROBERTA,
         "xlm-roberta": _ROBERTA,
+    }
+)
+
+#: Key of the activation of the first product, and its default, by family.
+_ACTIVATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "big_bird": ("hidden_act", "gelu_new"),
+        "convbert": ("hidden_act", "gelu"),
+        "deberta-v2": ("pooler_hidden_act", "gelu"),
     }
 )
 
@@ -67,6 +82,11 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
         CheckpointError: the family's classifier is not authored, or a tensor is missing or of another shape.
     """
     names = FAMILIES.get(architecture.family)
+    if architecture.family == "longformer":
+        raise CheckpointError(
+            f"{checkpoint.folder}: the classifier of the family longformer is not authored: transformers gives its first "
+            "token global attention, with projections of its own"
+        )
     if names is None:
         raise CheckpointError(
             f"{checkpoint.folder}: the classifier of the family {architecture.family} is not authored; "
@@ -78,6 +98,9 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
     hidden = architecture.hidden_size
     pooling: PoolingMode = "cls"
     activation, bias, norm = names.activation, True, None
+    if (configured := _ACTIVATIONS.get(architecture.family)) is not None:
+        key, default = configured
+        activation = check_activation(checkpoint.config.get(key, default), f"{checkpoint.folder}: {key}")
     if architecture.family == "modernbert":
         config = checkpoint.config
         pooling = _modernbert_pooling(checkpoint)

@@ -50,7 +50,9 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
     modules: list[Module] = []
     width = hidden_size
     for step in sentence_transformers.read_steps(checkpoint.folder, hidden_size):
-        module = _read_step(step) if step.module.kind != "WeightedLayerPooling" else _read_average(checkpoint, step)
+        module = (
+            _read_step(step, card) if step.module.kind != "WeightedLayerPooling" else _read_average(checkpoint, step)
+        )
         if module is not None:
             modules.append(module)
         if isinstance(module, Dense):
@@ -75,11 +77,11 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
     return tuple(modules)
 
 
-def _read_step(step: Step) -> Module | None:
+def _read_step(step: Step, card: ModelCard) -> Module | None:
     """Return the module; None is Dropout, the identity when a model does not train."""
     match step.module.kind:
         case "Pooling":
-            return Pooling(sentence_transformers.read_pooling(step.module).modes)
+            return Pooling(sentence_transformers.read_pooling(step.module).modes, card.include_prompt is False)
         case "Dense":
             return read_dense(step.module, step.width, place=step.place)
         case "LayerNorm":

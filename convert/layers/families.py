@@ -7,6 +7,7 @@ identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,6 +32,9 @@ class Tap:
         part: index of one of `parts` equal parts of the last axis.
         parts: number of equal parts of the last axis.
         heads: axis of the heads of one text's value, which are put side by side; None for a value without this axis.
+        needs: path of a module without which the point does not exist; empty if there is none.
+        texts: axis of the texts; the next one is that of the tokens, or the one before.
+        first: whether the first call in a layer alone counts; else the values of all calls are summed.
     """
 
     path: str
@@ -39,6 +43,9 @@ class Tap:
     part: int = 0
     parts: int = 1
     heads: int | None = None
+    needs: str = ""
+    first: bool = False
+    texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,10 @@ class Family:
         rotary: whether query and key are rotated between their projection and the attention function.
         bias: bias of the scores besides the mask, for a family that does not call transformers' attention function.
         softmax: attention weights, for a family that does not call transformers' attention function.
+        bias_method: path of a module and name of its method that returns such a bias, (heads, tokens, tokens), and whose last
+            argument is the number of products in the scores (DeBERTa).
+        window: key of the configuration with the sizes of the layers' windows, for a family that computes its scores in
+            another form (Longformer): the reference's are then computed from query and key.
         final_norm: path of the norm after the last layer.
     """
 
@@ -61,6 +72,8 @@ class Family:
     rotary: bool = False
     bias: Tap | None = None
     softmax: Tap | None = None
+    bias_method: tuple[str, str] | None = None
+    window: str | None = None
     final_norm: str | None = None
 
 
@@ -163,6 +176,24 @@ _DISTILBERT = Family(
         **_norm_sum("feed_forward", "output_layer_norm"),
     },
 )
+_BIG_BIRD = dataclasses.replace(
+    _BERT, softmax=_out("attention.self.dropout")
+)  # the identity when a model does not train
+_LONGFORMER = Family(
+    embeddings=_embeddings("token_type", "position"),
+    layer=r"encoder\.layer\.\d+",
+    points={
+        **_attention(  # its rows are (tokens, texts, hidden)
+            Tap("attention.self.query", "out", texts=1),
+            Tap("attention.self.key", "out", texts=1),
+            Tap("attention.self.value", "out", texts=1),
+            "attention.output.dense",
+        ),
+        **_norm_sum("attention", "attention.output.LayerNorm"),
+        **_BERT_FEED_FORWARD,
+    },
+    window="attention_window",
+)
 _MPNET = Family(
     embeddings=_embeddings("position"),
     layer=r"encoder\.layer\.\d+",
@@ -174,6 +205,32 @@ _MPNET = Family(
     },
     bias=_into("attention.attn", 2),  # position_bias
     softmax=_out("attention.attn.dropout"),  # the identity when a model does not train
+)
+_CONVBERT = Family(
+    embeddings=_embeddings("token_type", "position", projection="embeddings_project"),
+    layer=r"encoder\.layer\.\d+",
+    points={**_BERT_ATTENTION, **_BERT_FEED_FORWARD},
+    softmax=_out("attention.self.dropout"),  # the identity when a model does not train
+)
+_DEBERTA_V2 = Family(
+    embeddings={
+        **_embeddings("token_type", "position"),
+        "sum": (Tap("embeddings.LayerNorm", "in", needs="embeddings.position_embeddings"),),
+    },
+    layer=r"encoder\.layer\.\d+",
+    points={
+        # Projections that distances share are called a second time.
+        **_attention(
+            Tap("attention.self.query_proj", "out", first=True),
+            Tap("attention.self.key_proj", "out", first=True),
+            _out("attention.self.value_proj"),
+            "attention.output.dense",
+        ),
+        **_norm_sum("attention", "attention.output.LayerNorm"),
+        **_BERT_FEED_FORWARD,
+    },
+    softmax=_out("attention.self.dropout"),  # the identity when a model does not train
+    bias_method=("attention.self", "disentangled_attention_bias"),
 )
 _ALBERT = Family(
     embeddings=_embeddings("token_type", "position", projection="encoder.embedding_hidden_mapping_in"),
@@ -192,6 +249,18 @@ _NOMIC_BERT = Family(
             "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"
         ),
         **_gated(_out("mlp.up_proj"), _out("mlp.gate_proj"), "mlp.act_fn", "mlp.down_proj"),
+        **_norm_sum("feed_forward", "post_mlp_layernorm"),
+    },
+    rotary=True,
+)
+_JINA_EMBEDDINGS_V3 = Family(
+    embeddings=_embeddings("token_type"),
+    layer=r"layers\.\d+",
+    points={
+        **_post_norm(
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"
+        ),
+        **_feed_forward("mlp.fc1", "mlp.fc2"),
         **_norm_sum("feed_forward", "post_mlp_layernorm"),
     },
     rotary=True,
@@ -327,7 +396,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "albert": _ALBERT,
         "bert": _BERT,
+        "big_bird": _BIG_BIRD,
         "camembert": _BERT,
+        "convbert": _CONVBERT,
+        "deberta-v2": _DEBERTA_V2,
         "distilbert": _DISTILBERT,
         "electra": _BERT,
         "embedding_gemma2_text": _decoder(
@@ -342,7 +414,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gte": _NOMIC_BERT,  # the same modules under the same names
         "jina_bert": _jina("mlp.gated_layers", 0, "mlp.wo", "mlp.layernorm"),
         "jina_bert_qk_post_norm": _jina("mlp.up_gated_layer", 1, "mlp.down_layer", "layer_norm_2"),
+        "jina_embeddings_v3": _JINA_EMBEDDINGS_V3,
         "llama": _DECODER,
+        "longformer": _LONGFORMER,
         "mistral": _DECODER,
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
@@ -364,9 +438,13 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "albert": ("*pooler", "classifier"),
         "bert": _POOLER,
+        "big_bird": _TWO_LAYERS,
         "camembert": _TWO_LAYERS,
+        "convbert": _TWO_LAYERS,
+        "deberta-v2": ("pooler.dense", "classifier"),
         "distilbert": ("pre_classifier", "classifier"),
         "electra": _TWO_LAYERS,
+        "jina_embeddings_v3": _TWO_LAYERS,
         "modernbert": ("head.dense", "head.norm", "classifier"),
         "mpnet": _TWO_LAYERS,
         "nomic_bert": _POOLER,

@@ -137,6 +137,7 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         **_summed("embeddings/norm", "embeddings/with_token_type", "embeddings/sum"),
         ("PackedMultiHeadAttention", "attention/context"): _BEFORE_CONTEXT,
+        ("PackedMultiHeadAttention", "attention/self_context"): _BEFORE_CONTEXT,
         ("GroupQueryAttention", "attention/context"): _BEFORE_CONTEXT,
         **_summed("attention/norm", "attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
@@ -244,8 +245,9 @@ def layer_of(key: str) -> int | None:
 
 
 def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[GraphPoint]:
-    if node.op_type == "Attention" or part == "attention/weights":
+    whole = node.op_type == "Attention" and part != "attention/context_blocks"
+    if whole or part == "attention/weights":
         # Attention in standard operators scales the query before the product: raw scores do not exist.
-        shown = [score for score in SCORE_POINTS if node.op_type == "Attention" or score != "attention/raw_scores"]
+        shown = [score for score in SCORE_POINTS if whole or score != "attention/raw_scores"]
         return [GraphPoint(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in shown]
     return [GraphPoint(f"{layer}/{part}", Kind.TOKENS, node.name, value)] if part in LAYER_POINTS else []

@@ -1,8 +1,8 @@
 """Points of transformers' model on one text, recorded by forward hooks: the reference's side of the comparison.
 
 Query, key, mask and scale are recorded in calls of transformers' `eager_attention_forward`, which is wrapped during a trace,
-and scores are computed from them in float32. MPNet does not call it: its scores are computed from its query and key
-projections and from the bias that its attention module gets.
+and scores are computed from them in float32. MPNet, DeBERTa and ConvBERT do not call it: their scores are computed from their
+query and key projections, and from the bias that their attention module gets or computes, if there is one.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Tracer:
         self._stack = contextlib.ExitStack()
         self._found: dict[str, Tensor] = {}
         self._layer = -1
+        self._num_tokens = 0
+        self._products = 1  # products that the scores are a sum of
 
     def run(self, row: Sequence[int], types: Sequence[int] | None = None) -> dict[str, NDArray[np.float32]]:
         """Return every point of one text, by key; shapes as in `GraphProbe.run`. The order is that of computation.
@@ -60,7 +62,7 @@ class Tracer:
         """
         import torch
 
-        self._found, self._layer = {}, -1
+        self._found, self._layer, self._num_tokens = {}, -1, len(row)
         ids = torch.tensor([list(row)], dtype=torch.long)
         seen = torch.arange(len(row)) < _num_seen(row, self._traced.unseen_tail)
         inputs = {"input_ids": ids, "attention_mask": seen.long()[None]}
@@ -99,11 +101,13 @@ class Tracer:
                     full = f"{path}.{tap.path}" if tap.path else path
                     if full in self._modules and not self._is_identity(full):
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
+                if self._family.bias_method is not None:
+                    self._wrap_bias(stack, path, *self._family.bias_method)
             if self._family.final_norm is not None:
                 self._tap(stack, self._family.final_norm, Tap("", "out"), lambda: "final_norm")
             for key, tap in self._traced.taps.items():
                 path = tap.path.removeprefix(self._traced.prefix)
-                self._tap(stack, path, tap, lambda key=key: key)  # type: ignore[misc]
+                self._tap(stack, path, tap, lambda key=key: key, of_tokens=False)  # type: ignore[misc]
             if self._has_attention_function:
                 stack.enter_context(self._wrapped_attention())
             self._stack = stack.pop_all()
@@ -117,7 +121,8 @@ class Tracer:
         return [*self._family.points.items(), *((key, tap) for key, tap in extra.items() if tap is not None)]
 
     def _exist(self, taps: Sequence[Tap]) -> bool:
-        return all(tap.path in self._modules for tap in taps)
+        paths = (path for tap in taps for path in (tap.path, tap.needs) if path)
+        return all(path in self._modules for path in paths)
 
     def _is_identity(self, path: str) -> bool:
         return type(self._modules[path]).__name__ == "Identity"
@@ -125,14 +130,29 @@ class Tracer:
     def _next_layer(self, *_: object) -> None:
         self._layer += 1
 
-    def _tap(self, stack: contextlib.ExitStack, path: str, tap: Tap, key: Callable[[], str]) -> None:
-        """Record a module's input or output; a second tensor for the same point is added to the first."""
+    def _tap(
+        self, stack: contextlib.ExitStack, path: str, tap: Tap, key: Callable[[], str], *, of_tokens: bool = True
+    ) -> None:
+        """Record a module's input or output; a second tensor for the same point is added to the first.
+
+        Args:
+            stack: receives the removal of the hook.
+            path: path of the module.
+            tap: input or output.
+            key: returns the point's key.
+            of_tokens: whether the value has a row for each token.
+        """
 
         def keep(value: Any) -> None:
             tensor: Tensor = value[0] if isinstance(value, tuple) else value
-            tensor = tensor.chunk(tap.parts, dim=-1)[tap.part][0]  # the only text
+            # The only text, without the padding of models that add some. A copy: Longformer scales its query in place.
+            tensor = tensor.chunk(tap.parts, dim=-1)[tap.part].select(tap.texts, 0).clone()
+            if of_tokens and tensor.dim() == 2:
+                tensor = tensor[: self._num_tokens]
             if tap.heads is not None:
                 tensor = tensor.movedim(tap.heads, 1).flatten(1)  # (tokens, heads · size)
+            if tap.first and key() in self._found:
+                return
             self._found[key()] = self._found[key()] + tensor if key() in self._found else tensor
 
         handle: RemovableHandle
@@ -183,16 +203,44 @@ class Tracer:
         finally:
             setattr(file, ATTENTION_FUNCTION, original)
 
+    def _wrap_bias(self, stack: contextlib.ExitStack, layer: str, path: str, name: str) -> None:
+        """Record the results of a method that returns the bias of a layer's scores."""
+        module = self._modules[f"{layer}.{path}"]
+        original = getattr(module, name)
+
+        def compute(*given: Any) -> Any:
+            self._found[f"layers.{self._layer}/attention/bias"] = bias = original(*given)
+            self._products = int(given[-1])
+            return bias
+
+        setattr(module, name, compute)
+        stack.callback(delattr, module, name)  # the instance's attribute, before the class's
+
     def _score_by_taps(self, layer: str) -> None:
-        heads = self._model.config.num_attention_heads
+        softmax = self._found.pop(f"{layer}/attention/softmax", None)
+        heads = self._model.config.num_attention_heads if softmax is None else len(softmax)
         query, key = (
             projected.reshape(len(projected), heads, -1).transpose(0, 1)
             for projected in (self._found[f"{layer}/attention/{name}"] for name in ("query", "key"))
         )
-        bias = self._found.pop(f"{layer}/attention/bias")
-        softmax = self._found.pop(f"{layer}/attention/softmax")
+        bias = self._found.pop(f"{layer}/attention/bias", None)
+        if softmax is None:
+            softmax, bias = self._windowed(layer, query, key)
         # The tap took the first of a batch of one already: (heads, tokens, tokens).
-        self._score(layer, query, key, 1 / math.sqrt(query.shape[-1]), bias, softmax)
+        self._score(layer, query, key, 1 / math.sqrt(query.shape[-1] * self._products), bias, softmax)
+
+    def _windowed(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the softmax of scores in the layer's window, and the mask; the model computes them in another form."""
+        import torch
+
+        assert self._family.window is not None
+        sizes = getattr(self._model.config, self._family.window)
+        size = sizes if isinstance(sizes, int) else sizes[int(layer.rpartition(".")[2])]
+        step = torch.arange(query.shape[1])
+        outside = (step - step[:, None]).abs() > size // 2
+        bias = torch.zeros(outside.shape).masked_fill(outside, torch.finfo(torch.float32).min)[None]
+        scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
+        return (scores + bias).softmax(dim=-1), bias
 
     def _score(
         self, layer: str, query: Tensor, key: Tensor, scale: float, bias: Tensor | None, softmax: Tensor

@@ -25,7 +25,7 @@ from fletcher.runtime.encodings import Encodings
 
 from .points import SCORE_POINTS
 
-__all__ = ["OUT_OF_SIGHT", "Shown", "copies_of", "shown_by", "split_scores"]
+__all__ = ["OUT_OF_SIGHT", "Shown", "copies_of", "is_whole", "shown_by", "split_scores"]
 
 #: A score that the mask lowers by more than this is masked; learned biases and ALiBi lower it by far less.
 OUT_OF_SIGHT = 1e3
@@ -61,9 +61,14 @@ class Shown:
         return [value for value in (self.raw, self.scaled, self.masked, self.softmax) if value is not None]
 
 
+def is_whole(node: onnx.NodeProto) -> bool:
+    """Return whether a node is an `Attention` over whole texts; one over blocks has other scores, which are not compared."""
+    return node.op_type == "Attention" and not node.name.endswith("/context_blocks")
+
+
 def shown_by(node: onnx.NodeProto) -> Shown | None:
     """Return the names of a layer's scores, if the node is its attention or the softmax of its attention."""
-    if node.op_type == "Attention":
+    if is_whole(node):
         return Shown(*(f"{node.name}#{suffix}" for suffix, _, _ in _COPIES))
     if node.op_type == "Softmax" and node.name.endswith("/attention/weights"):
         stem = node.name.removesuffix("/weights")
@@ -73,7 +78,7 @@ def shown_by(node: onnx.NodeProto) -> Shown | None:
 
 def copies_of(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Return copies of an `Attention` node whose outputs are the scores that `shown_by` names."""
-    return [_copy(node, *copy) for copy in _COPIES] if node.op_type == "Attention" else []
+    return [_copy(node, *copy) for copy in _COPIES] if is_whole(node) else []
 
 
 def _copy(node: onnx.NodeProto, suffix: str, mode: int, changed: Mapping[str, float]) -> onnx.NodeProto:

@@ -52,6 +52,7 @@ class TracedModel:
 def _embedder(folder: Path, card: ModelCard) -> TracedModel:
     witness = load_witness(folder, card)
     modules = _later_modules(witness)
+    _settle_attention(witness.transformer)
 
     def finish(output: Any) -> dict[str, Tensor]:
         features, points = _features(output.last_hidden_state), {}
@@ -70,6 +71,12 @@ def _embedder(folder: Path, card: ModelCard) -> TracedModel:
         tokenize=lambda texts: [list(witness.tokenize(text).ids) for text in texts],
         tools=witness.tools,
     )
+
+
+def _settle_attention(model: Any) -> None:
+    """Let BigBird have its modules of full attention, which it would take at its first text, before they are traced."""
+    if hasattr(model, "set_attention_type"):
+        model.set_attention_type("original_full")
 
 
 def _later_modules(witness: Witness) -> list[Any]:
@@ -123,6 +130,7 @@ def _classifier(folder: Path, card: ModelCard) -> TracedModel:
     model = witness.transformer
     family = str(model.config.model_type)
     encoder = taps_of(family)
+    _settle_attention(getattr(model, model.base_model_prefix))
     prefix = f"{model.base_model_prefix}."
     paths = [path.replace("*", prefix) for path in CLASSIFIERS[family]]
     # The first token (or a mean), what the dense layer and its activation make of it, maybe a norm, and the scores.

@@ -27,6 +27,7 @@ from fletcher.runtime.providers.selection import default_provider
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.old_layout import usual_layout
+from ..checkpoint.routed_layout import routed_layout
 from ..checkpoint.tensors import Weight
 from ..checkpoint.tokenizer_version import read_version
 from ..heads import describe_model
@@ -80,34 +81,35 @@ def verify_layers(
     card = artifact.manifest.card
     artifact.check_files()
     checkout = fetch_reference(artifact, reference, progress)
-    folder, name = checkout.folder, reference_name(checkout)
-    traced = TRACED_MODELS[card.output](folder, card)
-    rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
-    batches = _encode(rows, chosen)
-    with usual_layout(folder) as layout, GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
-        # The reference does not show the result of a sentence-transformers Dense module before its activation.
-        probe.points = [
-            point
-            for point in probe.points
-            if point.key in traced.taps or point.key in traced.steps or not point.key.endswith("/dense")
-        ]
-        results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
-        progress.line("comparing the weights with the checkpoint's")
-        tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
-        manifest = artifact.manifest
-        ignored, like = IgnoredKeys(manifest.ignored_keys), read_version(manifest.tokenizer_like)
-        expected = _expected_weights(Checkpoint.open(layout, ignored, tokenizer_like=like), card, chosen)
-        results += compare_weights(probe.model, artifact.path, tables, expected)
-
-        def trace(batch: Encodings) -> Values:
-            types = None if batch.token_types is None else _rows(batch.token_types, batch)
-            traces = [
-                tracer.run(row, None if types is None else types[index])
-                for index, row in enumerate(_rows(batch.ids, batch))
+    name = reference_name(checkout)
+    with routed_layout(checkout.folder) as folder:
+        traced = TRACED_MODELS[card.output](folder, card)
+        rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
+        batches = _encode(rows, chosen)
+        with usual_layout(folder) as layout, GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
+            # The reference does not show the result of a sentence-transformers Dense module before its activation.
+            probe.points = [
+                point
+                for point in probe.points
+                if point.key in traced.taps or point.key in traced.steps or not point.key.endswith("/dense")
             ]
-            return {key: [values[key] for values in traces] for key in traces[0]}
+            results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
+            progress.line("comparing the weights with the checkpoint's")
+            tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
+            manifest = artifact.manifest
+            ignored, like = IgnoredKeys(manifest.ignored_keys), read_version(manifest.tokenizer_like)
+            expected = _expected_weights(Checkpoint.open(layout, ignored, tokenizer_like=like), card, chosen)
+            results += compare_weights(probe.model, artifact.path, tables, expected)
 
-        values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, progress)
+            def trace(batch: Encodings) -> Values:
+                types = None if batch.token_types is None else _rows(batch.token_types, batch)
+                traces = [
+                    tracer.run(row, None if types is None else types[index])
+                    for index, row in enumerate(_rows(batch.ids, batch))
+                ]
+                return {key: [values[key] for values in traces] for key in traces[0]}
+
+            values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, progress)
     return _report(artifact, chosen, name, traced.tools, batches, [*results, *values])
 
 

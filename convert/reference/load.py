@@ -11,13 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import ModelCard, Output, TokenHeads
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
+from ..checkpoint.routed_layout import documents_folder
+from ..checkpoint.task_adapters import tasks_of
 from ..checkpoint.weights.files import has_pickles, read_weights
-from .witness import Witness, quiet
+from .token_heads import load_token_maps
+from .witness import Witness, input_modules, quiet
 
 __all__ = ["load_witness"]
 
@@ -64,6 +67,7 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
     hub_logging: Any = transformers.utils.logging
     hub_logging.disable_progress_bar()  # the commands report progress themselves
     folder = Path(folder)
+    _check_known(folder)
     kind = CLASSES[card.output]
     version = str(sentence_transformers.__version__)
     tools = {
@@ -90,6 +94,10 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         method += f" with the pooling {'+'.join(card.pooling)} of the export (the checkpoint has no modules.json)"
     if restated:
         method += ", and Fletcher's restatement of JinaBERT, whose code the repository would bring itself"
+    maps = None
+    if isinstance(card.token_heads, TokenHeads):
+        maps = load_token_maps(folder, input_modules(model)[0].tokenizer)
+        method += ", and FlagEmbedding's steps in torch for the sparse and token vectors"
     return Witness(
         folder,
         card,
@@ -98,7 +106,27 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         tools,
         _set_limit(model, card, zoo=zoo),
         prompts=dict(card.prompts) if zoo else None,
+        maps=maps,
     )
+
+
+def _check_known(folder: Path) -> None:
+    """Refuse a model whose computation neither transformers nor Fletcher's references have.
+
+    Raises:
+        CheckpointError: the model has experts or adapters, for which its repository brings its own code.
+    """
+    config = find_json(folder / "config.json")
+    if config.get("model_type") == "nomic_bert" and config.get("num_experts"):
+        raise CheckpointError(
+            f"{folder} has experts (num_experts), which transformers' NomicBert lacks, and code of a checkpoint is not run: "
+            "the artifact cannot be verified. Its canary stays self-made"
+        )
+    if tasks_of(config):
+        raise CheckpointError(
+            f"{folder} has adapters for tasks among its tensors, which transformers' class does not read, and code of a "
+            "checkpoint is not run: the artifact cannot be verified. Its canary stays self-made"
+        )
 
 
 def _load(kind: Any, folder: Path) -> Any:
@@ -140,10 +168,11 @@ def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
     """
     import torch
 
-    if not hasattr(model[0], "model") or not hasattr(model[0], "tokenizer"):
+    first = input_modules(model)[0]
+    if not hasattr(first, "model") or not hasattr(first, "tokenizer"):
         raise CheckpointError(f"{folder} has no model of transformers in sentence-transformers: it cannot be compared")
-    _, loading = type(model[0].model).from_pretrained(
-        encoder_folder(folder),
+    _, loading = type(first.model).from_pretrained(
+        documents_folder(folder) or encoder_folder(folder),
         dtype=torch.float32,
         use_safetensors=_takes_safetensors(folder),
         local_files_only=True,
@@ -187,14 +216,15 @@ def _set_limit(model: Any, card: ModelCard, *, zoo: bool) -> tuple[str, ...]:
         limits = {"document_length": late.document_tokens}
         limits |= {} if model[0].query_expansion else {"query_length": late.query_tokens}
     notes = []
-    if model[0].tokenizer.pad_token is None:
+    first = input_modules(model)[0]
+    if first.tokenizer.pad_token is None:
         notes.append("the tokenizer has no padding token, so padding is turned off; a text alone needs none")
     for name, chosen in limits.items():
-        own = getattr(model[0], name) or model[0].max_seq_length
+        own = getattr(first, name) or first.max_seq_length
         limited = isinstance(own, int | float) and own < NO_LIMIT
         if limited and not (chosen < own or (zoo and chosen != own)):
             continue
-        setattr(model[0], name, chosen)
+        setattr(first, name, chosen)
         known = f"the checkpoint's own is {own}" if limited else "the checkpoint states none"
         notes.append(f"{name} is the artifact's, {chosen} tokens; {known}")
     return tuple(notes)

@@ -20,6 +20,8 @@ from fletcher.model_zoo.card import RAW, ModelCard
 from fletcher.runtime.errors import InputError
 
 from ..checkpoint.old_layout import encoder_folder
+from ..checkpoint.routed_layout import documents_folder
+from .token_heads import FurtherAnswer, TokenMaps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,11 +72,21 @@ class Answer:
         values: vector, scores or weights, (dimension,), or token vectors, (tokens, dimension); None if only the token ids
             were requested or the reference refuses the text.
         refused: reason why the reference refuses the text; empty if it does not.
+        further: further outputs of the text, if the model has them and values were requested.
     """
 
     tokens: Tokens | None
     values: NDArray[np.float32] | None
     refused: str = ""
+    further: FurtherAnswer | None = None
+
+
+def input_modules(model: Any) -> list[Any]:
+    """Return the modules of a model of sentence-transformers that get token ids, see `Witness.input_modules`."""
+    if type(model[0]).__name__ != "Router":
+        return [model[0]]
+    routes = model[0].sub_modules
+    return [routes[name][0] for name in sorted(routes)]  # document, query
 
 
 @contextlib.contextmanager
@@ -108,6 +120,7 @@ class Witness:
         notes: settings that the artifact has and the checkpoint has not, which were applied to the reference.
         prompts: prompts of the zoo's card by input type; None calls the reference with the checkpoint's own.
         strips: whether blanks around a text are removed first, as sentence-transformers 5 does and 6 does not.
+        maps: maps from a token's state to BGE-M3's further outputs; None for other models.
     """
 
     folder: Path
@@ -118,21 +131,27 @@ class Witness:
     notes: tuple[str, ...] = ()
     prompts: Mapping[str, str] | None = None
     strips: bool = False
+    maps: TokenMaps | None = None
 
     @property
     def encoder_folder(self) -> Path:
         """Return the folder of the configuration and of the tokenizer's files."""
-        return encoder_folder(self.folder)
+        return documents_folder(self.folder) or encoder_folder(self.folder)
+
+    @property
+    def input_modules(self) -> list[Any]:
+        """Return the modules that get token ids: the first one, or the first one of each of its routes, documents' first."""
+        return input_modules(self.model)
 
     @property
     def transformer(self) -> Any:
         """Return transformers' model, which the first module calls."""
-        return self.model[0].model
+        return self.input_modules[0].model
 
     @property
     def tokenizer(self) -> Any:
         """Return transformers' tokenizer."""
-        return self.model[0].tokenizer
+        return self.input_modules[0].tokenizer
 
     @contextlib.contextmanager
     def threads(self) -> Iterator[None]:
@@ -199,7 +218,13 @@ class Witness:
             if ids_only:
                 raise _TokensOnly
 
-        handle = self.model[0].register_forward_pre_hook(keep)
+        def keep_states(module: Any, given: Any, result: Mapping[str, Any]) -> None:
+            states["last"] = result["token_embeddings"][0]
+
+        states: dict[str, Any] = {}
+        handles = [module.register_forward_pre_hook(keep) for module in self.input_modules]
+        if self.maps is not None:
+            handles.append(self.model[0].register_forward_hook(keep_states))
         try:
             with quiet():
                 values = self._call(text, input_type, query)
@@ -208,12 +233,17 @@ class Witness:
         except Exception as error:  # noqa: BLE001  the reference's own code, on a text made to break it
             return Answer(None, None, _reason(error) if not _is_blank(seen) else "it has no token")
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         if _is_blank(seen):
             return Answer(None, None, "it has no token")
         if values is not None and not np.isfinite(values).all():
             return Answer(Tokens(seen), None, "its result has NaN or infinity")
-        return Answer(Tokens(seen), values)
+        tokens = Tokens(seen)
+        further = None
+        if self.maps is not None and values is not None:
+            further = self.maps.compute(states["last"], tokens.ids)
+        return Answer(tokens, values, further=further)
 
     def compute(self, tokens: Tokens) -> NDArray[np.float32]:
         """Run the modules on the model's input.

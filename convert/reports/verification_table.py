@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fletcher.runtime.commandline.report_files import to_json
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.commandline.report_files import check_reports
+from fletcher.runtime.commandline.report_files import write_report as write_file
 
 from ..layers.results import LayersReport
 from ..verify.report import SettingResult, VariantResult, VerificationReport
@@ -64,6 +64,11 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
             f"{variant.name}: worst text {worst.text!r} ({worst.tokens} tokens): "
             f"cosine {worst.cosine:.7f}, max abs {worst.max_abs:.1e}"
         )
+        lines += [
+            f"{variant.name}: {one.output}: cosine at least {one.cosine_min:.9f}, max abs {one.max_abs:.1e}, "
+            f"alone against in a batch {one.batch_max_abs:.1e}"
+            for one in variant.further
+        ]
         lines += [f"{variant.name}: {reason}" for reason in variant.reasons]
     if not report.complete:
         lines.append("not every variant was compared, so the artifact is not stamped")
@@ -95,18 +100,8 @@ def write_report(report: VerificationReport | LayersReport, path: str | Path) ->
         MissingPackageError: matplotlib, which a page needs, is not installed.
     """
     path = Path(path)
-    if path.suffix not in (".html", ".json"):
-        raise InputError(f"a report cannot be written as {path.name!r}: name it .html or .json")
-    if path.suffix == ".json":
-        content = to_json(report)
-    else:
-        content = (layers_to_html(report) if isinstance(report, LayersReport) else to_html(report)).encode()
-    try:
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"the report {path} cannot be written: {error.strerror}") from error
+    check_reports([path])
+    write_file(report, path, lambda: layers_to_html(report) if isinstance(report, LayersReport) else to_html(report))
 
 
 def _verdict(verdict: str) -> Text:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from fletcher.runtime.artifact.manifest import Target
+from fletcher.runtime.errors import InputError
 
-from ..architecture import Architecture
+from ..architecture import Architecture, Pooling
 from ..precision import ALWAYS_FP32, Float, Precision
 from .coreml.emit import emit_coreml
 from .cpu.emit import emit_cpu
@@ -19,7 +21,9 @@ from .tensorrt.emit import emit_tensorrt
 __all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit"]
 
 #: Parts of an architecture that each target's emitter has nodes for.
-CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType({"cpu": ALL, "cuda": ALL, "tensorrt": ALL, "coreml": ALL})
+CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType(
+    {"cpu": ALL, "cuda": ALL, "tensorrt": ALL, "coreml": replace(ALL, convolutions=False)}  # CoreML has no Gather
+)
 
 #: Precisions by target. On `cpu` half types only halve the file: x86 and MLAS compute in float32 (docs/reference/targets.md).
 PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
@@ -68,6 +72,11 @@ def emit(
     if target not in CAPABILITIES:
         raise ValueError(f"no emitter for the target {target!r}")
     check_capabilities(target, CAPABILITIES[target], architecture)
+    if target != "cpu" and any(isinstance(module, Pooling) and module.skips_prompt for module in architecture.modules):
+        raise InputError(
+            f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
+            "model for cpu"
+        )
     return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 

@@ -20,12 +20,13 @@ from fletcher.runtime.space.bounds import BATCH_LOGITS, UNBOUNDED
 
 from ..reference.witness import Answer, Witness
 from .case import Case
+from .further import compare_further
 from .outputs import TokenRow, Values, compute_alone, compute_together, tokenize
 from .providers import measure_providers
 from .report import RefusedText, TokenizerResult, VariantResult, excerpt
 from .tables import make_tables
 from .texts import QUERIES_EACH
-from .verdicts import VariantVectors, compare_ids, compare_vectors, out_of_tolerance
+from .verdicts import VariantVectors, compare_ids, compare_vectors, out_of_tolerance, tolerance_of
 from .versions import VersionGap
 
 __all__ = ["Comparison", "Question", "ask_reference", "choose_variants", "compare_variant", "versions"]
@@ -113,13 +114,22 @@ def compare_variant(
         valued = [index for index, answer in enumerate(answers) if answer.values is not None]
         alone, together = _run(encoder, [cases[i] for i in valued], [rows[i] for i in valued], progress)
         provider, card = encoder.info.provider, encoder.card
+        answered = [found for answer in answers if (found := answer.further) is not None]
+        further = (
+            compare_further(encoder, [cases[i] for i in valued], answered, tolerance_of(card, variant))
+            if encoder.info.token_dimension
+            else ()
+        )
     expected = [values for answer in answers if (values := answer.values) is not None]
     alone_table, together_table, right, first = make_tables(card.output, alone, together, expected)
     lengths = np.array([len(rows[valued[index]].ids) for index in first], np.int64)
     loose = BATCH_LOGITS if variant.precision == "fp32" and card.output in UNBOUNDED else None
     vectors = VariantVectors(variant, provider, lengths, alone_table, together_table)
     result = compare_vectors(vectors, right, [cases[valued[index]] for index in first], card, batch_tolerance=loose)
-    result = msgspec.structs.replace(result, providers_max_abs=measure_providers(artifact, variant))
+    reasons = (*result.reasons, *(reason for one in further for reason in one.reasons))
+    result = msgspec.structs.replace(
+        result, providers_max_abs=measure_providers(artifact, variant), further=further, reasons=reasons
+    )
     values_differ = [False] * len(cases)
     group = QUERIES_EACH if card.output == "scores" else 1
     for start, bad in zip(first.tolist(), out_of_tolerance(result), strict=True):

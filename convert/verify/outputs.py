@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.tasks.heads import SparseEmbeddings, encode_scored, prepare_late
+from fletcher.runtime.tasks.static_queries import encode_static, takes_static
 
 from .case import Case
 
@@ -43,6 +45,10 @@ def tokenize(encoder: Encoder, case: Case) -> TokenRow:
     try:
         if case.query is not None:
             encodings = encode_scored(encoder.tokenizer, encoder.card, [case.query], [case.text])
+        elif takes_static(encoder.card, options := EmbedOptions(input_type=case.input_type)):
+            encodings = encode_static(encoder.tokenizer, encoder.card, [case.text], options)
+            if not encodings.num_tokens:
+                return TokenRow(refused="it has no token")
         else:
             encodings = encoder.tokenize([case.text], case.input_type)
         late = encoder.card.late_interaction

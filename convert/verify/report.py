@@ -12,6 +12,7 @@ from fletcher.runtime.artifact.manifest import Verification
 from fletcher.runtime.errors import VerificationError
 
 __all__ = [
+    "FurtherResult",
     "RefusedText",
     "SettingResult",
     "TextResult",
@@ -96,6 +97,24 @@ class TextResult(msgspec.Struct, frozen=True, kw_only=True):
     max_abs: float
 
 
+class FurtherResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Comparison of one of a variant's further outputs with the reference's.
+
+    Attributes:
+        output: `sparse` or `token_vectors`.
+        cosine_min: smallest cosine of a row: of a text's weights, or of a token's vector.
+        max_abs: largest absolute difference of an element.
+        batch_max_abs: largest absolute difference of an element between a text alone and the same text in a batch.
+        reasons: figures that are out of tolerance, as text; empty if the output passed.
+    """
+
+    output: str
+    cosine_min: float
+    max_abs: float
+    batch_max_abs: float
+    reasons: tuple[str, ...]
+
+
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     """Comparison of one variant's results with the reference's.
 
@@ -118,6 +137,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
         reasons: figures that are out of tolerance, as text; empty if the variant passed.
         texts: comparison of every text.
         pairs: similarities of pairs of texts by the variant and by the reference.
+        further: comparison of its further outputs, if it has them.
     """
 
     name: str
@@ -137,6 +157,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
     texts: tuple[TextResult, ...]
     pairs: tuple[tuple[float, float], ...]
+    further: tuple[FurtherResult, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -154,6 +175,8 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
             "neighbors": self.neighbors,
             "spearman": self.spearman,
             **({} if self.providers_max_abs is None else {"providers_max_abs": self.providers_max_abs}),
+            **{f"{one.output}_cosine_min": one.cosine_min for one in self.further},
+            **{f"{one.output}_max_abs": one.max_abs for one in self.further},
         }
 
 

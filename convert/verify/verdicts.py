@@ -18,7 +18,7 @@ from .case import Case
 from .outputs import TokenRow
 from .report import TextResult, TokenizerResult, VariantResult, excerpt
 
-__all__ = ["IdsResult", "VariantVectors", "compare_ids", "compare_vectors", "out_of_tolerance"]
+__all__ = ["IdsResult", "VariantVectors", "compare_ids", "compare_vectors", "out_of_tolerance", "tolerance_of"]
 
 #: Default accuracy by precision; precisions without an entry have the tolerance of their variant.
 DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
@@ -121,7 +121,7 @@ def compare_vectors(
             vectors.
     """
     variant = vectors.variant
-    tolerance = card.accuracy.get(variant.precision) or DEFAULT_ACCURACY.get(variant.precision, variant.tolerance)
+    tolerance = tolerance_of(card, variant)
     if batch_tolerance is None:
         batch_tolerance = BATCH_FP32 if variant.precision == "fp32" else BATCH_REDUCED
     agreement, in_batch = compare(vectors.batched, expected), compare(vectors.batched, vectors.alone)
@@ -167,6 +167,11 @@ def compare_vectors(
         texts=results,
         pairs=tuple(zip(ours.tolist(), theirs.tolist(), strict=True)),
     )
+
+
+def tolerance_of(card: ModelCard, variant: Variant) -> Accuracy:
+    """Return the accuracy that a variant must reach."""
+    return card.accuracy.get(variant.precision) or DEFAULT_ACCURACY.get(variant.precision, variant.tolerance)
 
 
 def out_of_tolerance(result: VariantResult) -> tuple[bool, ...]:

@@ -6,6 +6,7 @@ It compares token ids, results through the methods that users call, and each tex
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
@@ -15,7 +16,7 @@ from fletcher.model_zoo import Checkout, fetch
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import stamp
-from fletcher.runtime.errors import CheckpointError, ChecksumError
+from fletcher.runtime.errors import ArtifactError, CheckpointError, ChecksumError
 
 from ..checkpoint.tokenizer_version import explain_versions
 from ..reference.load import load_witness
@@ -63,13 +64,20 @@ def verify(
         The figures of each variant, the settings that the texts exercised, and the verdict.
 
     Raises:
-        ArtifactError: the artifact cannot be read, or its canary fails.
+        ArtifactError: the artifact cannot be read, or not be written to record the result, or its canary fails.
         SourceError: the reference cannot be fetched.
         ChecksumError: the reference differs from the checkpoint that the artifact was made from.
         CheckpointError: sentence-transformers cannot load the reference.
         MissingPackageError: torch, transformers or sentence-transformers is not installed.
     """
     opened = Artifact.open(artifact)
+    folder = opened.path.resolve()
+    if variant is None and not (os.access(folder, os.W_OK) and os.access(folder.parent, os.W_OK)):
+        # Known before the work of minutes whose result could not be recorded.
+        raise ArtifactError(
+            f"{opened.path} cannot be written, so a verification cannot be recorded: copy the artifact to a folder of yours, "
+            "or name one --variant, for which nothing is recorded"
+        )
     checkout = fetch_reference(opened, reference, progress)
     progress.line("loading the reference")
     witness = load_witness(checkout.folder, opened.manifest.card, zoo=checkout.card is not None)

@@ -36,6 +36,7 @@ COUNT: Schema = {"type": "integer", "minimum": 0}
 MANY: Schema = {"type": "integer", "minimum": 1}
 #: Objects of Kubernetes, which its own API checks.
 FREE: Schema = {"type": "object"}
+TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
 FREE_LIST: Schema = {"type": "array", "items": {"type": "object"}}
 LABELS: Schema = {"type": "object", "additionalProperties": TEXT}
 RESOURCES: Schema = {
@@ -117,6 +118,7 @@ def schema() -> Schema:
             }
         ),
         "ingress": strict({"enabled": FLAG, "className": TEXT, "host": TEXT, "tlsSecret": TEXT, "annotations": LABELS}),
+        "gateway": strict({"enabled": FLAG, "parentRefs": FREE_LIST, "hostnames": TEXTS, "default": FLAG}),
         "startupSeconds": {"type": "number", "minimum": 5},
         "autoscaling": strict(
             {
@@ -149,7 +151,7 @@ def schema() -> Schema:
                 "retries": COUNT,
                 "deadlineSeconds": MANY,
                 "claim": TEXT,
-                "args": {"type": "array", "items": TEXT},
+                "args": TEXTS,
                 "resources": RESOURCES,
             }
         ),

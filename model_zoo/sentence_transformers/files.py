@@ -31,6 +31,7 @@ __all__ = [
     "read_special_tokens",
     "read_stanford_settings",
     "read_tokenizer_settings",
+    "special_token_texts",
 ]
 
 #: Names of the transformer module's file: older versions had one for each family (Transformer.load_config).
@@ -97,6 +98,7 @@ class TokenizerSettings(msgspec.Struct, frozen=True):
     chat_template: str | list[dict[str, Any]] | dict[str, Any] | None = None
     model_max_length: int | float | None = None
     mask_token: str | dict[str, Any] | None = None
+    cls_token: str | dict[str, Any] | None = None
     bos_token: str | dict[str, Any] | None = None
     eos_token: str | dict[str, Any] | None = None
     pad_token: str | dict[str, Any] | None = None
@@ -237,6 +239,22 @@ def read_special_tokens(folder: Path) -> TokenizerSettings:
         CardError: the file cannot be read, is not JSON, or has a key of a wrong type.
     """
     return read_json(folder / "special_tokens_map.json", TokenizerSettings) or TokenizerSettings()
+
+
+def special_token_texts(folder: Path) -> dict[str, str]:
+    """Return the texts of the special tokens that the tokenizer's files name, by their keys, such as `eos_token`.
+
+    Raises:
+        CardError: a file cannot be read, is not JSON, or has a key of a wrong type.
+    """
+    tokens: dict[str, str] = {}
+    for settings in (read_special_tokens(folder), read_tokenizer_settings(folder)):
+        for name in ("bos_token", "eos_token", "cls_token", "pad_token", "unk_token", "mask_token"):
+            value: Any = getattr(settings, name)
+            text = value.get("content") if isinstance(value, dict) else value
+            if isinstance(text, str):
+                tokens[name] = text
+    return tokens
 
 
 def read_stanford_settings(folder: Path) -> StanfordSettings:

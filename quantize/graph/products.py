@@ -6,6 +6,7 @@ q = round(x / s) + z, x W = s (q - z) V v, in which V is the weight in int8 and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..recipe import MatrixScheme, Recipe
-from .activations import LOWER_BOUNDS, Activations, even_steps, uneven_steps
+from .activations import Activations, even_steps, lower_bounds, uneven_steps
 from .editor import CONTRIB, GraphEditor
 from .matrices import Place
 from .nodes import Nodes, Product
@@ -22,6 +23,9 @@ from .rounding import Columns, round_columns
 from .weight_only import write_blocks, write_half, write_table, write_widened
 
 __all__ = ["ProductWriter"]
+
+#: Beginning of the names of an expert's values: encoder.layers.1/feed_forward/experts.4
+EXPERT = re.compile(r".+/experts\.\d+(?=/)")
 
 
 class ProductWriter:
@@ -42,7 +46,7 @@ class ProductWriter:
         self._recipe = recipe
         self._activations = activations or {}
         self._nodes = Nodes(graph)
-        self._producers = {output: node for node in graph.nodes for output in node.output}
+        self._bounds = lower_bounds(graph.nodes)
 
     def rewrite(self, places: Sequence[Place], schemes: dict[str, MatrixScheme]) -> None:
         """Rewrite the graph.
@@ -110,7 +114,7 @@ class ProductWriter:
 
     def _per_token(self, product: Product) -> None:
         nodes, name, bias = self._nodes, product.name, product.bias
-        bound = self._bound(product.value)
+        bound = self._bounds.get(product.value)
         apart = self._apart(product)
         value, weight = self._smooth(product)
         if self._recipe.asymmetric and bound is not None:
@@ -127,11 +131,6 @@ class ProductWriter:
         inputs = [codes, weights, nodes.constant("one", np.float32(1)), weight_scales, zero]
         value = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
         nodes.finish(product, nodes.node("Mul", [value, scales], f"{name}/scaled"), bias, apart)
-
-    def _bound(self, value: str) -> float | None:
-        """Return the largest distance of a value below zero, or None if its operator has no lower bound."""
-        producer = self._producers.get(value)
-        return None if producer is None else LOWER_BOUNDS.get(producer.op_type)
 
     def _even_rows(self, value: str) -> tuple[str, str, str]:
         """Quantize rows around 128, and return codes (tokens, in), scales (tokens, 1) and the zero point."""
@@ -168,8 +167,11 @@ class ProductWriter:
 
     def _middles(self, row: str) -> str:
         """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for a module after the pooling."""
-        # The encoder's values have a row for each token. A module may have one for each text, so it shares with none.
+        # The encoder's values have a row for each token. A module may have one for each text, and an expert has those of its
+        # tokens: they share with none.
         owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else ""
+        if (expert := EXPERT.match(row)) is not None:
+            owner = f"/{expert[0]}"
         nodes, key = self._nodes, ("middles", owner)
         if key not in nodes.shared:
             shape = nodes.node("Shape", [row], f"quantize{owner}/rows")

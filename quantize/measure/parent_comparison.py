@@ -162,19 +162,21 @@ def _check_canary(graphs: Graphs, recipe: Recipe) -> tuple[float, str | None]:
     """
     artifact, variant = graphs.artifact, graphs.variants[0]
     canary = read_canary(artifact.canary_file)
+    output = artifact.manifest.card.output
     if variant.target == "cpu":
         with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
             vectors = session.run(canary.encodings)
+            result = canary.judge_all(lambda name: session.run(canary.encodings, name), output, variant.tolerance)
     else:
         vectors = cpu_vectors(artifact, graphs.variants, canary.encodings)
-    result = canary.judge(vectors, artifact.manifest.card.output, variant.tolerance)
+        result = canary.judge(vectors, output, variant.tolerance)
     if not result.passed:
         raise ArtifactError(
             f"the recipe {recipe.name} does too much damage to {artifact.manifest.card.name}: canary {result.reason}. "
             "Exclude the matrices that lose the most (`fletcher-convert quantize sensitivity DIR` lists them), choose "
             "another recipe, or set a lower min_cosine in the recipe"
         )
-    if artifact.manifest.card.output in ("scores", "sparse") or len(vectors) != len(canary.texts):
+    if output in ("scores", "sparse") or len(vectors) != len(canary.texts):
         return result.min_cosine, None
     worst = int(cosines(vectors.astype(np.float64), canary.vectors.astype(np.float64)).argmin())
     return result.min_cosine, canary.texts[worst]

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from fletcher.model_zoo.decode import decode_json
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.errors import InputError
 
 from ..sensitivity import Sensitivity
@@ -64,9 +65,8 @@ class StateFile:
     def save(self) -> None:
         """Write the state. An interrupted write leaves the old file."""
         self.state.seconds = self.total
-        temporary = self._path.with_name(f".{self._path.name}.new")
-        temporary.write_bytes(msgspec.json.encode(self.state))
-        temporary.replace(self._path)
+        with new_file(self._path) as stream:
+            stream.write(msgspec.json.encode(self.state))
 
 
 @contextmanager

@@ -27,11 +27,13 @@ from .manifest import FORMAT_VERSION, FileInfo, Manifest, Target, Variant
 from .pinned import PinnedFiles
 from .regular_file import read_regular
 
-__all__ = ["CANARY", "MANIFEST", "TOKENIZER", "Artifact", "checksum", "hash_file"]
+__all__ = ["CANARY", "MANIFEST", "QUERY_WEIGHTS", "TOKENIZER", "Artifact", "checksum", "hash_file"]
 
 MANIFEST = "fletcher.json"
 TOKENIZER = "tokenizer.json"
 CANARY = "canary.safetensors"
+#: Weight of each token in a query, for SPLADE models whose queries need no encoder: `weights`, float32, (vocabulary,).
+QUERY_WEIGHTS = "query_weights.safetensors"
 
 #: Largest manifest in bytes. Those of the zoo have about ten thousand.
 LARGEST_MANIFEST = 16 << 20

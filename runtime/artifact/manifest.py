@@ -19,6 +19,7 @@ __all__ = [
     "LEFT_OUT",
     "TOKEN_OUTPUTS",
     "TOKEN_STATES",
+    "TOKEN_WEIGHTS",
     "Content",
     "FeedRules",
     "FileInfo",
@@ -37,11 +38,14 @@ FORMAT_VERSION = 1
 #: Name of the second output of `cpu` graphs with mean pooling: the last hidden states, (tokens, hidden).
 TOKEN_STATES = "token_states"
 
+#: Name of an output of BGE-M3's graphs: the weight of each token in the sparse vector, (tokens, 1).
+TOKEN_WEIGHTS = "token_weights"
+
 #: Name of the second output of an embedder's `cuda` graphs: the vectors in half precision, cast on the GPU.
 HALF_VECTORS = "vectors_float16"
 
 #: Outputs with one row per token; all other outputs have one row per text.
-TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
+TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES, TOKEN_WEIGHTS})
 
 #: Proof of an artifact's vectors: compared with the reference model on many texts; a canary whose vectors the authors' model
 #: computed; or only a canary that the artifact's own graph computed.
@@ -205,18 +209,21 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     not_checked: tuple[str, ...] = ()
 
 
-class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Digests of what decides an artifact's vectors. They are made of content, so a later export has the same ones.
 
     Attributes:
         weights: sha256 of the checkpoint's tensors: names, shapes, and values in float32.
         graph: sha256 of the description of the layers and modules that the graphs compute.
         tokenizer: sha256 of the tokenizer's content, without the keys that change no token id.
+        token_heads: sha256 of the further outputs' weights and modules, which decide no vector of a text; empty if the graphs
+            have none.
     """
 
     weights: str
     graph: str
     tokenizer: str
+    token_heads: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

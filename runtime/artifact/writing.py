@@ -18,7 +18,7 @@ import msgspec
 
 from ..errors import ArtifactError
 from .calibration import Calibration
-from .durable import exchange, make_durable, sync
+from .durable import install, sync
 from .folder import MANIFEST, Artifact, checksum, hash_file
 from .manifest import LEFT_OUT, FileInfo, Manifest, Verification
 
@@ -89,32 +89,7 @@ def _only_writer(path: Path) -> Iterator[None]:
 def _replace(path: Path, new: Path) -> None:
     """Rename `new` to `path`, so that a crash at any moment leaves the old artifact or the new one."""
     _check_replaceable(path)  # again, because `path` may have changed during the conversion
-    make_durable(new)
-    if not path.exists():
-        new.rename(path)
-    elif not exchange(path, new):
-        _replace_in_two_steps(path, new)
-    sync(path.parent)
-
-
-def _replace_in_two_steps(path: Path, new: Path) -> None:
-    """Move the old folder away first: a folder that is not empty cannot be overwritten, and this system cannot exchange it.
-
-    A crash between the steps leaves the old artifact beside `path`.
-    """
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    try:
-        path.rename(aside / path.name)
-        try:
-            new.rename(path)
-        except BaseException:
-            (aside / path.name).rename(path)
-            raise
-        sync(path.parent)
-    finally:
-        # If `path` does not exist here, the only copy of the old artifact is in `aside`.
-        if path.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+    install(new, path)
 
 
 def _remove_leftovers(path: Path) -> None:

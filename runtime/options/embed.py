@@ -157,8 +157,10 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
         """Return the name of the input type in the card or in Fletcher; `raw` if no prompt is wanted.
 
         Raises:
-            OptionError: neither Fletcher nor the card defines the input type.
+            OptionError: neither Fletcher nor the card defines the input type, or the weights are for another one alone.
         """
+        if card.input_type:  # unset for nearly all models
+            return self._only(card, card.input_type)
         input_type = DEFAULT_INPUT_TYPE if self.input_type is None else self.input_type
         if input_type in card.prompts or input_type in INPUT_TYPES or input_type == RAW:
             return input_type
@@ -166,6 +168,16 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
             available = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
             raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
         return meant
+
+    def _only(self, card: ModelCard, own: str) -> str:
+        """Return the input type for a model whose weights are for one alone."""
+        asked = own if self.input_type is None else self.input_type
+        if asked in (own, RAW) or INPUT_TYPE_SYNONYMS.get(asked) == own:
+            return own if asked != RAW else RAW
+        raise OptionError(
+            "input_type",
+            f"input_type is {asked!r}; the weights of {card.name} are those of {own} alone: ask another model",
+        )
 
     def check(self, card: ModelCard, *, late: bool) -> None:
         """Raise an error if the model does not have one of these options, before anything is computed.
@@ -195,6 +207,12 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
                 "overflow",
                 f"late chunking averages token states, but {card.name} has no mean pooling, or this variant does not give "
                 "token states: use windows",
+            )
+        if (self.splits or self.overflow == "truncate_left") and card.include_prompt is False:
+            raise OptionError(
+                "overflow",
+                f"{card.name} leaves the prompt out of its vectors, and finds it at the beginning of the text only: "
+                "truncate at the end",
             )
         for field in ("window_tokens", "overlap_tokens", "chunk_tokens"):
             self._check_cut(field)

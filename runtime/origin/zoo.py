@@ -33,6 +33,7 @@ DECIDING = (
     "activation",
     "late_interaction",
     "logit_score",
+    "input_type",
 )
 
 

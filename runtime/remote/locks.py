@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -35,7 +36,8 @@ class Hold(Closing):
         """Release the lock."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # the lock ends in any case, and nothing was written
+                os.close(descriptor)
 
 
 def shared(file: Path) -> Hold:

@@ -23,6 +23,7 @@ from fletcher.model_zoo.decode import decode_json
 from fletcher.model_zoo.progress import Progress
 from fletcher.model_zoo.sources.cache import cache_folder, disk_error, slug
 
+from ..artifact.durable import new_file
 from ..artifact.folder import MANIFEST, Artifact
 from ..artifact.manifest import FileInfo
 from ..errors import ArtifactError, ChecksumError, InputError, SourceError
@@ -142,10 +143,8 @@ class NodeCache:
         if self.recall(url) == fields:
             return
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(msgspec.json.encode(fields))
-            temporary.replace(file)
+            with new_file(file) as stream:
+                stream.write(msgspec.json.encode(fields))
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise disk_error(error, self._folder) from error

@@ -11,6 +11,7 @@ from typing import Final
 
 from fletcher.model_zoo.progress import SILENT, Progress
 
+from ..artifact.durable import sync
 from ..artifact.folder import LARGEST_MANIFEST, MANIFEST, Artifact
 from ..artifact.manifest import FileInfo
 from ..artifact.writing import new_artifact
@@ -193,6 +194,7 @@ def pull(
             verify_signature(partial, signer)
         for file in partial.iterdir():
             file.rename(unfinished / file.name)
+        sync(partial)  # a file system may make a move durable in two steps
         partial.rmdir()
     for left in folder.parent.glob(
         f".{glob.escape(folder.name)}.pull-*"

@@ -18,6 +18,7 @@ input                           shape                       content
 `last_positions`                (texts,)                    position of the last token of each text
 `total_sequence_length`         ()                          the longest text of the batch, in memory of the host
 `steps`                         (longest,)                  0, 1, 2, … up to the last token; a longer array repeats it
+`around.SIZE`                   as `input_ids`, SIZE        1 + row or cell of the SIZE tokens around each one; 0 for none
 `rectangle`                     (texts, longest)            packed row of each place; padding repeats the first row
 `pooling.cls`                   (texts,)                    packed row of the first token
 `pooling.lasttoken`             (texts,)                    packed row of the last token
@@ -112,6 +113,11 @@ def pack(values: Array, batch: Batch) -> Array:
     return packed
 
 
+def _kernel(name: str) -> int:
+    """Return the number of tokens in the name of an input `around.SIZE`."""
+    return int(name.removeprefix("around."))
+
+
 class Feeds:
     """`Feeds`: inputs of a graph for one batch. It first computes their shapes, then writes their content to given arrays.
 
@@ -172,6 +178,8 @@ class Feeds:
     def _shape(self, name: str, rank: int) -> tuple[int, ...]:
         if name in self._rules.tables:
             return (*self._rectangle, self._tables[name].shape[1])
+        if name.startswith("around."):
+            return (*((self._batch.num_tokens,) if rank == 2 else self._rectangle), _kernel(name))
         if rank == 2:
             return self._rectangle
         if rank == 0:
@@ -218,7 +226,7 @@ class Feeds:
             out[tokens:] = np.flatnonzero(~self._valid)
 
     def _make(self, name: str, rank: int) -> Array:
-        """Return any other input; `rank` is 1 for a packed input and 2 for a rectangle."""
+        """Return any other input; `rank` is that of its array: 1 for a packed input and 2 for a rectangle, or 1 more."""
         if name in self._rules.tables:
             index = self._unpack(self._packed("input_ids") if name == WORD_TABLE else self._position_ids())
             return np.asarray(self._tables[name][index])
@@ -235,6 +243,8 @@ class Feeds:
             return np.maximum(self._lengths, 1) - 1
         if name == "total_sequence_length":
             return np.array(len(self._steps))
+        if name.startswith("around."):
+            return self._around(_kernel(name), is_packed=rank == 2)
         if name.startswith("places."):
             first = counting(len(self._lengths)) * np.int32(len(self._steps))
             return first if name == "places.cls" else first + np.maximum(self._lengths, 1) - 1
@@ -243,6 +253,20 @@ class Feeds:
         if name == "pooling.lasttoken":
             return np.maximum(self._offsets[1:], 1) - 1
         raise KeyError(name)
+
+    def _around(self, size: int, *, is_packed: bool) -> Array:
+        """Return 1 + the row, or the cell of the rectangle, of the tokens around each one; 0 beyond the ends of its text."""
+        steps = np.arange(size, dtype=np.int32) - np.int32(size // 2)
+        place = self._positions[:, None] + steps  # (tokens, size)
+        longest = len(self._steps)
+        starts = self._offsets[:-1] if is_packed else counting(len(self._lengths)) * np.int32(longest)
+        rows = np.repeat(starts, self._lengths)[:, None] + place + 1
+        rows[(place < 0) | (place >= np.repeat(self._lengths, self._lengths)[:, None])] = 0
+        if is_packed:
+            return np.asarray(rows)
+        cells = np.zeros((*self._rectangle, size), rows.dtype)
+        cells[self._valid] = rows
+        return cells
 
     def _packed(self, name: str) -> Array:
         if name in ("input_ids", "token_type_ids"):

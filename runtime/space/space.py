@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, Output, PoolingMode
+from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, Output, PoolingMode, StaticQueries
 
 from ..artifact.folder import TOKENIZER, Artifact
 from ..artifact.manifest import Content, Variant
@@ -57,6 +57,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         activation: function from logits to scores.
         late_interaction: settings of a ColBERT model.
         logit_score: tokens and chat template of a reranker that is a language model; left out for other models.
+        static_queries: settings of queries that need no model; left out for other models.
     """
 
     weights: str
@@ -75,6 +76,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     activation: str | None = None
     late_interaction: LateInteraction | None = None
     logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
+    static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def id(self) -> str:
@@ -113,6 +115,7 @@ def space_of(artifact: Artifact, variant: Variant, cut: str, tolerance: Accuracy
         activation=card.activation,
         late_interaction=card.late_interaction,
         logit_score=card.logit_score,
+        static_queries=card.static_queries,
     )
 
 

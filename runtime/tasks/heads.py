@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import LateInteraction, LogitScore, ModelCard, Output
 
 from ..artifact.manifest import TOKEN_STATES
+from ..artifact.outputs import BY_TOKEN
 from ..encodings import Encodings
 from ..errors import ArtifactError, InputError
 from ..inputs import Inputs, Pairs, Texts
@@ -143,7 +144,7 @@ def _prepare_scores(tokenizer: Tokenizer, card: ModelCard, pairs: Pairs, options
     """Return the task of a reranker, which gives `Scores`."""
     encodings = encode_scored(tokenizer, card, pairs.queries, pairs.documents)
     if options.overflow == "refuse":
-        refuse_long(encodings, card)
+        refuse_long(encodings, card, pairs.documents)
     return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
 
 
@@ -216,7 +217,7 @@ def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
     role = "query" if options.purpose(card) == "query" else "document"
     encodings = prepare_late(tokenize(tokenizer, card, texts, options), tokenizer, late, role)
     if options.overflow == "refuse":
-        refuse_long(encodings, card)
+        refuse_long(encodings, card, texts)
     ids = [tokenizer.token_id(token) for token in late.skipped] if role in late.skipped_in else []
     counts = ~np.isin(encodings.ids, np.array([token for token in ids if token is not None], np.int32))
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
@@ -225,7 +226,7 @@ def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
         vectors = values if counts.all() else values[counts]
         return TokenEmbeddings(vectors, before[encodings.offsets], encodings.lengths, encodings.dropped)
 
-    return Task(encodings, None, finish, by_token=True)
+    return Task(encodings, None, finish, rows=BY_TOKEN)
 
 
 def _prepare_states(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
@@ -235,7 +236,7 @@ def _prepare_states(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
         encodings,
         TOKEN_STATES,
         lambda values: TokenEmbeddings(values, encodings.offsets, encodings.lengths, encodings.dropped),
-        by_token=True,
+        rows=BY_TOKEN,
     )
 
 

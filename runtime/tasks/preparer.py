@@ -12,16 +12,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import Output
-
 from ..artifact.manifest import HALF_VECTORS
+from ..artifact.outputs import ValueRows
 from ..encodings import Encodings
-from ..inputs import Inputs, Pairs, TokenIds
+from ..inputs import Inputs, Pairs, Requested, Texts, TokenIds
 from ..model_info import ModelInfo
 from ..options.embed import EmbedOptions
 from ..tokenizing.tokenizer import Tokenizer
 from .duplicates import Known, Promise, VectorCache
+from .further_outputs import FURTHER, prepare_further
 from .heads import prepare_head
+from .static_queries import prepare_static, takes_static
 from .task import Task, prepare_ids, prepare_vectors
 
 __all__ = ["Preparer"]
@@ -36,8 +37,15 @@ class Preparer:
         cache: vectors of earlier calls.
     """
 
-    def __init__(self, tokenizer: Tokenizer, info: ModelInfo, cache: VectorCache) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        cache: VectorCache,
+        query_weights: NDArray[np.float32] | None = None,
+    ) -> None:
         """Join the parts."""
+        self._query_weights = query_weights
         self.tokenizer = tokenizer
         self.info = info
         self.cache = cache
@@ -46,7 +54,7 @@ class Preparer:
         self,
         inputs: Inputs,
         options: EmbedOptions,
-        output: Output,
+        output: Requested,
         promised: dict[bytes, Promise] | None = None,
         *,
         salt: str = "",
@@ -56,7 +64,7 @@ class Preparer:
         Args:
             inputs: texts, token ids, or pairs for `scores`. Duplicates and cached texts are not computed.
             options: the way in which they become vectors; for vectors of texts, `info.check` accepted them.
-            output: `vectors`, or another output that `info.outputs` lists.
+            output: `vectors`, or another output that `info.outputs` lists; or several, where `info.token_dimension` is not 0.
             promised: see `prepare_vectors`.
             salt: cached vectors are found only with the salt with which they were kept.
 
@@ -65,6 +73,11 @@ class Preparer:
         """
         card = self.info.card
         if output != "vectors" or isinstance(inputs, Pairs):
+            if not isinstance(output, str) or (self.info.token_dimension and output in FURTHER):
+                return prepare_further(self.tokenizer, self.info, inputs, options, output)
+            weights = self._query_weights
+            if weights is not None and output == "sparse" and isinstance(inputs, Texts) and takes_static(card, options):
+                return prepare_static(self.tokenizer, card, weights, inputs.texts, options)
             has_states = self.info.has_token_states
             return prepare_head(self.tokenizer, card, inputs, options, output, has_states=has_states)
         if isinstance(inputs, TokenIds):
@@ -75,20 +88,22 @@ class Preparer:
             return replace(task, output=HALF_VECTORS)
         return task
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, *, by_token: bool, salt: str = "") -> Task:
+    def prepare_rows(
+        self, encodings: Encodings, output: str | None, *, rows: ValueRows | None = None, salt: str = ""
+    ) -> Task:
         """Take rows that were tokenized elsewhere. Cached rows are not computed.
 
         Args:
             encodings: the rows.
             output: name of the graph's output; None is the first.
-            by_token: whether the output has a row of values per token.
+            rows: rows of values that a text has; None is one row.
             salt: as for `prepare`.
 
         Returns:
             A task whose `finish` gives the values of all rows.
         """
-        if by_token or output is not None or not self.cache.enabled:
-            return Task(encodings, output, lambda values: values, by_token)
+        if output is not None or rows is not None or not self.cache.enabled:
+            return Task(encodings, output, lambda values: values, rows)
         keys = _row_keys(self.cache.salted(salt), encodings)
         vectors = [self.cache.get(key) for key in keys]
         missing = [row for row, vector in enumerate(vectors) if vector is None]

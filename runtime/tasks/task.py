@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
+from ..artifact.outputs import BY_TOKEN, ValueRows
 from ..encodings import Chunks, Embeddings, Encodings, ragged_index
 from ..errors import InputError, TooLongError
 from ..inputs import TokenIds
 from ..options.embed import EmbedOptions
+from ..tokenizing.cut_text import LONG
 from ..tokenizing.tokenizer import Tokenizer
 from .duplicates import Known, Promise, VectorCache, unique
 from .long_documents import Folding, Rows, cut_documents
@@ -50,13 +52,13 @@ class Task:
         output: name of the graph's output to compute; None is the first.
         finish: takes the values of the rows, float32 in their order, and returns the embeddings of all texts, or the other
             output that was requested.
-        by_token: whether the graph gives a row of values per token, instead of a row per text.
+        rows: rows of values that a text has; None is one row.
     """
 
     encodings: Encodings
     output: str | None
     finish: Callable[[NDArray[np.float32]], Any]
-    by_token: bool = False
+    rows: ValueRows | None = None
 
 
 def prepare_vectors(
@@ -179,7 +181,7 @@ def _prepare_split(
         folding.add(rows, values)
         return finish(documents.join(folding.result()), inverse, card, options)
 
-    return Task(rows.encodings, output, fold, by_token=output is not None)
+    return Task(rows.encodings, output, fold, None if output is None else BY_TOKEN)
 
 
 def _prepare_cached(
@@ -301,12 +303,25 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
     if not encodings.lengths.all():
         refuse_empty(encodings, card)
     if options.overflow == "refuse":
-        refuse_long(encodings, card)
+        refuse_long(encodings, card, texts)
+    if prompt and card.include_prompt is False:
+        return _mark_prompt(encodings, tokenizer.prompt_length(prompt))
     return encodings
 
 
-def refuse_long(encodings: Encodings, card: ModelCard) -> None:
+def _mark_prompt(encodings: Encodings, length: int) -> Encodings:
+    """Return encodings whose first tokens of each text, those of a prompt, have the type 1: the pooling leaves them out."""
+    places = np.arange(encodings.num_tokens) - np.repeat(encodings.offsets[:-1], encodings.lengths)
+    return replace(encodings, token_types=(places < length).astype(np.int32))
+
+
+def refuse_long(encodings: Encodings, card: ModelCard, texts: Sequence[str] = ()) -> None:
     """Raise an error if truncation cut a text.
+
+    Args:
+        encodings: the texts' token ids.
+        card: the model's card.
+        texts: the texts, of which the tokens of long ones were not all counted.
 
     Raises:
         TooLongError: truncation cut a text.
@@ -314,9 +329,10 @@ def refuse_long(encodings: Encodings, card: ModelCard) -> None:
     if encodings.dropped.any():
         index = int(np.argmax(encodings.dropped > 0))
         tokens = int(encodings.lengths[index]) + int(encodings.dropped[index])
+        least = "at least " if texts and len(texts[index]) > LONG else ""
         raise TooLongError(
-            f"text {index} has {tokens} tokens, and {card.name} takes at most {card.max_tokens}: shorten it, or request "
-            "truncation or windows"
+            f"text {index} has {least}{tokens} tokens, and {card.name} takes at most {card.max_tokens}: shorten it, or "
+            "request truncation or windows"
         )
 
 

@@ -35,6 +35,14 @@ _SPACED_ENDS = re.compile(r"[A-Za-z](?= [A-Za-z])")
 _SPLITTING = {"ByteLevel": "use_regex", "Metaspace": "split", "Whitespace": None, "WhitespaceSplit": None}
 _CUTTING = frozenset({"Punctuation", "Digits"})
 
+#: Patterns of the pre-tokenizer `Split` that begin a word at every such space: those of Qwen 2 and 3, and of Llama 3. No
+#: alternative has a letter and a blank behind it, and none looks back.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{COUNT}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLIT_PATTERNS = frozenset({_WORDS.replace("{COUNT}", count) for count in ("", "{1,3}")})
+
 #: Normalizers that change each character with its marks independently of its position in the text.
 _LOCAL = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "Precompiled", "BertNormalizer"})
 
@@ -49,7 +57,7 @@ def ends_of(tokenizer: Tokenizer) -> re.Pattern[str] | None:
         normal = isinstance(tokenizer.normalizer, BertNormalizer) and bool(tokenizer.normalizer.handle_chinese_chars)
         return None if not normal or any(_BERT_ENDS.search(token.content) for token in added) else _BERT_ENDS
     steps = _steps(tokenizer.pre_tokenizer, "pretokenizers")
-    if not any(_splits(step) for step in steps) or not all(_splits(step) or step["type"] in _CUTTING for step in steps):
+    if not any(_splits(step) for step in steps) or not all(_splits(step) or _cuts_further(step) for step in steps):
         return None
     if not all(_is_local(step) for step in _steps(tokenizer.normalizer, "normalizers")):
         return None
@@ -79,8 +87,15 @@ def _steps(part: Any, several: str) -> list[dict[str, Any]]:
     return list(description[several]) if description["type"] == "Sequence" else [description]
 
 
+def _cuts_further(step: dict[str, Any]) -> bool:
+    """Return whether a step only cuts words further, or writes them in another alphabet, each on its own."""
+    return step["type"] in _CUTTING or step["type"] == "ByteLevel"
+
+
 def _splits(step: dict[str, Any]) -> bool:
     name = step["type"]
+    if name == "Split":
+        return step["pattern"].get("Regex") in _SPLIT_PATTERNS and step["behavior"] == "Isolated" and not step["invert"]
     option = _SPLITTING.get(name)
     return name in _SPLITTING and (option is None or bool(step[option]))
 

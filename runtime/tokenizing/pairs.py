@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ PART_CHARACTERS = 1 << 17
 
 def encode_pairs(
     tokenizer: HuggingFaceTokenizer,
-    firsts: Sequence[str],
-    seconds: Sequence[str],
+    pairs: Iterable[tuple[str, str]],
     max_tokens: int,
     side: Side = "right",
 ) -> Encodings:
@@ -28,8 +27,7 @@ def encode_pairs(
 
     Args:
         tokenizer: tokenizer without truncation and padding.
-        firsts: the first text of each pair.
-        seconds: the second text of each pair.
+        pairs: the two texts of each pair.
         max_tokens: largest number of tokens of a row.
         side: end of a text that is cut.
     """
@@ -48,7 +46,7 @@ def encode_pairs(
         together.clear()
 
     # A pair is cut after it is tokenized, and a long query is in every pair, so few characters are tokenized at a time.
-    for pair in zip(firsts, seconds, strict=True):
+    for pair in pairs:
         together.append(pair)
         characters += len(pair[0]) + len(pair[1])
         if characters > PART_CHARACTERS:

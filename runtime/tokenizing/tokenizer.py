@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from ..byte_cache import BoundedCache
 from ..encodings import Encodings
 from ..errors import ArtifactError, InputError
+from .cut_text import LONG, beginning, ending
 from .long_text import PIECE, ends_of, pieces
 from .nanotoken import FastTokenizer, open_fast
 from .pairs import encode_pairs
@@ -42,6 +44,9 @@ CACHE_BYTES = 16 << 20
 #: Largest number of texts of a call that uses the cache, and largest number of characters of a cached text. Requests use the
 #: cache; large jobs do not.
 CACHED_TEXTS, CACHED_CHARACTERS = 16, 2048
+
+#: Message about texts that have no known fault.
+UNEXPLAINED = "the texts could not be tokenized"
 
 #: Bytes that Python needs for a cached text besides its characters and ids.
 ENTRY_BYTES = 400
@@ -145,6 +150,7 @@ class Tokenizer:
                 "special tokens: choose a larger --max-tokens"
             )
         self.stats = TokenizerStats()
+        self._prompt_lengths: dict[str, int] = {}
         self._cache: BoundedCache[str, NDArray[np.int32]] = BoundedCache(cache_bytes)
         self.fast_problem: str | None = None
         self._fast: FastTokenizer | None = None
@@ -193,6 +199,9 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], *, side: Side | Literal["neither"] | None = None) -> Encodings:
         """Tokenize texts without holding the GIL, many of them on several threads, and cut them to `max_tokens`.
 
+        Of a text with more than `LONG` characters only the end that remains is tokenized, if this tokenizer allows cuts at
+        the end of a word. Its number of dropped tokens is then a lower bound.
+
         Args:
             texts: any number of texts.
             side: end of a text at which it is cut if it is too long; `neither` cuts nothing. Default: the tokenizer's.
@@ -206,6 +215,8 @@ class Tokenizer:
             raise InputError(_explain(texts))
         if self._strips:
             texts = [text.strip() for text in texts]
+        if side != "neither" and self._ends is not None and max(map(len, texts), default=0) > LONG:
+            return self._encode_ends(texts, self._ends, side or self.side)
         hits = misses = 0
         try:
             if self._fast is not None:
@@ -227,6 +238,36 @@ class Tokenizer:
         if side == "neither" or len(ids) <= self.max_tokens:
             return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
         return self._truncate(ids, offsets, side or self.side)
+
+    def _encode_ends(self, texts: Sequence[str], ends: re.Pattern[str], side: Side) -> Encodings:
+        """Tokenize texts of which some are long: of those, only the end that remains."""
+        started = time.perf_counter()
+        kept: list[NDArray[np.int32]] = []
+        long = np.array([len(text) > LONG for text in texts])
+        most = self.max_tokens - self.num_special
+        try:
+            for text in (texts[index] for index in np.flatnonzero(long).tolist()):
+                text.encode()  # the part that is not tokenized must be valid Unicode too
+                kept.append((beginning if side == "right" else ending)(text, most, ends, self._encode_plain)[0])
+            encoded = self._truncate(*_join([self.framed(ids) for ids in kept]), side)
+            others = self.encode([text for text, is_long in zip(texts, long, strict=True) if not is_long], side=side)
+        except UnicodeEncodeError:
+            raise InputError(_explain(texts)) from None
+        except BaseException as error:
+            raise_panic(error)
+            if isinstance(error, InputError) and (reason := _explain(texts)) != UNEXPLAINED:
+                raise InputError(reason) from None  # with the text's index among all texts
+            raise
+        self.stats.add(started, texts=len(kept), tokens=sum(map(len, kept)))
+        places = np.where(long, np.cumsum(long) - 1, len(kept) + np.cumsum(~long) - 1)
+        return Encodings.concatenate([encoded, others]).select(places)
+
+    def _encode_plain(self, text: str) -> NDArray[np.int32]:
+        """Return the token ids of one text without special tokens, int32."""
+        return self._plain_by_reference(text) if self._fast is None else self._fast.encode_plain(text)
+
+    def _plain_by_reference(self, text: str) -> NDArray[np.int32]:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def windows(
         self, text: str, *, size: int, overlap: int, lead: Sequence[int] | NDArray[np.int32] = ()
@@ -312,7 +353,8 @@ class Tokenizer:
             raise InputError(_explain([*firsts, *seconds]))
         started = time.perf_counter()
         try:
-            encodings = encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens, self.side)
+            pairs = map(self._shortened, zip(firsts, seconds, strict=True))
+            encodings = encode_pairs(self._tokenizer, pairs, self.max_tokens, self.side)
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain([*firsts, *seconds])) from None
         except BaseException as error:
@@ -321,6 +363,21 @@ class Tokenizer:
         tokens = encodings.num_tokens + int(encodings.dropped.sum())
         self.stats.add(started, texts=2 * len(firsts), tokens=tokens)
         return encodings
+
+    def _shortened(self, pair: tuple[str, str]) -> tuple[str, str]:
+        """Return a pair whose one long text is cut to what can remain of it: more tokens than the other one has.
+
+        If both are long, none is cut: the longer one of the two keeps one token more, and only all tokens show which it is.
+        """
+        is_long = [len(text) > LONG for text in pair]
+        if self._ends is None or sum(is_long) != 1:
+            return pair
+        long, other = pair[is_long.index(True)], pair[is_long.index(False)]
+        long.encode()  # the part that is not tokenized must be valid Unicode too
+        most = max(self.max_tokens, len(self._plain_by_reference(other)))
+        end = beginning if self.side == "right" else ending
+        _, start, stop = end(long, most, self._ends, self._plain_by_reference)
+        return (long[start:stop], other) if is_long[0] else (other, long[start:stop])
 
     def cut(self, encodings: Encodings, max_tokens: int) -> Encodings:
         """Cut rows to a length below this tokenizer's `max_tokens`, keeping the special tokens around them."""
@@ -340,6 +397,18 @@ class Tokenizer:
         except BaseException as error:
             raise_panic(error)
             raise
+
+    def prompt_length(self, prompt: str) -> int:
+        """Return the tokens of a prompt with the special tokens before it, as sentence-transformers counts them.
+
+        Source: `_get_prompt_length` of sentence-transformers' base/modules/transformer.py: a last special token is left out.
+        """
+        if (length := self._prompt_lengths.get(prompt)) is None:
+            ids = self.encode([prompt], side="neither").ids.tolist()
+            added = self._tokenizer.get_added_tokens_decoder()
+            length = len(ids) - (bool(ids) and ids[-1] in added and added[ids[-1]].special)
+            self._prompt_lengths[prompt] = length
+        return length
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""
@@ -447,4 +516,4 @@ def _explain(texts: Sequence[str]) -> str:
                 f"text {index} holds the lone surrogate U+{code:04X} at character {error.start}, which is not valid "
                 "Unicode: decode the text with errors='replace', or remove it"
             )
-    return "the texts could not be tokenized"
+    return UNEXPLAINED

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact.manifest import TOKEN_OUTPUTS, TensorInfo
+from ..artifact.manifest import TensorInfo
+from ..artifact.outputs import value_rows
 from ..batch import Batch
-from ..errors import ProviderError
+from ..errors import NotFiniteError, ProviderError
 from ..memory.budget import MemoryBudget
 from ..session.session import Session
 from .planning import plan_batches
@@ -115,16 +116,23 @@ class Workers:
             output: name of the graph's output; None is the first.
 
         Returns:
-            Values, float32, one row per row of the batch, or one row per token if the output is in `TOKEN_OUTPUTS`.
+            Values, float32, in the rows that `value_rows` gives for the output: most have one per text or one per token.
 
         Raises:
-            ProviderError: the session returned NaN or infinity, failed, or was closed.
+            NotFiniteError: the session returned NaN or infinity for some rows.
+            ProviderError: the session failed, or was closed.
         """
         if len(batch) == 1 or len(parts := self._plan(batch)) == 1:
             return self._run_one(batch, output, self.alone)
         values = self._empty(batch, output)
+        bad: dict[int, NotFiniteError] = {}
         for rows in parts:
-            values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output, self.alone)
+            try:
+                values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output, self.alone)
+            except NotFiniteError as error:  # the other parts may have such rows too
+                bad.update((int(rows[row]), error) for row in error.rows)
+        if bad:
+            raise NotFiniteError(sorted(bad), str(next(iter(bad.values()))))
         return values
 
     def compute(self, encodings: Batch, output: str | None = None) -> NDArray[np.float32]:
@@ -158,7 +166,8 @@ class Workers:
             output: name of the graph's output; None is the first.
         """
         name = output or self._first
-        return np.empty((rows, self._widths[name]), self._dtypes[name])
+        # Several outputs of one run are one column (`artifact/outputs.py`).
+        return np.empty((rows, self._widths.get(name, 1)), self._dtypes.get(name, np.dtype(np.float32)))
 
     def by_session(self, encodings: Batch, output: str | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield the values of the same rows from each session, for checks. Values and errors are those of `compute`."""
@@ -222,9 +231,12 @@ class Workers:
         finite = _are_halves_finite(values) if values.dtype == np.float16 else np.isfinite(values).all()
         if not finite:
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-            raise ProviderError(
+            if (shape := value_rows(output or self._first, self._widths)) is not None:
+                rows = shape.texts(batch, rows)
+            raise NotFiniteError(
+                rows.tolist(),
                 f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
-                f"{len(batch)}: the vectors are not used. Verify the artifact, or choose another variant"
+                f"{len(batch)}: the vectors are not used. Verify the artifact, or choose another variant",
             )
         return values
 
@@ -233,12 +245,13 @@ class Workers:
 
     def _empty(self, encodings: Batch, output: str | None) -> NDArray[np.float32]:
         """Return an uninitialized array for the results of all rows."""
-        name = output or self._first
-        return self.room(encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings), name)
+        rows = value_rows(output or self._first, self._widths)
+        return self.room(len(encodings) if rows is None else rows.count(encodings), output)
 
     def _places(self, encodings: Batch, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
         """Return the indices of the selected rows' results in the array of all results."""
-        return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows
+        each = value_rows(output or self._first, self._widths)
+        return rows if each is None else each.places(encodings, rows)
 
 
 def _are_halves_finite(values: NDArray[Any]) -> bool:

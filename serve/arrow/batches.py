@@ -8,12 +8,13 @@ from typing import Any, cast
 import pyarrow as pa
 
 from fletcher import __version__
-from fletcher.runtime import Embeddings
+from fletcher.runtime import Embeddings, TextOutputs
+from fletcher.runtime.inputs import Requested
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..errors import FieldError
 from ..models.description import ModelDescription
-from .columns import made_columns, vector_columns, vector_fields
+from .columns import Widths, made_columns, vector_columns, vector_fields
 from .options import ArrowOptions
 
 __all__ = ["DEFAULT_COLUMN", "choose_column", "output_schema", "read_texts", "with_vectors"]
@@ -36,7 +37,7 @@ def choose_column(schema: Any, options: ArrowOptions) -> int:
         columns = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
     except UnicodeDecodeError:
         raise FieldError("a column of the stream has a name that is not UTF-8", None) from None
-    for name in made_columns(options.embed):
+    for name in made_columns(options.embed, options.output):
         if schema.get_all_field_indices(name):
             raise FieldError(f"the stream has a column {name!r} already ({columns}): rename it", name)
     requested = options.column
@@ -91,7 +92,9 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
     return cast(list[str], texts)
 
 
-def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions, space: str) -> Any:
+def output_schema(
+    schema: Any, model: ModelDescription, options: EmbedOptions, space: str, output: Requested = "vectors"
+) -> Any:
     """Return the stream's schema with the vector columns. Its metadata has the model, the space and the options.
 
     Args:
@@ -99,6 +102,7 @@ def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions, s
         model: the model that answers.
         options: options of the vectors.
         space: identifier of the space of the vectors.
+        output: the requested output, or several.
     """
     size = model.dimension if options.dimensions is None else options.dimensions
     normalized = model.normalized if options.normalize is None else options.normalize
@@ -114,17 +118,17 @@ def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions, s
         b"fletcher.model_version": model.version.encode(),
         b"fletcher.time": datetime.now(UTC).isoformat(timespec="seconds").encode(),
     }
-    for field in vector_fields(size, options, nullable=True):
+    for field in vector_fields(Widths(size, output, model.token_dimension), options, nullable=True):
         schema = schema.append(field)
     return schema.with_metadata(metadata)
 
 
-def with_vectors(batch: Any, embeddings: Embeddings, schema: Any) -> Any:
+def with_vectors(batch: Any, embeddings: Embeddings | TextOutputs, schema: Any) -> Any:
     """Return the batch with its vector columns. The vectors are not copied.
 
     Args:
         batch: a `pyarrow.RecordBatch`.
-        embeddings: embeddings of its texts.
+        embeddings: embeddings of its texts, with further outputs if they were requested.
         schema: the schema that `output_schema` returned.
     """
     columns = vector_columns(embeddings, [schema.field(index) for index in range(batch.num_columns, len(schema))])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from fletcher.runtime import Embeddings
+from fletcher.runtime import Embeddings, TextOutputs
 
 from ..errors import FieldError, TooLargeError
 from .batches import choose_column, output_schema, read_texts, with_vectors
@@ -67,7 +68,7 @@ def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list
     return batches, texts, schema.field(column).name
 
 
-def write_arrow(schema: Any, batches: list[Any], embeddings: list[Embeddings]) -> bytes:
+def write_arrow(schema: Any, batches: list[Any], embeddings: Sequence[Embeddings | TextOutputs]) -> bytes:
     """Return an Arrow stream of batches with their vectors.
 
     Args:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from fletcher.runtime.artifact.durable import sync
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
@@ -63,14 +64,13 @@ class LogFile:
         self._mutex = threading.Lock()
         self._next_head = self._next_sync = 0.0
         try:
-            self._lock = _lock(path)
-            self._file = self._open()
-            try:
+            with contextlib.ExitStack() as opened:  # after an error, another attempt must not find the lock taken
+                self._lock = _lock(path)
+                opened.callback(os.close, self._lock)
+                self._file = self._open()
+                opened.callback(os.close, self._file)
                 self.head, cut = self._continue()
-            except BaseException:
-                os.close(self._file)
-                os.close(self._lock)
-                raise
+                opened.pop_all()
         except OSError as error:
             raise InputError(f"--audit {path} cannot be written: {explain(error)}") from error
         if cut:
@@ -133,13 +133,17 @@ class LogFile:
                 return
             self._sync()
             self._tell_head()
-            os.close(self._file)
-            os.close(self._lock)
-            self._file = -1
+            file, self._file = self._file, -1
+            try:
+                os.close(file)
+            finally:
+                os.close(self._lock)
 
     def _rotate(self) -> None:
+        self._sync()  # before the new name: a server that starts after a power cut continues what has it
         with contextlib.suppress(FileNotFoundError):  # moved already, for example before an error
             self._path.rename(self._path.with_name(f"{self._path.name}.{self.head.seq:0{DIGITS}}"))
+            sync(self._path.parent)  # a power cut must not keep the new file and undo the old one's new name
         self._exchange()
 
     def _sync(self) -> None:

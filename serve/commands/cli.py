@@ -9,6 +9,7 @@ from fletcher.runtime.commandline.console import make_app, run
 
 from .audit import audit
 from .bench import bench
+from .cluster import cluster
 from .devices import devices
 from .doctor import doctor
 from .embed import embed
@@ -28,6 +29,7 @@ app.command("embed")(embed)
 app.command("run")(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
+app.add_typer(cluster, name="cluster")
 app.command("devices")(devices)
 app.command("doctor")(doctor)
 app.command("bench")(bench)

@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from fletcher.model_zoo.card import Output
-from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TokenEmbeddings
-from fletcher.runtime.errors import DeadlineError, ServiceError
+from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TextOutputs, TokenEmbeddings
+from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
 from fletcher.runtime.inputs import Pairs, Texts
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.tasks.further_outputs import ORDER
 
 from ..engine.backend import Backend
 from ..engine.embed_request import PLAIN, EmbedRequest
@@ -198,6 +199,38 @@ class AsyncEngine:
         request = _request(texts, input_type, "token_vectors", _terms(priority, client, timeout))
         embeddings: TokenEmbeddings = await self._ask(model, request, timeout)
         return embeddings
+
+    async def embed_outputs(
+        self,
+        texts: str | Sequence[str],
+        outputs: Sequence[Output] = ORDER,
+        options: EmbedOptions = PLAIN,
+        *,
+        model: str | None = None,
+        priority: Priority = "normal",
+        client: str = "",
+        timeout: float | None = None,
+    ) -> TextOutputs:
+        """Return several outputs of one pass, by BGE-M3.
+
+        Args:
+            texts: one text, or several; at least one.
+            outputs: at least two of `vectors`, `sparse` and `token_vectors`.
+            options: options for embedding.
+            model, priority, client, timeout: as for `embed`.
+
+        Raises:
+            FletcherError: as for `embed`.
+        """
+        inputs = Texts((texts,) if isinstance(texts, str) else tuple(texts))
+        requested = tuple(output for output in ORDER if output in outputs)
+        if len(requested) < 2 or set(outputs) - set(ORDER):
+            raise InputError(
+                f"the outputs are {', '.join(outputs) or 'none'}; at least two of {', '.join(ORDER)} are needed"
+            )
+        request = EmbedRequest(inputs, options, requested, _terms(priority, client, timeout))
+        found: TextOutputs = await self._ask(model, request, timeout)
+        return found
 
     async def __aenter__(self) -> Self:
         await self.open()

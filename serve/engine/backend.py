@@ -8,17 +8,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import Output
 from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.canary import Canary, CanaryResult
-from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.inputs import Inputs, Requested
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.counters import EncoderMetrics
 from fletcher.runtime.tasks.task import Task
 from fletcher.runtime.tokenizing.token_details import TextToken
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "close_backend"]
 
 
 class Backend(Protocol):
@@ -29,13 +29,13 @@ class Backend(Protocol):
         """Return the model's description."""
         ...
 
-    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /, *, salt: str = "") -> Task:
+    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Requested, /, *, salt: str = "") -> Task:
         """Tokenize a request whose options `info.check` accepted.
 
         Args:
             inputs: texts, token ids or pairs.
             options: options of embedding.
-            output: the requested output.
+            output: the requested output, or several of one pass.
             salt: cached vectors are found only with the salt with which they were kept.
 
         Raises:
@@ -43,13 +43,15 @@ class Backend(Protocol):
         """
         ...
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool, salt: str = "") -> Task:
+    def prepare_rows(
+        self, encodings: Encodings, output: str | None, /, *, rows: ValueRows | None = None, salt: str = ""
+    ) -> Task:
         """Take rows that another process has tokenized.
 
         Args:
             encodings: the rows, at least one.
             output: name of the graph's output; None is the first.
-            by_token: whether the output has a row of values per token.
+            rows: rows of values that a text has; None is one row.
             salt: as for `prepare`.
 
         Returns:
@@ -91,3 +93,9 @@ class Backend(Protocol):
     def metrics(self) -> EncoderMetrics:
         """Return the counts that the model keeps."""
         ...
+
+
+def close_backend(backend: Backend) -> None:
+    """Close a backend, if it can be closed."""
+    if (close := getattr(backend, "close", None)) is not None:
+        close()

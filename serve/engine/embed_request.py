@@ -11,8 +11,7 @@ from typing import Final
 
 import msgspec
 
-from fletcher.model_zoo.card import Output
-from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.inputs import Inputs, Requested
 from fletcher.runtime.options.embed import EmbedOptions
 
 from .terms import USUAL, Terms
@@ -36,13 +35,14 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     Attributes:
         inputs: texts, token ids, or pairs of a query and documents.
         options: options for embedding.
-        output: the requested output: `vectors`, `scores`, `sparse`, or `token_vectors` (an embedder's token states).
+        output: the requested output: `vectors`, `scores`, `sparse`, or `token_vectors` (an embedder's token states); or
+            several of one pass, for a model that gives them (`ModelInfo.token_dimension`).
         terms: priority, client and deadline.
     """
 
     inputs: Inputs
     options: EmbedOptions = PLAIN
-    output: Output = "vectors"
+    output: Requested = "vectors"
     terms: Terms = USUAL
 
     def refusing_long(self) -> EmbedRequest:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from fletcher.runtime.errors import StoppingError
-from fletcher.runtime.inputs import Pairs, Texts, TokenIds
+from fletcher.runtime.inputs import Pairs, Texts, TokenIds, has_long
 from fletcher.runtime.tasks.task import Task
 
 from ..byte_budget import ByteBudget
@@ -118,9 +118,9 @@ class Engine:
         self._estimate = TokenEstimate()
         self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
-        self._register_metrics()
         self._tokenizers = TurnPool(self._info.workers, "fletcher-tokenize")
         self._workers = BatchWorkers(self.admission, self._backlog, self.failover, metrics, stuck_seconds)
+        self._register_metrics()  # last: a scrape on another thread may read the values at once
 
     def _register_metrics(self) -> None:
         metrics, admission = self.metrics, self.admission
@@ -287,7 +287,7 @@ class Engine:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
                 raise dropped
             task = self.backend.prepare_rows(
-                request.encodings, request.output, by_token=request.by_token, salt=request.terms.salt
+                request.encodings, request.output, rows=request.rows, salt=request.terms.salt
             )
         except BaseException as error:
             self.admission.settle(admitted, error=error)
@@ -310,15 +310,18 @@ class Engine:
             self.metrics.tokenization.observe(ended - started)
             if (price := admitted.price).characters > INLINE_CHARACTERS and len(task.encodings) == price.rows:
                 dropped_tokens = int(task.encodings.dropped.sum())
-                self._estimate.learn(price.characters, price.rows, tokens + dropped_tokens)
+                if not dropped_tokens or not has_long(
+                    request.inputs
+                ):  # of long texts, not all dropped tokens are known
+                    self._estimate.learn(price.characters, price.rows, tokens + dropped_tokens)
             admitted.queued = ended
             if (draft := admitted.draft) is not None:
                 draft.stages.wait += started - admitted.admitted
                 draft.stages.tokenize += ended - started
                 if draft.trace is not None:
                     draft.trace.stage("tokenize", started, ended, {"fletcher.tokens": tokens})
-            if self._max_request_tokens is not None or task.by_token:
-                check_tokens(self._max_request_tokens, tokens, by_token=task.by_token)
+            if self._max_request_tokens is not None or task.rows is not None:
+                check_tokens(self._max_request_tokens, tokens, by_token=task.rows is not None)
             if request.options.splits:
                 check_chunks(request.options, tokens, len(task.encodings))
         except BaseException as error:

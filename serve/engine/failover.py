@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FailingError, ProviderError
+from fletcher.runtime.errors import DeviceMemoryError, FailingError, NotFiniteError, ProviderError
 
 from ..observe.metrics import Metrics
-from .backend import Backend
+from .backend import Backend, close_backend
 from .breaker import Breaker
 
 __all__ = ["Failover"]
@@ -42,6 +42,7 @@ class Failover:
         self.breaker = Breaker()
         self.spare = spare
         self.opened: Backend | None = None
+        self._info = backend.info
         self._dimension = backend.info.dimension
         self._metrics = metrics
         self._lock = threading.Lock()
@@ -64,11 +65,11 @@ class Failover:
 
         Args:
             batch: token ids.
-            output: name of the graph's output; None is the first output.
+            output: name of the graph's output, or of several ones; None is the first output.
             rows: expected number of rows of the values.
 
         Returns:
-            float32, (rows, dimension).
+            float32, (rows, dimension), or (rows, width) for an output of another width.
 
         Raises:
             ProviderError: the values have another shape.
@@ -79,8 +80,10 @@ class Failover:
         else:
             try:
                 values = self.backend.run(batch, output)
-            except Exception:
-                self.breaker.fail()
+            except Exception as error:
+                # Texts of one client that give NaN, or are too long for the device, must not make it refuse the others.
+                if not isinstance(error, NotFiniteError | DeviceMemoryError):
+                    self.breaker.fail()
                 if self.spare is None:
                     raise
                 logger.warning("a batch failed and runs again on the spare device", exc_info=True)
@@ -88,9 +91,10 @@ class Failover:
             else:
                 if self.breaker.failures:
                     self.breaker.succeed()
-        if values.shape != (rows, self._dimension):
+        width = self._dimension if output is None else self._info.width(output)
+        if values.shape != (rows, width):
             raise ProviderError(
-                f"the session returned values of shape {values.shape} instead of {(rows, self._dimension)}: report this, "
+                f"the session returned values of shape {values.shape} instead of {(rows, width)}: report this, "
                 "or choose another variant"
             )
         return values
@@ -110,6 +114,5 @@ class Failover:
             idle: True if no batch runs on it; only then it is closed.
         """
         spare, self.opened, self.spare = self.opened, None, None
-        close = getattr(spare, "close", None)
-        if idle and close is not None:
-            close()
+        if idle and spare is not None:
+            close_backend(spare)

@@ -212,13 +212,13 @@ class OpenRequest:
         Returns:
             All values of the request after its last piece; None before that.
         """
-        by_token = self.task.by_token
+        each = self.task.rows
         with self.lock:
             if self._values is None:
-                count = self.encodings.num_tokens if by_token else len(self.encodings)
+                count = len(self.encodings) if each is None else each.count(self.encodings)
                 self._values = np.empty((count, values.shape[1]), values.dtype)
         # Two pieces do not have a common row, so this does not need the lock.
-        self._values[self.encodings.token_index(rows) if by_token else rows] = values
+        self._values[rows if each is None else each.places(self.encodings, rows)] = values
         with self.lock:
             self._pending_rows -= len(rows)
             return None if self._pending_rows else self._values

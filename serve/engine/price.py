@@ -100,9 +100,28 @@ def price_of(request: EmbedRequest, info: ModelInfo, ratio: float = FIRST_RATIO)
         windows = rows + tokens // step
         tokens = min(tokens * window // step, windows * window)
         vectors += tokens + tokens // options.chunk if options.overflow == "late" else windows
-    elif request.output == "token_vectors":
+    elif request.output == "token_vectors" and not info.token_dimension:
         vectors += tokens
+    elif info.token_dimension and request.output != "vectors":
+        return Price(characters, ids, rows, tokens, 4 * _further_values(request, info, rows, tokens) + 8 * tokens)
     return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+
+
+def _further_values(request: EmbedRequest, info: ModelInfo, rows: int, tokens: int) -> int:
+    """Return the elements that a request of an embedder's further outputs holds.
+
+    A token's weight is a number, and becomes an index and a value. Several outputs are computed as one array, of which the
+    answer's arrays are copies.
+
+    Args:
+        request: the request.
+        info: description of the model.
+        rows: number of texts.
+        tokens: number of their tokens.
+    """
+    names = (request.output,) if isinstance(request.output, str) else request.output
+    widths = {"vectors": rows * info.dimension, "sparse": 3 * tokens, "token_vectors": tokens * info.token_dimension}
+    return (1 if len(names) == 1 else 2) * sum(widths.get(name, 0) for name in names)
 
 
 def answer_bytes(request: EmbedRequest, info: ModelInfo) -> int:
@@ -116,7 +135,11 @@ def answer_bytes(request: EmbedRequest, info: ModelInfo) -> int:
         info: description of the model.
     """
     inputs = request.inputs
-    if request.output == "token_vectors" or request.options.splits:
+    if (
+        request.output == "token_vectors"
+        or request.options.splits
+        or (info.token_dimension and request.output != "vectors")
+    ):
         values = price_of(request, info).memory
     else:
         rows: Sequence[object] = inputs.documents if isinstance(inputs, Pairs) else ()
@@ -144,9 +167,10 @@ def charged_tokens(request: EmbedRequest, info: ModelInfo) -> int:
 
 def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:
     """Return the cost of rows that are tokenized; its tokens are exact."""
-    rows, tokens = len(request.encodings), request.encodings.num_tokens
-    vectors = tokens if request.by_token else rows
-    return Price(0, tokens, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+    encodings = request.encodings
+    rows, tokens = len(encodings), encodings.num_tokens
+    values = (rows if request.rows is None else request.rows.count(encodings)) * info.width(request.output)
+    return Price(0, tokens, rows, tokens, 4 * values + 8 * tokens)
 
 
 def is_bulk(inputs: Inputs) -> bool:

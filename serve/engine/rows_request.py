@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.outputs import ValueRows
 
 from .terms import USUAL, Terms
 
@@ -18,13 +19,13 @@ class RowsRequest:
     Attributes:
         encodings: the rows, at least one.
         output: name of the graph's output; None is the first.
-        by_token: whether the output has a row of values per token.
+        rows: rows of values that a text has; None is one row.
         requests: number of clients' requests that the rows come from.
         terms: priority, client and deadline.
     """
 
     encodings: Encodings
     output: str | None = None
-    by_token: bool = False
+    rows: ValueRows | None = None
     requests: int = 1
     terms: Terms = USUAL

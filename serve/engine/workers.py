@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FletcherError, ProviderError
+from fletcher.runtime.errors import FletcherError, NotFiniteError, ProviderError
 
 from ..observe.metrics import Metrics
 from .admission import Admission
@@ -117,15 +117,13 @@ class BatchWorkers:
         task = pieces[0].request.task
         started = time.perf_counter()
         try:
-            values = self._failover.run(batch, task.output, batch.num_tokens if task.by_token else len(batch))
+            values = self._failover.run(batch, task.output, len(batch) if task.rows is None else task.rows.count(batch))
         except Exception as error:
-            # An error, for example NaN in one row, must fail only the request that causes it, and never the worker. So each
-            # request of the batch is computed alone.
+            # An error, for example NaN in one row, must fail only the request that causes it, and never the worker.
             self._count_failure()
             self._trace(pieces, batch, started, time.perf_counter(), type(error).__name__)
             if len(pieces) > 1:
-                for piece in pieces:
-                    self._compute([piece])
+                self._compute_apart(pieces, error)
                 return
             if not isinstance(error, FletcherError):
                 logger.exception("a batch of %d tokens failed", batch.num_tokens)
@@ -135,12 +133,35 @@ class BatchWorkers:
         start = 0
         for piece in pieces:
             request = piece.request
-            end = start + (piece.encodings.num_tokens if task.by_token else len(piece.encodings))
+            end = start + (len(piece.encodings) if task.rows is None else task.rows.count(piece.encodings))
             if piece.rows is None:
                 self.answer(request, values[start:end])
             elif (all_values := request.fill(piece.rows, values[start:end])) is not None:
                 self.answer(request, all_values)
             start = end
+
+    def _compute_apart(self, pieces: Sequence[Piece], error: Exception) -> None:
+        """Compute the requests of a failed batch again, so that the one that causes the failure fails alone.
+
+        If the error names the rows that cause it, the other requests are computed together, in one batch more. Otherwise each
+        request is computed alone. A request that is cancelled or too late meanwhile is not computed.
+        """
+        groups = [[piece] for piece in pieces]
+        if isinstance(error, NotFiniteError):
+            ends = np.cumsum([len(piece.encodings) for piece in pieces])
+            suspects = set(np.searchsorted(ends, error.rows, side="right").tolist())
+            sound = [piece for number, piece in enumerate(pieces) if number not in suspects]
+            groups = [sound, *(groups[number] for number in sorted(suspects))]
+        for group in groups:
+            now = time.monotonic()
+            wanted = []
+            for piece in group:
+                if (reason := piece.request.reason_to_drop(now)) is not None:
+                    self._admission.settle(piece.request, error=reason)
+                elif not piece.request.settled:
+                    wanted.append(piece)
+            if wanted:
+                self._compute(wanted)
 
     def _count_failure(self) -> None:
         """Count a failed batch. Several workers may fail at the same time."""
@@ -191,6 +212,7 @@ class BatchWorkers:
         if not traces:
             return
         attributes: dict[str, str | int] = {
+            "fletcher.model": self._info.card.name,
             "fletcher.tokens": batch.num_tokens,
             "fletcher.texts": len(batch),
             "fletcher.provider": self._info.provider,

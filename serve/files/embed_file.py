@@ -12,10 +12,12 @@ import numpy as np
 
 from fletcher import __version__
 from fletcher.model_zoo.progress import SILENT, Counter
-from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime import Embeddings, Encoder, TextOutputs
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.inputs import Requested
 from fletcher.runtime.options.embed import EmbedOptions
 
+from ..arrow.columns import Widths
 from .chunks import TextChunk, TextSource
 from .vectors import open_vectors
 
@@ -65,6 +67,7 @@ def embed_file(
     options: EmbedOptions,
     force: bool,
     space: str | None = None,
+    requested: Requested = "vectors",
     progress: Counter = SILENT,
 ) -> EmbedSummary:
     """Embed every text of a source, in its order.
@@ -76,6 +79,7 @@ def embed_file(
         options: options of embedding.
         force: replace `output` if it exists.
         space: identifier of the space that the vectors must have; None accepts every space.
+        requested: the requested output, or several that include the vectors.
         progress: counts texts and tokens.
 
     Raises:
@@ -83,8 +87,8 @@ def embed_file(
             changed.
         OSError: the output cannot be written. `output` is not changed.
     """
-    encoder.info.check(options)  # raise the error before the output is created
-    ours = encoder.info.spaces.of(options)
+    encoder.info.check_request(options, requested)  # raise the error before the output is created
+    ours = encoder.info.spaces.of(options, requested)
     if space not in (None, ours):
         raise InputError(
             f"the vectors would be of the space {ours}, not {space}: vectors of two spaces cannot be compared. "
@@ -93,8 +97,9 @@ def embed_file(
     dimension = options.dimensions or encoder.info.dimension
     started = time.monotonic()
     texts = tokens = truncated = dropped = 0
-    with open_vectors(output, dimension, source.schema, options, _facts(encoder, options, ours), force=force) as writer:
-        for chunk, embeddings in _embedded(encoder, source, options):
+    widths = Widths(dimension, requested, encoder.info.token_dimension)
+    with open_vectors(output, widths, source.schema, options, _facts(encoder, options, ours), force=force) as writer:
+        for chunk, embeddings in _embedded(encoder, source, options, requested):
             counts, cut = embeddings.tokens, embeddings.dropped
             writer.write(chunk, embeddings)
             progress.advance(len(chunk.texts), int(counts.sum()))
@@ -133,8 +138,14 @@ def _facts(encoder: Encoder, options: EmbedOptions, space: str) -> dict[str, str
     }
 
 
-def _embedded(encoder: Encoder, source: TextSource, options: EmbedOptions) -> Iterator[tuple[TextChunk, Embeddings]]:
+def _embedded(
+    encoder: Encoder, source: TextSource, options: EmbedOptions, requested: Requested
+) -> Iterator[tuple[TextChunk, Embeddings | TextOutputs]]:
     """Yield each chunk with its embeddings."""
+    if not isinstance(requested, str):  # the vectors of tokens of one chunk are in memory, not those of three
+        for chunk in source.chunks:
+            yield chunk, encoder.embed_outputs(chunk.texts, requested, options)
+        return
     # The encoder reads ahead on a separate thread. The chunks that it has read wait here for their vectors.
     waiting: deque[TextChunk] = deque()
 

@@ -1,4 +1,4 @@
-"""`InputOptions`: options of an input of texts."""
+"""Options of a file of texts, and of a file of vectors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from fletcher.runtime.inputs import IncludeField
 from fletcher.runtime.options.struct import Options
 
-__all__ = ["InputOptions"]
+__all__ = ["InputOptions", "OutputOptions"]
 
 
 class InputOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -25,3 +26,9 @@ class InputOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     chunk_size: Annotated[
         int, Meta(ge=1, description="Number of texts that are read at a time. A larger number needs more memory.")
     ] = 1024
+
+
+class OutputOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Columns of a file of vectors."""
+
+    include: IncludeField = None

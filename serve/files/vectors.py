@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fletcher.runtime import Embeddings
+from fletcher.runtime import Embeddings, TextOutputs
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.embed import EmbedOptions
 
-from ..arrow.columns import VECTOR_COLUMN, made_columns, vector_columns, vector_fields
+from ..arrow.columns import VECTOR_COLUMN, Widths, made_columns, vector_columns, vector_fields
 from .chunks import TextChunk
 
 __all__ = ["VECTOR_SUFFIXES", "VectorWriter", "open_vectors"]
@@ -35,7 +36,7 @@ ROW_GROUP_BYTES: Final = 32 * 2**20
 class VectorWriter(Protocol):
     """Writer of a file of vectors. It gets the chunks in the order of the file."""
 
-    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
+    def write(self, chunk: TextChunk, embeddings: Embeddings | TextOutputs) -> None:
         """Append a chunk.
 
         Args:
@@ -53,7 +54,7 @@ class VectorWriter(Protocol):
 @contextmanager
 def open_vectors(
     path: Path,
-    dimension: int,
+    dimension: int | Widths,
     carried: pa.Schema,
     options: EmbedOptions,
     facts: Mapping[str, str] = MappingProxyType({}),
@@ -71,7 +72,7 @@ def open_vectors(
 
     Args:
         path: path of the file to write.
-        dimension: number of elements of a vector.
+        dimension: number of elements of a vector, or these and the further outputs.
         carried: schema of the columns beside the texts; a column `id` replaces the row number.
         options: options of the vectors.
         facts: facts about the vectors, such as their space, by name.
@@ -88,7 +89,10 @@ def open_vectors(
         )
     if path.suffix.lower() == ".npy" and options.dtype == "int8":
         raise InputError(f"{path}: a .npy file cannot hold the scales of int8 vectors: write .parquet or .arrow")
-    if taken := set(made_columns(options)) & set(carried.names):
+    widths = Widths(dimension) if isinstance(dimension, int) else dimension
+    if path.suffix.lower() == ".npy" and widths.output != "vectors":
+        raise InputError(f"{path}: a .npy file holds vectors alone: write .parquet or .arrow")
+    if taken := set(made_columns(options, widths.output)) & set(carried.names):
         raise InputError(f"{path}: the input has {', '.join(sorted(taken))}, a name that the output needs")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; create it first")
@@ -101,9 +105,7 @@ def open_vectors(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("xb") as file:
-            writer = _open_writer(
-                path.suffix.lower(), file, _output_schema(dimension, carried, options, facts), options
-            )
+            writer = _open_writer(path.suffix.lower(), file, _output_schema(widths, carried, options, facts), options)
             try:
                 yield writer
                 writer.finish()
@@ -127,12 +129,8 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
 
 def _write_beside(path: Path, facts: Mapping[str, str]) -> None:
     """Write facts about a file of vectors as JSON, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as stream:
+        stream.write(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
 
 
 def _open_writer(suffix: str, file: IO[bytes], schema: pa.Schema, options: EmbedOptions) -> VectorWriter:
@@ -158,7 +156,8 @@ class _NpyWriter:
         shape = (self._rows, self._dimension)
         np.lib.format.write_array_header_1_0(self._file, {"descr": self._dtype, "fortran_order": False, "shape": shape})
 
-    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
+    def write(self, chunk: TextChunk, embeddings: Embeddings | TextOutputs) -> None:
+        assert isinstance(embeddings, Embeddings)  # `open_vectors` refuses further outputs
         self._file.write(np.ascontiguousarray(embeddings.vectors, self._dtype).data)
         self._rows += len(chunk.texts)
 
@@ -202,7 +201,7 @@ class _ParquetWriter:
         self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=False)
         self._waiting: list[pa.RecordBatch] = []
 
-    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
+    def write(self, chunk: TextChunk, embeddings: Embeddings | TextOutputs) -> None:
         self._waiting.append(_output_batch(self._schema, chunk, embeddings))
         if sum(batch.nbytes for batch in self._waiting) >= ROW_GROUP_BYTES:
             self._flush()
@@ -229,7 +228,7 @@ class _ArrowWriter:
         self._schema = schema
         self._writer = pa.ipc.new_file(file, schema)
 
-    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
+    def write(self, chunk: TextChunk, embeddings: Embeddings | TextOutputs) -> None:
         self._writer.write_batch(_output_batch(self._schema, chunk, embeddings))
 
     def finish(self) -> None:
@@ -239,14 +238,14 @@ class _ArrowWriter:
         """Do nothing: the writer writes only when it is called."""
 
 
-def _output_schema(dimension: int, carried: pa.Schema, options: EmbedOptions, facts: Mapping[str, str]) -> pa.Schema:
+def _output_schema(widths: Widths, carried: pa.Schema, options: EmbedOptions, facts: Mapping[str, str]) -> pa.Schema:
     id_field = carried.field("id") if "id" in carried.names else pa.field("id", pa.int64(), nullable=False)
-    fields = [id_field, pa.field("text", pa.string(), nullable=False), *vector_fields(dimension, options)]
+    fields = [id_field, pa.field("text", pa.string(), nullable=False), *vector_fields(widths, options)]
     metadata = {f"fletcher.{name}": value for name, value in facts.items()}
     return pa.schema([*fields, *(field for field in carried if field.name != "id")], metadata=metadata or None)
 
 
-def _output_batch(schema: pa.Schema, chunk: TextChunk, embeddings: Embeddings) -> pa.RecordBatch:
+def _output_batch(schema: pa.Schema, chunk: TextChunk, embeddings: Embeddings | TextOutputs) -> pa.RecordBatch:
     carried = chunk.carried.schema.names
     fields = [field for field in schema if field.name not in ("id", "text", *carried)]
     columns = vector_columns(embeddings, fields)

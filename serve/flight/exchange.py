@@ -21,7 +21,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.flight as fl
 
-from fletcher.runtime import Embeddings
+from fletcher.runtime import Embeddings, TextOutputs
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, StoppingError
 from fletcher.runtime.inputs import Texts
 
@@ -32,7 +32,7 @@ from ..engine.fairness.read_ahead import ReadAhead
 from ..engine.terms import Terms
 from ..errors import UnknownModelError
 from ..models.description import ModelDescription
-from ..models.registry import Models
+from ..models.registry import ANSWERED_BY, Models
 from ..models.spaces import require_space
 from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
@@ -62,7 +62,7 @@ class _Pending:
     schema: Any
     ipc: Any
     version: ModelVersion
-    future: Future[Embeddings]
+    future: Future[Embeddings | TextOutputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +196,8 @@ class Exchange:
             self._draft.bytes_in += size
             self._bounds.check(size, "record batch")
             row_bytes = 4 * served.dimension * chunk.data.num_rows
+            if options.include is not None:  # a token has at most about one byte of text
+                row_bytes += 4 * (served.token_dimension + 3) * min(size, served.max_tokens * chunk.data.num_rows)
             if not self._bounds.hold_part(held := BATCH_COPIES * size + row_bytes, lambda: self._ended):
                 return
             self._held.append(held)
@@ -215,22 +217,22 @@ class Exchange:
         Raises:
             SpaceError: the vectors would be of another space than the client accepts.
         """
-        request = EmbedRequest(Texts(()), options.embed, terms=self._terms)
-        version = self._models.pick(options.model, request=request)
+        request = EmbedRequest(Texts(()), options.embed, options.output, terms=self._terms)
+        version = self._models.pick(options.model, ANSWERED_BY[options.output], request)
         if self._terms.spaces:
             require_space(version, request)
         self._ahead = ReadAhead(version.info)
-        space = version.spaces.of(options.embed)
+        space = version.spaces.of(options.embed, options.output)
         self._terms = self._terms.within(space)
-        return version.description, output_schema(schema, version.description, options.embed, space)
+        return version.description, output_schema(schema, version.description, options.embed, space, options.output)
 
     def _submit(
         self, texts: list[str], options: ArrowOptions, name: str | None
-    ) -> tuple[ModelVersion, Future[Embeddings]]:
+    ) -> tuple[ModelVersion, Future[Embeddings | TextOutputs]]:
         """Submit one batch. If the queue is full, the batch waits for room."""
-        request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=self._terms)
+        request = EmbedRequest(Texts(tuple(texts)), options.embed, options.output, terms=self._terms)
         if (permit := caller_of(self._context).permit) is not None:
-            self._pause(charge(permit, request, self._models.pick(name)))
+            self._pause(charge(permit, request, self._models.pick(name, ANSWERED_BY[options.output])))
         self._terms = self._terms.at(self._terms.part + 1)
         try:
             return self._models.submit_blocking(name, request, self._draft)
@@ -313,7 +315,7 @@ class Exchange:
                 self._unanswered -= 1
 
 
-def wait(future: Future[Embeddings], context: Any, deadline: float | None) -> Embeddings:
+def wait(future: Future[Embeddings | TextOutputs], context: Any, deadline: float | None) -> Embeddings | TextOutputs:
     """Wait for an answer until the deadline, or until the client disconnects.
 
     gRPC cancels a call after the deadline that the client gave to gRPC.

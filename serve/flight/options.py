@@ -7,7 +7,7 @@ import msgspec
 from ..arrow.options import ArrowOptions
 from ..errors import FieldError
 from ..json_bodies import decode
-from ..models.registry import Models
+from ..models.registry import ANSWERED_BY, Models
 
 __all__ = ["read_options", "read_ticket"]
 
@@ -73,5 +73,5 @@ def check_options(options: ArrowOptions, models: Models) -> None:
         InputError: the model does not support an option.
         UnknownModelError: the server has no model of that name.
     """
-    version = models.pick(options.model)
-    (version.engine or version.wake()).backend.info.check(options.embed)
+    version = models.pick(options.model, ANSWERED_BY[options.output])
+    (version.engine or version.wake()).backend.info.check_request(options.embed, options.output)

@@ -14,7 +14,7 @@ import msgspec
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError, InputError, OptionError
-from fletcher.runtime.inputs import Inputs, TokenIds
+from fletcher.runtime.inputs import Inputs, Requested, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ..access.permit import Permit
@@ -294,7 +294,7 @@ class Call:
         name: str | None,
         inputs: Inputs,
         options: EmbedOptions = PLAIN,
-        output: Output = "vectors",
+        output: Requested = "vectors",
         *,
         terms: Terms | None = None,
         first: int = 0,
@@ -305,7 +305,7 @@ class Call:
             name: name of the model; None for the first model with the requested output.
             inputs: texts, token ids, or pairs.
             options: options for embedding.
-            output: the requested output.
+            output: the requested output, or several of one pass.
             terms: terms of a part of a stream. Default: the terms of the call; a large request is a bulk request if it names
                 no class.
             first: index of the first input in the request, if the inputs are a part of it.

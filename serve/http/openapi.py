@@ -166,7 +166,7 @@ def _operation(
 def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
     """Yield the parameters in the path, query and headers of a route."""
     if "{" in route.path:
-        name = route.path.partition("{")[2].rstrip("}")
+        name = route.path.partition("{")[2].partition("}")[0]
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     if doc.query is not None:
         schema, components = msgspec.json.schema_components([doc.query])

@@ -48,6 +48,9 @@ UNREAD_SECONDS: Final = 60.0
 #: Answer to bytes that are not HTTP, which is uvicorn's.
 INVALID: Final = "Invalid HTTP request received."
 
+#: Versions that are answered.
+VERSIONS: Final = frozenset({"1.0", "1.1"})
+
 #: Headers that say where a message ends.
 FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -150,8 +153,18 @@ class Protocol(HttpToolsProtocol):
             self.scope["extensions"] = {EXTENSION: {"name": self._certificate}}
 
     def on_headers_complete(self) -> None:
-        """Begin a request, or let it wait for the one before."""
+        """Begin a request, or let it wait for the one before.
+
+        Raises:
+            ValueError: the request has no `Host` or several (RFC 9112 section 3.2), or is of another version. The parser
+                makes of it an error as of any other malformed request.
+        """
         self._in_head = False
+        names, version = [name for name, _ in self.headers], self.parser.get_http_version()
+        if names.count(b"host") != 1 and (version != "1.0" or b"host" in names):
+            raise ValueError("a request needs one Host")
+        if version not in VERSIONS:
+            raise ValueError("the version of HTTP is neither 1.0 nor 1.1")
         self._framing_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()

@@ -144,6 +144,8 @@ class LongbowDoor:
                 "chunk": 0,
                 "trace": draft.id,
             }
+            if draft.trace is not None:
+                head["traceparent"] = draft.trace.parent
             unit, mark = self._next_unit()
             begin = metadata_head(mark, head)
             metadata = [begin + _metadata_tail(document) for document in chosen]
@@ -155,7 +157,11 @@ class LongbowDoor:
                 texts.texts,
                 metadata,
             )
+            started = time.perf_counter()
             self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
+            if draft.trace is not None:
+                attributes: dict[str, str | int] = {"fletcher.dataset": dataset, "fletcher.texts": len(rows)}
+                draft.trace.stage("longbow", started, time.perf_counter(), attributes)
             tokens = int(embeddings.tokens.sum())
             return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens, space)
 

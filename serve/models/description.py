@@ -41,6 +41,8 @@ class ModelDescription:
         similarity: function that the model's authors compare its vectors with; None if they name none.
         space: identifier of the space of its vectors.
         bounds: how far two vectors of the space may differ; None if nothing states it.
+        further: outputs that the model gives besides `output`, also in the same request (BGE-M3).
+        token_dimension: length of the vectors of tokens among them; 0 if there are none.
     """
 
     name: str
@@ -62,6 +64,8 @@ class ModelDescription:
     similarity: Similarity | None = None
     space: str = ""
     bounds: Bounds | None = None
+    further: frozenset[Output] = frozenset()
+    token_dimension: int = 0
 
     @classmethod
     def of(
@@ -97,4 +101,6 @@ class ModelDescription:
             similarity=card.similarity or None,
             space=info.space.id,
             bounds=info.bounds,
+            further=frozenset(info.outputs[1:] if info.token_dimension else ()),
+            token_dimension=info.token_dimension,
         )

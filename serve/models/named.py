@@ -48,6 +48,10 @@ class NamedModel:
         """Return the output of the model."""
         return self.answering[0].description.output
 
+    def gives(self, outputs: Sequence[Output]) -> bool:
+        """Return whether the model has one of the outputs."""
+        return self.output in outputs or not self.answering[0].description.further.isdisjoint(outputs)
+
     def choose(self) -> ModelVersion:
         """Return a version that answers, chosen at random by weight."""
         if len(self.answering) == 1:

@@ -23,6 +23,7 @@ import msgspec
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, StoppingError
+from fletcher.runtime.inputs import Requested
 
 from ..engine.answering import AnsweringEngine
 from ..engine.backend import Backend
@@ -48,12 +49,19 @@ __all__ = ["ANSWERED_BY", "VECTORS", "Models"]
 logger = logging.getLogger("fletcher.serve.models.registry")
 
 #: Outputs of the models that can answer a request, by the requested output. An embedder also gives the states of its tokens.
-ANSWERED_BY: Mapping[Output, tuple[Output, ...]] = MappingProxyType(
+#: A request of several outputs goes to a model that has the first one besides vectors.
+ANSWERED_BY: Mapping[Requested, tuple[Output, ...]] = MappingProxyType(
     {
         "vectors": ("vectors",),
         "scores": ("scores",),
         "sparse": ("sparse",),
         "token_vectors": ("vectors", "token_vectors"),
+        ("sparse",): ("sparse",),
+        ("token_vectors",): ("token_vectors",),
+        ("vectors", "sparse"): ("sparse",),
+        ("vectors", "token_vectors"): ("token_vectors",),
+        ("sparse", "token_vectors"): ("sparse",),
+        ("vectors", "sparse", "token_vectors"): ("sparse",),
     }
 )
 VECTORS = ANSWERED_BY["vectors"]
@@ -112,6 +120,8 @@ class Models:
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._stopping = self._leaving = False
+        #: True if the records of requests keep their texts, for the audit log.
+        self.keeps_texts = False
         #: Called after a change of the versions and before the old ones stop; it may wait for those who still use them.
         self.on_change: Callable[[], None] = lambda: None
         self._shadows = Shadows(self.metrics)
@@ -179,7 +189,7 @@ class Models:
         if isinstance(entry, NamedModel):
             entry = entry.answering[0] if len(entry.answering) == 1 else _choose(entry, request)
         served = entry.description
-        if served.output not in outputs:
+        if served.output not in outputs and served.further.isdisjoint(outputs):
             raise InputError(f"{served.name} returns {_words([served.output])}, but this route needs {_words(outputs)}")
         return entry
 
@@ -193,12 +203,13 @@ class Models:
         if self._default is None or (version and model in self._table):
             return self.find(name)
         entry = self.find(self._default)
-        output = entry.output if isinstance(entry, NamedModel) else entry.description.output
-        return entry if output in outputs else self._first(outputs)
+        served = entry.answering[0].description if isinstance(entry, NamedModel) else entry.description
+        gives = served.output in outputs or not served.further.isdisjoint(outputs)
+        return entry if gives else self._first(outputs)
 
     def _first(self, outputs: Sequence[Output]) -> NamedModel:
         for model in self._named:
-            if model.output in outputs:
+            if model.gives(outputs):
                 return model
         raise UnknownModelError(f"no model of this server returns {_words(outputs)}")
 
@@ -235,6 +246,8 @@ class Models:
                 raise
             return None
         rows = isinstance(request, RowsRequest)
+        if self.keeps_texts and draft is not None and isinstance(request, EmbedRequest):
+            draft.keep(request.inputs)
         if not rows:  # the front that tokenized rows has counted their requests
             self._requests(version.spec.name, version.spec.version).inc()
         model = self._table.get(version.spec.name)

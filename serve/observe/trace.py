@@ -41,6 +41,11 @@ class Trace:
         self.id = otel.format_trace_id(span.get_span_context().trace_id)
         self._context = otel.set_span_in_context(span)
 
+    @property
+    def parent(self) -> str:
+        """The span in W3C's format of `traceparent`, for what the request writes elsewhere."""
+        return f"00-{self.id}-{otel.format_span_id(self.span.get_span_context().span_id)}-01"
+
     def stage(
         self,
         name: str,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry import trace as otel
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -45,7 +45,7 @@ class Tracing:
         self._tracer = provider.get_tracer("fletcher.serve", __version__)
 
     @classmethod
-    def to(cls, url: str) -> Self:
+    def to(cls, url: str, instance: str) -> Self:
         """Return a `Tracing` that sends spans to a collector by OTLP over HTTP. A thread of the SDK sends them in batches.
 
         The environment variables of the SDK (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_HEADERS`, …)
@@ -53,6 +53,7 @@ class Tracing:
 
         Args:
             url: URL of the collector, such as `http://127.0.0.1:4318`.
+            instance: name of the server among the servers of a cluster; OTEL_RESOURCE_ATTRIBUTES has priority over it.
 
         Raises:
             InputError: the URL is not an HTTP URL.
@@ -60,8 +61,10 @@ class Tracing:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"--otlp is {url!r}: give the collector's URL, such as http://127.0.0.1:4318")
-        name = {} if "OTEL_SERVICE_NAME" in os.environ else {SERVICE_NAME: "fletcher"}
-        provider = TracerProvider(resource=Resource.create(name))
+        names: dict[str, AttributeValue] = {} if "OTEL_SERVICE_NAME" in os.environ else {SERVICE_NAME: "fletcher"}
+        if SERVICE_INSTANCE_ID not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+            names[SERVICE_INSTANCE_ID] = instance
+        provider = TracerProvider(resource=Resource.create(names))
         endpoint = url if parts.path.strip("/") else url.rstrip("/") + OTLP_PATH
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
         return cls(provider)
@@ -82,9 +85,14 @@ class Tracing:
         return Trace(self._tracer, span) if span.is_recording() else None
 
     def end(self, record: RequestRecord) -> None:
-        """End the span of a finished request. It gets the class of an error, but not the message, which may quote a text."""
+        """End the span of a finished request. It gets the model that answered, and the class of an error, but not the
+        message, which may quote a text.
+        """
         if (trace := record.trace) is None:
             return
+        if record.model:
+            names = {"fletcher.model": record.model, "fletcher.version": record.version, "fletcher.space": record.space}
+            trace.span.set_attributes({name: value for name, value in names.items() if value})
         span, error = trace.span, "left" if record.status == "left" else record.error
         if error is not None:
             span.set_attribute("error.type", error)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from fletcher.serve.cluster.config import MODEL_HEADER
+
 from .tooling import CHART, helm_path, ran, tool
 
 #: Values without which the chart refuses to render.
@@ -43,10 +45,16 @@ ALL: dict[str, Any] = {
     },
 }
 ANONYMOUS: dict[str, Any] = {**NEEDED, "keys": {}, "allowAnonymous": True, "flight": {"enabled": False}}
+GATEWAY: dict[str, Any] = {
+    **NEEDED,
+    "models": [*NEEDED["models"], {"path": "s3://models/next", "name": "minilm", "version": "2"}],
+    "gateway": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["embed.example.org"]},
+}
+URLS: dict[str, Any] = {"models": [{"path": "s3://models/prod.json", "name": "minilm"}], "keys": NEEDED["keys"]}
 KEDA: dict[str, Any] = {**NEEDED, "autoscaling": {"kind": "keda", "minReplicas": 1}}
 
 #: Kinds of the cluster's extensions, for which `kubernetes-validate` has no schema.
-EXTENSIONS = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
+EXTENSIONS = {"ScaledObject", "ServiceMonitor", "PrometheusRule", "HTTPRoute", "GRPCRoute"}
 
 
 def rendered(values: dict[str, Any], folder: Path) -> tuple[int, str, str]:
@@ -100,6 +108,9 @@ def test_helm_finds_no_fault(tmp_path: Path) -> None:
         ({"artifacts": {}}, "artifacts: name a volume"),
         ({"monitoring": {"serviceMonitor": True}}, "monitoring.keySecret"),
         ({"bulk": {"enabled": True}}, "bulk.args"),
+        ({"gateway": {"enabled": True}}, "gateway.parentRefs"),
+        ({"gateway": {**GATEWAY["gateway"], "hostname": "x"}}, "'hostname' not allowed"),
+        ({"models": [{"path": "a"}], "gateway": GATEWAY["gateway"]}, "models.name"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(values: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -180,3 +191,28 @@ def test_keda_asks_for_the_queue_of_this_release(tmp_path: Path) -> None:
     trigger = objects(KEDA, tmp_path)["ScaledObject/web-fletcher"]["spec"]["triggers"][0]
     assert trigger["type"] == "prometheus"
     assert 'namespace="ml",service="web-fletcher"' in trigger["metadata"]["query"]
+
+
+def test_routes_of_the_gateway_name_the_models_and_the_services_of_the_release(tmp_path: Path) -> None:
+    found = objects(GATEWAY, tmp_path)
+    (rule,) = found["HTTPRoute/web-fletcher"]["spec"]["rules"]
+    assert [match["headers"][0]["value"] for match in rule["matches"]] == ["minilm", "a", "b"]
+    assert {match["headers"][0]["name"].lower() for match in rule["matches"]} == {MODEL_HEADER}
+    (backend,) = rule["backendRefs"]
+    ports = {port["port"] for port in found[f"Service/{backend['name']}"]["spec"]["ports"]}
+    assert backend["port"] in ports
+    (rule,) = found["GRPCRoute/web-fletcher"]["spec"]["rules"]
+    assert [match["headers"][0]["value"] for match in rule["matches"]] == ["minilm", "a", "b"]
+    (backend,) = rule["backendRefs"]
+    (port,) = found[f"Service/{backend['name']}"]["spec"]["ports"]
+    assert (port["port"], port["appProtocol"]) == (backend["port"], "kubernetes.io/h2c")
+    default = objects({**GATEWAY, "gateway": {**GATEWAY["gateway"], "default": True}}, tmp_path)
+    (rule,) = default["HTTPRoute/web-fletcher"]["spec"]["rules"]
+    assert rule["matches"][-1] == {"path": {"type": "PathPrefix", "value": "/"}}
+
+
+def test_a_model_by_url_needs_no_volume_of_artifacts(tmp_path: Path) -> None:
+    table = tomllib.loads(objects(URLS, tmp_path)["ConfigMap/web-fletcher"]["data"]["fletcher.toml"])
+    assert table["models"][0]["path"] == "s3://models/prod.json"
+    table = tomllib.loads(objects(GATEWAY, tmp_path)["ConfigMap/web-fletcher"]["data"]["fletcher.toml"])
+    assert [model["path"] for model in table["models"]] == ["/artifacts/minilm", "s3://models/next"]

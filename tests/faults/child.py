@@ -15,8 +15,9 @@ from fletcher.runtime.errors import DeadlineError
 from fletcher.serve.models.loads import Loads
 
 from .library import Faults, Kind
-from .operations import OPERATIONS, Operation
+from .operations import Operation
 from .replay import HEAD as MARK
+from .table import OPERATIONS
 
 #: Seconds that a load may take whose files do not answer.
 LOAD_SECONDS = 2.0

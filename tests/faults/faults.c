@@ -160,7 +160,7 @@ ssize_t write(int descriptor, const void *data, size_t size) {
     REAL(write);
     if (!tracked(descriptor)) return real(descriptor, data, size);
     if (fails(WRITE, &size)) return -1;
-    off_t at = lseek(descriptor, 0, SEEK_CUR);
+    off_t at = lseek(descriptor, 0, fcntl(descriptor, F_GETFL) & O_APPEND ? SEEK_END : SEEK_CUR);
     ssize_t done = real(descriptor, data, size);
     if (done > 0) note('w', names[descriptor], data, done, at);
     return done;

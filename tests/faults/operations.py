@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder, LoadOptions
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Manifest
 from fletcher.runtime.artifact.writing import new_artifact, write_manifest
 from fletcher.runtime.errors import FletcherError
 from fletcher.serve.access.keys_file import add_key, read_keys, remove_key
@@ -21,7 +22,19 @@ from fletcher.serve.longbow.journal.journal import Entry, Journal
 
 from .library import Kind
 
-__all__ = ["OPERATIONS", "Operation"]
+__all__ = [
+    "AddKey",
+    "CheckArtifact",
+    "Export",
+    "FirstKey",
+    "KeepJournal",
+    "LoadModel",
+    "NewArtifact",
+    "Operation",
+    "RemoveKey",
+    "ReplaceArtifact",
+    "with_license",
+]
 
 
 class Operation(ABC):
@@ -117,6 +130,12 @@ class RemoveKey(AddKey):
         assert names == ["old"] or (names == ["old", "gone"] and not (succeeded and durable)), names
 
 
+def with_license(artifact: Path) -> Manifest:
+    """Return the manifest of an artifact with another license."""
+    manifest = Artifact.open(artifact).manifest
+    return msgspec.structs.replace(manifest, card=msgspec.structs.replace(manifest.card, license="MIT"))
+
+
 class NewArtifact(Operation):
     """Writing of an artifact where there is none."""
 
@@ -126,15 +145,11 @@ class NewArtifact(Operation):
     def prepare(self, folder: Path) -> None:
         pass
 
-    def _manifest(self) -> object:
-        manifest = Artifact.open(self.source).manifest
-        return msgspec.structs.replace(manifest, card=msgspec.structs.replace(manifest.card, license="MIT"))
-
     def run(self, folder: Path) -> None:
         with new_artifact(folder / "artifact") as temporary:
             for file in Artifact.open(self.source).manifest.files:
                 (temporary / file).write_bytes((self.source / file).read_bytes())
-            write_manifest(temporary, self._manifest())  # type: ignore[arg-type]
+            write_manifest(temporary, with_license(self.source))
 
     def judge(self, folder: Path, *, succeeded: bool, durable: bool = True) -> None:
         path = folder / "artifact"
@@ -269,17 +284,3 @@ class KeepJournal(Operation):
     def repeat(self, folder: Path) -> None:
         self.run(folder)
         self.judge(folder, succeeded=True)
-
-
-#: The operations by name.
-OPERATIONS: dict[str, type[Operation]] = {
-    "add-key": AddKey,
-    "first-key": FirstKey,
-    "remove-key": RemoveKey,
-    "new-artifact": NewArtifact,
-    "replace-artifact": ReplaceArtifact,
-    "check-artifact": CheckArtifact,
-    "journal": KeepJournal,
-    "load": LoadModel,
-    "export": Export,
-}

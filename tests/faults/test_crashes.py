@@ -11,11 +11,27 @@ from pathlib import Path
 import pytest
 
 from .library import SOURCE, build, environment
-from .operations import OPERATIONS, Operation
+from .operations import Operation
 from .replay import States, read_record
+from .table import OPERATIONS
 
 #: Operations that write.
-WRITING = ["add-key", "first-key", "remove-key", "new-artifact", "replace-artifact", "journal"]
+WRITING = [
+    "add-key",
+    "first-key",
+    "remove-key",
+    "new-artifact",
+    "replace-artifact",
+    "journal",
+    "fetch",
+    "fetch-again",
+    "pull",
+    "remember",
+    "audit",
+    "calibrate",
+    "new-file",
+    "new-folder",
+]
 
 #: Largest number of states after power cuts that the usual run judges.
 FEW = 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,12 @@ def test_it_travels_to_other_processes(tiny: Tiny) -> None:
     assert again == embedder
     assert again.encoder is embedder.encoder  # loaded once in this process
     close(again(pa.table({"words": TEXTS, "text": TEXTS}))["vector"].to_pylist(), tiny.queries)
+
+
+def test_the_source_may_be_a_url(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path))
+    embedder = TableEmbedder(f"file://{tiny.embedder}", load=LOAD)
+    close(embedder(pa.table({"text": TEXTS}))["vector"].to_pylist(), tiny.documents)
 
 
 def test_lists_have_any_length_for_spark(tiny: Tiny) -> None:

@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.canary import Canary, CanaryResult
-from fletcher.runtime.errors import InputError, ProviderError
-from fletcher.runtime.inputs import Inputs, Pairs, Texts, TokenIds
+from fletcher.runtime.errors import InputError, NotFiniteError
+from fletcher.runtime.inputs import Inputs, Pairs, Requested, Texts, TokenIds
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.counters import DeviceMetric, EncoderMetrics
@@ -147,7 +148,7 @@ class FakeEncoder:
         dropped = np.array([len(row) - len(short) for row, short in zip(rows, cut, strict=True)], np.int32)
         return Encodings(encodings.ids, encodings.offsets, dropped)
 
-    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /, *, salt: str = "") -> Task:
+    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Requested, /, *, salt: str = "") -> Task:
         if output != "vectors" or isinstance(inputs, Pairs):
             raise InputError("fake-model gives vectors of texts alone")
         if options.splits:
@@ -165,8 +166,10 @@ class FakeEncoder:
             refuse_long(encodings, self.info.card)
         return Task(encodings, None, partial(finish_rows, encodings, None, self.info.card, options))
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool, salt: str = "") -> Task:
-        return Task(encodings, output, lambda values: values, by_token)
+    def prepare_rows(
+        self, encodings: Encodings, output: str | None, /, *, rows: ValueRows | None = None, salt: str = ""
+    ) -> Task:
+        return Task(encodings, output, lambda values: values, rows)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         self.gate.wait()
@@ -177,8 +180,8 @@ class FakeEncoder:
             raise self.fails
         rows = [batch.ids[start:end].tolist() for start, end in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
         if self._poison in rows:
-            row = rows.index(self._poison)
-            raise ProviderError(f"the session gave NaN or infinity for row {row} of a batch of {len(rows)}")
+            bad = [number for number, row in enumerate(rows) if row == self._poison]
+            raise NotFiniteError(bad, f"the session gave NaN or infinity for row {bad[0]} of a batch of {len(rows)}")
         return np.stack([vector_of(row) for row in rows])
 
     def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:

@@ -149,6 +149,7 @@ BY_MODEL_5: Mapping[str, str] = MappingProxyType(
         **{model: name for model, name in BY_MODEL_4.items() if model != "llama"},
         "distilbert": "BertTokenizer",
         "gte": "XLMRobertaTokenizer",
+        "jina_embeddings_v3": "XLMRobertaTokenizer",
         "mistral": "TokenizersBackend",
         "modernbert": "TokenizersBackend",
     }

@@ -11,31 +11,17 @@ from typing import Any
 
 __all__ = ["NEAREST", "explain_nearest"]
 
-_DISENTANGLED = (
-    "its scores have two more products, of contents with projected relative positions (disentangled attention)"
-)
-
 #: Nearest family, and what differs, by `model_type`.
 NEAREST: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "big_bird": (
-            "bert",
-            "beyond some length its attention is sparse: blocks in a window, random blocks, global ones",
-        ),
-        "convbert": ("bert", "half of its heads are convolutions whose kernels the input makes"),
         "data2vec-text": ("roberta", "the same layers; its files have another prefix and model type"),
-        "deberta": ("bert", _DISENTANGLED),
-        "deberta-v2": ("bert", _DISENTANGLED),
+        "deberta": ("deberta-v2", "its query, key and value are one product, and its distances have no ranges"),
         "ernie": ("bert", "its embeddings have a table of tasks"),
         "esm": ("roberta", "its norms are before each part, and its positions are rotary or learned by configuration"),
         "ernie_m": ("bert", "its norms and its positions are those of another order"),
         "funnel": ("bert", "it shortens the text between blocks of layers, and its positions are relative"),
         "ibert": ("roberta", "its products are computed with whole numbers"),
         "layoutlm": ("bert", "its embeddings have positions on a page"),
-        "longformer": (
-            "roberta",
-            "its attention is a window with a few global tokens, which have projections of their own",
-        ),
         "longt5": ("t5", "its attention is local, with global tokens that are means of blocks"),
         "luke": ("roberta", "it has tokens of entities beside those of words"),
         "megatron-bert": ("bert", "its norms are before each part, and one is after the last layer"),

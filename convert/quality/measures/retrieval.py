@@ -14,7 +14,7 @@ from ..packages import require_pytrec_eval
 from ..results import Retrieval
 from .geometry import alignment
 
-__all__ = ["RetrievalTask", "describe_retrieval", "evaluate", "run_of"]
+__all__ = ["RetrievalTask", "describe_retrieval", "evaluate", "evaluate_each", "run_of"]
 
 #: Documents of a run: the recall of the first hundred needs so many.
 DEPTH = 100
@@ -114,3 +114,23 @@ def evaluate(judgments: Mapping[str, Mapping[str, int]], run: Mapping[str, Mappi
         name: float(np.mean([one[name] for one in results])) for name in ("ndcg_cut_10", "recall_10", "recall_100")
     }
     return figures | {"mrr_10": float(np.mean([one["recip_rank"] for one in ranks]))}
+
+
+def evaluate_each(
+    judgments: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Return trec_eval's `ndcg_cut_10` of each query.
+
+    Args:
+        judgments: relevance by document id, by query id; every query of the run has a judgment.
+        run: scores by document id, by query id.
+
+    Raises:
+        MissingPackageError: pytrec_eval is not installed.
+    """
+    require_pytrec_eval()
+    import pytrec_eval
+
+    judged = {query: dict(judgments[query]) for query in run}
+    results = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10"}).evaluate(dict(run))
+    return {query: float(found["ndcg_cut_10"]) for query, found in results.items()}

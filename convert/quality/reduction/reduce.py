@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime.artifact.durable import new_folder
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.model_info import require_output
@@ -150,7 +148,7 @@ def reduce_artifact(
     projection = _fit(fitted, original, card, options)
     length = len(projection.weight)
     progress.line(f"writing the checkpoint with {length} dimensions")
-    with _new_folder(checkpoint) as temporary:
+    with new_folder(checkpoint) as temporary:
         write_reduced(checkout, card, projection, temporary)
     shorter = [one for one in lengths_to_try(length, ()) if one < length]
     exported = export(
@@ -275,20 +273,6 @@ def _check_projected(found: NDArray[np.float32], expected: NDArray[np.float32], 
             f"the vectors of {path} differ from the projected ones of the original artifact (cosine {worst:.6f}): do not "
             "use it, and report this as a defect of Fletcher"
         )
-
-
-@contextlib.contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.chmod(0o755)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _version(like: str | None) -> TokenizerLike | None:

@@ -24,6 +24,7 @@ from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
 from ...precision import FP32, Float, Precision
+from ..shared.disentangled import Skew, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import (
@@ -177,9 +178,10 @@ def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int
         name: _emit_table(graph, rotary, min(architecture.max_positions, LARGEST_SIDE), length)
         for name, rotary in rotaries_of(architecture).items()
     }
+    skew = _skew(graph, architecture, length)
     different = biased_attentions(architecture)
     if not different:
-        return Positions(tables, {})
+        return Positions(tables, {}, skew)
     steps = graph.weight(constant(f"steps.s{length}", np.arange(length, dtype=np.float32)))
     query = graph.node("Unsqueeze", [steps, graph.constant([1])], "positions/query")
     ahead = graph.node("Sub", [steps, query], "positions/ahead")  # key - query, (length, length)
@@ -190,7 +192,35 @@ def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int
         key: _emit_bias(graph, part, length, distances, f"positions/bias.{index}")
         for index, (key, part) in enumerate(different.items())
     }
-    return Positions(tables, biases)
+    return Positions(tables, biases, skew)
+
+
+def _skew(graph: GraphBuilder, architecture: Architecture, length: int) -> Skew | None:
+    """Return the way to place scores by content and distance, with tables of ordered rows; None without such scores."""
+    disentangled = find_disentangled(architecture)
+    if disentangled is None:
+        return None
+    middle = (len(disentangled.rows) - 1) // 2  # place of the distance 0
+    distances = np.clip(np.arange(-length, length), -middle, middle)  # the first one is in a column that is cut off
+    orders = {
+        order: np.array(disentangled.rows)[places]
+        for order, places in (("ahead", middle - distances), ("behind", middle + distances))
+    }
+
+    def cut(table: Weight, order: str) -> str:
+        heads, _, size = table.shape
+        rows = orders[order]
+        shape = (heads, 2 * length, size)
+        return graph.weight(Weight(f"{table.name}.s{length}", shape, lambda: table.load()[:, rows]))
+
+    heads = architecture.attentions[0].num_heads
+    return Skew(
+        ahead=lambda table, _: cut(table, "ahead"),
+        behind=lambda table, _: cut(table, "behind"),
+        tall=graph.constant([1, heads, 2 * length, length]),
+        wide=graph.constant([1, heads, length, 2 * length - 1]),
+        longest=graph.constant([length]),
+    )
 
 
 def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, length: int) -> tuple[str, str]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from ...architecture import Attention
+from collections.abc import Mapping
+
+from ...architecture import Attention, Window
 from ...graph.builder import GraphBuilder
 from ..shared.blocks import emit_linear
+from ..shared.convolutions import emit_span_convolution
+from ..shared.disentangled import emit_by_distance
 from ..shared.positions import CAUSAL, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
 from .packed_layout import PackedLayout
+from .window_blocks import Blocks, emit_block_attention, is_blockwise
 
 __all__ = ["emit_attention"]
 
 
 def emit_attention(
-    graph: GraphBuilder, attention: Attention, hidden: str, layout: PackedLayout, positions: Positions, name: str
+    graph: GraphBuilder,
+    attention: Attention,
+    hidden: str,
+    layout: PackedLayout,
+    positions: Positions,
+    blocks: Mapping[int, Blocks],
+    name: str,
 ) -> str:
     """Add the operator `Attention` over the rectangle; `nonpad_kv_seqlen` keeps padding out of every softmax.
 
@@ -28,20 +39,31 @@ def emit_attention(
         hidden: packed hidden states, (tokens, hidden).
         layout: places of the tokens.
         positions: tables to rotate with, and the biases of the scores.
+        blocks: places of the tokens in blocks, by the size of the window, for attentions in blocks.
         name: prefix of the nodes' names.
 
     Returns:
         The output of the attention, (tokens, hidden).
     """
     query, key, value = emit_projections(graph, attention, hidden, positions, name, emit_rotary)
+    if is_blockwise(attention) and isinstance(attention.mask, Window):
+        context = emit_block_attention(graph, attention, (query, key, value), blocks[attention.mask.before], name)
+        return emit_linear(graph, attention.output, context, f"{name}/output")
     rectangles = [
         graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)
         for part, rows in (("query", query), ("key", key), ("value", value))
     ]
     is_causal = bias_key(attention) == CAUSAL
+    bias = positions.bias_of(attention)
+    if positions.by_distance is not None:
+        heads = [
+            _emit_heads(graph, attention, rows, f"{name}/{part}_heads")
+            for part, rows in zip(("query", "key"), rectangles, strict=False)
+        ]
+        bias = emit_by_distance(graph, attention, (heads[0], heads[1]), positions.by_distance, name)
     context = graph.node(
         "Attention",
-        rectangles if is_causal else [*rectangles, positions.bias_of(attention), "", "", layout.lengths],
+        rectangles if is_causal else [*rectangles, bias, "", "", layout.lengths],
         f"{name}/context_rectangle",
         q_num_heads=attention.num_heads,
         kv_num_heads=attention.num_kv_heads,
@@ -50,5 +72,17 @@ def emit_attention(
     )
     width = attention.query_heads.width
     flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")
-    context = graph.node("Gather", [flat, layout.packed], f"{name}/context")  # (tokens, heads · head_size)
+    around = positions.around
+    packed = f"{name}/context" if around is None else f"{name}/self_context"
+    context = graph.node("Gather", [flat, layout.packed], packed)  # (tokens, heads · head_size)
+    if around is not None:
+        convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
+        context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
     return emit_linear(graph, attention.output, context, f"{name}/output")
+
+
+def _emit_heads(graph: GraphBuilder, attention: Attention, rows: str, name: str) -> str:
+    """Add rows of the rectangle by heads, (texts, heads, longest, head_size)."""
+    sizes = graph.constant([0, 0, attention.num_heads, attention.head_size])
+    split = graph.node("Reshape", [rows, sizes], f"{name}/split")
+    return graph.node("Transpose", [split], name, perm=(0, 2, 1, 3))

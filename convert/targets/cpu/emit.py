@@ -7,6 +7,8 @@ padded graph, and for mixed lengths it saves the cost of the padding (benchmarks
 The inputs are those of `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
 `token_type_ids` int32 (tokens,).
 
+A pooling that leaves out the tokens of a prompt has the input `skipped_tokens`, int32 (tokens,): 1 for such a token.
+
 If a text's vector is the mean of its tokens', the last hidden states are an output too, `token_states` float32 (tokens,
 hidden): late chunking averages other spans of tokens. A session copies them only on request.
 """
@@ -24,10 +26,14 @@ from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
 from ..shared.encoder import Parts, emit_encoder
-from ..shared.positions import CAUSAL, NO_BIAS, emit_positions, has_bias
+from ..shared.positions import CAUSAL, NO_BIAS, bias_key, emit_positions, has_bias
+from .around import emit_around
 from .attention import emit_attention
+from .distances import emit_skew
+from .experts import emit_experts
 from .packed_layout import PackedLayout, emit_packed_layout
 from .pooling import emit_pooling
+from .window_blocks import emit_blocks, is_blockwise
 
 __all__ = ["emit_cpu"]
 
@@ -48,20 +54,31 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_packed_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
-    without = (NO_BIAS, CAUSAL)
+    # Attentions in blocks have masks of their own.
+    without = (NO_BIAS, CAUSAL, *(bias_key(part) for part in architecture.attentions if is_blockwise(part)))
     steps = (
         graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture, without) else ""
     )  # int32
     positions = emit_positions(graph, architecture, layout.positions, steps, without=without)
+    positions = replace(
+        positions,
+        by_distance=emit_skew(graph, architecture, layout),
+        around=emit_around(graph, architecture, layout),
+    )
+    blocks = emit_blocks(graph, architecture, layout)
     seen = layout
     if architecture.unseen_tail is not None:
         seen = replace(layout, lengths=_emit_seen_lengths(graph, architecture.unseen_tail, ids, layout))
+    pooled = layout
+    if any(isinstance(module, Pooling) and module.skips_prompt for module in architecture.modules):
+        pooled = _emit_without_prompt(graph, layout)
     parts = Parts(
         word=word,
         position=lambda: _emit_position_rows(graph, architecture.embedding.positions, ids, layout),
-        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, seen, positions, name),
-        pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, layout, name),
+        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, seen, positions, blocks, name),
+        pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, pooled, name),
         token_type=lambda table: _emit_token_types(graph, table),
+        experts=emit_experts,
     )
     hidden = emit_encoder(graph, architecture, parts, "texts", dimension)
     if _averages_tokens(architecture):
@@ -74,6 +91,24 @@ def _averages_tokens(architecture: Architecture) -> bool:
     """Return whether a text's vector is the mean of its tokens' last hidden states, normalized or not."""
     pooling, *others = architecture.modules or (None,)
     return pooling == Pooling(("mean",)) and all(isinstance(module, Normalize) for module in others)
+
+
+def _emit_without_prompt(graph: GraphBuilder, layout: PackedLayout) -> PackedLayout:
+    """Add the layout of the tokens that are pooled: without those at the beginning that belong to a prompt."""
+    skipped = graph.input(TensorInfo("skipped_tokens", "int32", ("tokens",)))
+    rectangle = graph.node("Gather", [skipped, layout.rectangle], "pooled/skipped")  # (texts, longest)
+    one, none = graph.constant(np.array(1, np.int32)), graph.constant(np.array(0, np.int32))
+    own = graph.node("Sub", [one, rectangle], "pooled/own")
+    own = graph.node("Where", [layout.valid, own, none], "pooled/own_valid")
+    valid = graph.node("Less", [none, own], "pooled/valid")
+    prompt = graph.node("Where", [layout.valid, rectangle, none], "pooled/prompt")
+    prompt = graph.node("Cast", [prompt], "pooled/prompt_places", to=7)
+    count = graph.node("ReduceSum", [prompt, graph.constant([1])], "pooled/count", keepdims=0)
+    # Where truncation left the prompt alone, the first token counts, as in sentence-transformers.
+    alone = graph.node("Equal", [count, layout.lengths], "pooled/alone")
+    count = graph.node("Where", [alone, graph.constant(0), count], "pooled/skip")
+    starts = graph.node("Add", [layout.starts, count], "pooled/starts")
+    return replace(layout, valid=valid, starts=starts)
 
 
 def _emit_token_types(graph: GraphBuilder, table: Weight) -> str:

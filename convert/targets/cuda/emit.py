@@ -28,6 +28,8 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
 from ..shared.blocks import emit_linear
+from ..shared.convolutions import emit_span_convolution, input_around
+from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
 from ..shared.pooling import emit_weighted_sum
@@ -53,6 +55,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Div"): _NUMBERS,
         ("", "Exp"): frozenset({"float", "float16"}),
         ("", "Gather"): _ALL,
+        ("", "GatherElements"): _ALL,
         ("", "Gelu"): _FLOATS,
         ("", "Gemm"): _FLOATS,
         ("", "Greater"): frozenset({"float", "float16", "int32", "int64"}),
@@ -70,11 +73,13 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "RotaryEmbedding"): _FLOATS,
         ("", "Sigmoid"): _FLOATS,
         ("", "Slice"): _ALL,
+        ("", "Softmax"): _FLOATS,
         ("", "Split"): _ALL,
         ("", "Sqrt"): _FLOATS,
         ("", "Squeeze"): _ALL,
         ("", "Sub"): _NUMBERS,
         ("", "Tanh"): _FLOATS,
+        ("", "Transpose"): _ALL,
         ("", "Unsqueeze"): _ALL,
         (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
@@ -101,26 +106,38 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
     token_offset = graph.input(TensorInfo("token_offset", "int32", ("texts", "longest")))
     cumulative = graph.input(TensorInfo("cumulative_sequence_length", "int32", ("texts_plus_1",)))
-    biased = has_bias(architecture) or architecture.unseen_tail is not None
+    disentangled = find_disentangled(architecture) is not None
+    biased = has_bias(architecture) or architecture.unseen_tail is not None or disentangled
     packed = graph.input(TensorInfo("positions", "int32", ("tokens",))) if rotaries_of(architecture) else ""
     steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if biased else ""
     positions = emit_positions(graph, architecture, packed, steps)
+    if disentangled:
+        positions = replace(positions, by_distance=emit_lookup(graph, architecture, steps, token_offset))
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
 
+    positions = replace(positions, around=input_around(graph, architecture, ("tokens",), (0,)))
     wide = emit_wide_tables(graph, architecture.attentions, positions)
 
     def context(attention: Attention, hidden: str, name: str) -> str:
         """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
         qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
-        return graph.node(
+        bias = positions.bias_of(attention)
+        if positions.by_distance is not None:
+            bias = _emit_by_distance(graph, attention, (qkv[0], qkv[1]), positions, name)
+        around = positions.around
+        result = graph.node(
             "PackedMultiHeadAttention",
-            [*qkv, token_offset, cumulative, positions.bias_of(attention)],
-            f"{name}/context",
+            [*qkv, token_offset, cumulative, bias],
+            f"{name}/context" if around is None else f"{name}/self_context",
             domain=MICROSOFT,
             num_heads=attention.num_heads,
             scale=attention.scale,
         )
+        if around is None:
+            return result
+        convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
+        return graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
 
     def attend(attention: Attention, hidden: str, name: str) -> str:
         return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
@@ -162,7 +179,25 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
             key: graph.node("Add", [bias, square], f"mask/bias.{index}") if bias else square
             for index, (key, bias) in enumerate(biases.items())
         },
+        positions.by_distance,
     )
+
+
+def _emit_by_distance(
+    graph: GraphBuilder, attention: Attention, packed: tuple[str, str], positions: Positions, name: str
+) -> str:
+    """Add scores by content and distance, and the layer's other bias, (texts, heads, longest, longest)."""
+    assert positions.by_distance is not None
+    index = graph.input(TensorInfo("rectangle", "int32", ("texts", "longest")))
+    sizes = graph.constant([0, 0, attention.num_heads, attention.head_size])
+    heads = []
+    for part, rows in zip(("query", "key"), packed, strict=True):
+        rectangle = graph.node("Gather", [rows, index], f"{name}/{part}_rectangle")
+        split = graph.node("Reshape", [rectangle, sizes], f"{name}/{part}_split")
+        heads.append(graph.node("Transpose", [split], f"{name}/{part}_heads", perm=(0, 2, 1, 3)))
+    bias = emit_by_distance(graph, attention, (heads[0], heads[1]), positions.by_distance, name)
+    other = positions.bias_of(attention)
+    return graph.node("Add", [bias, other], f"{name}/whole_bias") if other else bias
 
 
 def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from ...architecture import Attention, Block, Embedding, EmbeddingGate, FeedForward, Layer
+from ...architecture import Attention, Block, Embedding, EmbeddingGate, Experts, FeedForward, Layer
 from ...checkpoint.tensors import Linear, Norm
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, SUMMED_NORMS, emit_summed_norm
@@ -77,7 +77,11 @@ def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Atte
 def _fused_norm(block: Block) -> Norm | None:
     """Return the norm of a block's sum if one operator can add and norm it, and the block has no other norm."""
     norm = block.norm_sum
-    if isinstance(block.body, Block | EmbeddingGate) or block.norm_before is not None or block.norm_after is not None:
+    if (
+        isinstance(block.body, Block | EmbeddingGate | Experts)
+        or block.norm_before is not None
+        or block.norm_after is not None
+    ):
         return None
     return norm if norm is not None and _is_fusable(norm) else None
 

@@ -110,11 +110,13 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
 
     Returns:
         The product, (tokens, heads, 3, head_size), and the bias, (3 · heads · head_size,), query's first, then key's and
-        value's; None if queries or keys are normed or rotated, or have no bias.
+        value's; None if queries or keys are normed, rotated or read elsewhere, or have no bias.
     """
     parts = (attention.query, attention.key, attention.value)
     if (
         attention.rotary is not None
+        or attention.disentangled is not None  # its rows are read beside the operator
+        or attention.convolution is not None  # the same
         or attention.query_norm is not None
         or attention.key_norm is not None
         or attention.value_norm is not None

@@ -25,11 +25,13 @@ class Capabilities:
         norms: kinds of norms.
         masks: kinds of attention masks.
         grouped_heads: whether key and value may have fewer heads than the query.
+        convolutions: whether attentions may have convolutions beside them.
     """
 
     norms: frozenset[NormKind]
     masks: frozenset[MaskKind]
     grouped_heads: bool = False
+    convolutions: bool = False
 
 
 #: All parts that an architecture can have.
@@ -37,6 +39,7 @@ ALL = Capabilities(
     norms=frozenset({"layer_norm", "rms_norm"}),
     masks=frozenset({"full", "causal", "window", "one-sided window"}),
     grouped_heads=True,
+    convolutions=True,
 )
 
 
@@ -44,7 +47,7 @@ def check_capabilities(target: str, capabilities: Capabilities, architecture: Ar
     """Refuse an architecture that a target cannot emit.
 
     Raises:
-        InputError: the architecture has a norm, a mask or grouped heads that the target has no nodes for; the message names
+        InputError: the architecture has a part that the target has no nodes for, such as a norm or a mask; the message names
             each of them.
     """
     missing = list(dict.fromkeys(_missing(capabilities, architecture)))
@@ -65,6 +68,8 @@ def _missing(capabilities: Capabilities, architecture: Architecture) -> Iterator
             yield f"attention with a {mask} mask"
         if attention.num_kv_heads != attention.num_heads and not capabilities.grouped_heads:
             yield "attention with fewer heads of keys than of queries"
+        if attention.convolution is not None and not capabilities.convolutions:
+            yield "attention with convolutions"
 
 
 def _mask_kind(attention: Attention) -> MaskKind:

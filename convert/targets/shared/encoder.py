@@ -12,12 +12,23 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import TensorInfo
 
-from ...architecture import Architecture, Attention, Block, Decoder, Embedding, EmbeddingGate, FeedForward, Layer
+from ...architecture import (
+    Architecture,
+    Attention,
+    Block,
+    Decoder,
+    Embedding,
+    EmbeddingGate,
+    Experts,
+    FeedForward,
+    Layer,
+)
 from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
-from .modules import emit_decoder, emit_layer_average, emit_modules
+from .experts import emit_all_experts
+from .modules import emit_decoder, emit_layer_average, emit_modules, emit_token_output
 
 __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
@@ -34,6 +45,7 @@ class Parts:
         token_type: adds the tokens' rows of the token type table; called only for models that take pairs of texts.
         decode: adds the vocabulary's logits of the hidden states, under a name.
         sum: adds the sum of the tables' rows with its norm, or returns None for the common nodes.
+        experts: adds a feed-forward part of several experts: graph, part, hidden states, and the prefix of the nodes' names.
         layer: adds a whole layer, from its description and the hidden states, or returns None for the common nodes.
         rows: names of the axes that count tokens: ("tokens",) packed, or texts and longest of a rectangle.
     """
@@ -45,6 +57,7 @@ class Parts:
     token_type: Callable[[Weight], str] | None = None
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
     sum: Callable[[Embedding, Parts], str | None] = lambda embedding, parts: None
+    experts: Callable[[GraphBuilder, Experts, str, str], str] = emit_all_experts
     layer: Callable[[Layer, str], str | None] = lambda layer, hidden: None
     rows: tuple[int | str, ...] = ("tokens",)
 
@@ -55,7 +68,7 @@ def emit_encoder(
     """Add all nodes from the embeddings to the output.
 
     The outputs are float32: `vectors`, `scores` and `sparse` (texts, dimension); `token_vectors` (tokens, dimension),
-    or (texts, longest, dimension) for tokens in a rectangle.
+    or (texts, longest, dimension) for tokens in a rectangle. The further outputs of the architecture follow.
 
     Returns:
         The last hidden states, before any module.
@@ -74,6 +87,8 @@ def emit_encoder(
     graph.node("Identity", [value], architecture.output)
     rows = parts.rows if architecture.output == "token_vectors" else (texts,)
     graph.output(TensorInfo(architecture.output, "float32", (*rows, dimension)))
+    for output in architecture.token_outputs:
+        emit_token_output(graph, output, hidden, parts.rows)
     return hidden
 
 
@@ -130,7 +145,12 @@ def _emit_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
 
 
 #: Part of the names of a block's nodes, by the kind of its body.
-_PARTS = {Attention: "attention", FeedForward: "feed_forward", EmbeddingGate: "embedding_gate"}
+_PARTS = {
+    Attention: "attention",
+    FeedForward: "feed_forward",
+    Experts: "feed_forward",
+    EmbeddingGate: "embedding_gate",
+}
 
 
 def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, embedded: str, parts: Parts) -> str:
@@ -162,6 +182,8 @@ def _emit_block(graph: GraphBuilder, block: Block, states: tuple[str, str], part
         value = parts.attend(block.body, value, name)
     elif isinstance(block.body, EmbeddingGate):
         value = emit_embedding_gate(graph, block.body, value, embedded, name)
+    elif isinstance(block.body, Experts):
+        value = parts.experts(graph, block.body, value, name)
     else:
         value = emit_feed_forward(graph, block.body, value, name)
     if block.norm_after is not None:

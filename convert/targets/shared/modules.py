@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ...architecture import (
     Activation,
@@ -15,6 +16,7 @@ from ...architecture import (
     Normalize,
     Pooling,
     Saturation,
+    TokenOutput,
     Truncate,
 )
 from ...checkpoint.tensors import Norm
@@ -24,7 +26,7 @@ from ...graph.norms import emit_norm
 from ...graph.torch_activations import TORCH_ACTIVATIONS, emit_torch_activation
 from .blocks import emit_linear
 
-__all__ = ["emit_decoder", "emit_layer_average", "emit_modules"]
+__all__ = ["emit_decoder", "emit_layer_average", "emit_modules", "emit_token_output"]
 
 #: torch.nn.functional.normalize's epsilon.
 NORMALIZE_EPSILON = 1e-12
@@ -102,6 +104,27 @@ def emit_layer_average(graph: GraphBuilder, architecture: Architecture, states: 
     for index, value in enumerate(weighted[1:]):
         total = graph.node("Add", [total, value], f"modules.0/total.{index}")
     return total
+
+
+def emit_token_output(graph: GraphBuilder, output: TokenOutput, hidden: str, rows: tuple[int | str, ...]) -> None:
+    """Add a further output, with a row for each token.
+
+    Args:
+        graph: graph to add to.
+        output: the output.
+        hidden: last hidden states.
+        rows: axes of the tokens.
+    """
+    value = hidden
+    for index, module in enumerate(output.modules):
+        name = f"modules.{output.name}.{index}"
+        value = (
+            _emit_dense(graph, module, value, name)
+            if isinstance(module, Dense)
+            else _emit_normalize(graph, value, name)
+        )
+    graph.node("Identity", [value], output.name)
+    graph.output(TensorInfo(output.name, "float32", (*rows, output.width)))
 
 
 def _emit_dense(graph: GraphBuilder, module: Dense, value: str, name: str) -> str:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ...architecture import Architecture, Attention, Mask, RelativeBias, Rotary, Window
 from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
+from .convolutions import Around
+from .disentangled import ByDistance
 
 __all__ = [
     "CAUSAL",
@@ -57,10 +59,14 @@ class Positions:
         tables: cosines and sines of each token by the name of the `Rotary`: (1, tokens, pairs) packed, (texts, longest, 1,
             pairs) in a rectangle.
         biases: biases by their keys, (1, heads or 1, longest, longest).
+        by_distance: way to place scores by content and distance, for models that have them.
+        around: index of the tokens around each token, for models with convolutions.
     """
 
     tables: Mapping[str, tuple[str, str]]
     biases: Mapping[BiasKey, str]
+    by_distance: ByDistance | None = None
+    around: Around | None = None
 
     def bias_of(self, attention: Attention) -> str:
         """Return the name of the bias that an attention adds to its scores; an empty name if it adds none."""

@@ -15,6 +15,8 @@ from fletcher.runtime.artifact.manifest import TensorInfo
 from ...architecture import Attention, Decoder, Heads, Rotary
 from ...graph.builder import GraphBuilder
 from .blocks import emit_linear
+from .convolutions import emit_span_convolution
+from .disentangled import emit_by_distance
 from .pooling import emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
 from .projections import emit_projections, emit_repeated_heads
@@ -68,27 +70,39 @@ def emit_rectangle_attention(
     query, key, value = emit_projections(graph, attention, hidden, positions, name, rotate, sides)
     key = emit_repeated_heads(graph, attention, key, sides, f"{name}/key")
     value = emit_repeated_heads(graph, attention, value, sides, f"{name}/value")
-    query = graph.node("Mul", [query, graph.constant(attention.scale)], f"{name}/query/scaled")
 
     def split(rows: str, heads: Heads, part: str, perm: tuple[int, ...]) -> str:
         sizes = graph.constant(rectangle.sizes(heads.count, heads.size))
         rows = graph.node("Reshape", [rows, sizes], f"{name}/{part}/split")
         return graph.node("Transpose", [rows], f"{name}/{part}/heads", perm=perm)
 
+    scaled = graph.node("Mul", [query, graph.constant(attention.scale)], f"{name}/query/scaled")
     heads = {
-        "query": split(query, attention.query_heads, "query", (0, 2, 1, 3)),  # (texts, heads, longest, size)
+        "query": split(scaled, attention.query_heads, "query", (0, 2, 1, 3)),  # (texts, heads, longest, size)
         "key": split(key, attention.query_heads, "key", (0, 2, 3, 1)),  # (texts, heads, size, longest)
         "value": split(value, attention.query_heads, "value", (0, 2, 1, 3)),
     }
     scores = graph.node("MatMul", [heads["query"], heads["key"]], f"{name}/scores")  # (texts, heads, longest, longest)
     if bias := positions.bias_of(attention):
         scores = graph.node("Add", [scores, bias], f"{name}/biased_scores")
+    if positions.by_distance is not None:
+        rows = (
+            split(query, attention.query_heads, "query_rows", (0, 2, 1, 3)),
+            split(key, attention.query_heads, "key_rows", (0, 2, 1, 3)),
+        )
+        bias = emit_by_distance(graph, attention, rows, positions.by_distance, name)
+        scores = graph.node("Add", [scores, bias], f"{name}/scores_by_position")
     scores = graph.node("Add", [scores, rectangle.scores_mask], f"{name}/masked_scores")
     weights = graph.node("Softmax", [scores], f"{name}/weights", axis=-1)
     context = graph.node("MatMul", [weights, heads["value"]], f"{name}/context/heads")
     context = graph.node("Transpose", [context], f"{name}/context/split", perm=(0, 2, 1, 3))
     width = attention.query_heads.width
-    context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], f"{name}/context")
+    around = positions.around
+    last = f"{name}/context" if around is None else f"{name}/self_context"
+    context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], last)
+    if around is not None:
+        convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
+        context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
     return emit_linear(graph, attention.output, context, f"{name}/output")
 
 

@@ -11,6 +11,7 @@ The host computes positions and pooling weights; the graph computes the bias of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fletcher.runtime.artifact.manifest import FeedRules, Profile, TensorInfo
 
@@ -18,6 +19,8 @@ from ...architecture import Architecture
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
 from ...precision import FP32, Precision
+from ..shared.convolutions import input_around
+from ..shared.disentangled import emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
 from ..shared.positions import emit_positions, has_bias, rotaries_of
@@ -39,6 +42,7 @@ OPERATORS = frozenset(
             "Div",
             "Exp",
             "Gather",
+            "GatherElements",
             "Gelu",
             "Greater",
             "Identity",
@@ -85,8 +89,13 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     ids = graph.input(TensorInfo("input_ids", "int32", SHAPE))
     rectangle = emit_mask(graph, SHAPE)
     places = graph.input(TensorInfo("positions", "int32", SHAPE)) if rotaries_of(architecture) else ""
-    steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if has_bias(architecture) else ""
+    disentangled = find_disentangled(architecture) is not None
+    biased = has_bias(architecture) or disentangled
+    steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if biased else ""
     positions = emit_positions(graph, architecture, places, steps, rows_axis=2)
+    if disentangled:
+        positions = replace(positions, by_distance=emit_lookup(graph, architecture, steps, ids))
+    positions = replace(positions, around=input_around(graph, architecture, SHAPE, (0, 0)))
     learned = architecture.embedding.positions
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
@@ -121,6 +130,6 @@ def _profiles(inputs: Sequence[TensorInfo], max_tokens: int) -> tuple[Profile, .
     )
 
 
-def _sides(info: TensorInfo, side: tuple[int, int]) -> tuple[int, ...]:
-    texts, longest = side
-    return tuple({"texts": texts, "longest": longest}[str(name)] for name in info.shape)
+def _sides(info: TensorInfo, sides: tuple[int, int]) -> tuple[int, ...]:
+    texts, longest = sides
+    return tuple(side if isinstance(side, int) else {"texts": texts, "longest": longest}[side] for side in info.shape)

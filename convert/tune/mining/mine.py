@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime import Encoder
+from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.model_info import require_output
 from fletcher.runtime.tasks.postprocess import normalize
@@ -181,32 +182,26 @@ def _write(mining: _Mining, output: Path, progress: Progress) -> MiningReport:
     pairs = without = short = removed = 0
     positive_scores: list[float] = []
     negative_scores: list[float] = []
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.part")
-    try:
-        with (
-            temporary.open("wb") as stream,
-            progress.count("writing", total=len(mining.positives), units=("queries",)) as counter,
-        ):
-            for row, (query, texts) in enumerate(mining.positives.items()):
-                own, candidates, scores = _candidates(mining, row, query, texts)
-                chosen, filtered = choose_negatives(scores, own, options, generator)
-                removed += filtered
-                pairs += len(texts)
-                short += len(texts) * (0 < len(chosen) < options.num_negatives)
-                without += len(texts) * (not chosen)
-                positive_scores += own.tolist()
-                negative_scores += [float(scores[place]) for place in chosen]
-                counter.advance(1)
-                if not chosen:
-                    continue
-                negatives = [candidates[place] for place in chosen]
-                values = [float(scores[place]) for place in chosen]
-                for text, score in zip(texts, own.tolist(), strict=True):
-                    stream.write(encoder.encode(Mined(query, text, negatives, [score, *values])) + b"\n")
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        new_file(output) as stream,
+        progress.count("writing", total=len(mining.positives), units=("queries",)) as counter,
+    ):
+        for row, (query, texts) in enumerate(mining.positives.items()):
+            own, candidates, scores = _candidates(mining, row, query, texts)
+            chosen, filtered = choose_negatives(scores, own, options, generator)
+            removed += filtered
+            pairs += len(texts)
+            short += len(texts) * (0 < len(chosen) < options.num_negatives)
+            without += len(texts) * (not chosen)
+            positive_scores += own.tolist()
+            negative_scores += [float(scores[place]) for place in chosen]
+            counter.advance(1)
+            if not chosen:
+                continue
+            negatives = [candidates[place] for place in chosen]
+            values = [float(scores[place]) for place in chosen]
+            for text, score in zip(texts, own.tolist(), strict=True):
+                stream.write(encoder.encode(Mined(query, text, negatives, [score, *values])) + b"\n")
     return MiningReport(
         output=output,
         queries=len(mining.positives),

@@ -34,12 +34,13 @@ EMITTED: Mapping[Target, frozenset[Operator]] = MappingProxyType(
     {
         "cpu": _EVERYWHERE
         | _standard(
-            "Attention CumSum Equal Gather Gemm Less Mod NonZero Not RMSNormalization Range RotaryEmbedding Shape Where",
+            "Attention CumSum Equal Gather GatherElements Gemm Less Mod NonZero Not RMSNormalization Range RotaryEmbedding "
+            "Shape Softmax TopK Transpose Where",
         ),
         "cuda": _EVERYWHERE
-        | _standard("Gather Gemm RMSNormalization RotaryEmbedding")
+        | _standard("Gather GatherElements Gemm RMSNormalization RotaryEmbedding Softmax Transpose")
         | _microsoft("BiasGelu FastGelu GroupQueryAttention PackedMultiHeadAttention SkipLayerNormalization"),
-        "tensorrt": _EVERYWHERE | _standard("Gather Softmax Transpose"),
+        "tensorrt": _EVERYWHERE | _standard("Gather GatherElements Softmax Transpose"),
         "coreml": _EVERYWHERE | _standard("Clip Softmax Transpose"),
     }
 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...artifact.folder import Artifact
 from ...artifact.manifest import TOKEN_OUTPUTS, Variant
+from ...artifact.outputs import join_values, names_of
 from ...batch import Batch
 from ...errors import ArtifactError, MissingPackageError, ProviderError
 from ...session.feeds import make_feeds, pack
@@ -65,14 +66,14 @@ class CoreMlSession(Session):
         sessions = self._sessions  # `close` may come from another thread
         if sessions is None:
             raise ProviderError("the session was closed and cannot compute: load the artifact again")
-        name = self._first if output is None else output
-        if name not in self._outputs:
-            raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")
+        names = [self._first] if output is None else names_of(output)
+        if not set(names) <= set(self._outputs):
+            raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
         places = bucket_of_rows(batch, self._lengths).tolist()
         if len(places) == 1:
-            return self._compute(sessions[places[0]], self._buckets[places[0]], batch, name)
+            return self._compute(sessions[places[0]], self._buckets[places[0]], batch, names)
         values = [
-            self._compute(sessions[place], self._buckets[place], batch.select(np.array([row])), name)
+            self._compute(sessions[place], self._buckets[place], batch.select(np.array([row])), names)
             for row, place in enumerate(places)
         ]
         return np.concatenate(values)
@@ -82,15 +83,18 @@ class CoreMlSession(Session):
         self._sessions = None
         self._tables = {}
 
-    def _compute(self, session: Any, bucket: Variant, row: Batch, name: str) -> NDArray[Any]:
+    def _compute(self, session: Any, bucket: Variant, row: Batch, names: list[str]) -> NDArray[Any]:
         feeds = make_feeds(bucket.inputs, bucket.feeds, row, self._tables)
         try:
-            values: NDArray[Any] = session.run([name], feeds)[0]
+            outputs: list[NDArray[Any]] = session.run(names, feeds)
         except Exception as error:  # ONNX Runtime's errors have no common base class
             raise ProviderError(
                 f"{self.provider} cannot compute a text of {row.num_tokens} tokens with {bucket.name}: {error}"
             ) from error
-        return pack(values, row) if name in TOKEN_OUTPUTS else values
+        values = [
+            pack(value, row) if name in TOKEN_OUTPUTS else value for name, value in zip(names, outputs, strict=True)
+        ]
+        return values[0] if len(values) == 1 else join_values(names, values, row)
 
 
 def open_coreml(artifact: Artifact, variant: Variant, *, units: ComputeUnits, provider: str) -> CoreMlSession:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...artifact.folder import Artifact
 from ...artifact.manifest import TOKEN_OUTPUTS, Variant
+from ...artifact.outputs import join_values, names_of
 from ...batch import Batch
 from ...encodings import Encodings
 from ...errors import DeviceLostError, DeviceMemoryError, ProviderError
@@ -114,18 +115,25 @@ class CudaSession(Session):
         """
         if self._closed:
             raise ProviderError("the session was closed and cannot compute: load the artifact again")
-        info = self._variant.outputs[0] if output is None else self._outputs.get(output)
-        if info is None:
+        first = self._variant.outputs[0].name
+        names = [first] if output is None else names_of(output)
+        if not set(names) <= set(self._outputs):
             raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
-        if self.graphs is not None and info is self._variant.outputs[0] and isinstance(batch, Encodings):
-            values = self.graphs.run(batch)
-            if values is not None:
-                return values
-        rows = batch.num_tokens if info.name in TOKEN_OUTPUTS else len(batch)
-        place = Place(info.name, 0, np.dtype(info.dtype), (rows, *(int(side) for side in info.shape[1:])))
+        if self.graphs is not None and names == [first] and isinstance(batch, Encodings):
+            held = self.graphs.run(batch)
+            if held is not None:
+                return held
+        places = lay_out([self._describe(name, batch) for name in names])
         feeds = Feeds(self._variant.inputs, self._variant.feeds, batch)
         with self._slot() as slot:
-            return slot.run(feeds, place, batch)
+            values = slot.run(feeds, places, batch)
+        return values[0] if len(values) == 1 else join_values(names, values, batch)
+
+    def _describe(self, name: str, batch: Batch) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
+        """Return name, type and shape of an output of a batch."""
+        info = self._outputs[name]
+        rows = batch.num_tokens if name in TOKEN_OUTPUTS else len(batch)
+        return name, np.dtype(info.dtype), (rows, *(int(side) for side in info.shape[1:]))
 
     def is_held(self, batch: Batch, output: str | None = None) -> bool:
         """Return whether a batch has a captured shape, whose memory was allocated at load."""
@@ -208,8 +216,8 @@ class _Slot:
         self._event = Event(driver, index)
         self._index = index
 
-    def run(self, feeds: Feeds, output: Place, batch: Batch) -> NDArray[Any]:
-        """Copy the inputs, compute the batch, and return a copy of the output."""
+    def run(self, feeds: Feeds, outputs: Sequence[Place], batch: Batch) -> list[NDArray[Any]]:
+        """Copy the inputs, compute the batch, and return copies of the outputs."""
         places = lay_out(feeds.shapes)
         host, device = self._buffers.inputs.reserve(places[-1].end)
         feeds.write([place.view(host.array) for place in places])
@@ -220,11 +228,12 @@ class _Slot:
             self._binding.bind_input(
                 place.name, "cuda", self._index, place.dtype.type, list(place.shape), device.address + place.offset
             )
-        _, device = self._buffers.outputs.reserve(output.end)
+        _, device = self._buffers.outputs.reserve(outputs[-1].end)
         self._binding.clear_binding_outputs()
-        self._binding.bind_output(
-            output.name, "cuda", self._index, output.dtype.type, list(output.shape), device.address
-        )
+        for place in outputs:
+            self._binding.bind_output(
+                place.name, "cuda", self._index, place.dtype.type, list(place.shape), device.address + place.offset
+            )
         with self._launching:  # batches that interleave on the stream would all end with the last one
             self._buffers.upload(places[-1].end)
             try:
@@ -236,10 +245,10 @@ class _Slot:
                 if not isinstance(failure, DeviceLostError):
                     self._stream.wait()  # the GPU may still read the buffers, which the next batch overwrites
                 raise failure from error
-            self._buffers.download(output)
+            self._buffers.download(outputs[-1])
             self._event.record(self._stream)
         self._event.wait()
-        return self._buffers.read(output)
+        return [self._buffers.read(place) for place in outputs]
 
     def close(self) -> None:
         """Release the buffers and the reference to the session."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...artifact.outputs import join_values, names_of
 from ...batch import Batch
 from ...errors import ArtifactError, MissingPackageError, ProviderError
 from ...session.session import Session
@@ -75,7 +76,7 @@ class MlasSession(Session):
         if self._session.get_providers() != [PROVIDER]:
             raise ProviderError(f"{graph} should run on {PROVIDER}, and runs on {self._session.get_providers()}")
         self._inputs = tuple(info.name for info in self._session.get_inputs())
-        self._outputs = tuple(info.name for info in self._session.get_outputs())
+        self._outputs = [info.name for info in self._session.get_outputs()]
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Compute one batch on the calling thread, without the GIL; see `Session.run`.
@@ -86,16 +87,16 @@ class MlasSession(Session):
         session = self._session  # `close` may come from another thread
         if session is None:
             raise ProviderError("the session was closed and cannot compute: load the artifact again")
-        name = self._outputs[0] if output is None else output
-        if name not in self._outputs:
-            raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")
+        names = self._outputs[:1] if output is None else names_of(output)
+        if output is not None and not set(names) <= set(self._outputs):
+            raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
         try:
-            values: NDArray[np.float32] = session.run([name], batch.tensors(self._inputs))[0]
+            values: list[NDArray[np.float32]] = session.run(names, batch.tensors(self._inputs))
         except Exception as error:  # ONNX Runtime's errors have no common base class
             raise ProviderError(
                 f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens: {error}"
             ) from error
-        return values
+        return values[0] if len(values) == 1 else join_values(names, values, batch)
 
     def close(self) -> None:
         """Release the memory."""

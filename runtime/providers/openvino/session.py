@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...artifact.outputs import join_values, names_of
 from ...batch import Batch
 from ...errors import MissingPackageError, ProviderError
 from ...session.session import Session
@@ -100,7 +101,8 @@ class OpenVinoSession(Session):
         requests = self._requests
         if requests is None:
             raise ProviderError("the session was closed and cannot compute: load the artifact again")
-        if output is not None and output not in self._outputs:
+        names = [] if output is None else names_of(output)
+        if not set(names) <= set(self._outputs):
             raise ProviderError(
                 f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert the checkpoint again"
             )
@@ -108,7 +110,9 @@ class OpenVinoSession(Session):
         try:
             request.infer(batch.tensors(self._inputs), share_inputs=True)
             # The values are copied, because the next run of this request writes into the same memory.
-            return np.array(request.get_output_tensor(self._outputs[output] if output else 0).data, np.float32)
+            ports = [self._outputs[name] for name in names] or [0]
+            values = [np.array(request.get_output_tensor(port).data, np.float32) for port in ports]
+            return values[0] if len(values) == 1 else join_values(names, values, batch)
         except Exception as error:
             raise ProviderError(
                 f"OpenVINO cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens: "

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ...artifact.folder import Artifact
 from ...artifact.manifest import Variant
+from ...artifact.outputs import join_values, names_of, value_rows
 from ...batch import Batch
 from ...errors import DeviceLostError, DeviceMemoryError, MissingPackageError, ProviderError
 from ...machine.gpus import Gpu, this_gpus
@@ -78,6 +79,7 @@ class TensorRtSession(Session):
         self._sessions: Sequence[Any] | None = sessions
         self._variant = variant
         self._outputs = {info.name: info for info in variant.outputs}
+        self._widths = {info.name: int(info.shape[-1]) for info in variant.outputs}
         self._watch = watch
 
     @property
@@ -102,19 +104,21 @@ class TensorRtSession(Session):
         sessions = self._sessions  # `close` may come from another thread
         if sessions is None:
             raise ProviderError("the session was closed and cannot compute: load the artifact again")
-        info = self._variant.outputs[0] if output is None else self._outputs.get(output)
-        if info is None:
+        first = self._variant.outputs[0].name
+        names = [first] if output is None else names_of(output)
+        if not set(names) <= set(self._outputs):
             raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
-        is_by_token = info.shape[:2] == (TEXTS, LONGEST)
+        shape = value_rows(output or first, self._widths)
         parts = split(batch, self._limits, self._variant.feeds.multiple)
         if len(parts) == 1:
-            return self._compute(sessions, parts[0].profile, batch, info.name, is_by_token)
+            return self._compute(sessions, parts[0].profile, batch, names)
         rows = None
         for part in parts:
-            values = self._compute(sessions, part.profile, batch.select(part.rows), info.name, is_by_token)
+            values = self._compute(sessions, part.profile, batch.select(part.rows), names)
             if rows is None:
-                rows = np.empty((batch.num_tokens if is_by_token else len(batch), *values.shape[1:]), values.dtype)
-            rows[batch.token_index(part.rows) if is_by_token else part.rows] = values
+                count = len(batch) if shape is None else shape.count(batch)
+                rows = np.empty((count, *values.shape[1:]), values.dtype)
+            rows[part.rows if shape is None else shape.places(batch, part.rows)] = values
         assert rows is not None  # a batch has at least one text
         return rows
 
@@ -124,17 +128,19 @@ class TensorRtSession(Session):
         if self._watch is not None:
             self._watch.close()
 
-    def _compute(
-        self, sessions: Sequence[Any], profile: int, batch: Batch, name: str, is_by_token: bool
-    ) -> NDArray[np.float32]:
+    def _compute(self, sessions: Sequence[Any], profile: int, batch: Batch, names: list[str]) -> NDArray[np.float32]:
         session = sessions[profile % len(sessions)]
         feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch)
         try:
-            values: NDArray[np.float32] = session.run([name], feeds)[0]
+            outputs: list[NDArray[np.float32]] = session.run(names, feeds)
         except Exception as error:  # ONNX Runtime's errors have no common base class
             texts = f"{len(batch)} texts and {batch.num_tokens} tokens"
             raise translate(error, f"{self.provider} cannot compute a batch of {texts}") from error
-        return pack(values, batch) if is_by_token else values
+        values = [
+            pack(value, batch) if self._outputs[name].shape[:2] == (TEXTS, LONGEST) else value
+            for name, value in zip(names, outputs, strict=True)
+        ]
+        return values[0] if len(values) == 1 else join_values(names, values, batch)
 
 
 def open_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu, *, allow_cuda: bool = False) -> TensorRtSession:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.errors import FailingError, FletcherError, OverloadedError, ServiceError
 from fletcher.runtime.tasks.task import Task
 
@@ -69,7 +70,7 @@ class RowsOf:
     version: str
     digest: str
     output: str | None
-    by_token: bool
+    value_rows: ValueRows | None
     has_types: bool
     terms: Terms
 
@@ -255,7 +256,7 @@ class EngineLink:
             version=kind.version,
             digest=kind.digest,
             output=kind.output,
-            by_token=kind.by_token,
+            value_rows=kind.value_rows,
             rows=len(encodings),
             tokens=encodings.num_tokens,
             has_types=kind.has_types,
@@ -351,7 +352,7 @@ def _settle(requests: Sequence[Waiting], values: NDArray[np.float32]) -> None:
     start = 0
     for request in requests:
         task = request.task
-        end = start + (task.encodings.num_tokens if task.by_token else len(task.encodings))
+        end = start + (len(task.encodings) if task.rows is None else task.rows.count(task.encodings))
         request.settle(values[start:end])
         start = end
 

@@ -20,7 +20,8 @@ import msgspec
 import uvloop
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.artifact.folder import TOKENIZER, hash_file
+from fletcher.runtime.artifact.folder import QUERY_WEIGHTS, TOKENIZER, hash_file
+from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError, StoppingError
 
 from ...engine.rows_request import RowsRequest
@@ -85,7 +86,7 @@ class RowsServer:
         self._versions: dict[tuple[str, str, str], ModelVersion] = {}
         self._numbers = itertools.count(1)
         self._answered: deque[tuple[_Group, Future[Any]]] = deque()
-        self._gathered: dict[tuple[ModelVersion, str | None, bool, bool, Terms], list[_Part]] = {}
+        self._gathered: dict[tuple[ModelVersion, str | None, ValueRows | None, bool, Terms], list[_Part]] = {}
         self._gathered_tokens = 0
         self._flushing = False
         self._scheduled = False
@@ -161,21 +162,28 @@ class RowsServer:
                     continue
                 self._versions[_key(version)] = version
                 spec = msgspec.structs.replace(version.spec, idle_seconds=None, allow_fallback=False)
-                entries.append(CatalogEntry(spec, version.info, self._publish_tokenizer(version)))
+                info = version.info
+                weights = self._publish(version, QUERY_WEIGHTS, info.query_weights) if info.query_weights else ""
+                entries.append(CatalogEntry(spec, info, self._publish(version, TOKENIZER, info.tokenizer), weights))
         return Catalog(next(self._numbers), tuple(entries))
 
-    def _publish_tokenizer(self, version: ModelVersion) -> str:
-        """Return a copy of a version's tokenizer. A front that starts later needs it even if the folder was exchanged.
+    def _publish(self, version: ModelVersion, name: str, digest: str) -> str:
+        """Return a copy of a version's file. A front that starts later needs it even if the folder was exchanged.
+
+        Args:
+            version: the version.
+            name: name of the file in the artifact.
+            digest: SHA-256 of the file that was loaded.
 
         Raises:
             ArtifactError: the folder has been exchanged since the version was loaded.
         """
-        copy = self._path.with_name(f"{version.info.tokenizer}.tokenizer.json")
+        copy = self._path.with_name(f"{digest}.{name}")
         if not copy.exists():
-            original = Path(version.spec.path, TOKENIZER)
+            original = Path(version.spec.path, name)
             unfinished = copy.with_suffix(".partial")
             shutil.copyfile(original, unfinished)
-            if hash_file(unfinished) != version.info.tokenizer:
+            if hash_file(unfinished) != digest:
                 raise ArtifactError(f"{original} has changed since its model was loaded: load the model again")
             unfinished.rename(copy)
         return str(copy)
@@ -226,7 +234,7 @@ class RowsServer:
         if deadline is not None or message.stream or message.tokens > SMALL_TOKENS:
             self._submit(version, [part])
             return
-        kind = version, message.output, message.by_token, message.has_types, terms
+        kind = version, message.output, message.value_rows, message.has_types, terms
         self._gathered.setdefault(kind, []).append(part)
         self._gathered_tokens += message.tokens
         if self._gathered_tokens > GATHER_TOKENS:
@@ -249,7 +257,7 @@ class RowsServer:
             request = RowsRequest(
                 Encodings.concatenate([part.request.encodings for part in parts]),
                 request.output,
-                request.by_token,
+                request.rows,
                 sum(part.request.requests for part in parts),
                 request.terms,
             )
@@ -343,7 +351,8 @@ class RowsServer:
             values, start, stages = future.result(), 0, group.draft.stages
             for part in group.parts:
                 encodings = part.request.encodings
-                end = start + (encodings.num_tokens if part.request.by_token else len(encodings))
+                each = part.request.rows
+                end = start + (len(encodings) if each is None else each.count(encodings))
                 part.front.open.pop(part.id, None)
                 frame = values_frame(part.id, values[start:end], stages.wait, stages.compute)
                 frames.setdefault(part.front, []).append(frame)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.errors import FletcherError
 from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.model_info import ModelInfo
 
 from ...engine.rows_request import RowsRequest
@@ -71,7 +72,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
         model, version: label of the version whose tokenizer made the ids.
         digest: digest of that version's artifact.
         output: name of the graph's output; None is the first.
-        by_token: whether the answer has a row of values per token.
+        value_rows: rows of values that a text has; None is one row.
         rows: number of texts.
         tokens: number of token ids.
         has_types: whether token types follow.
@@ -86,7 +87,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
     version: str
     digest: str
     output: str | None
-    by_token: bool
+    value_rows: ValueRows | None
     rows: int
     tokens: int
     has_types: bool
@@ -141,11 +142,13 @@ class CatalogEntry(msgspec.Struct, frozen=True, array_like=True):
         spec: its configuration.
         info: the description of the loaded model.
         tokenizer: file of its tokenizer, which stays as it is even if the artifact's folder is exchanged.
+        query_weights: file of the weights of queries that need no encoder; empty if there is none.
     """
 
     spec: ModelSpec
     info: ModelInfo
     tokenizer: str
+    query_weights: str = ""
 
 
 class Catalog(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -248,7 +251,7 @@ def rows_request(message: Rows, payload: memoryview, terms: Terms) -> RowsReques
     dropped = values[tokens + rows : tokens + 2 * rows]
     types = values[tokens + 2 * rows :] if message.has_types else None
     encodings = Encodings(ids, offsets, dropped, types)
-    return RowsRequest(encodings, message.output, message.by_token, message.requests, terms)
+    return RowsRequest(encodings, message.output, message.value_rows, message.requests, terms)
 
 
 def values_frame(number: int, values: NDArray[np.generic], wait: float, compute: float) -> Frame:

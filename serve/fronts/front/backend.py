@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import Output
 from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.outputs import ValueRows
 from fletcher.runtime.canary import Canary, CanaryResult
 from fletcher.runtime.errors import ProviderError
-from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.inputs import Inputs, Requested
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.counters import EncoderMetrics
 from fletcher.runtime.tasks.duplicates import VectorCache
 from fletcher.runtime.tasks.preparer import Preparer
+from fletcher.runtime.tasks.static_queries import read_query_weights
 from fletcher.runtime.tasks.task import Task
 from fletcher.runtime.tokenizing.token_details import TextToken
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
@@ -44,13 +45,16 @@ class FrontBackend:
         self.entry = entry
         self.info: ModelInfo = entry.info
         tokenizer = Tokenizer(Path(entry.tokenizer), entry.info.max_tokens, strip=entry.info.space.strips_texts)
-        self._preparer = Preparer(tokenizer, entry.info, VectorCache("", 0))
+        weights = read_query_weights(Path(entry.query_weights)) if entry.query_weights else None
+        self._preparer = Preparer(tokenizer, entry.info, VectorCache("", 0), weights)
 
-    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /, *, salt: str = "") -> Task:
+    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Requested, /, *, salt: str = "") -> Task:
         """Tokenize a request; see `Backend.prepare`."""
         return self._preparer.prepare(inputs, options, output)
 
-    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool, salt: str = "") -> Task:
+    def prepare_rows(
+        self, encodings: Encodings, output: str | None, /, *, rows: ValueRows | None = None, salt: str = ""
+    ) -> Task:
         """Raise an error: rows are the engine process's.
 
         Raises:

@@ -194,8 +194,8 @@ class RemoteEngine:
         if draft is not None:
             draft.stages.tokenize += seconds
         encodings = task.encodings
-        if self._max_request_tokens is not None or task.by_token:
-            check_tokens(self._max_request_tokens, encodings.num_tokens, by_token=task.by_token)
+        if self._max_request_tokens is not None or task.rows is not None:
+            check_tokens(self._max_request_tokens, encodings.num_tokens, by_token=task.rows is not None)
         if request.options.splits:
             check_chunks(request.options, encodings.num_tokens, len(encodings))
         spec = self._entry.spec
@@ -204,7 +204,7 @@ class RemoteEngine:
             version=spec.version,
             digest=self._entry.info.digest,
             output=task.output,
-            by_token=task.by_token,
+            value_rows=task.rows,
             has_types=encodings.token_types is not None,
             terms=request.terms,
         )

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime import Embeddings
+from fletcher.runtime import Embeddings, TextOutputs
 from fletcher.runtime.inputs import Texts
 
 from ...arrow.options import ArrowOptions
@@ -61,6 +61,8 @@ def query_options(call: Call) -> ArrowOptions:
 async def encode(call: Call) -> Response:
     """Return a CBOR array of vectors for a CBOR array of texts."""
     options = query_options(call)
+    if options.include is not None:
+        raise FieldError("include is set, but a CBOR answer has vectors alone: use /encode/arrow", "include")
     body, most = await call.body(), call.limits.most_items(MAX_TEXTS)
     inline = len(body) <= INLINE_BYTES
     texts = read_cbor(body, most) if inline else await asyncio.to_thread(read_cbor, body, most)
@@ -179,17 +181,21 @@ async def encode_arrow(call: Call) -> Response:
     call.limits.budget.hold(READ_COPIES * plain, call.draft)
     batches, texts, _ = await loop.run_in_executor(None, streams.read_arrow, body, options)
     call.items = "row {}".format
-    version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
+    first: Embeddings | TextOutputs
+    version, first = await call.ask(
+        options.model, Texts(tuple(texts[0]) if texts else ()), options.embed, options.output
+    )
     call.stay_in_space()
     received = batches[0].schema if batches else streams.read_schema(body)
-    schema = streams.output_schema(received, version.description, options.embed, call.draft.space)
-    answers: list[Embeddings] = [first] if texts else []
+    schema = streams.output_schema(received, version.description, options.embed, call.draft.space, options.output)
+    answers: list[Embeddings | TextOutputs] = [first] if texts else []
     done = len(first)
     for part in texts[1:]:
-        answers.append((await call.ask(options.model, Texts(tuple(part)), options.embed, first=done))[1])
+        inputs = Texts(tuple(part))
+        answers.append((await call.ask(options.model, inputs, options.embed, options.output, first=done))[1])
         done += len(part)
     call.limits.budget.hold(
-        COPIES * sum(batch.nbytes for batch in batches) + COPIES * sum(part.vectors.nbytes for part in answers),
+        COPIES * sum(batch.nbytes for batch in batches) + COPIES * sum(part.nbytes for part in answers),
         call.draft,
     )
     answer = await loop.run_in_executor(None, streams.write_arrow, schema, batches, answers)

@@ -30,9 +30,11 @@ SIZES: Mapping[str, Any] = {
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "albert": {"hidden_act": "relu", "num_attention_heads": 2},
     "camembert": {"hidden_act": "relu"},
+    "deberta-v2": {"hidden_act": "relu", "num_attention_heads": 2},
     "distilbert": {"hidden_act": "relu"},
     "electra": {"hidden_act": "relu"},
     "gte": {"hidden_act": "relu"},
+    "jina_embeddings_v3": {"hidden_act": "relu", "num_attention_heads": 2},
     "modernbert": {
         "hidden_act": "relu",
         "local_attention": 6,

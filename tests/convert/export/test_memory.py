@@ -19,6 +19,7 @@ from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.memory_shape import MemoryShape
 
 from ...runtime.peak import grown, needs_proc
+from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
 from ..targets.models import MODELS
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize, save_checkpoint
 
@@ -34,12 +35,15 @@ WIDE: dict[str, Any] = {
     "max_position_embeddings": 520,
 }
 
-#: No bias; a bias per head, shared by all texts; a window, gates and pre-norms; gates and rotary positions.
+#: No bias; a bias per head, shared by all texts; a window, gates and pre-norms; gates and rotary positions; a bias of a text;
+#: convolutions.
 FAMILIES: dict[str, tuple[str, dict[str, Any], SpecialTokens]] = {
     "Bert": ("Model", {}, BERT_TOKENS),
     "MPNet": ("Model", {}, ROBERTA_TOKENS),
     "ModernBert": ("Model", {"num_hidden_layers": 4, "intermediate_size": 384, "pad_token_id": 0}, BERT_TOKENS),
     "NomicBert": ("Model", {}, BERT_TOKENS),
+    "DebertaV2": ("Model", DEBERTA, BERT_TOKENS),
+    "ConvBert": ("Model", {"embedding_size": 256, "pad_token_id": 0}, BERT_TOKENS),
 }
 
 #: Batches in which attention scores dominate, in which tokens dominate, and in which one long text pads short ones.
@@ -73,7 +77,8 @@ def test_a_batch_takes_at_most_the_predicted_memory_and_not_much_less(tmp_path: 
     for lengths in SHAPES:
         allocated = grown(artifact / "cpu-fp32.onnx", lengths)
         assert allocated <= predicted(artifact, lengths) * 1.05 + 4 * MIB, lengths
-        assert predicted(artifact, lengths) <= 1.6 * allocated, lengths
+        # DeBERTa's rectangles of short texts are cut off before the last one exists.
+        assert predicted(artifact, lengths) <= (1.8 if family == "DebertaV2" else 1.6) * allocated, lengths
 
 
 @needs_proc
@@ -116,5 +121,5 @@ def test_a_graph_without_a_description_has_no_prediction() -> None:
     """The layers of a traced encoder are unknown."""
     word = Weight("", (60, 32), lambda: np.zeros((60, 32), np.float32))
     embedding = Embedding(word=word, positions=None, token_type=None, norm=None)
-    traced = Architecture("deberta-v2", hidden_size=32, embedding=embedding, layers=(), max_positions=24)
+    traced = Architecture("rembert", hidden_size=32, embedding=embedding, layers=(), max_positions=24)
     assert memory_shape(traced, padded=False) is None

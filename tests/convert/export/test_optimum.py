@@ -26,22 +26,14 @@ from ..heads.tiny import DOCUMENTS, QUERY, SIZES, save
 from ..verify.parity import randomize
 
 INSTALLED = importlib.util.find_spec("optimum") is not None
-# The DeBERTa module of transformers before 5.23 uses it.
+# Modules of transformers before 5.23 use it.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 needs_optimum = pytest.mark.skipif(not INSTALLED, reason="needs the extra `export`")
 
-DEBERTA: dict[str, Any] = SIZES | {
-    "relative_attention": True,
-    "position_buckets": 8,
-    "pos_att_type": ["p2c", "c2p"],
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "type_vocab_size": 0,
-}
 
-
-def deberta(folder: Path) -> Path:
-    model: Any = transformers.DebertaV2Model(transformers.DebertaV2Config(**DEBERTA))
+def rembert(folder: Path) -> Path:
+    config = transformers.RemBertConfig(**SIZES, input_embedding_size=16, output_embedding_size=16)
+    model: Any = transformers.RemBertModel(config)
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -52,8 +44,8 @@ def deberta(folder: Path) -> Path:
 
 @pytest.mark.skipif(INSTALLED, reason="the extra `export` is installed")
 def test_without_optimum_the_extra_is_named(tmp_path: Path) -> None:
-    folder = deberta(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"'deberta-v2'; Fletcher authors .* Use --exporter optimum"):
+    folder = rembert(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"'rembert'; Fletcher authors .* Use --exporter optimum"):
         export(str(folder), tmp_path / "artifact", pooling="mean")
     with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[export\]"):
         export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum")
@@ -71,7 +63,7 @@ def test_without_optimum_the_extra_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_the_advice_for_another_family_is_correct(tmp_path: Path, model_type: str, advice: str) -> None:
-    folder = deberta(tmp_path / "model")
+    folder = rembert(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text()) | {"model_type": model_type}
     (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "hidden_size"}))
     with pytest.raises(CheckpointError, match=rf"the model type '{model_type}'; Fletcher authors .*{advice}"):
@@ -90,7 +82,7 @@ def test_other_targets_and_precisions_are_refused(tmp_path: Path, targets: list[
 @pytest.mark.filterwarnings("ignore")  # from torch's tracer, and from transformers 4 with a newer torch
 @needs_optimum
 def test_a_family_that_is_not_authored_passes_the_same_verification(tmp_path: Path) -> None:
-    folder = deberta(tmp_path / "model")
+    folder = rembert(tmp_path / "model")
     export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum")
     manifest = Artifact.open(tmp_path / "artifact").manifest
     assert [variant.exporter for variant in manifest.variants] == ["optimum"]

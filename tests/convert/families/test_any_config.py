@@ -17,9 +17,9 @@ from fletcher.convert.families import FAMILIES
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, randomize
 from .decoders.models import CASES, make_tiny
 from .restated import Restated
-from .test_gte import New
+from .rotary.test_gte import New
+from .rotary.test_nomic_bert import Nomic
 from .test_jina_bert import Jina
-from .test_nomic_bert import Nomic
 
 #: Number of examples of each family; those of BERT are in test_bert.py.
 EXAMPLES = 4
@@ -32,7 +32,7 @@ def _of(name: str, renamed: Mapping[str, str] = {}, **more: Any) -> Callable[[Ma
 
     def make(sizes: Mapping[str, Any]) -> Any:
         settings = {renamed.get(key, key): value for key, value in sizes.items()}
-        config = getattr(transformers, f"{name}Config")(**settings, **more)
+        config = getattr(transformers, f"{name}Config")(**{**more, **settings})
         return randomize(getattr(transformers, f"{name}Model")(config))
 
     return make
@@ -51,9 +51,22 @@ _MODERNBERT = {"hidden_act": "hidden_activation"}
 MODELS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Any], SpecialTokens, Mapping[str, Any]]] = {
     "albert": (_of("Albert"), BERT_TOKENS, {"embedding_size": [8, 24], "num_hidden_groups": [1]}),
     "camembert": (_of("Camembert", pad_token_id=1), ROBERTA_TOKENS, {"type_vocab_size": [1, 2]}),
+    "deberta-v2": (
+        _of("DebertaV2", relative_attention=True, pos_att_type=["c2p"], pad_token_id=0),
+        BERT_TOKENS,
+        {
+            "pos_att_type": [["c2p"], ["p2c", "c2p"], "c2p|p2c"],
+            "share_att_key": [False, True],
+            "position_buckets": [-1, 4, 8, 13],
+            "norm_rel_ebd": ["none", "layer_norm"],
+            "position_biased_input": [False, True],
+            "type_vocab_size": [0, 2],
+        },
+    ),
     "distilbert": (_of("DistilBert", _DISTILBERT), BERT_TOKENS, {"sinusoidal_pos_embds": [False, True]}),
     "electra": (_of("Electra"), BERT_TOKENS, {"embedding_size": [8, 24]}),
     "gte": (_of("Gte"), BERT_TOKENS, {}),
+    "jina_embeddings_v3": (_of("JinaEmbeddingsV3", pad_token_id=1), ROBERTA_TOKENS, {"type_vocab_size": [1, 2]}),
     "modernbert": (
         _of("ModernBert", _MODERNBERT, **_IDS),
         BERT_TOKENS,
@@ -101,7 +114,18 @@ RESTATED: Mapping[str, tuple[Callable[..., Restated], int, int, Mapping[str, Any
 
 def test_every_family_has_a_model_here_or_in_a_test_of_its_own() -> None:
     decoders = {make_tiny(name).family for name in CASES}
-    of_their_own = {"bert", "jina_bert", "mt5", "new", "static_embedding", "t5", "xlm-roberta-xl"}
+    of_their_own = {
+        "bert",
+        "big_bird",
+        "convbert",
+        "longformer",
+        "jina_bert",
+        "mt5",
+        "new",
+        "static_embedding",
+        "t5",
+        "xlm-roberta-xl",
+    }
     assert {*MODELS} | of_their_own | decoders == set(FAMILIES)
 
 

@@ -23,6 +23,7 @@ from fletcher.runtime.errors import CheckpointError, InputError
 from fletcher.runtime.inputs import TokenIds
 from fletcher.runtime.tasks.task import encode_ids
 
+from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
 from ..verify.parity import randomize
 from .tiny import DOCUMENTS, QUERY, SIZES, VOCABULARY, convert, save, set_input_names
 
@@ -50,6 +51,11 @@ FAMILIES: list[tuple[str, dict[str, Any], bool]] = [
     ("ModernBert", MODERNBERT, False),
     ("ModernBert", MODERNBERT | {"classifier_pooling": "mean", "classifier_bias": True, "norm_bias": True}, False),
     ("NomicBert", SIZES, True),
+    ("JinaEmbeddingsV3", SIZES | {"type_vocab_size": 1}, False),
+    ("BigBird", SIZES | {"attention_type": "original_full"}, True),
+    ("ConvBert", SIZES | {"embedding_size": 32, "hidden_act": "relu"}, True),
+    ("DebertaV2", DEBERTA | SIZES, True),
+    ("DebertaV2", DEBERTA | SIZES | {"type_vocab_size": 2, "pooler_hidden_act": "tanh"}, True),
 ]
 
 

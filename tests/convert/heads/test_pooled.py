@@ -21,8 +21,12 @@ from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.export.export import export
 from fletcher.convert.heads.pooled import read_modules
 from fletcher.convert.texts import SENTENCES
+from fletcher.convert.verify.verify import verify
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.errors import CheckpointError
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import CheckpointError, InputError, OptionError
+from fletcher.runtime.inputs import Texts
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..tiny import HIDDEN, save_bert, save_modules
 
@@ -335,3 +339,58 @@ def test_a_weighted_average_of_layers(bert: Path, tmp_path: Path, start: int, hi
     if hidden_states:
         with pytest.raises(CheckpointError, match="num_hidden_layers is 3, and the encoder has 2 layers"):
             export(str(tmp_path / "model"), tmp_path / "artifact")
+
+
+# Prompts that are left out of the pooling ------------------------------------------------------------------------------
+
+
+def save_without_prompt(bert: Path, folder: Path, *modes: str) -> Any:
+    """Write a model that leaves prompts out of its pooling, and return it."""
+    from sentence_transformers import SentenceTransformer
+
+    pool = models().Pooling(HIDDEN, pooling_mode=modes, include_prompt=False)
+    encoder = models().Transformer(str(bert), max_seq_length=20)
+    prompts = {"query": "bread and ", "document": "", "clustering": "a "}
+    model = SentenceTransformer(modules=[encoder, pool], device="cpu", prompts=prompts)
+    model.save(str(folder))
+    return model
+
+
+@pytest.mark.parametrize("modes", [*((mode,) for mode in MODES), ("cls", "mean", "lasttoken")])
+def test_pooling_without_the_prompt_agrees_with_sentence_transformers(
+    bert: Path, tmp_path: Path, modes: tuple[str, ...]
+) -> None:
+    model = save_without_prompt(bert, tmp_path / "model", *modes)
+    export(str(tmp_path / "model"), tmp_path / "artifact")
+    with Encoder.load(tmp_path / "artifact", provider="mlas", workers=1) as encoder:
+        for kind, call in (
+            ("query", model.encode_query),
+            ("document", model.encode_document),
+            ("clustering", lambda texts, **options: model.encode(texts, prompt_name="clustering", **options)),
+        ):
+            expected = np.stack([call(text, convert_to_numpy=True) for text in TEXTS])
+            np.testing.assert_allclose(encoder.embed(TEXTS, input_type=kind).vectors, expected, rtol=0, atol=1e-5)
+            assert np.abs(expected - encoder.embed(TEXTS, input_type="raw").vectors).max() > 1e-3 or kind == "document"
+        # Texts with and without a prompt share a batch.
+        tasks = [encoder.prepare(Texts(tuple(TEXTS)), EmbedOptions(input_type=kind)) for kind in ("query", "document")]
+        together = encoder.compute(Encodings.concatenate([task.encodings for task in tasks]))
+        alone = np.concatenate([encoder.compute(task.encodings) for task in tasks])
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6)
+        for overflow in ("windows", "truncate_left"):
+            with pytest.raises(OptionError, match="leaves the prompt out"):
+                encoder.embed(TEXTS, overflow=overflow)
+
+
+def test_a_model_that_leaves_prompts_out_is_verified(bert: Path, tmp_path: Path) -> None:
+    save_without_prompt(bert, tmp_path / "model", "mean")
+    export(str(tmp_path / "model"), tmp_path / "artifact")
+    report = verify(tmp_path / "artifact")
+    report.raise_if_failed()
+    verdicts = {result.setting: result.verdict for result in report.settings}
+    assert verdicts["config_sentence_transformers.json: prompts: query"] == "passed"
+
+
+def test_devices_cannot_leave_prompts_out(bert: Path, tmp_path: Path) -> None:
+    save_without_prompt(bert, tmp_path / "model", "mean")
+    with pytest.raises(InputError, match="include_prompt is false"):
+        export(str(tmp_path / "model"), tmp_path / "artifact", targets=("cpu", "cuda"))

@@ -32,6 +32,20 @@ _DISTILBERT: dict[str, Any] = {"vocab_size": 120, "dim": 48, "n_layers": 3, "n_h
 _IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 _COUNTED: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
+#: As in DeBERTa v3, with few ranges of distances.
+DEBERTA: dict[str, Any] = {
+    "relative_attention": True,
+    "position_buckets": 16,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+
+#: Families with RoBERTa's special tokens.
+COUNTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "jina_embeddings_v3", "longformer")
+
 #: Families with RMS norms that are compared here, by their case, and all of them with `-m slow`.
 RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "llama", "mistral", "qwen3", "qwen3_window")
 
@@ -53,8 +67,19 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     ),
     "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
     "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
+    "big_bird": lambda: transformers.BigBirdModel(transformers.BigBirdConfig(**SIZES, pad_token_id=0)),
+    "convbert": lambda: transformers.ConvBertModel(
+        transformers.ConvBertConfig(**SIZES, embedding_size=24, pad_token_id=0)
+    ),
+    "deberta-v2": lambda: transformers.DebertaV2Model(transformers.DebertaV2Config(**SIZES, **DEBERTA)),
     "electra": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
     "gte": lambda: transformers.GteModel(transformers.GteConfig(**SIZES)),
+    "jina_embeddings_v3": lambda: transformers.JinaEmbeddingsV3Model(
+        transformers.JinaEmbeddingsV3Config(**SIZES, **_COUNTED)
+    ),
+    "longformer": lambda: transformers.LongformerModel(
+        transformers.LongformerConfig(**SIZES, **_COUNTED, attention_window=16)
+    ),
     "nomic_bert": lambda: transformers.NomicBertModel(transformers.NomicBertConfig(**SIZES)),
     "modernbert": lambda: transformers.ModernBertModel(
         transformers.ModernBertConfig(**SIZES, **_IDS, local_attention=16)
@@ -74,7 +99,7 @@ def save_artifact(family: str, folder: Path) -> Path:
         The artifact.
     """
     checkpoint = folder / "checkpoint"
-    tokens = ROBERTA_TOKENS if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else BERT_TOKENS
+    tokens = ROBERTA_TOKENS if family in COUNTED else BERT_TOKENS
     model = MODELS[family]()
     save_checkpoint(model if family in RMS_NORMED else randomize(model), checkpoint, tokens)
     return export_mean(checkpoint, SIZES["hidden_size"])

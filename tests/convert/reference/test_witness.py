@@ -151,3 +151,9 @@ def test_a_module_with_code_of_the_repository_is_not_run(embedder: Path, tmp_pat
     (folder / "custom_st.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(CheckpointError, match="cannot load"):
         load_witness(folder, card())
+
+
+def test_experts_have_no_reference(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nomic_bert", "num_experts": 8}))
+    with pytest.raises(CheckpointError, match=r"num_experts.*cannot be verified"):
+        load_witness(tmp_path, card())

@@ -11,14 +11,16 @@ import transformers
 
 from ..families.decoders.models import QUICK, make_tiny
 from ..families.restated import Restated, Static
-from ..families.test_gte import New
+from ..families.rotary.test_gte import New
+from ..families.rotary.test_nomic_bert import EXPERTS, Nomic
+from ..families.special_attention.test_convbert import BASE as CONVBERT
+from ..families.special_attention.test_deberta_v2 import V3 as DEBERTA
 from ..families.test_jina_bert import Jina
-from ..families.test_nomic_bert import Nomic
 from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize
 from .tiny import Tiny
 
-__all__ = ["MODELS", "NAMES", "SLOW", "Tiny", "bert_like", "roberta_like"]
+__all__ = ["MODELS", "NAMES", "REFUSED", "SLOW", "Tiny", "bert_like", "cases", "roberta_like"]
 
 LONGEST = 24
 T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), start=1, end=1, pad=0)
@@ -76,19 +78,29 @@ def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden
 #: Models of families whose paths through the emitters are those of other models; their tests run with `-m slow`.
 SLOW = ("eurobert", "gemma", "mistral", "qwen2")
 
+#: Models that a target refuses by name.
+REFUSED: Mapping[str, tuple[str, ...]] = {"coreml": ("convbert",)}
+
 #: By name: all of `families.FAMILIES`, and one model for each other path through an emitter.
 MODELS: Mapping[str, Callable[[], Tiny]] = {
     "albert": bert_like("albert", "Albert", embedding_size=16),
     "bert": bert_like("bert", "Bert"),
+    "big_bird": bert_like("big_bird", "BigBird", attention_type="original_full", use_bias=False),
     "bert_tanh_gelu": bert_like("bert", "Bert", hidden_act="gelu_new"),
     "bert_quick_gelu": bert_like("bert", "Bert", hidden_act="quick_gelu"),
     "camembert": roberta_like("camembert", "Camembert", type_vocab_size=1),
+    "convbert": bert_like("convbert", "ConvBert", **CONVBERT),
+    "deberta-v2": bert_like("deberta-v2", "DebertaV2", **DEBERTA),
     "distilbert": lambda: _transformers("distilbert", "DistilBert", DISTILBERT_SIZES, BERT_TOKENS, POSITIONS),
     **{name: partial(make_tiny, name) for name in (*QUICK, *SLOW)},
     "electra": bert_like("electra", "Electra", embedding_size=16),
     "gte": _restated("new", lambda: New(rope_scaling={"type": "ntk", "factor": 2.0}), 60, 32),
+    "jina_embeddings_v3": lambda: _transformers(
+        "jina_embeddings_v3", "JinaEmbeddingsV3", SIZES, ROBERTA_TOKENS, POSITIONS
+    ),
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
     "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
+    "longformer": roberta_like("longformer", "Longformer", attention_window=6, type_vocab_size=1),
     "modernbert": _modernbert,
     "mpnet": roberta_like("mpnet", "MPNet"),
     "nomic_bert": _restated("nomic_bert", Nomic, 64, 32),
@@ -96,6 +108,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
         "nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5, rotary_emb_interleaved=True, rotary_emb_base=50), 64, 32
     ),
     "nomic_bert_half": _restated("nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5), 64, 32),
+    "nomic_bert_experts": _restated("nomic_bert", lambda: Nomic(**EXPERTS), 64, 32),
     "roberta": roberta_like("roberta", "Roberta", type_vocab_size=1),
     "mt5": _t5("mt5", "MT5", feed_forward_proj="gated-gelu"),
     "static_embedding": _restated("static_embedding", Static, 60, 24),
@@ -106,3 +119,13 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
 
 #: Names of the models, for parametrized tests.
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
+
+
+def cases(*targets: str) -> list[Any]:
+    """Return each target with the names of the models that it does not refuse, for parametrized tests."""
+    return [
+        pytest.param(target, name, marks=pytest.mark.slow) if name in SLOW else (target, name)
+        for target in targets
+        for name in MODELS
+        if name not in REFUSED.get(target, ())
+    ]

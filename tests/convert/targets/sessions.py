@@ -21,6 +21,7 @@ from fletcher.convert.precision import Float
 from fletcher.convert.targets.emit import choose, emit
 from fletcher.convert.targets.shared.emission import Emission
 from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.artifact.manifest import TOKEN_OUTPUTS
 from fletcher.runtime.batch import Batch
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds, pack
@@ -47,21 +48,23 @@ class TargetSession(Session):
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         if self._parts[0][0].feeds.shape is None:
-            return self._run(*self._parts[0], batch)
+            return self._run(*self._parts[0], batch, output)
         rows = []
         for row in range(len(batch)):
             text = batch.select(np.array([row]))
             fits = (part for part in self._parts if part[0].feeds.shape[1] >= text.num_tokens)  # type: ignore[index]
-            rows.append(self._run(*next(fits), text))
+            rows.append(self._run(*next(fits), text, output))
         return np.concatenate(rows)
 
-    def _run(self, emission: Emission, graph: CpuGraph | RoundingGraph, batch: Batch) -> NDArray[np.float32]:
+    def _run(
+        self, emission: Emission, graph: CpuGraph | RoundingGraph, batch: Batch, name: str | None
+    ) -> NDArray[np.float32]:
         tables = {name: self._tables[weight] for name, weight in emission.feeds.tables.items()}
         feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, tables)
-        output = emission.graph.outputs[0]
-        vectors: NDArray[np.float32] = graph.run(feeds, [output.name])[0]
+        output = name or emission.graph.outputs[0].name
+        vectors: NDArray[np.float32] = graph.run(feeds, [output])[0]
         assert vectors.dtype == np.float32
-        return pack(vectors, batch) if output.name == "token_vectors" else vectors
+        return pack(vectors, batch) if output in TOKEN_OUTPUTS else vectors
 
     def close(self) -> None:
         """Do nothing: garbage collection releases the graphs."""

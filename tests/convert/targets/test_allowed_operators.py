@@ -33,7 +33,7 @@ from fletcher.runtime.artifact.graph.operators import EMITTED, QUANTIZED
 from fletcher.runtime.artifact.manifest import Target
 
 from ..verify.parity import make_card
-from .models import MODELS, SLOW
+from .models import MODELS, REFUSED, SLOW
 from .sessions import architecture_of
 
 QUANTIZE = Path(__file__).parents[3] / "quantize" / "graph"
@@ -78,6 +78,8 @@ def _emitted() -> Mapping[str, frozenset[tuple[str, str]]]:
             for target, precisions in PRECISIONS.items():
                 if target == "coreml" and architecture.output == "sparse":
                     continue  # CoreML has no logarithm
+                if name in REFUSED.get(target, ()):
+                    continue
                 for precision in precisions:
                     for emission in emit(target, architecture, tiny.hidden, tiny.longest, choose(target, precision)):
                         found[target] |= emission.graph.operators

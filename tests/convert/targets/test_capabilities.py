@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +138,10 @@ def nodes_of(architecture: Architecture) -> dict[str, tuple[str, list[str]]]:
     """Return operator and inputs of each node of the `cpu` graph, by name."""
     graph = emit_cpu(architecture, WIDTH * 4)
     return {node.name: (node.op_type, list(node.input)) for node in graph._nodes}
+
+
+def test_convolutions_are_refused_by_name(tmp_path: Path) -> None:
+    tiny = MODELS["convbert"]()
+    architecture = architecture_of(tiny.save(tmp_path), make_card(tmp_path, tiny.hidden, tiny.longest))
+    with pytest.raises(InputError, match=r"coreml cannot emit attention with convolutions, .* convbert"):
+        emit("coreml", architecture, tiny.hidden, tiny.longest, choose("coreml", "fp32"))

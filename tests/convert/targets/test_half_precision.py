@@ -14,7 +14,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.origin.tolerances import TOLERANCES
 
 from ..verify.parity import MIXED, Parity, make_card
-from .models import MODELS, NAMES, Tiny
+from .models import MODELS, NAMES, REFUSED, Tiny
 from .sessions import TargetSession, architecture_of, load_target, models_of
 from .support.contrib_operators import spell_out
 from .support.rounding import RoundingGraph
@@ -49,6 +49,8 @@ def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("target", "precision"), ROUNDED)
 def test_rounded_after_every_node(tmp_path: Path, name: str, target: str, precision: Float) -> None:
+    if name in REFUSED.get(target, ()):
+        pytest.skip("the target refuses the model")
     tiny = MODELS[name]()
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     emissions, models = models_of(architecture_of(tmp_path, card), card, tmp_path, target, precision)
@@ -62,6 +64,8 @@ def test_rounded_after_every_node(tmp_path: Path, name: str, target: str, precis
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("target", "precision"), RUN)
 def test_on_the_processor(tmp_path: Path, name: str, target: str, precision: Float) -> None:
+    if name in REFUSED.get(target, ()):
+        pytest.skip("the target refuses the model")
     tiny = MODELS[name]()
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     session = load_target(architecture_of(tmp_path, card), card, tmp_path, target, precision)

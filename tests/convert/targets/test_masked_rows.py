@@ -21,7 +21,7 @@ from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..verify.parity import make_card
-from .models import MODELS, NAMES
+from .models import MODELS, NAMES, cases
 from .sessions import architecture_of, models_of
 from .support.contrib_operators import spell_out
 
@@ -64,7 +64,7 @@ def test_a_text_without_a_token_is_finite_and_changes_no_other(tmp_path: Path, n
     np.testing.assert_allclose(beside[0][[0, 2]], alone, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_graph_for_one_text_is_finite_without_a_token(tmp_path: Path, name: str) -> None:
-    for value in _run(name, tmp_path, "coreml", Encodings.from_lists([[]])):
+@pytest.mark.parametrize(("target", "name"), cases("coreml"))
+def test_a_graph_for_one_text_is_finite_without_a_token(tmp_path: Path, target: str, name: str) -> None:
+    for value in _run(name, tmp_path, target, Encodings.from_lists([[]])):
         assert np.isfinite(value).all()

@@ -18,7 +18,7 @@ from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 
 from ..verify.parity import make_card
-from .models import MODELS, SLOW, Tiny
+from .models import MODELS, REFUSED, SLOW, Tiny
 from .sessions import architecture_of, models_of
 from .support.graph_types import SYNCHRONIZING, assert_kernels, typed
 
@@ -40,7 +40,8 @@ def _graphs(name: str, folder: Path, target: str, precision: Float) -> list[onnx
 
 
 def _combinations(target: str) -> list[Any]:
-    pairs = [(name, precision) for name in MODELS for precision in PRECISIONS[target]]  # type: ignore[index]
+    names = [name for name in MODELS if name not in REFUSED.get(target, ())]
+    pairs = [(name, precision) for name in names for precision in PRECISIONS[target]]  # type: ignore[index]
     return [pytest.param(*pair, marks=pytest.mark.slow) if pair[0] in SLOW else pair for pair in pairs]
 
 
@@ -60,7 +61,9 @@ def test_tensorrt_has_standard_operators_and_typed_values(tmp_path: Path, name: 
     types = typed(model)
     assert all(types[value].elem_type for node in model.graph.node for value in (*node.input, *node.output) if value)
     for node in model.graph.node:
-        if node.op_type == "Softmax":  # MatMul(scaled query, key) + mask, Softmax, MatMul
+        if node.op_type == "Softmax" and node.name.endswith(
+            "/attention/weights"
+        ):  # MatMul(scaled query, key) + mask, Softmax, MatMul
             _assert_fusible(model, node)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fletcher.convert.families import FAMILIES
 
-from .models import MODELS, NAMES
+from .models import MODELS, cases
 from .sessions import parity_of
 
 TARGETS = ("cuda", "tensorrt", "coreml")
@@ -19,8 +19,7 @@ def test_every_family_has_a_model_here() -> None:
     assert families | {"gte"} == set(FAMILIES)  # `gte` and `new` are one family with two names
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("target", "name"), cases(*TARGETS))
 def test_parity(tmp_path: Path, name: str, target: str) -> None:
     parity = parity_of(MODELS[name](), tmp_path, target)
     parity.check_batches()

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import numpy as np
@@ -26,7 +27,7 @@ from fletcher.convert.verify.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
-from fletcher.runtime.errors import ChecksumError, VerificationError
+from fletcher.runtime.errors import ArtifactError, ChecksumError, VerificationError
 
 from ..tiny import MAX_TOKENS, save_embedder
 
@@ -364,3 +365,17 @@ def test_the_real_minilm_reproduces_huggingface(minilm_artifact: Path, minilm_ch
     report = verify_with(minilm_artifact, load_witness(minilm_checkpoint, card), name="MiniLM")
     report.raise_if_failed()
     assert report.variants[0].max_abs <= 1e-5
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of the system is replaced, because it lets root write everywhere but on a disk that is mounted read-only."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("the reference is fetched")
+
+    monkeypatch.setattr("fletcher.convert.verify.verify.fetch_reference", refuse)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tiny_artifact.parent.resolve())
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        verify(tiny_artifact)

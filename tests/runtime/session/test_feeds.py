@@ -34,6 +34,8 @@ def _feed(name: str, dtype: str, rank: int, rules: FeedRules | None = None, **ta
         ("position_ids", "int32", 2, [[0, 1, 2], [0, 0, 0]]),
         ("attention_mask", "int32", 2, [[1, 1, 1], [1, 0, 0]]),
         ("steps", "int64", 1, [0, 1, 2]),
+        ("around.3", "int32", 2, [[0, 1, 2], [1, 2, 3], [2, 3, 0], [0, 4, 0]]),
+        ("around.3", "int32", 3, [[[0, 1, 2], [1, 2, 3], [2, 3, 0]], [[0, 4, 0], [0, 0, 0], [0, 0, 0]]]),
         ("rectangle", "int32", 2, [[0, 1, 2], [3, 3, 3]]),
         ("pooling.cls", "int32", 1, [0, 3]),
         ("pooling.lasttoken", "int32", 1, [2, 3]),

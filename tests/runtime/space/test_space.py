@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, ModelCard
+from fletcher.model_zoo.card import Accuracy, LateInteraction, LogitScore, ModelCard, StaticQueries
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.space.space import Space, compare_spaces, space_of
@@ -43,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "activation": "sigmoid",
     "late_interaction": LateInteraction(query_tokens=32, document_tokens=180),
     "logit_score": LogitScore(true_token=9693, false_token=2152),
+    "static_queries": StaticQueries(max_tokens=512),
 }
 
 
@@ -108,6 +109,8 @@ def test_every_field_of_a_card_was_considered() -> None:
         "aliases",
         "labels",
         "similarity",
+        "include_prompt",  # the graph is in the space
+        "token_heads",  # further outputs have a suffix with a digest
     }
     assert set(ModelCard.__struct_fields__) == changes_no_vector | (
         set(ModelCard.__struct_fields__) & set(Space.__struct_fields__)

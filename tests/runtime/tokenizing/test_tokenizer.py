@@ -119,6 +119,11 @@ def _trained(kind: str) -> HuggingFaceTokenizer:
         tokenizer = HuggingFaceTokenizer(BPE())
         tokenizer.normalizer = normalizers.NFC() if kind == "modernbert" else None
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=kind == "roberta")
+        if kind == "qwen2":
+            tokenizer.normalizer = normalizers.NFC()
+            words = pre_tokenizers.Split(Regex(QWEN2), "isolated")
+            letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
         trainer = trainers.BpeTrainer(
             vocab_size=600,
             special_tokens=special,
@@ -132,7 +137,11 @@ def _trained(kind: str) -> HuggingFaceTokenizer:
     return tokenizer
 
 
-KINDS = {kind: _trained(kind) for kind in ("roberta", "modernbert", "xlm-roberta")}
+#: Pattern of words in tokenizer.json of Qwen/Qwen3-Embedding-0.6B.
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+KINDS = {kind: _trained(kind) for kind in ("roberta", "modernbert", "xlm-roberta", "qwen2")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,7 +170,12 @@ def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference
     start, end = encodings.offsets[1:3].tolist()
     expected = reference(text, padding=False, verbose=False)["input_ids"]
     assert encodings.ids[start:end].tolist() == [*expected[:255], expected[-1]]
-    assert encodings.dropped.tolist() == [0, len(expected) - 256, 0]
+    assert 0 < encodings.dropped[1] <= len(expected) - 256 and encodings.dropped.tolist() == [
+        0,
+        encodings.dropped[1],
+        0,
+    ]
+    assert minilm.encode([text], side="neither").lengths.tolist() == [len(expected)]
 
 
 def _with(kind: str, **changes: Any) -> HuggingFaceTokenizer:
@@ -179,7 +193,8 @@ def test_only_tokenizers_whose_words_end_at_blanks_are_cut(minilm: Tokenizer) ->
     assert not ends_of(HuggingFaceTokenizer(BPE()))  # without a pre-tokenizer the whole text is one word
     assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.ByteLevel(use_regex=False)))
     assert not ends_of(_with("xlm-roberta", pre_tokenizer=pre_tokenizers.Metaspace(split=False)))
-    assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.Split(Regex("e "), "isolated")))
+    for pattern, behavior in (("e ", "isolated"), (QWEN2, "removed"), (QWEN2.replace("L}+", "L}+ ?"), "isolated")):
+        assert not ends_of(_with("qwen2", pre_tokenizer=pre_tokenizers.Split(Regex(pattern), behavior)))
     assert not ends_of(_with("roberta", normalizer=normalizers.Strip()))
     assert not ends_of(_with("roberta", normalizer=normalizers.Replace("a b", "c")))
     assert ends_of(_with("roberta", normalizer=normalizers.Replace("``", '"')))

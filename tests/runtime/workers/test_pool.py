@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.artifact.manifest import TensorInfo
+from fletcher.runtime.artifact.manifest import TOKEN_OUTPUTS, TensorInfo
 from fletcher.runtime.batch import Batch
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.errors import CanaryError, ProviderError
+from fletcher.runtime.errors import CanaryError, NotFiniteError, ProviderError
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.worker_layout import WorkerLayout
 from fletcher.runtime.session.session import Session
@@ -123,6 +123,27 @@ def test_nan_and_infinity_are_errors(dtype: type[np.floating], bad: float) -> No
         assert run.run(one).shape == (1, 3)
         with pytest.raises(ProviderError, match="NaN or infinity for row 1 of a batch of 2"):
             run.run(two)
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_the_error_has_all_rows_with_nan(by_token: bool) -> None:
+    """Rows 1, 4 and 5 of six texts, which are computed in two batches."""
+
+    class Given(Marked):
+        def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
+            assert isinstance(batch, Encodings)
+            last = batch.ids[batch.offsets[1:] - 1]
+            values = np.where(np.isin(batch.ids if by_token else last, [21, 24, 25]), np.nan, 1.0)
+            return values[:, None].astype(np.float32)
+
+    texts = Encodings.from_lists([[1, 20], [1, 21], [1, 1, 22], [1, 23], [1, 24], [1, 25]])
+    name = next(iter(TOKEN_OUTPUTS)) if by_token else "vectors"
+    outputs = (TensorInfo(name, "float32", ("texts", 1)),)
+    with closing(Workers(Given(0), outputs, name="x", count=1, token_budget=7)) as run:
+        with pytest.raises(NotFiniteError) as caught:
+            run.run(texts)
+        assert caught.value.rows == (1, 4, 5)
+        assert run.run(texts.select(np.array([0, 2, 3]))).shape[1] == 1
 
 
 def test_checks_see_both_and_both_are_closed(workers: Workers) -> None:

@@ -154,10 +154,22 @@ class Served:
 
 
 @contextmanager
-def serve(artifacts: Sequence[Path], *options: str) -> Iterator[Served]:
-    """Run a server under the memory limit."""
-    limit = ("--memory-limit", str(MEMORY_LIMIT), "--provider", "mlas", "--workers", "1", "--token-budget", "2048")
+def serve(
+    artifacts: Sequence[Path], *options: str, memory_limit: int | None = MEMORY_LIMIT, group: Path | None = None
+) -> Iterator[Served]:
+    """Run a server under a memory limit.
+
+    Args:
+        artifacts: folders of its models.
+        options: other options of the command.
+        memory_limit: the option `--memory-limit` in bytes; None leaves it out.
+        group: control group that the process enters; None leaves it where it is.
+    """
+    limit: tuple[str, ...] = () if memory_limit is None else ("--memory-limit", str(memory_limit))
+    limit += ("--provider", "mlas", "--workers", "1", "--token-budget", "2048")
     command = [sys.executable, "-c", START, "--json", "run", *map(str, artifacts), *limit, *options]
+    if group is not None:
+        command = ["/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
     command += ["--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--drain-seconds", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:

@@ -6,16 +6,29 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fletcher.runtime import Embeddings, Encodings
-from fletcher.runtime.errors import InputError, OverloadedError, ProviderError, StoppingError
-from fletcher.runtime.inputs import TokenIds
+from fletcher.runtime.errors import (
+    DeadlineError,
+    DeviceMemoryError,
+    InputError,
+    NotFiniteError,
+    OverloadedError,
+    ProviderError,
+    StoppingError,
+)
+from fletcher.runtime.inputs import Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.serve.engine import workers
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import INLINE_CHARACTERS, Engine
+from fletcher.serve.engine.terms import Terms
+from fletcher.serve.observe.metrics import Metrics
 
 from ..fake_encoder import DIMENSION, MAX_TOKENS, POISON, FakeEncoder, expected, request_for, vector_of
 
@@ -40,6 +53,18 @@ def test_a_request_gets_its_vectors_and_its_token_counts() -> None:
     np.testing.assert_array_equal(embeddings.vectors, np.stack([expected("ab"), expected("x" * 20), expected("")]))
     assert embeddings.tokens.tolist() == [4, MAX_TOKENS, 2]
     assert embeddings.dropped.tolist() == [0, 6, 0]
+
+
+def test_metrics_can_be_read_while_an_engine_is_made() -> None:
+    class Scraped(Metrics):
+        """Metrics that another thread reads as soon as one is added."""
+
+        def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+            super().gauge(name, text, value)
+            assert name.encode() in self.exposition()
+
+    with Engine(FakeEncoder(), metrics=Scraped()) as engine:
+        assert b"fletcher_batches_stuck 0.0" in engine.metrics.exposition()
 
 
 def test_prompts_and_dimensions_reach_the_encoder() -> None:
@@ -240,6 +265,81 @@ def test_after_a_failed_batch_its_requests_run_separately() -> None:
         with pytest.raises(ProviderError, match="third party"):
             bad.result(SECONDS)
         assert_answers(engine.submit(request_for(["after"[:4]])), ["afte"])
+
+
+@dataclass
+class Recorded:
+    """Encoder whose library fails at texts of five characters. It takes a clock forward."""
+
+    encoder: FakeEncoder
+    clock: list[float]
+    sizes: list[int] = field(default_factory=list)
+
+    def __call__(self, batch: Encodings, output: str | None = None) -> np.ndarray:
+        self.sizes.append(len(batch))
+        self.clock[0] += 1.0
+        if 7 in batch.lengths.tolist():
+            raise RuntimeError("a third party's failure")
+        return FakeEncoder.run(self.encoder, batch)
+
+
+def test_companions_of_a_failing_text_are_dropped_at_their_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch takes a second. The companions are computed alone, one after the other, and wait for that."""
+    encoder, clock = FakeEncoder(workers=1), [time.monotonic()]
+    encoder.run = run = Recorded(encoder, clock)  # type: ignore[method-assign]
+    encoder.gate.clear()
+    # The engine's clock alone: a queue that waits, and the test itself, use the real one.
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
+    with Engine(encoder) as engine:
+        first = engine.submit(request_for(["1"]))
+        wait_for(lambda: engine.admission.tokens == 0)
+        until = clock[0] + 2.5  # the failing batch, and two texts alone
+        bad = engine.submit(request_for(["worse"]))
+        good = engine.submit(EmbedRequest(Texts(("2",)), terms=Terms("normal", "", until)))
+        late = engine.submit(EmbedRequest(Texts(("3",)), terms=Terms("normal", "", until)))
+        gone = engine.submit(request_for(["4"]))
+        encoder.gate.set()
+        assert_answers(first, ["1"])
+        with pytest.raises(ProviderError, match="third party"):
+            bad.result(SECONDS)
+        assert_answers(good, ["2"])
+        with pytest.raises(DeadlineError):
+            late.result(SECONDS)
+        assert_answers(gone, ["4"])
+    assert run.sizes == [1, 4, 1, 1, 1]
+
+
+def test_an_error_that_names_its_rows_costs_the_others_one_batch() -> None:
+    encoder = FakeEncoder(workers=1, token_budget=256)
+    encoder.gate.clear()
+    with Engine(encoder) as engine:
+        engine.submit(request_for(["1"]))
+        wait_for(lambda: engine.admission.tokens == 0)
+        good = [engine.submit(request_for([f"{number}", "two"])) for number in range(8)]
+        bad = [engine.submit(request_for(["fine", POISON, str(number)])) for number in range(2)]
+        more = engine.submit(request_for(["more"]))
+        encoder.gate.set()
+        for number, future in enumerate(good):
+            assert_answers(future, [f"{number}", "two"])
+        assert_answers(more, ["more"])
+        for future in bad:
+            with pytest.raises(NotFiniteError, match="NaN"):
+                future.result(SECONDS)
+        sizes = [len(batch) for batch in encoder.batches]
+    assert sizes == [1, 8 * 2 + 2 * 3 + 1, 8 * 2 + 1, 3, 3]
+
+
+@pytest.mark.parametrize("error", [NotFiniteError([0], "NaN"), DeviceMemoryError("too long a text")])
+def test_texts_that_cannot_be_computed_do_not_make_it_refuse_others(error: ProviderError) -> None:
+    """A client that sends such texts again and again. An error of the device itself opens the breaker after five."""
+    encoder = FakeEncoder(workers=1)
+    with Engine(encoder) as engine:
+        for _ in range(12):
+            encoder.fails = error
+            with pytest.raises(type(error)):
+                engine.submit(request_for(["a"])).result(SECONDS)
+        encoder.fails = None
+        assert_answers(engine.submit(request_for(["b"])), ["b"])
 
 
 def test_invalid_inputs_are_rejected_at_admission() -> None:

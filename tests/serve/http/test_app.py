@@ -402,8 +402,9 @@ def test_the_openapi_document_describes_the_routes(http: httpx.Client) -> None:
     schemas = document["components"]["schemas"]
     answer = embed(http).json()
     assert set(answer) == set(schemas["EmbeddingList"]["properties"])
-    split = {"scale", "chunks"}  # only int8 vectors and split texts have these fields
-    assert set(answer["data"][0]) | split == set(schemas["EmbeddingItem"]["properties"])
+    # Only int8 vectors, split texts and models with further outputs have these fields.
+    others = {"scale", "chunks", "sparse", "token_vectors"}
+    assert set(answer["data"][0]) | others == set(schemas["EmbeddingItem"]["properties"])
     assert set(answer["data"][0]) == set(schemas["EmbeddingItem"]["required"])
     assert (
         set(schemas["EmbeddingRequest"]["properties"])

@@ -66,6 +66,29 @@ def test_a_longer_head_is_refused(client: socket.socket, line: bytes) -> None:
     assert read_all(client).startswith(b"HTTP/1.1 431")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health HTTP/1.1",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nHost: localhost",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nhost: evil.example",
+        b"GET /health HTTP/1.0\r\nhost: evil.example\r\nhost: localhost",
+        b"GET /health HTTP/0.9\r\nhost: localhost",
+        b"GET /health",
+    ],
+)
+def test_a_request_without_one_host_is_refused(client: socket.socket, head: bytes) -> None:
+    """A proxy and the server must not read different names, or one request where the other reads none."""
+    send(client, head + b"\r\n\r\n" + GET)
+    answer = read_all(client)
+    assert answer.startswith(b"HTTP/1.1 400") and b" 200 " not in answer
+
+
+def test_the_oldest_clients_need_no_host(client: socket.socket) -> None:
+    send(client, b"GET /health HTTP/1.0\r\n\r\n")
+    assert read_all(client).startswith(b"HTTP/1.1 200")
+
+
 def test_a_longer_target_is_refused(client: socket.socket) -> None:
     send(client, b"GET /" + b"a" * (4 * HEAD_BYTES))
     assert read_all(client).startswith(b"HTTP/1.1 431")

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ from fletcher.serve.observe.tracing import Tracing
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import FakeEncoder
+from ..fake_encoder import SPACE, FakeEncoder
 
 #: Example from W3C's Trace Context, section 3.2.2.5.
 TRACE, PARENT = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
@@ -101,6 +102,9 @@ def test_spans_of_an_http_request_are_children_of_the_span_of_the_caller(
         "http.route": "/v1/embeddings",
         "url.scheme": "http",
         "fletcher.request_id": "mine",
+        "fletcher.model": "fake-model",
+        "fletcher.version": "1",
+        "fletcher.space": SPACE.id,
         "http.response.status_code": 200,
     }
     below = [span for span in spans.get_finished_spans() if span.parent and span.parent.span_id == id_of(request)]
@@ -139,6 +143,7 @@ def test_a_batch_has_a_separate_trace_with_links_to_its_requests(
             batch.links
         )  # each text has one letter, between the ids 1 and 2
         assert batch.attributes["fletcher.provider"] == "by hand"
+        assert batch.attributes["fletcher.model"] == "fake-model"
     inside = {span.parent.span_id for span in spans.get_finished_spans() if span.name == "session" and span.parent}
     assert inside == {id_of(batch) for batch in batches}
     computed = several(spans, "compute", 4)
@@ -213,6 +218,16 @@ def test_a_joined_request_links_to_the_computed_one(
     assert [link.context.span_id for link in joined[0].links] == [id_of(computed)]
 
 
+@pytest.mark.parametrize(("given", "instance"), [("", "host:8080"), ("a=b,service.instance.id=mine", "mine")])
+def test_the_environment_may_name_the_instance(monkeypatch: pytest.MonkeyPatch, given: str, instance: str) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", given)
+    tracing = Tracing.to("http://127.0.0.1:1", "host:8080")
+    try:
+        assert tracing._provider.resource.attributes["service.instance.id"] == instance
+    finally:
+        tracing.close()
+
+
 def test_a_collector_receives_what_the_command_sends(minilm_artifact: Path) -> None:
     received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
@@ -253,13 +268,11 @@ def test_a_collector_receives_what_the_command_sends(minilm_artifact: Path) -> N
         collector.shutdown()
         thread.join()
         collector.server_close()
-    collected = [
-        span
-        for _ in range(received.qsize())
-        for resource in ExportTraceServiceRequest.FromString(received.get()).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
+    exported = [ExportTraceServiceRequest.FromString(received.get()) for _ in range(received.qsize())]
+    resources = [resource for request in exported for resource in request.resource_spans]
+    collected = [span for resource in resources for scope in resource.scope_spans for span in scope.spans]
+    names = {item.key: item.value.string_value for resource in resources for item in resource.resource.attributes}
+    assert (names["service.name"], names["service.instance.id"]) == ("fletcher", f"{socket.gethostname()}:0")
     named = {span.name: span for span in collected}
     assert set(named) == STAGES | {"POST /embed", "batch", "session"}
     assert int.from_bytes(named["POST /embed"].trace_id) == TRACE

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
 from fletcher.runtime.batch import Batch
-from fletcher.runtime.errors import ArtifactError, DeviceLostError, DeviceMemoryError, ProviderError
+from fletcher.runtime.errors import ArtifactError, DeviceLostError, DeviceMemoryError, NotFiniteError, ProviderError
 from fletcher.runtime.fleet.fleet import Fleet
 from fletcher.runtime.fleet.member import FleetDevice
 from fletcher.runtime.inputs import Inputs, TokenIds
@@ -24,7 +24,7 @@ from ...serve.fake_encoder import DIMENSION, FakeEncoder, expected, ids_of, info
 from ..stage.world import Violation, the_world
 from .weather import FOREVER, DeviceWeather, ModelWeather
 
-__all__ = ["POISON_IDS", "Loads", "SimulatedModel", "right_vector"]
+__all__ = ["Loads", "SimulatedModel", "right_vector"]
 
 #: Slots of a device in a fleet.
 SLOTS = 2
@@ -32,7 +32,8 @@ SLOTS = 2
 #: Texts above which tokenizing takes time.
 FEW_TEXTS = 64
 
-POISON_IDS = tuple(ids_of("poison"))
+#: Texts for which every device gives NaN, and texts for which the library of every device raises an error.
+POISON_IDS, BREAKING_IDS = tuple(ids_of("poison")), tuple(ids_of("breaks"))
 
 
 @cache
@@ -142,8 +143,11 @@ class SimulatedModel(FakeEncoder):
         rows = [
             tuple(batch.ids[start:end].tolist()) for start, end in zip(batch.offsets, batch.offsets[1:], strict=False)
         ]
+        if BREAKING_IDS in rows:
+            raise RuntimeError("the library failed")
         if POISON_IDS in rows:
-            raise ProviderError(f"the session gave NaN or infinity for row {rows.index(POISON_IDS)}")
+            bad = [number for number, row in enumerate(rows) if row == POISON_IDS]
+            raise NotFiniteError(bad, f"the session gave NaN or infinity for row {bad[0]}")
         return values
 
     def _require_open(self) -> None:

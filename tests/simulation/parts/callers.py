@@ -95,7 +95,7 @@ def draw_plan(chance: random.Random, models: list[str], seconds: float) -> Plan:
     base = chance.randrange(40)  # equal texts join
     texts = tuple(f"{base + index}{'x' * chance.randint(0, 9)}" for index in range(size))
     if chance.random() < 0.03:
-        texts = ("poison", *texts)
+        texts = ("poison" if base % 2 else "breaks", *texts)
     return Plan(
         at=seconds * chance.random(),
         client=chance.choice([*CLIENTS] * 12 + ["stranger"]),

@@ -9,13 +9,16 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from fletcher.runtime.inputs import Texts
+from fletcher.runtime import Embeddings, TextOutputs
+from fletcher.runtime.inputs import Requested, Texts
 from fletcher.runtime.options.embed import EmbedOptions, Overflow
+from fletcher.runtime.tasks.further_outputs import FURTHER, ORDER
 from fletcher.runtime.tasks.postprocess import cast
 
 from ....errors import FieldError
 from ....json_bodies import decode
 from ...call import Call, Response
+from ...embedding_items import sparse_values, token_items
 from ...json import json_rows, little_endian
 from ...route import Doc, Route
 from ..answers import TOKEN_HEADERS, token_headers
@@ -86,7 +89,7 @@ async def _embed(
 ) -> _Answer:
     call.fields = FIELDS | {"input": "texts" if request.inputs is None else "inputs"}
     texts = _texts(call, request)
-    kinds = list(dict.fromkeys(request.embedding_types or ["float"]))
+    kinds: list[str] = list(dict.fromkeys(request.embedding_types or ["float"]))
     described = call.pick(model).description
     if request.max_tokens is not None and request.max_tokens < described.max_tokens:
         raise FieldError(
@@ -109,11 +112,16 @@ async def _embed(
         chunk_tokens=request.chunk_tokens,
         normalize=request.normalize,
     )
-    _, embeddings = await call.ask(model, Texts(tuple(texts)), options)
-    by_type: dict[str, Any] = {}
+    dense = [kind for kind in kinds if kind not in FURTHER]
+    requested: Requested = "vectors" if len(dense) == len(kinds) else _requested(kinds, dense)
+    embeddings: Embeddings | TextOutputs
+    _, embeddings = await call.ask(model, Texts(tuple(texts)), options, requested)
+    by_type = {} if isinstance(embeddings, Embeddings) else _further(embeddings)
+    vectors = embeddings.vectors
     scales = None
-    for kind in kinds:
-        by_type["floats" if kind == "float" else kind], kind_scales = _as(embeddings.vectors, kind)
+    for kind in dense:
+        values = vectors.vectors if isinstance(vectors, Embeddings) else vectors
+        by_type["floats" if kind == "float" else kind], kind_scales = _as(values, kind)
         scales = kind_scales or scales
     used = Tokens(int(embeddings.tokens.sum()))
     meta = CohereMeta(
@@ -126,6 +134,22 @@ async def _embed(
         scales=scales,
     )
     return _Answer(ByType(**by_type), texts, meta)
+
+
+def _requested(kinds: list[str], dense: list[str]) -> Requested:
+    """Return the outputs of a request for further outputs, with or without vectors."""
+    return tuple(output for output in ORDER if output in kinds or (output == "vectors" and dense))
+
+
+def _further(outputs: TextOutputs) -> dict[str, Any]:
+    """Return the further outputs by type."""
+    by_type: dict[str, Any] = {}
+    texts = range(len(outputs))
+    if outputs.sparse is not None:
+        by_type["sparse"] = [sparse_values(outputs.sparse, text) for text in texts]
+    if outputs.token_vectors is not None:
+        by_type["token_vectors"] = [token_items(outputs.token_vectors, text, binary=False) for text in texts]
+    return by_type
 
 
 def _texts(call: Call, request: CohereBody) -> list[str]:

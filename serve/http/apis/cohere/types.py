@@ -9,6 +9,8 @@ from msgspec import Meta
 
 from fletcher.runtime.options.embed import Overflow
 
+from ...embedding_items import SparseValue, Vector
+
 __all__ = [
     "MAX_TEXTS",
     "ByType",
@@ -23,7 +25,8 @@ __all__ = [
 #: Limit of Cohere itself.
 MAX_TEXTS: Final = 96
 
-EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
+#: Types of vectors in Cohere's API, and the further outputs of models that have them (BGE-M3).
+EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64", "sparse", "token_vectors"]
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,6 +104,12 @@ class ByType(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rena
     binary: list[list[int]] | None = None
     ubinary: list[list[int]] | None = None
     base64: list[bytes] | None = None
+    sparse: Annotated[
+        list[list[SparseValue]] | None, Meta(description="Weights of the vocabulary's tokens of each text.")
+    ] = None
+    token_vectors: Annotated[
+        list[list[Vector]] | None, Meta(description="Vector of each token but the first of each text.")
+    ] = None
 
 
 class ApiVersion(msgspec.Struct, frozen=True):

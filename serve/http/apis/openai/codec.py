@@ -7,17 +7,18 @@ from typing import cast
 
 import msgspec
 
-from fletcher.runtime import Embeddings
+from fletcher.runtime import Embeddings, TextOutputs
 from fletcher.runtime.inputs import Texts, TokenIds
+from fletcher.runtime.tasks.further_outputs import FURTHER
 
 from ....errors import FieldError
 from ....models.description import ModelDescription
 from ...call import Limits
-from ...embedding_items import Usage, embedding_items
+from ...embedding_items import EmbeddingItem, Usage, embedding_items, further_items
 from ...json import INLINE_VALUES, SLICE_ROWS, gather
 from .types import MAX_INPUTS, EmbeddingBody, EmbeddingList, Model, ModelList
 
-__all__ = ["describe", "encode_embeddings", "list_models", "read_inputs"]
+__all__ = ["describe", "encode_embeddings", "encode_outputs", "list_models", "read_inputs"]
 
 _encoder = msgspec.json.Encoder()
 
@@ -60,6 +61,19 @@ def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:
             raise FieldError(f"input[{index}] has another type than input[0]: {rule}", f"input[{index}]")
 
 
+async def encode_outputs(
+    outputs: TextOutputs, model: str, space: str, encoding_format: str
+) -> bytes | AsyncIterator[bytes]:
+    """Return the body of the answer to a request that includes further outputs; see `encode_embeddings`."""
+    total = int(outputs.tokens.sum())
+    usage = Usage(prompt_tokens=total, total_tokens=total)
+    answer = EmbeddingList(data=[], model=model, usage=usage, space=space)
+    binary = encoding_format == "base64"
+    slices = (further_items(outputs, row, row + 1, binary=binary) for row in range(len(outputs)))
+    tokens = outputs.token_vectors
+    return await gather(_joined(slices, answer), 0 if tokens is None else tokens.vectors.size)
+
+
 async def encode_embeddings(
     embeddings: Embeddings, model: str, space: str, encoding_format: str
 ) -> bytes | AsyncIterator[bytes]:
@@ -83,23 +97,28 @@ async def encode_embeddings(
 
 
 def _slices(embeddings: Embeddings, answer: EmbeddingList, *, binary: bool) -> Iterator[bytes]:
-    """Yield the body of a long answer in parts.
+    """Return the body of a long answer in parts.
 
     Args:
         embeddings: answer of the engine.
         answer: the answer without its items.
         binary: True to encode vectors as base64 instead of numbers.
     """
+    count = len(embeddings.vectors)
+    starts = range(0, count, SLICE_ROWS)
+    slices = (embedding_items(embeddings, start, min(start + SLICE_ROWS, count), binary=binary) for start in starts)
+    return _joined(slices, answer)
+
+
+def _joined(slices: Iterator[list[EmbeddingItem]], answer: EmbeddingList) -> Iterator[bytes]:
+    """Yield the body of an answer, with the slices of its items."""
     # A quote inside a JSON string is escaped, so this sequence occurs only once, at the list.
     head, tail = _encoder.encode(answer).split(b'"data":[]', 1)
-    yield head + b'"data":['
-    count = len(embeddings.vectors)
-    for start in range(0, count, SLICE_ROWS):
-        end = min(start + SLICE_ROWS, count)
-        yield _encoder.encode(embedding_items(embeddings, start, end, binary=binary))[1:-1]
-        if end < count:
-            yield b","
-    yield b"]" + tail
+    mark = head + b'"data":['
+    for items in slices:
+        yield mark + _encoder.encode(items)[1:-1]
+        mark = b","
+    yield (mark if mark != b"," else b"") + b"]" + tail
 
 
 def describe(model: ModelDescription) -> Model:
@@ -123,6 +142,8 @@ def describe(model: ModelDescription) -> Model:
         space=model.space,
         bounds=model.bounds,
         similarity=model.similarity or msgspec.UNSET,
+        includes=[kind for kind in FURTHER if kind in model.further] or msgspec.UNSET,
+        token_dimension=model.token_dimension or msgspec.UNSET,
     )
 
 

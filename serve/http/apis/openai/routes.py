@@ -6,7 +6,8 @@ from functools import partial
 
 import msgspec
 
-from fletcher.runtime.inputs import TokenIds
+from fletcher.runtime import TextOutputs
+from fletcher.runtime.inputs import Texts, TokenIds, with_included
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ....errors import FieldError
@@ -19,7 +20,7 @@ from ...errors import OPENAI
 from ...ndjson import NDJSON, stream
 from ...route import Doc, Route, named_part
 from ..foreign_fields import EMBEDDING, schemas, translate
-from .codec import describe, encode_embeddings, list_models, read_inputs
+from .codec import describe, encode_embeddings, encode_outputs, list_models, read_inputs
 from .octets import OCTET_HEADERS, OCTETS, encode_octets
 from .types import DeploymentRequest, EmbeddingBody, EmbeddingList, EmbeddingRequest, Model, ModelList
 
@@ -59,11 +60,15 @@ async def _answer(call: Call, request: EmbeddingBody, model: str) -> Response:
     elif request.special_tokens is not None:
         raise FieldError("special_tokens is for token ids, and input holds texts: leave it out", "special_tokens")
     elif streamed:
+        if request.include is not None:
+            raise FieldError("include is set, but a streamed answer has vectors alone: leave it out", "include")
         if request.encoding_format == "bytes":
             raise FieldError(
                 "encoding_format is 'bytes', but a streamed answer has lines of JSON: use base64", "encoding_format"
             )
         return await stream(call, model, inputs.texts, options, request.encoding_format, OPENAI)
+    if request.include is not None:
+        return await _answer_several(call, request, model, inputs, options)
     version, embeddings = await call.ask(model, inputs, options)
     name = version.description.name
     if request.encoding_format == "bytes" or OCTETS in accept:
@@ -72,6 +77,18 @@ async def _answer(call: Call, request: EmbeddingBody, model: str) -> Response:
     density: Density = "base64" if request.encoding_format == "base64" else "text"
     body = await encode_embeddings(embeddings, name, call.draft.space, request.encoding_format)
     return Response(200, body, density=density)
+
+
+async def _answer_several(
+    call: Call, request: EmbeddingBody, model: str, inputs: Texts | TokenIds, options: EmbedOptions
+) -> Response:
+    """Return vectors with the further outputs that the request includes."""
+    if request.encoding_format == "bytes" or OCTETS in call.headers.get(b"accept", b""):
+        raise FieldError("include is set, but an answer of bytes has vectors alone: use float or base64", "include")
+    outputs: TextOutputs
+    version, outputs = await call.ask(model, inputs, options, with_included(request.include))
+    body = await encode_outputs(outputs, version.description.name, call.draft.space, request.encoding_format)
+    return Response(200, body, density="base64" if request.encoding_format == "base64" else "text")
 
 
 def _check_ids_options(request: EmbeddingBody) -> None:

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from fletcher.model_zoo.card import Output, Similarity
 from fletcher.runtime.artifact.manifest import Proof
+from fletcher.runtime.inputs import IncludeField
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.space.bounds import Bounds
 
@@ -70,6 +71,7 @@ class EmbeddingBody(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_on
             "token ids. Default: true."
         ),
     ] = None
+    include: IncludeField = None
     user: Annotated[str | None, Meta(description="Accepted for the clients of OpenAI; not used and not logged.")] = None
 
     def __post_init__(self) -> None:
@@ -120,6 +122,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     space: Annotated[str, Meta(description="Identifier of the vectors' space; see `/v1/space`.")]
     bounds: Annotated[Bounds | None, Meta(description="How far two vectors of this space may differ.")]
     similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
+    includes: Annotated[
+        list[Output] | msgspec.UnsetType, Meta(description="Further outputs that a request can include.")
+    ] = msgspec.UNSET
+    token_dimension: Annotated[
+        int | msgspec.UnsetType, Meta(description="Length of the vectors of tokens among them.")
+    ] = msgspec.UNSET
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,8 +28,8 @@ from ....json_bodies import decode
 from ....models.description import ModelDescription
 from ....models.version import ModelVersion
 from ...call import Call, Response
-from ...embedding_items import embedding_items
-from ...json import SLICE_ROWS, gather, json_list, json_numbers, json_rows, short_floats
+from ...embedding_items import SparseValue, embedding_items, sparse_values
+from ...json import SLICE_ROWS, gather, json_list, json_numbers, json_rows
 from ...ndjson import NDJSON, stream
 from ..answers import MAX_INPUTS, Headers, check_count, token_headers
 from ..calibrated import calibration_of
@@ -48,7 +48,6 @@ from .types import (
     SimilarityParameters,
     SimilarityRequest,
     SparseRequest,
-    SparseValue,
     Token,
     TokenizeRequest,
     fields_of,
@@ -168,7 +167,7 @@ def _details(embeddings: Embeddings) -> Iterator[list[Any]]:
 
 
 async def embed_all(call: Call) -> Response:
-    """Return a vector for each token: the token vectors of a ColBERT model, or the token states that an embedder pools."""
+    """Return a vector for each token: those of a ColBERT model or of BGE-M3, or the states that an embedder pools."""
     request = decode(_embed_all, await call.body(), partial(translate, TEXTS, call))
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     texts = texts_of(call, request.inputs)
@@ -195,7 +194,9 @@ async def embed_sparse(call: Call) -> Response:
     call.fields = {**fields_of(request.prompt_name, request.input_type), **call.fields}
     texts = texts_of(call, request.inputs)
     version = call.pick(request.model, ("sparse",))
-    check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.description.dimension)))
+    served = version.description
+    most = sparse_texts(served.dimension) if served.output == "sparse" else MAX_INPUTS
+    check_count(call, len(texts), "inputs", min(MAX_INPUTS, most))
     sparse: SparseEmbeddings
     _, sparse = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
     body = await gather(json_list(_sparse_slices(sparse)), 2 * sparse.values.size)
@@ -203,10 +204,8 @@ async def embed_sparse(call: Call) -> Response:
 
 
 def _sparse_slices(embeddings: SparseEmbeddings) -> Iterator[list[list[SparseValue]]]:
-    bounds = embeddings.offsets.tolist()
-    for start, end in pairwise(bounds):
-        pairs = zip(embeddings.indices[start:end].tolist(), short_floats(embeddings.values[start:end]), strict=True)
-        yield [[SparseValue(index, value) for index, value in pairs]]
+    for text in range(len(embeddings)):
+        yield [sparse_values(embeddings, text)]
 
 
 async def rerank(call: Call) -> Response:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...call import Call
+from ...embedding_items import SparseValue
 from ...ndjson import NDJSON
 from ...route import Doc, Route
 from ..answers import TOKEN_HEADERS
@@ -25,7 +26,6 @@ from .types import (
     RerankRequest,
     SimilarityRequest,
     SparseRequest,
-    SparseValue,
     Token,
     TokenizeRequest,
 )

@@ -23,7 +23,6 @@ __all__ = [
     "RerankRequest",
     "SimilarityRequest",
     "SparseRequest",
-    "SparseValue",
     "Token",
     "TokenizeRequest",
 ]
@@ -163,13 +162,6 @@ class SparseRequest(_Common, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Request of `POST /embed_sparse`."""
 
     inputs: Texts
-
-
-class SparseValue(msgspec.Struct, frozen=True):
-    """Weight of a token."""
-
-    index: int
-    value: float
 
 
 class RerankRequest(RankOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from fletcher.model_zoo import Head
 
-from ...families.test_gte import New
+from ...families.rotary.test_gte import New
+from ...families.rotary.test_nomic_bert import Nomic
 from ...families.test_jina_bert import Jina
-from ...families.test_nomic_bert import Nomic
 from ...heads.language_models import save_logit_score
 from ...verify.parity import randomize
 from .stacks import save_colbert, save_modules, save_pylate, save_settings, save_splade, save_with_library

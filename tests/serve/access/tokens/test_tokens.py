@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from fletcher.serve.access.room import FEW
 from fletcher.serve.access.tokens.tokens import Tokens, is_signed
 from fletcher.serve.errors import ForbiddenError, UnauthorizedError
 from tests.doubles.issuer import Issuer, make_key, public_jwk
@@ -176,6 +177,15 @@ def test_a_verified_token_is_not_verified_again(
     monkeypatch.setattr(jwt, "decode", lambda *args, **kwargs: {"exp": 1})
     with pytest.raises(KeyError):
         tokens.find(token)
+
+
+def test_expired_tokens_are_forgotten(tokens: Tokens, issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [tokens.find(issuer.token(jti=str(number), exp=int(time.time()) + 5)) for number in range(FEW)]
+    assert len(tokens._verified) == len({key.sha256 for key in old}) == FEW
+    clock = time.time()
+    monkeypatch.setattr("time.time", lambda: clock + 60)
+    tokens.find(issuer.token(iat=None))
+    assert len(tokens._verified) == 1
 
 
 def test_messages_have_no_part_of_a_token(tokens: Tokens, issuer: Issuer) -> None:

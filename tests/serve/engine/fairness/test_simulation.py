@@ -77,7 +77,7 @@ class Simulation:
     def _push(self, opened: OpenRequest) -> None:
         request = opened.request
         assert isinstance(request, RowsRequest)
-        self.backlog.push(opened, self.encoder.prepare_rows(request.encodings, None, by_token=False))
+        self.backlog.push(opened, self.encoder.prepare_rows(request.encodings, None))
 
     def step(self) -> bool:
         """Compute one batch; return whether there was one. If tokens wait, there must be one, unless all were dropped."""

@@ -405,7 +405,7 @@ def test_damaged_messages_leave_other_fronts_alone(front: Front, path: Path, enc
     chance = random.Random(seed)
     task = encoder.prepare(Texts(("hello", "world")))
     message = Rows(
-        1, "tiny", "1", encoder.info.digest, None, False, 2, task.encodings.num_tokens, False, 1, "normal", "", None
+        1, "tiny", "1", encoder.info.digest, None, None, 2, task.encodings.num_tokens, False, 1, "normal", "", None
     )
     good = b"".join(rows_frame(message, task.encodings))
     for _ in range(200):
@@ -426,7 +426,7 @@ def test_a_message_with_wrong_ids_fails_alone(front: Front, path: Path, encoder:
     wrong[1] = 10**6
     encodings = type(task.encodings)(wrong, task.encodings.offsets, task.encodings.dropped)
     message = Rows(
-        1, "tiny", "1", encoder.info.digest, None, False, 1, encodings.num_tokens, False, 1, "normal", "", None
+        1, "tiny", "1", encoder.info.digest, None, None, 1, encodings.num_tokens, False, 1, "normal", "", None
     )
     with socket.socket(socket.AF_UNIX) as attacker:
         attacker.connect(str(path))

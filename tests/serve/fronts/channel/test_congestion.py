@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Encoder, Encodings
+from fletcher.runtime.artifact.outputs import BY_TOKEN
 from fletcher.runtime.errors import FailingError, OverloadedError
 from fletcher.runtime.inputs import Texts
 from fletcher.serve.engine.embed_request import EmbedRequest
@@ -57,7 +58,7 @@ def token_states(tiny_artifact: Path) -> tuple[Encodings, Any]:
     with Encoder.load(tiny_artifact, provider="mlas") as encoder:
         texts = tuple(f"a text of many words {number}" for number in range(200))
         task = encoder.prepare(Texts(texts), output="token_vectors")
-        assert task.output == OUTPUT and task.by_token
+        assert task.output == OUTPUT and task.rows == BY_TOKEN
         return task.encodings, encoder.compute(task.encodings, task.output)
 
 
@@ -89,7 +90,7 @@ class RawFront:
             version=self._version[1],
             digest=self._version[2],
             output=OUTPUT,
-            by_token=True,
+            value_rows=BY_TOKEN,
             rows=len(self._encodings),
             tokens=self._encodings.num_tokens,
             has_types=self._encodings.token_types is not None,

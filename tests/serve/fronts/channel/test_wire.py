@@ -43,7 +43,7 @@ def message_of(encodings: Encodings) -> Rows:
         version="1",
         digest="d",
         output=None,
-        by_token=False,
+        value_rows=None,
         rows=len(encodings),
         tokens=encodings.num_tokens,
         has_types=encodings.token_types is not None,
@@ -67,7 +67,7 @@ def test_rows_are_read_as_they_were_written(rows: list[list[int]], types: bool) 
     message = decode_header(header)
     assert message == message_of(encodings)
     request = rows_request(message, payload, Terms("bulk", "someone"))
-    assert (request.output, request.by_token, request.requests) == (None, False, 2)
+    assert (request.output, request.rows, request.requests) == (None, None, 2)
     assert request.terms == Terms("bulk", "someone")
     for name in ("ids", "offsets", "dropped", "types"):
         np.testing.assert_array_equal(getattr(request.encodings, name), getattr(encodings, name))

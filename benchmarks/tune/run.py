@@ -1,0 +1,251 @@
+"""Figures of `fletcher-convert tune`. Each subcommand writes its data and runs the command's function on them.
+
+    python benchmarks/tune/run.py tiny-qat DIR       QAT of a random model with bert-tiny's dimensions
+    python benchmarks/tune/run.py minilm-qat DIR     QAT of all-MiniLM-L6-v2 on unlabelled texts
+    python benchmarks/tune/run.py layers DIR         all-MiniLM-L6-v2 to three layers, and its speed
+    python benchmarks/tune/run.py contrastive DIR    documentation, split by file, with and without mined negatives
+
+DIR is a folder for data and results; a run that was killed continues. `--texts`, `--epochs` and others make a run shorter.
+The pairs of `--pairs` are measured before and after. Texts are docstrings of Python's standard library, and parts of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import random
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fletcher.convert.reports.tune.page import write_tune_report
+from fletcher.convert.reports.tune.table import render_tune
+from fletcher.convert.tune.contrastive import tune_contrastive
+from fletcher.convert.tune.mining.files import read_pairs as read_positive_pairs
+from fletcher.convert.tune.mining.mine import mine_negatives
+from fletcher.convert.tune.mining.options import MiningOptions
+from fletcher.convert.tune.options import (
+    ContrastiveOptions,
+    DistilOptions,
+    OutputOptions,
+    SplitOptions,
+    TrainingOptions,
+)
+from fletcher.convert.tune.outcome.results import TuneReport
+from fletcher.convert.tune.request import TuneRequest
+from fletcher.convert.tune.teaching import tune_aware, tune_distil
+from fletcher.quantize.measure.pairs import read_pairs
+from fletcher.runtime import Encoder
+from fletcher.runtime.commandline.reporter import Reporter
+from fletcher.runtime.corpora import corpus
+
+MINILM = "all-MiniLM-L6-v2"
+
+#: Shortest docstring and shortest summary of the contrastive data, in letters.
+SHORTEST_BODY, SHORTEST_SUMMARY = 120, 25
+
+
+def built_in(count: int) -> list[str]:
+    """Return docstrings and sentences of Python's standard library; of each kind half, as far as there are enough."""
+    sentences = corpus("sentences", min(count // 2, 9000), seed=1)
+    texts = dict.fromkeys(text for text in sentences if not text[:1].isdigit())
+    for text in corpus("docstrings", 14000, seed=1):
+        if len(texts) >= count:
+            break
+        texts[text] = None
+    return list(texts)[:count]
+
+
+def paragraphs(count: int) -> list[str]:
+    """Return different paragraphs of the docstrings of Python's standard library, in a random order."""
+    found: dict[str, None] = {}
+    for _, text in docstrings():
+        for part in text.split("\n\n"):
+            line = " ".join(part.split())
+            if 20 <= len(line) <= 400 and sum(map(str.isalpha, line)) > 0.6 * len(line):
+                found[line] = None
+    texts = list(found)
+    random.Random(0).shuffle(texts)
+    return texts[:count]
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Yield file and docstring of the modules, classes and functions of the standard library."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        if {"test", "tests", "site-packages"} & set(path.parts):
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except SyntaxError:  # lib2to3 contains files in Python 2
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text:
+                    yield str(path.relative_to(root)), text
+
+
+def documentation(count: int) -> list[dict[str, str]]:
+    """Return pairs of a docstring's summary and its body, with their file as the group."""
+    seen: set[str] = set()
+    pairs = []
+    for file, text in docstrings():
+        summary, _, body = text.partition("\n\n")
+        summary, body = " ".join(summary.split()), " ".join(body.split())[:600]
+        if len(summary) < SHORTEST_SUMMARY or len(body) < SHORTEST_BODY or summary in seen or body in seen:
+            continue
+        seen |= {summary, body}
+        pairs.append({"query": summary, "positive": body, "group": file})
+    random.Random(0).shuffle(pairs)
+    return pairs[:count]
+
+
+def write_lines(path: Path, rows: Sequence[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def show(report: TuneReport, folder: Path) -> None:
+    """Print a report, and write its files."""
+    for name in ("report.html", "report.json"):
+        write_tune_report(report, folder / name)
+    Reporter().result(report, render_tune(report))
+    print(report.sentence, f"{report.training.steps} steps, {report.training.seconds / 60:.1f} min")
+    for artifact in report.artifacts:
+        print(artifact.graph, artifact.status, artifact.exactness)
+
+
+def request(
+    arguments: argparse.Namespace, source: str, name: str, data: Path, rate: float | None = None
+) -> TuneRequest:
+    training = TrainingOptions(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        max_tokens=arguments.max_tokens,
+        learning_rate=arguments.learning_rate or rate,
+        evaluations=arguments.evaluations,
+    )
+    pairs = None if arguments.pairs is None else read_pairs(arguments.pairs)
+    # A random model gives all texts nearly the same direction, so that each would be a duplicate of the others.
+    cosine = 1.0 if name == "tiny-qat" else 0.95
+    split = SplitOptions(held_out=arguments.held_out, duplicate_cosine=cosine)
+    return TuneRequest(
+        source, arguments.folder / name, data, split, training, OutputOptions(recipe=arguments.recipe), pairs
+    )
+
+
+def tiny_checkpoint(folder: Path) -> Path:
+    """Write a random BERT of two layers, hidden size 128 and two heads, with MiniLM's tokenizer and mean pooling."""
+    import torch
+    import transformers
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    from fletcher.model_zoo import fetch
+
+    if (folder / "modules.json").is_file():
+        return folder
+    torch.manual_seed(0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(fetch(MINILM).folder)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        initializer_range=0.1,
+    )
+    encoder = folder.with_name(f"{folder.name}-encoder")
+    transformers.BertModel(config).save_pretrained(encoder)
+    tokenizer.save_pretrained(encoder)
+    modules = [Transformer(str(encoder), max_seq_length=128), Pooling(128, pooling_mode="mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
+def tiny_qat(arguments: argparse.Namespace) -> None:
+    """Print the INT8 cosine with float32 of a random model before and after the training."""
+    data = write_lines(arguments.folder / "texts.jsonl", [{"text": text} for text in built_in(arguments.texts or 3000)])
+    source = tiny_checkpoint(arguments.folder / "bert-tiny")
+    started = time.monotonic()
+    show(
+        tune_aware(request(arguments, str(source), "tiny-qat", data), progress=Reporter()),
+        arguments.folder / "tiny-qat",
+    )
+    print(f"all of it: {(time.monotonic() - started) / 60:.1f} min")
+
+
+def minilm_qat(arguments: argparse.Namespace) -> None:
+    """Print the neighbors that MiniLM's INT8 keeps before and after the training."""
+    data = write_lines(arguments.folder / "texts.jsonl", [{"text": text} for text in built_in(arguments.texts or 5000)])
+    report = tune_aware(request(arguments, MINILM, "minilm-qat", data), progress=Reporter())
+    show(report, arguments.folder / "minilm-qat")
+
+
+def layers(arguments: argparse.Namespace) -> None:
+    """Print the fidelity of a student with three layers, and its speed beside the teacher's."""
+    count = arguments.texts or 20000
+    texts = dict.fromkeys([*paragraphs(count), *built_in(count)])  # there are 14,000 paragraphs
+    rows = [{"text": text} for text in list(texts)[:count]]
+    data = write_lines(arguments.folder / "paragraphs.jsonl", rows)
+    made = request(arguments, MINILM, "layers", data)
+    report = tune_distil(made, DistilOptions(layers=3), progress=Reporter())
+    show(report, arguments.folder / "layers")
+    sample = [str(row["text"]) for row in rows[:256]]
+    seconds: dict[str, list[float]] = {"base": [], "float32": []}
+    for name, times in seconds.items():  # loads measure providers, so that both run on the fastest
+        with Encoder.load(made.output / name) as encoder:
+            encoder.embed(sample[:64])
+            for _ in range(5):
+                started = time.perf_counter()
+                encoder.embed(sample)
+                times.append(time.perf_counter() - started)
+    print(f"speed: {min(seconds['base']) / min(seconds['float32']):.2f} times the teacher's")
+
+
+def contrastive(arguments: argparse.Namespace) -> None:
+    """Print nDCG@10 on documentation before and after, with and without mined negatives."""
+    pairs = documentation(arguments.texts or 4000)
+    plain = write_lines(arguments.folder / "pairs.jsonl", pairs)
+    made = request(arguments, MINILM, "contrastive-plain", plain)
+    show(tune_contrastive(made, ContrastiveOptions(), progress=Reporter()), made.output)
+    mined = arguments.folder / "mined.jsonl"
+    if not mined.is_file():
+        bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
+        found = arguments.folder / "negatives.jsonl"
+        mining = MiningOptions(num_negatives=3, relative_margin=0.05)
+        print(
+            mine_negatives(made.output / "base", read_positive_pairs(plain), bodies, found, mining, progress=Reporter())
+        )
+        negatives = {line["query"]: line["negatives"] for line in map(json.loads, found.read_text().splitlines())}
+        write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
+    made = request(arguments, MINILM, "contrastive-mined", mined)
+    options = ContrastiveOptions(num_negatives=arguments.negatives)
+    show(tune_contrastive(made, options, progress=Reporter()), made.output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    methods = {"tiny-qat": tiny_qat, "minilm-qat": minilm_qat, "layers": layers, "contrastive": contrastive}
+    parser.add_argument("method", choices=methods)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--texts", type=int, help="number of texts or pairs")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--evaluations", type=int, default=10)
+    parser.add_argument("--held-out", type=float, default=0.1)
+    parser.add_argument("--recipe", default="int8-per-token")
+    parser.add_argument("--negatives", type=int, default=3, help="mined negatives of each pair")
+    parser.add_argument("--pairs", type=Path, help="pairs with scores: score<TAB>text<TAB>text")
+    arguments = parser.parse_args()
+    methods[arguments.method](arguments)
+
+
+if __name__ == "__main__":
+    main()

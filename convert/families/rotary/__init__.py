@@ -1,0 +1,1 @@
+"""Families with rotary positions and norms after each part."""

@@ -1,0 +1,1 @@
+"""Families whose attention is more than products of queries with keys."""

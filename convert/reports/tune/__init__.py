@@ -1,0 +1,1 @@
+"""Reports of trainings: a table for the terminal, JSON, an HTML page."""

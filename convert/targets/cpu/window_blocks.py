@@ -1,0 +1,144 @@
+"""Attention in a window on the target `cpu`, in blocks of tokens: its cost grows with the length of a text, not its square.
+
+A text is cut into blocks of as many tokens as the window has on one side. A block attends to itself and to the blocks
+beside it, so that three blocks of keys hold the window of each of its tokens. For texts that are shorter than a block, the
+block has the length of the longest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...architecture import Architecture, Attention, Window
+from ...graph.builder import GraphBuilder
+from ..shared.positions import OUT_OF_SIGHT
+from .packed_layout import PackedLayout
+
+__all__ = ["Blocks", "emit_block_attention", "emit_blocks", "is_blockwise"]
+
+#: Blocks of keys for each block of queries.
+NEIGHBORS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Names of the values that hold the places of the tokens in blocks.
+
+    Attributes:
+        queries: packed row of each place of a block; padding repeats row 0, int64, (blocks, size).
+        keys: the same of the block and of those beside it, int64, (blocks, 3 · size).
+        packed: place of each packed row in the flattened blocks, int64, (tokens,).
+        mask: number added to the scores, 0 inside the window, (blocks, 1, size, 3 · size).
+    """
+
+    queries: str
+    keys: str
+    packed: str
+    mask: str
+
+
+def is_blockwise(attention: Attention) -> bool:
+    """Return whether this target computes an attention in blocks."""
+    mask = attention.mask
+    plain = attention.alibi is None and attention.relative_bias is None and attention.disentangled is None
+    return attention.blockwise and plain and isinstance(mask, Window) and mask.before == mask.after
+
+
+def emit_blocks(graph: GraphBuilder, architecture: Architecture, layout: PackedLayout) -> Mapping[int, Blocks]:
+    """Add the places of the tokens in blocks, by the number of tokens on one side of the window."""
+    attentions = filter(is_blockwise, architecture.attentions)
+    sizes = {part.mask.before for part in attentions if isinstance(part.mask, Window)}
+    return {size: _emit_blocks(graph, size, layout, f"layout/window.{size}") for size in sorted(sizes)}
+
+
+def _emit_blocks(graph: GraphBuilder, window: int, layout: PackedLayout, name: str) -> Blocks:
+    zero, one, flat = graph.constant(0), graph.constant(1), graph.constant([-1])
+    last = graph.constant([1])
+    longest = graph.node("ReduceMax", [layout.lengths], f"{name}/longest", keepdims=0)
+    size = graph.node("Min", [longest, graph.constant(window)], f"{name}/size")
+    # Blocks that exist, in the order of the texts: (blocks,).
+    full = graph.node("Add", [layout.lengths, graph.node("Sub", [size, one], f"{name}/rest")], f"{name}/rounded_up")
+    counts = graph.node("Div", [full, size], f"{name}/counts")
+    most = graph.node("ReduceMax", [counts], f"{name}/most", keepdims=0)
+    numbers = graph.node("Range", [zero, most, one], f"{name}/numbers")
+    exists = graph.node("Less", [numbers, graph.node("Unsqueeze", [counts, last], f"{name}/column")], f"{name}/exists")
+    cells = graph.node("NonZero", [graph.node("Reshape", [exists, flat], f"{name}/exists_flat")], f"{name}/cells")
+    cells = graph.node("Squeeze", [cells, graph.constant([0])], f"{name}/block")
+    text = graph.node("Div", [cells, most], f"{name}/text")
+    number = graph.node("Mod", [cells, most], f"{name}/number")
+
+    def column(value: str, part: str) -> str:
+        return graph.node("Unsqueeze", [value, last], f"{name}/{part}_column")
+
+    first = graph.node("Mul", [number, size], f"{name}/first")  # position of the block's first token
+    first = column(first, "first")
+    start = column(graph.node("Gather", [layout.starts, text], f"{name}/start"), "start")
+    length = column(graph.node("Gather", [layout.lengths, text], f"{name}/length"), "length")
+    steps = graph.node("Range", [zero, size, one], f"{name}/steps")
+    position = graph.node("Add", [first, steps], f"{name}/position")  # (blocks, size)
+    is_token = graph.node("Less", [position, length], f"{name}/is_token")
+    rows = graph.node("Add", [start, position], f"{name}/rows")
+    queries = graph.node("Where", [is_token, rows, zero], f"{name}/queries")
+    packed = graph.node("NonZero", [graph.node("Reshape", [is_token, flat], f"{name}/is_token_flat")], f"{name}/places")
+
+    # The keys begin one block earlier.
+    width = graph.node("Mul", [size, graph.constant(NEIGHBORS)], f"{name}/width")
+    key_steps = graph.node("Range", [zero, width, one], f"{name}/key_steps")
+    shifted = graph.node("Sub", [key_steps, size], f"{name}/key_shifts")
+    key_position = graph.node("Add", [first, shifted], f"{name}/key_position")  # (blocks, 3 · size)
+    before = graph.node("Less", [key_position, zero], f"{name}/is_before")
+    inside = graph.node("Less", [key_position, length], f"{name}/is_before_end")
+    key_rows = graph.node("Add", [start, key_position], f"{name}/key_rows")
+    key_rows = graph.node("Where", [inside, key_rows, zero], f"{name}/key_rows_before_end")
+    keys = graph.node("Where", [before, zero, key_rows], f"{name}/keys")
+
+    out, none = graph.constant(OUT_OF_SIGHT), graph.constant(0.0)
+    distance = graph.node("Sub", [shifted, column(steps, "step")], f"{name}/distance")
+    distance = graph.node("Abs", [distance], f"{name}/absolute_distance")
+    beyond = graph.node("Greater", [distance, graph.constant(np.array(window, np.int64))], f"{name}/is_beyond")
+    beyond = graph.node("Where", [beyond, out, none], f"{name}/beyond")  # (size, 3 · size)
+    missing = graph.node("Where", [inside, none, out], f"{name}/after_end")
+    missing = graph.node("Where", [before, out, missing], f"{name}/missing")
+    missing = graph.node("Unsqueeze", [missing, graph.constant([1, 2])], f"{name}/missing_keys")
+    return Blocks(
+        queries=queries,
+        keys=keys,
+        packed=graph.node("Squeeze", [packed, graph.constant([0])], f"{name}/packed"),
+        mask=graph.node("Add", [missing, beyond], f"{name}/mask"),
+    )
+
+
+def emit_block_attention(
+    graph: GraphBuilder, attention: Attention, projections: tuple[str, str, str], blocks: Blocks, name: str
+) -> str:
+    """Add the attention of blocks, up to its context.
+
+    Args:
+        graph: graph to add to.
+        attention: description of the attention.
+        projections: query, key and value, packed.
+        blocks: places of the tokens.
+        name: name of the attention.
+
+    Returns:
+        (tokens, heads · head_size).
+    """
+    places = (blocks.queries, blocks.keys, blocks.keys)
+    parts = [
+        graph.node("Gather", [rows, place], f"{name}/{part}_blocks")
+        for part, rows, place in zip(("query", "key", "value"), projections, places, strict=True)
+    ]
+    context = graph.node(
+        "Attention",
+        [*parts, blocks.mask],
+        f"{name}/context_blocks",
+        q_num_heads=attention.num_heads,
+        kv_num_heads=attention.num_kv_heads,
+        scale=attention.scale,
+    )
+    width = attention.query_heads.width
+    flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")
+    return graph.node("Gather", [flat, blocks.packed], f"{name}/context")

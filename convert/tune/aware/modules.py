@@ -1,0 +1,96 @@
+"""`QuantizedLinear` and `QuantizedEmbedding`: torch modules that share the weights of the modules which they replace.
+
+Their state has the names of the replaced modules, so checkpoints of a training are checkpoints of the float model. The module
+is imported by a training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fletcher.quantize.graph.activations import uneven_steps
+from fletcher.quantize.plan import PlannedProduct
+from fletcher.quantize.recipe import Recipe
+
+from .product import IntegerProduct, Rounding, round_columns_through, round_rows_through
+
+__all__ = ["QuantizedEmbedding", "QuantizedLinear"]
+
+
+class QuantizedLinear(nn.Linear):
+    """`QuantizedLinear`: a linear layer whose product is computed as the graph of a recipe computes it."""
+
+    multipliers: Tensor | None
+    factors: Tensor | None
+    loud: Tensor | None
+    mean: Tensor | None
+    coded: Tensor | None
+
+    def __init__(self, linear: nn.Linear, product: PlannedProduct, recipe: Recipe) -> None:
+        """Take the weight and the bias of a layer.
+
+        Args:
+            linear: the layer.
+            product: scheme and statistics of its product.
+            recipe: the recipe.
+        """
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        activations = product.activations
+        static = product.scheme == "int8-static"
+        steps = None
+        if static and activations is not None:
+            steps = uneven_steps(activations.low, activations.high)
+        self.rounding = Rounding(63 if recipe.reduced_range else 127, None if static else product.bound, steps)
+        self._static = static
+        kept: dict[str, NDArray[np.generic] | None] = dict.fromkeys(("multipliers", "factors", "loud", "mean", "coded"))
+        if activations is not None and activations.multipliers is not None:
+            factors = (
+                np.ones(self.in_features, np.float32) if activations.factors is None else activations.factors.copy()
+            )
+            factors[activations.loud] = 0
+            kept |= {"multipliers": activations.multipliers, "factors": factors}
+            kept["loud"] = activations.loud if len(activations.loud) else None
+        if activations is not None and recipe.bias_correction:
+            kept |= {"mean": activations.mean, "coded": activations.coded}
+        for name, values in kept.items():
+            tensor = None if values is None else torch.from_numpy(np.ascontiguousarray(values)).to(linear.weight.device)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
+        """Return the result of the layer, (..., out)."""
+        rows = input.reshape(-1, self.in_features)
+        weight = self.weight.T
+        value = rows
+        if self.multipliers is not None and self.factors is not None:
+            value, weight = rows * self.multipliers, weight * self.factors[:, None]
+        product = IntegerProduct.apply(value, weight, self.rounding)  # type: ignore[no-untyped-call]
+        if self.mean is not None and self.coded is not None:
+            rounded = round_columns_through(weight, self.rounding.limit)
+            product = product + self.mean @ weight - (self.coded if self._static else self.mean) @ rounded
+        if self.bias is not None:
+            product = product + self.bias
+        if self.loud is not None:
+            product = product + rows[:, self.loud] @ self.weight.T[self.loud]
+        return torch.reshape(product, (*input.shape[:-1], self.out_features))
+
+
+class QuantizedEmbedding(nn.Embedding):
+    """`QuantizedEmbedding`: a word table in bytes with a scale per row."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        """Take the weight of a table."""
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+        self.padding_idx, self.max_norm, self.norm_type = table.padding_idx, None, 2.0
+        self.scale_grad_by_freq, self.sparse = False, False
+        self.weight = table.weight
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
+        """Return the rows of ids, (..., columns)."""
+        return round_rows_through(functional.embedding(input, self.weight, self.padding_idx))

@@ -1,0 +1,113 @@
+"""`IntegerProduct`: the arithmetic of a quantized product in torch, with the gradients of the product in float.
+
+The forward computation has the steps of `quantize.graph.products`, in the same order of float32 operations. The backward
+computation takes rounding as the identity (straight-through estimator, arXiv:1308.3432). A training imports the module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fletcher.quantize.graph.activations import Steps
+
+__all__ = ["IntegerProduct", "Rounding", "round_columns_through", "round_rows_through"]
+
+#: Smallest row maximum, as in the graph.
+TINY = 1e-20
+
+#: Smallest largest element of a column or a row of weights, as in `quantize.graph.rounding`.
+TINY_WEIGHT = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """`Rounding`: settings of a quantized product.
+
+    Attributes:
+        limit: largest code of a weight, 127 or 63.
+        bound: largest distance of the activations below zero; None for even steps around zero.
+        steps: range of the activations that is the same for all rows; None for a scale per row.
+    """
+
+    limit: int
+    bound: float | None
+    steps: Steps | None
+
+
+def _code_columns(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Return the codes, (in, out), and the scales, (out,), of a weight."""
+    largest = weight.abs().amax(dim=0).clamp_min(TINY_WEIGHT)
+    scales = largest / torch.tensor(limit, dtype=torch.float32, device=weight.device)
+    return torch.clamp(torch.round(weight / scales), -limit, limit), scales
+
+
+def _code_rows(rows: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
+    """Return codes without their zero point, (rows, in), and the scale of each row, (rows, 1), or of all, ()."""
+    if (steps := rounding.steps) is not None:
+        scale = torch.tensor(steps.scale, dtype=torch.float32, device=rows.device)
+        codes = torch.clamp(torch.round(rows / scale) + steps.zero, steps.least, steps.least + 255)
+        return codes - steps.zero, scale
+    if rounding.bound is not None:
+        moved = rows + torch.tensor(rounding.bound, dtype=torch.float32, device=rows.device)
+        scales = moved.amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 255))
+        return torch.clamp(torch.round(moved / scales), 0, 255), scales
+    scales = rows.abs().amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 127))
+    return torch.clamp(torch.round(rows / scales), -128, 127), scales
+
+
+class IntegerProduct(torch.autograd.Function):
+    """`IntegerProduct`: the product of quantized activations and a quantized weight, (rows, in) by (in, out)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, rounding: Rounding) -> Tensor:
+        """Return the product, float32, (rows, out).
+
+        Args:
+            ctx: keeps the codes for `backward`.
+            rows: activations, float32, (rows, in).
+            weight: weight in float32, (in, out).
+            rounding: settings.
+        """
+        codes, scale = _code_rows(rows, rounding)
+        columns, column_scales = _code_columns(weight, rounding.limit)
+        product = (codes @ columns) * column_scales * scale
+        if rounding.bound:
+            product = product - rounding.bound * (columns * column_scales).sum(dim=0)
+        inside = None
+        if (steps := rounding.steps) is not None:  # a value beyond the range has no gradient
+            low, high = (steps.scale * (code - steps.zero) for code in (steps.least - 0.5, steps.least + 255.5))
+            inside = (rows >= low) & (rows <= high)
+        ctx.save_for_backward(codes, scale, columns, column_scales, inside)
+        ctx.bound = rounding.bound or 0.0
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of the activations and of the weight."""
+        (gradient,) = gradients
+        codes, scale, columns, column_scales, inside = ctx.saved_tensors
+        rows = (gradient * column_scales) @ columns.T
+        if inside is not None:
+            rows = rows * inside
+        return rows, (codes * scale - ctx.bound).T @ gradient, None
+
+
+def round_columns_through(weight: Tensor, limit: int) -> Tensor:
+    """Return the weight that the codes represent, with the gradient of the weight itself, (in, out)."""
+    with torch.no_grad():
+        codes, scales = _code_columns(weight, limit)
+        error = codes * scales - weight
+    return weight + error
+
+
+def round_rows_through(table: Tensor) -> Tensor:
+    """Return rows of a table in bytes with a scale per row, with the gradient of the rows themselves, (..., columns)."""
+    with torch.no_grad():
+        scales = table.abs().amax(dim=-1, keepdim=True).clamp_min(TINY_WEIGHT) / 127
+        error = torch.round(table / scales) * scales - table
+    return table + error

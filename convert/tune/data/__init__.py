@@ -1,0 +1,1 @@
+"""Training data: rows of files, examples, and their split."""

@@ -1,0 +1,1 @@
+"""Models to train: their loading, students with fewer layers, and LoRA."""

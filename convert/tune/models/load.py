@@ -1,0 +1,127 @@
+"""`load_trainable`: a checkpoint as a model of sentence-transformers that can be trained, and its float32 artifact.
+
+torch and sentence-transformers are imported by a load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fletcher.model_zoo import Checkout, ModelCard, fetch
+from fletcher.model_zoo.progress import Progress
+from fletcher.runtime.artifact.durable import new_folder
+from fletcher.runtime.artifact.folder import MANIFEST, Artifact
+from fletcher.runtime.errors import CheckpointError
+from fletcher.runtime.model_info import require_output
+
+from ...export.export import export
+from ...reference.load import load_witness
+from ...reference.witness import quiet
+
+__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "save_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """`Trainable`: a checkpoint to train.
+
+    Attributes:
+        checkout: the checkpoint's files.
+        artifact: its artifact with a float32 graph for processors.
+    """
+
+    checkout: Checkout
+    artifact: Artifact
+
+    @property
+    def card(self) -> ModelCard:
+        """Card of the artifact."""
+        return self.artifact.manifest.card
+
+
+def fetch_trainable(source: str, progress: Progress) -> Checkout:
+    """Fetch a checkpoint, and refuse one that cannot be trained.
+
+    Args:
+        source: SOURCE of the checkpoint.
+        progress: receives lines.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be trained.
+        SourceError: it cannot be fetched, or its weights are quantized.
+    """
+    if (Path(source) / MANIFEST).is_file():
+        origin = Artifact.open(source).manifest.origin.source
+        raise CheckpointError(f"{source} is an artifact, and a checkpoint is trained: give its checkpoint, {origin}")
+    checkout = fetch(source, progress=progress)
+    _check_trainable(checkout.folder)
+    return checkout
+
+
+def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: Progress) -> Trainable:
+    """Convert a checkpoint as it is before the training.
+
+    Args:
+        source: its SOURCE.
+        checkout: its files.
+        folder: folder for the artifact; an artifact of the same files there is used again.
+        progress: receives lines.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be converted.
+        InputError: it gives no vectors.
+    """
+    artifact = _same_artifact(folder, checkout)
+    if artifact is None:
+        progress.line("converting the checkpoint as it is")
+        export(source, folder, progress=progress)
+        artifact = Artifact.open(folder)
+    require_output(artifact.manifest.card, "vectors")
+    return Trainable(checkout, artifact)
+
+
+def _same_artifact(folder: Path, checkout: Checkout) -> Artifact | None:
+    """Return the artifact in a folder, if it was made from these files."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    artifact = Artifact.open(folder)
+    digests = artifact.manifest.origin.sha256
+    return artifact if all(checkout.sha256.get(name) == digest for name, digest in digests.items()) else None
+
+
+def _check_trainable(folder: Path) -> None:
+    """Refuse a checkpoint without layers. `fetch` refuses one whose weights are quantized.
+
+    Raises:
+        CheckpointError: the checkpoint is static.
+    """
+    modules = folder / "modules.json"
+    if modules.is_file() and "StaticEmbedding" in modules.read_text(encoding="utf-8"):
+        raise CheckpointError(f"{folder} is a static model, a table without layers: it cannot be trained here")
+
+
+def load_trainable(checkpoint: Trainable) -> Any:
+    """Load the model, with the prompts and the longest input of its card.
+
+    Raises:
+        CheckpointError: sentence-transformers cannot load it, or transformers cannot save it.
+        MissingPackageError: a package is not installed.
+    """
+    checkout = checkpoint.checkout
+    model = load_witness(checkout.folder, checkpoint.card, zoo=checkout.card is not None).model
+    if not hasattr(model[0].model, "save_pretrained"):
+        raise CheckpointError(f"transformers has no {type(model[0].model).__name__}, so a tuned one could not be saved")
+    model.prompts = {**model.prompts, **checkpoint.card.prompts}
+    # The reference computes attention step by step. Training takes torch's joined kernel, whose result is the same.
+    if getattr(model[0].model, "_supports_sdpa", False):
+        with quiet():
+            model[0].model.set_attn_implementation("sdpa")
+    return model
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete."""
+    with new_folder(folder) as temporary, quiet():
+        model.save(str(temporary), create_model_card=False)

@@ -1,0 +1,217 @@
+"""`TuneRequest`: checkpoint, data and options of a training, and the steps that all methods share."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.progress import Progress
+from fletcher.quantize.measure.pairs import LabeledPairs
+from fletcher.quantize.recipe import Recipe, load_recipe
+from fletcher.runtime import Encoder
+
+from ..quality.embedded import unit_vectors
+from ..verify.comparison import versions
+from .data.split import Split
+from .options import OutputOptions, SplitOptions, TrainingOptions
+from .outcome.bootstrap import Gain
+from .outcome.figures import Embed
+from .outcome.results import DataFigures, Method, TunedArtifact, TuneReport, conclude
+from .outcome.state import RunFolder, make_key
+from .training.task import Trained
+
+__all__ = [
+    "TuneRequest",
+    "artifact_embed",
+    "changed_share",
+    "cut_texts",
+    "describe_data",
+    "make_report",
+    "torch_embed",
+    "with_progress",
+]
+
+#: Texts between two counts of the progress.
+CHUNK = 1024
+
+#: Most texts that calibrate a recipe.
+CALIBRATING = 256
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TuneRequest:
+    """`TuneRequest`: checkpoint, data and options of a training.
+
+    Attributes:
+        source: SOURCE of the checkpoint.
+        output: folder of the training and its results.
+        data: file or folder of the data.
+        split: options of the split.
+        training: options of the training.
+        artifacts: options of the artifacts.
+        pairs: pairs with a similarity score given by people, which are measured before and after; None for none.
+    """
+
+    source: str
+    output: Path
+    data: Path
+    split: SplitOptions = field(default_factory=SplitOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    artifacts: OutputOptions = field(default_factory=OutputOptions)
+    pairs: LabeledPairs | None = None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Recipe that quantizes the tuned model; None if it is not quantized.
+
+        Raises:
+            InputError: the recipe does not exist.
+        """
+        return None if self.artifacts.recipe == "none" else load_recipe(self.artifacts.recipe)
+
+    def key(self, method: Method, files: object, content: object, options: object = None) -> str:
+        """Return a hash of everything that the training depends on.
+
+        Args:
+            method: the method.
+            files: digests of the checkpoints and artifacts that it reads.
+            content: the data.
+            options: options of the method.
+        """
+        return make_key([method, files, content, msgspec.to_builtins([self.split, self.training, options])])
+
+    def calibrating(self, texts: Sequence[str]) -> list[str]:
+        """Return an even sample of the training texts that calibrates the recipe."""
+        rows = np.unique(np.linspace(0, len(texts) - 1, min(CALIBRATING, len(texts))).astype(int))
+        return [texts[row] for row in rows.tolist()]
+
+
+@contextmanager
+def artifact_embed(folder: Path) -> Iterator[Embed]:
+    """Load an artifact, and yield the function that returns its vectors of length 1."""
+    with Encoder.load(folder) as encoder:
+
+        def embed(texts: Sequence[str], input_type: str) -> Vectors:
+            return unit_vectors(encoder.embed(texts, input_type=input_type).vectors, texts)
+
+        yield embed
+
+
+def torch_embed(model: Any, card: ModelCard) -> Embed:
+    """Return the function that returns vectors of length 1 of a model in torch, with the prompts of a card."""
+
+    def embed(texts: Sequence[str], input_type: str) -> Vectors:
+        prompt = "" if input_type == "raw" else card.prompts.get(input_type, "")
+        vectors = model.encode(
+            list(texts), prompt=prompt, batch_size=32, show_progress_bar=False, convert_to_numpy=True
+        )
+        return unit_vectors(np.asarray(vectors, np.float32), texts)
+
+    return embed
+
+
+def with_progress(embed: Embed, progress: Progress) -> Embed:
+    """Return an embedding function that counts its texts."""
+
+    def counted(texts: Sequence[str], input_type: str) -> Vectors:
+        parts = []
+        with progress.count("embedding", total=len(texts), units=("texts",)) as counter:
+            for start in range(0, len(texts), CHUNK):
+                part = texts[start : start + CHUNK]
+                parts.append(embed(part, input_type))
+                counter.advance(len(part))
+        return np.concatenate(parts)
+
+    return counted
+
+
+def cut_texts(model: Any, texts: Sequence[str], max_tokens: int) -> list[str]:
+    """Return texts that end where the longest text in training ends."""
+    found = model.tokenizer(
+        list(texts), truncation=True, max_length=max_tokens, padding=False, return_offsets_mapping=True, verbose=False
+    )
+    whole = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+    return [
+        text if len(ids) <= max_tokens else text[: max(end for _, end in offsets)]
+        for text, ids, offsets in zip(texts, whole, found["offset_mapping"], strict=True)
+    ]
+
+
+def changed_share(texts: Sequence[str], cut: Sequence[str]) -> float:
+    """Return the share of the texts that were cut."""
+    return float(np.mean([one != other for one, other in zip(texts, cut, strict=True)]))
+
+
+def describe_data(request: TuneRequest, kind: str, copies: int, split: Split, cut: tuple[float, int]) -> DataFigures:
+    """Return the figures of the data.
+
+    Args:
+        request: the training.
+        kind: kind of the examples.
+        copies: examples that were left out.
+        split: the split.
+        cut: share of the texts that are cut, and the tokens of the longest text.
+    """
+    return DataFigures(
+        source=str(request.data),
+        kind=kind,
+        copies=copies,
+        train=len(split.train),
+        validation=len(split.validation),
+        test=len(split.test),
+        moved=split.moved,
+        cut=cut[0],
+        max_tokens=cut[1],
+    )
+
+
+def make_report(
+    request: TuneRequest,
+    method: Method,
+    run: RunFolder,
+    card: ModelCard,
+    parts: tuple[Sequence[TunedArtifact], Sequence[Gain], DataFigures, Trained],
+    options: object = None,
+) -> TuneReport:
+    """Return the report of a training.
+
+    Args:
+        request: the training.
+        method: its method.
+        run: its folder.
+        card: card of the model before it.
+        parts: artifacts, figures, data and training.
+        options: options of the method.
+    """
+    artifacts, gains, data, trained = parts
+    chosen: dict[str, object] = {}
+    for struct in (request.split, request.training, request.artifacts, options):
+        if isinstance(struct, msgspec.Struct):
+            chosen |= {name: getattr(struct, name) for name in struct.__struct_fields__}
+    return TuneReport(
+        sentence=conclude(tuple(gains)),
+        method=method,
+        model=card.name,
+        source=request.source,
+        checkpoint=str(run.checkpoint),
+        artifacts=tuple(artifacts),
+        gains=tuple(gains),
+        data=data,
+        training=trained,
+        options=chosen,
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tools=dict(
+            versions("longbow-fletcher", "sentence-transformers", "transformers", "torch", "peft", "onnxruntime")
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Training by sentence-transformers' trainer: losses, checkpoints, resumption, progress, errors."""

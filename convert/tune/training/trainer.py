@@ -1,0 +1,180 @@
+"""`CheckedTrainer`: sentence-transformers' trainer, with errors for losses that are not numbers and for full disks.
+
+A checkpoint of the training has the state of the model, whatever was put into it (LoRA, quantized layers), and of the
+optimizer, the schedule and the generators. The module is imported by a training.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
+from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+
+from fletcher.model_zoo.progress import Counter
+from fletcher.runtime.errors import InputError
+
+__all__ = [
+    "METRIC",
+    "CheckedTrainer",
+    "Validation",
+    "Watch",
+    "complete_checkpoints",
+    "load_weights",
+    "losses",
+    "required_bytes",
+]
+
+#: Name of the metric in the trainer's logs.
+METRIC = "held_out"
+
+WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
+
+#: Parts of messages of libraries that write files, when there is no space.
+FULL = ("no space left", "disk quota", "file too large", "pytorchstreamwriter failed", "unexpected pos")
+
+
+class CheckedTrainer(SentenceTransformerTrainer):
+    """`CheckedTrainer`: the trainer of sentence-transformers with checks."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a batch.
+
+        Raises:
+            InputError: it is NaN or infinite.
+        """
+        loss = super().compute_loss(*args, **kwargs)
+        value = loss[0] if isinstance(loss, tuple) else loss
+        if not math.isfinite(float(value.detach())):
+            kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
+            raise InputError(
+                f"the loss of step {self.state.global_step + 1} is {float(value.detach())}: lower --learning-rate. "
+                f"Checkpoints kept: {', '.join(kept) or 'none'}; remove {self.args.output_dir} to begin anew"
+            )
+        return loss
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Add nothing: a model card would need the hub."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint; an incomplete one is removed.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        folder = Path(str(self.args.output_dir))
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except Exception as error:
+            shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            if not _is_full(error):
+                raise
+            kept = [path.name for path in complete_checkpoints(folder)]
+            raise InputError(
+                f"no space is left in {folder} for the checkpoint of step {self.state.global_step} ({error}). Checkpoints "
+                f"kept: {', '.join(kept) or 'none'}. Free some space, and run the command again, which continues"
+            ) from error
+
+
+def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Give a model the weights of a checkpoint of its training."""
+    load_model(model, str(checkpoint / WEIGHTS))
+
+
+def _is_full(error: Exception) -> bool:
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = isinstance(error, OSError) and error.errno in codes
+    return full or any(part in str(error).lower() for part in FULL)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a training, the earliest first. A killed process leaves an incomplete one behind."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / STATE).read_text(encoding="utf-8"))  # the trainer writes it last
+            found.append(path)
+        except (OSError, ValueError):
+            continue
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def required_bytes(model: torch.nn.Module) -> int:
+    """Return the space for three checkpoints: the best one, the last one, and one that is being written."""
+    weights = sum(one.numel() * one.element_size() for one in model.state_dict().values())
+    moments = sum(2 * one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    return int(3 * (weights + moments))
+
+
+class Validation(SentenceEvaluator):
+    """`Validation`: evaluator of sentence-transformers around a function."""
+
+    def __init__(self, validate: Callable[[Any], float]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._validate = validate
+        self.primary_metric = METRIC
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Return the metric."""
+        training = model.training
+        model.eval()
+        try:
+            return {METRIC: self._validate(model)}
+        finally:
+            model.train(training)
+
+
+class Watch(TrainerCallback):
+    """`Watch`: callback that counts steps, and shows the loss and the metric."""
+
+    def __init__(self) -> None:
+        self.counter: Counter | None = None
+        self._loss = self._metric = math.nan
+
+    def note(self) -> str:
+        """Return the last loss and metric as text."""
+        parts = [("loss", self._loss), ("held-out", self._metric)]
+        return ", ".join(f"{name} {value:.4f}" for name, value in parts if math.isfinite(value))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count a step."""
+        if self.counter is not None:
+            self.counter.advance(1)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Remember the loss and the metric."""
+        logs = kwargs.get("logs") or {}
+        self._loss = logs.get("loss", self._loss)
+        self._metric = logs.get(f"eval_{METRIC}", self._metric)
+
+
+def losses(history: list[dict[str, float]]) -> Iterator[tuple[int, float | None, float | None]]:
+    """Yield step, loss and metric of the trainer's log."""
+    for entry in history:
+        if "loss" in entry or f"eval_{METRIC}" in entry:
+            yield int(entry["step"]), entry.get("loss"), entry.get(f"eval_{METRIC}")

@@ -1,0 +1,172 @@
+"""A checkpoint like jina-embeddings-v3 compared with sentence-transformers on the same weights, merged by the formula."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
+
+from fletcher.convert.export.export import export
+from fletcher.convert.reference.load import load_witness
+from fletcher.runtime import Encoder
+from fletcher.runtime.errors import CheckpointError, InputError, OptionError
+
+from ..heads.tiny import SIZES, WORDS, save
+from ..tiny import save_modules
+from ..verify.parity import randomize
+
+TASKS = ["retrieval.query", "retrieval.passage", "text-matching"]
+RANK, ALPHA, THETA = 2, 1.0, 5000.0
+#: As published; sizes and rank are smaller.
+CONFIG: dict[str, Any] = SIZES | {
+    "architectures": ["XLMRobertaLoRA"],
+    "auto_map": {"AutoModel": "jinaai/xlm-roberta-flash-implementation--modeling_lora.XLMRobertaLoRA"},
+    "model_type": "xlm-roberta",
+    "position_embedding_type": "rotary",
+    "rotary_emb_base": THETA,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "type_vocab_size": 1,
+    "load_trained_adapters": True,
+    "lora_adaptations": TASKS,
+    "lora_alpha": ALPHA,
+    "lora_rank": RANK,
+    "lora_dropout_p": 0.0,
+    "lora_main_params_trainable": False,
+    "task_instructions": {"retrieval.query": "w9 w8", "retrieval.passage": "w7", "text-matching": ""},
+    "truncate_dim": None,
+    "use_flash_attn": True,
+    "emb_pooler": None,
+    "transformers_version": "5.24.0",  # of the tokenizer that this test saves
+}
+TEXTS = ("w1 w2 w3", "w20", " ".join(WORDS[:15]))
+
+
+def write(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """Write the original checkpoint, and a checkpoint of transformers' class for each task."""
+    rope = {"rope_type": "default", "rope_theta": THETA}
+    config = JinaEmbeddingsV3Config(**SIZES, type_vocab_size=1, rope_parameters=rope)
+    original = save(randomize(JinaEmbeddingsV3Model(config)), folder / "original", types=False)
+    base = load_file(original / "model.safetensors")
+    assert "encoder.layers.0.mixer.Wqkv.weight" in base
+    generator = torch.Generator().manual_seed(3)
+    stored: dict[str, torch.Tensor] = {}
+    merged = {task: dict(base) for task in TASKS}
+    for name, tensor in base.items():
+        if tensor.dim() != 2 or name.startswith("pooler."):
+            stored[f"roberta.{name}"] = tensor
+            continue
+        rows, columns = tensor.shape
+        is_table = "_embeddings" in name
+        shapes = ((rows, RANK), (RANK, columns)) if is_table else ((RANK, columns), (rows, RANK))
+        down, up = (torch.randn((len(TASKS), *shape), generator=generator) * 0.3 for shape in shapes)
+        stem = f"roberta.{name.removesuffix('.weight')}.parametrizations.weight"
+        stored |= {f"{stem}.original": tensor, f"{stem}.0.lora_A": down, f"{stem}.0.lora_B": up}
+        for index, task in enumerate(TASKS):
+            product = down[index] @ up[index] if is_table else up[index] @ down[index]
+            merged[task][name] = tensor + product * (ALPHA / RANK)
+    settings = json.loads((original / "config.json").read_text())
+    references = {}
+    for task in TASKS:
+        reference = folder / task
+        reference.mkdir()
+        for file in original.iterdir():
+            (reference / file.name).write_bytes(file.read_bytes())
+        save_file(merged[task], reference / "model.safetensors", {"format": "pt"})
+        (reference / "config.json").write_text(json.dumps(settings))
+        save_modules(reference)
+        references[task] = reference
+    save_file(stored, original / "model.safetensors", {"format": "pt"})
+    (original / "config.json").write_text(json.dumps(CONFIG))
+    (original / "custom_st.py").write_text("raise RuntimeError('code of a checkpoint was run')")
+    save_modules(original)
+    entries = json.loads((original / "modules.json").read_text())
+    entries[0] |= {"type": "custom_st.Transformer", "kwargs": ["task"]}
+    (original / "modules.json").write_text(json.dumps(entries))
+    prompts = {"prompts": CONFIG["task_instructions"], "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    (original / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    return original, references
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    torch.set_num_threads(1)
+    return write(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.mark.parametrize(("task", "input_type"), list(zip(TASKS, ("query", "document", "text-matching"), strict=True)))
+def test_vectors_of_a_task(
+    checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path, task: str, input_type: str
+) -> None:
+    original, references = checkpoints
+    model = SentenceTransformer(str(references[task]), device="cpu")
+    expected = model.encode([CONFIG["task_instructions"][task] + text for text in TEXTS])
+    exported = export(str(original), tmp_path / "artifact", task=task)
+    assert exported.model == f"original-{task}"
+    with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
+        for asked in (None, task, input_type):
+            np.testing.assert_allclose(encoder.embed(TEXTS, input_type=asked).vectors, expected, rtol=0, atol=1e-5)
+        plain = model.encode(list(TEXTS))
+        np.testing.assert_allclose(encoder.embed(TEXTS, input_type="raw").vectors, plain, rtol=0, atol=1e-5)
+        with pytest.raises(OptionError, match=f"weights of .* are those of {input_type} alone"):
+            encoder.embed(TEXTS, input_type="classification")
+
+
+def test_tasks_have_vectors_and_spaces_of_their_own(checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    spaces, vectors = set(), []
+    for task in TASKS[:2]:
+        export(str(checkpoints[0]), tmp_path / task, task=task)
+        with Encoder.load(tmp_path / task, workers=1) as encoder:
+            spaces.add(encoder.info.space.id)
+            vectors.append(encoder.embed(TEXTS, input_type="raw").vectors)
+    assert len(spaces) == 2
+    assert np.abs(vectors[0] - vectors[1]).max() > 0.01
+
+
+def test_a_task_must_be_chosen_and_exist(checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    original, references = checkpoints
+    with pytest.raises(CheckpointError, match=r"retrieval\.query, retrieval\.passage, text-matching, .*--task"):
+        export(str(original), tmp_path / "a")
+    with pytest.raises(InputError, match=r"--task clustering: .* has adapters for retrieval\.query"):
+        export(str(original), tmp_path / "a", task="clustering")
+    with pytest.raises(InputError, match="has no adapters for tasks"):
+        export(str(references[TASKS[0]]), tmp_path / "a", task=TASKS[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"load_trained_adapters": False}, "load_trained_adapters"),
+        ({"lora_rank": 0}, "lora_rank"),
+        ({"lora_rank": 3}, "has the shapes"),
+        ({"truncate_dim": 16}, "truncate_dim"),
+        ({"window": 3}, "window"),
+    ],
+)
+def test_what_is_not_understood_is_refused(
+    checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    for path in checkpoints[0].iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    with pytest.raises(CheckpointError, match=named):
+        export(str(folder), tmp_path / "artifact", task=TASKS[0])
+
+
+def test_it_has_no_reference(checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    export(str(checkpoints[0]), tmp_path / "artifact", task=TASKS[0])
+    with (
+        Encoder.load(tmp_path / "artifact", workers=1) as encoder,
+        pytest.raises(CheckpointError, match="adapters for tasks"),
+    ):
+        load_witness(checkpoints[0], encoder.card)

@@ -1,0 +1,1 @@
+"""Several outputs of one model on every API."""
