@@ -20,9 +20,10 @@ FletcherError
 │   └── TooLongError         a text is longer than the model's longest input, and must not be cut
 ├── VerificationError        an artifact does not reproduce the reference model
 └── ServiceError             the server cannot answer now
-    ├── OverloadedError      the queue is full; has the number of seconds after which to retry
+    ├── RetryError           the server will answer later; has the number of seconds after which to retry
+    │   ├── OverloadedError  the queue is full
+    │   └── FailingError     the model's device fails
     ├── DeadlineError        the request's deadline passed before it was computed
-    ├── FailingError         the model's device fails; has the number of seconds after which to retry
     └── StoppingError        the server is stopping and admits no more requests
 """
 
@@ -55,6 +56,7 @@ __all__ = [
     "OverloadedError",
     "ProviderError",
     "RefusedError",
+    "RetryError",
     "ServiceError",
     "SignatureError",
     "SourceError",
@@ -157,8 +159,8 @@ class ServiceError(FletcherError):
     """The server cannot answer this request now."""
 
 
-class OverloadedError(ServiceError):
-    """The queue is full.
+class RetryError(ServiceError):
+    """The server cannot answer now, and knows when a retry may succeed.
 
     Attributes:
         retry_after: seconds after which a retry may succeed.
@@ -169,20 +171,16 @@ class OverloadedError(ServiceError):
         self.retry_after = retry_after
 
 
+class OverloadedError(RetryError):
+    """The queue is full."""
+
+
 class DeadlineError(ServiceError):
     """The request's deadline passed before it was computed."""
 
 
-class FailingError(ServiceError):
-    """The model's device fails or does not answer, so requests are rejected until it recovers.
-
-    Attributes:
-        retry_after: seconds after which to retry.
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+class FailingError(RetryError):
+    """The model's device fails or does not answer, so requests are rejected until it recovers."""
 
 
 class StoppingError(ServiceError):

@@ -18,8 +18,9 @@ InputError
 
 ServiceError
 ├── KeysPendingError         a signed token names a key that the server is fetching
-├── AuditError               the audit log cannot be written, and the server admits nothing without it
-└── LimitStoreError          the store of limits does not answer, and the server refuses what it cannot count
+└── RetryError
+    ├── AuditError           the audit log cannot be written, and the server admits nothing without it
+    └── LimitStoreError      the store of limits does not answer, and the server refuses what it cannot count
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from fletcher.runtime.errors import InputError, ServiceError
+from fletcher.runtime.errors import InputError, RetryError, ServiceError
 
 __all__ = [
     "AuditError",
@@ -128,16 +129,8 @@ class RateLimitError(InputError):
         self.headers = tuple(headers)
 
 
-class LimitStoreError(ServiceError):
-    """The store of limits does not answer, and the server refuses what it cannot count (`--limit-store-down refuse`).
-
-    Attributes:
-        retry_after: seconds after which the server asks the store again.
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+class LimitStoreError(RetryError):
+    """The store of limits does not answer, and the server refuses what it cannot count (`--limit-store-down refuse`)."""
 
 
 class KeysPendingError(ServiceError):
@@ -152,16 +145,8 @@ class KeysPendingError(ServiceError):
         self.ready = ready
 
 
-class AuditError(ServiceError):
-    """The audit log cannot be written, and the server admits nothing without it (`--audit-full stop`).
-
-    Attributes:
-        retry_after: seconds after which the server tries again.
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+class AuditError(RetryError):
+    """The audit log cannot be written, and the server admits nothing without it (`--audit-full stop`)."""
 
 
 class ForbiddenError(InputError):

@@ -88,7 +88,6 @@ class Server:
                 flight_listener.close()
             surroundings.close()  # the audit log is one server's
             raise
-        admin_listener: socket.socket | None = None
         self.models = surroundings.make_models(load)
         add_memory_metrics(self.models.metrics, "server")
         self._http: HttpServer | None = None
@@ -115,15 +114,9 @@ class Server:
                 )
                 self.models.metrics.gauge("fletcher_http_connections", "Open HTTP connections", lambda: http.open)
                 self._http.start()
-            if listening.admin is not None:
-                admin_listener = bind(listening.admin, "--admin")
-                admin_app = surroundings.make_admin_app(self.models, consumers)
-                self._admin = HttpServer(
-                    admin_app, admin_listener, drain_seconds=options.drain_seconds, certificates=certificates
-                )
-                self._admin.start()
+            self._admin = surroundings.start_admin(self.models, listening.admin, consumers)
         except BaseException:
-            for opened in (listener, flight_listener, admin_listener):
+            for opened in (listener, flight_listener):
                 if opened is not None:
                     opened.close()
             listening.remove_socket()

@@ -197,6 +197,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "FILE", "panel": TLS_PANEL},
         ),
     ] = None
+    tls_client_crl: Annotated[
+        str | None,
+        Meta(
+            description="Revocation lists (PEM) of the CAs that issue certificates of clients: a revoked certificate opens "
+            "no connection. Default: revocation is not checked.",
+            extra={"metavar": "FILE", "panel": TLS_PANEL},
+        ),
+    ] = None
     tls_clients: Annotated[
         ClientCertificates,
         Meta(
@@ -393,6 +401,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "RULE", "panel": WATCH_PANEL},
         ),
     ] = "drop"
+    audit_texts: Annotated[
+        bool,
+        Meta(
+            description="Write the texts of requests into the audit log, of each request up to 32,768 characters. Default: "
+            "the log has no text.",
+            extra={"panel": WATCH_PANEL, "flags": ("--audit-texts",)},
+        ),
+    ] = False
     log_level: Annotated[
         str,
         Meta(
@@ -447,6 +463,8 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise OptionError(name, f"{name}: {error}") from None
         self._check_edge()
         self._check_tls()
+        if self.audit_texts and self.audit is None:
+            raise OptionError("audit_texts", "audit_texts needs a log: give audit, too")
         try:
             read_quota(self.limit)
         except InputError as error:
@@ -472,7 +490,8 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.tls_cert is None or self.tls_key is None:
             return None
         authorities = None if self.tls_client_ca is None else Path(self.tls_client_ca)
-        return TlsFiles(Path(self.tls_cert), Path(self.tls_key), authorities, self.tls_clients)
+        revoked = None if self.tls_client_crl is None else Path(self.tls_client_crl)
+        return TlsFiles(Path(self.tls_cert), Path(self.tls_key), authorities, self.tls_clients, revoked)
 
     def _check_tls(self) -> None:
         """Check that the options about certificates are complete.
@@ -485,6 +504,8 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise OptionError(missing, f"{missing} is missing: TLS needs a certificate and its key")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise OptionError("tls_client_ca", "tls_client_ca needs TLS: give tls_cert and tls_key, too")
+        if self.tls_client_crl is not None and self.tls_client_ca is None:
+            raise OptionError("tls_client_crl", "tls_client_crl needs the CAs of clients: give tls_client_ca, too")
 
     def _check_edge(self) -> None:
         """Check the options about proxies and websites.

@@ -34,6 +34,7 @@ from fletcher.runtime.errors import (
     OptionError,
     OverloadedError,
     ProviderError,
+    RetryError,
     ServiceError,
     SignatureError,
     StoppingError,
@@ -135,6 +136,7 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     RateLimitError: Status(429, "rate_limit_error", "rate_limit_exceeded", "UNAVAILABLE"),
     ForbiddenError: Status(403, "permission_error", "forbidden", "PERMISSION_DENIED"),
     ServiceError: _UNREADY,
+    RetryError: _UNREADY,
     OverloadedError: Status(429, "rate_limit_error", "overloaded", "UNAVAILABLE"),
     DeadlineError: Status(504, "server_error", "deadline_exceeded", "DEADLINE_EXCEEDED"),
     KeysPendingError: _UNREADY,
@@ -167,6 +169,6 @@ def public_message(error: FletcherError) -> str:
 
 def retry_after(error: FletcherError) -> float | None:
     """Return the seconds after which a retry may succeed, or None if a retry cannot succeed."""
-    if isinstance(error, OverloadedError | FailingError | RateLimitError | LimitStoreError | AuditError):
+    if isinstance(error, RetryError | RateLimitError):
         return error.retry_after
     return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

@@ -5,6 +5,7 @@ Every process of a server opens its own.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from fletcher.runtime.errors import InputError, MissingPackageError
 from fletcher.runtime.options.secrets import read_secret
 from fletcher.runtime.remote.url import is_url, parse_url
 
-from .access.addresses import HostPort, parse
+from .access.addresses import HostPort, UnixPath, bind, parse
 from .access.gate import Gate
 from .access.keys import Keys
 from .access.limits.ledger import TableLedger
@@ -31,7 +32,7 @@ from .access.tokens.tokens import Tokens
 from .audit.channel import RemoteLog
 from .audit.lifetime import begin_log, end_log
 from .audit.log_file import LogFile
-from .audit.trail import Trail
+from .audit.trail import MOST_WAITING, MOST_WAITING_WITH_TEXTS, Trail
 from .byte_budget import ByteBudget
 from .connection_limits import ConnectionLimits
 from .engine.backend import Backend
@@ -55,6 +56,7 @@ from .tls.certificates import Certificates
 if TYPE_CHECKING:
     from .access.limits.redis_ledger import RedisLedger
     from .flight.server import FlightServer
+    from .http.server import HttpServer
     from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
@@ -206,7 +208,8 @@ class Surroundings:
         trail = None
         if options.audit is not None:
             write = RemoteLog(audit_socket or "").write if audit_log is None else audit_log.append
-            trail = Trail(write, options.audit_full)
+            most = MOST_WAITING_WITH_TEXTS if options.audit_texts else MOST_WAITING
+            trail = Trail(write, options.audit_full, most)
         gate = Gate(
             keys,
             options.quota,
@@ -247,6 +250,33 @@ class Surroundings:
         app = HttpApp(models, gate=gate, limits=self.limits, tracing=self.tracing, consumers=consumers, admin=rules)
         return as_loopback(app) if self.options.admin.startswith("unix:") else app
 
+    def start_admin(
+        self, models: Models, at: HostPort | UnixPath | None, consumers: Sequence[Consumer] = ()
+    ) -> HttpServer | None:
+        """Start the admin API at an address of its own.
+
+        Args:
+            models: models that it changes.
+            at: the address; None if it has none.
+            consumers: as for `make_app`.
+
+        Raises:
+            InputError: the address is in use.
+        """
+        if at is None:
+            return None
+        from .http.server import HttpServer  # it needs uvicorn, which other servers that embed these parts may not have
+
+        listener = bind(at, "--admin")
+        try:
+            app = self.make_admin_app(models, consumers)
+            server = HttpServer(app, listener, drain_seconds=self.options.drain_seconds, certificates=self.certificates)
+            server.start()
+        except BaseException:
+            listener.close()
+            raise
+        return server
+
     def make_models(self, load: Loader = load_encoder) -> Models:
         """Return the registry of a server's models, without models.
 
@@ -263,6 +293,7 @@ class Surroundings:
             load_seconds=self.options.load_seconds,
         )
         models.locations = Locations(self.options.follow_seconds)
+        models.keeps_texts = self.options.audit_texts
         self.watch(models.metrics)
         if (certificates := self.certificates) is not None:
             if (trail := self.trail) is not None:
@@ -281,6 +312,12 @@ class Surroundings:
                 "Changed files of the certificate that were refused",
                 lambda: certificates.refused,
             )
+            if self.options.tls_client_crl is not None:
+                models.metrics.gauge(
+                    "fletcher_revocation_list_expiry_seconds",
+                    "End of the revocation list that ends first, in seconds since 1970",
+                    lambda: certificates.served.revocations_expire or math.inf,
+                )
         return models
 
     def watch(self, metrics: Metrics) -> None:

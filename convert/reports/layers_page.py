@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from fletcher.runtime.commandline.pages import STYLE
-from fletcher.runtime.commandline.plots import to_svg
+from fletcher.runtime.commandline.pages import Page, figure, html_table, to_html
+from fletcher.runtime.commandline.plots import BLUE, RED, SOFT, to_svg
 
 from ..layers.results import LayersReport, PointResult
 from .layers_table import shape_of
@@ -19,10 +19,6 @@ __all__ = ["layers_to_html", "plot_growth"]
 #: Errors below this are drawn here: float32 has no smaller ones, and a logarithm of 0 cannot be drawn.
 FLOOR = 1e-9
 
-_MORE_STYLE = """
-body { max-width: 78rem; } td.bad, tr.bad td { color: var(--bad); font-weight: 600; }
-svg { width: 100%; height: auto; }
-"""
 _SECTIONS = (
     ("values", "The graph's values, in the order of computation"),
     ("session", "The session that is served"),
@@ -37,23 +33,27 @@ def layers_to_html(report: LayersReport) -> str:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    sections = "".join(_section(report, name, title) for name, title in _SECTIONS)
     batches = ", ".join("+".join(map(str, lengths)) for lengths in report.batches)
     tools = ", ".join(f"{name} {version}" for name, version in report.tools.items())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(report.model)}, layer by layer</title>
-<style>{STYLE}{_MORE_STYLE}</style></head><body>
-<header><h1>{escape(report.model)}, layer by layer<span class="verdict {report.verdict}">{report.verdict}</span></h1>
-<p>{escape(report.summary)}</p>
-<p class="soft"><code>{escape(report.artifact)}</code>, {escape(report.variant)}, against {escape(report.reference)}</p>
-</header>
-<figure>{plot_growth(report)}<figcaption>Relative error of each point, from the embeddings to the vectors. The dashed line
-is what rounding may amount to there; points above it are red. Points without any error stand on the bottom.</figcaption>
-</figure>
-{sections}
-<footer>Batches, in tokens a text: {batches}. {escape(report.time)}. {escape(tools)}. Artifact {report.digest}</footer>
-</body></html>
-"""
+    return to_html(
+        Page(
+            title=f"{report.model}, layer by layer",
+            sentences=[f"The layers {'agree' if report.verdict == 'passed' else 'do not agree'}: {report.summary}"],
+            about=f"<code>{escape(report.artifact)}</code>, {escape(report.variant)}, against {escape(report.reference)}",
+            verdict=report.verdict,
+            parts=(
+                figure(
+                    plot_growth(report),
+                    "Relative error of each point, from the embeddings to the vectors. The dashed line is what rounding may "
+                    "amount to there; points above it are red. Points without any error stand on the bottom.",
+                ),
+                *(_section(report, name, title) for name, title in _SECTIONS),
+            ),
+            footer=(
+                f"Batches, in tokens a text: {batches}. {escape(report.time)}. {escape(tools)}. Artifact {report.digest}",
+            ),
+        )
+    )
 
 
 def plot_growth(report: LayersReport) -> str:
@@ -66,18 +66,18 @@ def plot_growth(report: LayersReport) -> str:
     wrong = [index for index, point in enumerate(points) if point.verdict == "failed"]
 
     def draw(axes: Axes) -> None:
-        axes.plot(range(len(points)), errors, color="#2f6db5", linewidth=0.9, marker="o", markersize=2.5)
+        axes.plot(range(len(points)), errors, color=BLUE, linewidth=0.9, marker="o", markersize=2.5)
         axes.step(
             range(len(points)),
             [point.tolerance for point in points],
             where="mid",
-            color="#b3261e",
+            color=RED,
             linestyle="--",
             linewidth=0.9,
         )
-        axes.plot(wrong, [errors[index] for index in wrong], color="#b3261e", linestyle="", marker="o", markersize=4)
+        axes.plot(wrong, [errors[index] for index in wrong], color=RED, linestyle="", marker="o", markersize=4)
         for start in starts.values():
-            axes.axvline(start - 0.5, color="#5b6570", linewidth=0.4)
+            axes.axvline(start - 0.5, color=SOFT, linewidth=0.4)
         axes.set_yscale("log")
         axes.set_xticks(list(starts.values()), list(starts), ha="left")
         axes.grid(visible=False, axis="x")
@@ -97,12 +97,8 @@ def _section(report: LayersReport, name: str, title: str) -> str:
     points = [point for point in report.points if point.section == name]
     if not points:
         return ""
-    rows = "".join(map(_row, points))
-    heads = "".join(f'<th class="number">{heading}</th>' for heading in ("max abs", "relative", "allowed", "cosine"))
-    return (
-        f"<section><h2>{escape(title)}</h2><table><thead><tr><th>point</th><th>node</th><th>shape</th>{heads}"
-        f"<th>verdict</th><th>note</th></tr></thead><tbody>{rows}</tbody></table></section>"
-    )
+    headings = ("point", "node", "shape", "#max abs", "#relative", "#allowed", "#cosine", "verdict", "note")
+    return f"<section><h2>{escape(title)}</h2>{html_table(headings, map(_row, points))}</section>"
 
 
 def _row(point: PointResult) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fletcher.runtime.commandline.plots import BLUE, FLOOR, RED, SOFT, to_svg
+from fletcher.runtime.commandline.plots import BLUE, FLOOR, PAPER, RED, SOFT, to_svg
 
 from ..verify.report import VariantResult
 
@@ -25,7 +25,7 @@ def plot_cosines(variant: VariantResult) -> str:
 
     def draw(axes: Axes) -> None:
         bins = np.logspace(low, high, 41).tolist()
-        axes.hist(distances, bins=bins, color=BLUE, alpha=0.85, edgecolor="white", linewidth=0.4)
+        axes.hist(distances, bins=bins, color=BLUE, alpha=0.85, edgecolor=PAPER, linewidth=0.4)
         axes.axvline(limit, color=RED, linestyle="--", linewidth=1.2)
         axes.set_xscale("log")
         axes.set_xlabel("1 − cosine")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from fletcher.runtime.commandline.pages import STYLE, html_table
+from fletcher.runtime.commandline.pages import Page, figure, figures, html_table, verdict_badge
+from fletcher.runtime.commandline.pages import to_html as page_html
 
 from ..verify.report import RefusedText, SettingResult, TextResult, VariantResult, VerificationReport
 from .plots import plot_cosines, plot_pairs
@@ -61,32 +62,52 @@ def to_html(report: VerificationReport) -> str:
     """
     ids = report.tokenizer
     tools = ", ".join(f"{name} {version}" for name, version in report.tools.items())
-    parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(report.model)}: verification</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{STYLE}</style></head><body>",
-        f"<header><h1>{escape(report.model)}{_badge(report.verdict)}</h1>",
-        f'<p class="soft">Artifact <code>{escape(report.artifact)}</code> against <code>{escape(report.reference)}</code>, '
-        f"run by {escape(report.method)} in float32, one text at a time; {escape(report.time)}</p>",
-        _reasons(report.notes, "notes"),
-        "</header>",
-        _reasons([report.likely] if report.likely else []),
-        f"<h2>Token ids{_badge(ids.verdict)}</h2>",
-        f"<p>Equal on {ids.equal:,} of {ids.compared:,} texts, {ids.truncated:,} of them truncated.</p>",
-        _reasons([ids.reason] if ids.reason else []),
-        _refused(report.refused),
-        *(_variant(variant) for variant in report.variants),
-        _settings(report.settings) if report.settings else "",
-        f"<footer><p>Artifact digest <code>{escape(report.digest)}</code></p><p>{escape(tools)}</p>",
-        "" if report.complete else "<p>Not every variant was compared, so the artifact was not stamped.</p>",
-        "</footer></body></html>\n",
-    ]
-    return "\n".join(part for part in parts if part)
+    return page_html(
+        Page(
+            title=f"{report.model}: verification",
+            sentences=[_sentence(report)],
+            about=f"Artifact <code>{escape(report.artifact)}</code> against <code>{escape(report.reference)}</code>, "
+            f"run by {escape(report.method)} in float32, one text at a time; {escape(report.time)}",
+            verdict=report.verdict,
+            parts=(
+                _reasons(report.notes, "notes"),
+                _reasons([report.likely] if report.likely else []),
+                f"<h2>Token ids{verdict_badge(ids.verdict)}</h2>",
+                f"<p>Equal on {ids.equal:,} of {ids.compared:,} texts, {ids.truncated:,} of them truncated.</p>",
+                _reasons([ids.reason] if ids.reason else []),
+                _refused(report.refused),
+                *(_variant(variant) for variant in report.variants),
+                _settings(report.settings) if report.settings else "",
+            ),
+            footer=(
+                f"Artifact digest <code>{escape(report.digest)}</code>",
+                escape(tools),
+                *(() if report.complete else ("Not every variant was compared, so the artifact was not stamped.",)),
+            ),
+        )
+    )
+
+
+def _sentence(report: VerificationReport) -> str:
+    """Return the result as a sentence."""
+    failed = [variant for variant in report.variants if variant.verdict == "failed"]
+    if report.tokenizer.verdict == "failed":
+        return f"The artifact of {report.model} must not be served: its token ids differ from those of the reference"
+    if failed:
+        names = ", ".join(f"{variant.name} ({'; '.join(variant.reasons)})" for variant in failed)
+        return f"The artifact of {report.model} must not be served: its vectors are not those of the reference with {names}"
+    worst = min((variant.cosine_min for variant in report.variants), default=1.0)
+    count = len(report.variants)
+    variants = f"{count} variants" if count > 1 else "1 variant"
+    return (
+        f"The artifact of {report.model} gives the vectors of the reference: the smallest cosine of "
+        f"{report.tokenizer.compared:,} texts with {variants} is {worst:.7f}"
+    )
 
 
 def _variant(variant: VariantResult) -> str:
     limit = variant.tolerance.max_abs
-    figures = (
+    values = (
         (f"{variant.cosine_min:.7f}", f"smallest cosine (≥ {variant.tolerance.min_cosine})"),
         (f"{variant.cosine_p1:.7f}", "cosine, first percentile"),
         (f"{variant.cosine_mean:.7f}", "cosine, mean"),
@@ -95,17 +116,21 @@ def _variant(variant: VariantResult) -> str:
         (f"{variant.neighbors:.2%}", "ten nearest neighbors agree"),
         (f"{variant.spearman:.6f}", "Spearman of pairwise similarities"),
     )
-    tiles = "".join(f'<div class="figure"><b>{value}</b><span>{escape(name)}</span></div>' for value, name in figures)
     return "\n".join(
         (
-            f"<section><h2>{escape(variant.name)} on {escape(variant.provider)}{_badge(variant.verdict)}</h2>",
+            f"<section><h2>{escape(variant.name)} on {escape(variant.provider)}{verdict_badge(variant.verdict)}</h2>",
             _reasons(variant.reasons),
-            f'<div class="figures">{tiles}</div>',
+            figures(values),
             '<div class="plots">',
-            f"<figure>{plot_cosines(variant)}<figcaption>Distance of each text from its reference: further left is closer. "
-            " The dashed line is the tolerance.</figcaption></figure>",
-            f"<figure>{plot_pairs(variant)}<figcaption>Similarity of {len(variant.pairs):,} pairs of texts, by the reference "
-            "and by the artifact: on the line they are equal.</figcaption></figure>",
+            figure(
+                plot_cosines(variant),
+                "Distance of each text from its reference: further left is closer. The dashed line is the tolerance.",
+            ),
+            figure(
+                plot_pairs(variant),
+                f"Similarity of {len(variant.pairs):,} pairs of texts, by the reference and by the artifact: on the line "
+                "they are equal.",
+            ),
             "</div>",
             "<h3>By length</h3>",
             _lengths(by_length(variant.texts)),
@@ -144,10 +169,6 @@ def _distance(cosine: float) -> str:
     return f"{max(1.0 - cosine, 0.0):.1e}"
 
 
-def _badge(verdict: str) -> str:
-    return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>'
-
-
 def _reasons(reasons: Sequence[str], kind: str = "reasons") -> str:
     items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
     return f'<ul class="{kind}">{items}</ul>' if items else ""
@@ -169,7 +190,7 @@ def _settings(results: Sequence[SettingResult]) -> str:
     body = (
         f"<tr><td><code>{escape(result.setting)}</code></td><td>{escape(result.exercised_by or result.note)}</td>"
         f'<td class="number">{result.texts:,}</td><td class="number">{result.failed:,}</td>'
-        f"<td>{_badge(result.verdict)}</td></tr>"
+        f"<td>{verdict_badge(result.verdict)}</td></tr>"
         for result in results
     )
     return "\n".join(

@@ -9,9 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fletcher.runtime.artifact.durable import new_file
-from fletcher.runtime.commandline.report_files import to_json
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.commandline.report_files import check_reports
+from fletcher.runtime.commandline.report_files import write_report as write_file
 
 from ..layers.results import LayersReport
 from ..verify.report import SettingResult, VariantResult, VerificationReport
@@ -101,17 +100,8 @@ def write_report(report: VerificationReport | LayersReport, path: str | Path) ->
         MissingPackageError: matplotlib, which a page needs, is not installed.
     """
     path = Path(path)
-    if path.suffix not in (".html", ".json"):
-        raise InputError(f"a report cannot be written as {path.name!r}: name it .html or .json")
-    if path.suffix == ".json":
-        content = to_json(report)
-    else:
-        content = (layers_to_html(report) if isinstance(report, LayersReport) else to_html(report)).encode()
-    try:
-        with new_file(path) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise InputError(f"the report {path} cannot be written: {error.strerror}") from error
+    check_reports([path])
+    write_file(report, path, lambda: layers_to_html(report) if isinstance(report, LayersReport) else to_html(report))
 
 
 def _verdict(verdict: str) -> Text:

@@ -7,7 +7,6 @@ what remains (tests/deploy/test_image.py).
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 #: Requirements that only conversion imports: the server's code may not (pyproject.toml, import-linter), and `tokenizers`
 #: needs the hub only for names of models.
@@ -62,11 +62,6 @@ UNUSED = (
 WITH_SYMBOLS = ("tokenizers/*.so", "uvloop/*.so", "zstandard/*.so")
 
 
-def name_of(text: str) -> str:
-    """Return the normalized name of a package."""
-    return re.sub(r"[-_.]+", "-", text).lower()
-
-
 def needed(packages: dict[str, Distribution], extras: set[str]) -> set[str]:
     """Return the packages that a server needs: the requirements of Fletcher and theirs, without those of conversion."""
     found: set[str] = set()
@@ -80,7 +75,7 @@ def needed(packages: dict[str, Distribution], extras: set[str]) -> set[str]:
             requirement = Requirement(line)
             marker = requirement.marker
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *chosen}):
-                required = name_of(requirement.name)
+                required = canonicalize_name(requirement.name)
                 if required not in found or requirement.extras:
                     waiting.append((required, frozenset(requirement.extras)))
     return found
@@ -88,7 +83,7 @@ def needed(packages: dict[str, Distribution], extras: set[str]) -> set[str]:
 
 def main() -> None:
     """Remove the packages, the command and the files."""
-    packages = {name_of(each.metadata["Name"]): each for each in distributions()}
+    packages = {canonicalize_name(each.metadata["Name"]): each for each in distributions()}
     extras = set(sys.argv[1].split(","))
     unused = sorted(set(packages) - needed(packages, extras) - set(INSTALLERS))
     pip = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", "--root-user-action=ignore"]

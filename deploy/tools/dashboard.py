@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from rules import FAILED, SLOW, SLOW_SECONDS, WORK
+
 FILE: Final = Path(__file__).parents[1] / "monitoring" / "dashboard.json"
 
 #: Columns of Grafana's grid, and columns and rows of a panel.
@@ -24,9 +26,6 @@ RATE: Final = "$__rate_interval"
 
 #: Series of the chosen servers.
 HERE: Final = 'job=~"$job",instance=~"$instance"'
-
-#: Routes that embed, rank or store: those of probes, scrapes and documentation are left out.
-WORK: Final = 'route!~"/|/docs|/health|/metrics|/openapi.json|/playground.*|/ready|unknown"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ REQUESTS = (
 
 GOALS = (
     Panel(
-        "Share of failed requests (goal: 0.1 %)",
+        f"Share of failed requests (goal: {100 * FAILED:g} %)",
         "percentunit",
         tuple(
             (f'job:fletcher_errors:ratio_rate{window}{{job=~"$job"}}', window) for window in ("5m", "1h", "6h", "3d")
@@ -117,7 +116,7 @@ GOALS = (
         "Answers with a status of 500 and more, and Flight calls that the server failed. deploy/monitoring/rules.yaml.",
     ),
     Panel(
-        "Share of HTTP requests above 250 ms (goal: 1 %)",
+        f"Share of HTTP requests above {1000 * float(SLOW_SECONDS):g} ms (goal: {100 * SLOW:g} %)",
         "percentunit",
         tuple((f'job:fletcher_slow:ratio_rate{window}{{job=~"$job"}}', window) for window in ("5m", "1h", "6h", "3d")),
     ),
@@ -125,8 +124,8 @@ GOALS = (
         "Error budget of 30 days that is left",
         "percentunit",
         (
-            ('1 - job:fletcher_errors:ratio_rate30d{job=~"$job"} / 0.001', "failed"),
-            ('1 - job:fletcher_slow:ratio_rate30d{job=~"$job"} / 0.01', "slow"),
+            (f'1 - job:fletcher_errors:ratio_rate30d{{job=~"$job"}} / {FAILED:g}', "failed"),
+            (f'1 - job:fletcher_slow:ratio_rate30d{{job=~"$job"}} / {SLOW:g}', "slow"),
         ),
     ),
 )

@@ -4,7 +4,8 @@
 
 ROOT is the file system of the base image, for example of `debootstrap --variant=minbase bookworm ROOT`; it is copied, not
 changed. The result is the file system of the last stage, and its metadata (user, environment, entry point) in IMAGE.json.
-Instructions that this script does not know are errors. A RUN has the network of this machine, and the paths of --bind.
+Instructions that this script does not know are errors. A RUN has the network of this machine, and the paths of --bind, which
+it cannot change. If a proxy has its own CA, bind /usr/local/share/ca-certificates: Debian's tools add it in the stage.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ class Replay:
                 make = (
                     f"mkdir -p {target}" if Path(path).is_dir() else f"mkdir -p $(dirname {target}) && touch {target}"
                 )
-                steps += [make, f"mount --bind {shlex.quote(path)} {target}"]
+                # Read-only: a package's script in the stage must not change files of this machine.
+                steps += [make, f"mount --bind {shlex.quote(path)} {target}", f"mount -o remount,bind,ro {target}"]
         steps.append(f"exec chroot {shlex.quote(str(root))} /bin/sh -c {shlex.quote(command)}")
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
         environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}

@@ -160,6 +160,14 @@ ALERTS: Final = (
         "The certificate of {{ $labels.door }} on {{ $labels.instance }} expires in {{ $value | humanizeDuration }}",
         "Renew the certificate; the server takes the new files without a restart.",
     ),
+    Alert(
+        "FletcherRevocationListExpires",
+        "min by (job, instance) (fletcher_revocation_list_expiry_seconds) - time() < 21600",
+        "10m",
+        "page",
+        "A revocation list on {{ $labels.instance }} expires in {{ $value | humanizeDuration }}",
+        "Replace the file of --tls-client-crl: with an expired list, no client of its CA gets in.",
+    ),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from fletcher.runtime.commandline.pages import STYLE
+from fletcher.runtime.commandline.pages import Page, figure, figures, to_html
 
 from ..sweep.results import SweepReport
 from .recipe_table import format_range, recipe_table, table_legend
@@ -14,16 +14,14 @@ from .sweep_plots import plot_damage, plot_histograms, plot_pareto_front
 __all__ = ["sweep_to_html"]
 
 #: Styles of this page, in addition to those of every report.
-MORE_STYLE = """
-body { max-width: 78rem; } .wide td:first-child { min-width: 14rem; } small { color: var(--soft); font-weight: 400; }
-.take { border-left: 4px solid var(--good); background: #f3f8f5; padding: .8rem 1.1rem; margin: 1.25rem 0;
-  font-size: 1.05rem; }
-.wide { overflow-x: auto; } .wide table { font-size: .82rem; }
-  tr.chosen td { background: #f3f8f5; font-weight: 600; } tr.dropped td { color: var(--soft); }
-td.bad { color: var(--bad); } td small, th small { display: block; line-height: 1.25; } .figures { margin: 0 0 1rem; }
-.plots.one { grid-template-columns: 1fr; max-width: 46rem; }
+STYLE = """
+.recipes td:first-child { min-width: 14rem; } .recipes table { font-size: .82rem; }
+tr.chosen td { background: var(--tint); font-weight: 600; } tr.dropped td { color: var(--soft); }
+td small, th small { display: block; line-height: 1.25; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .85rem; margin: .75rem 0; }
 dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
+@page { size: landscape; }
+@media print { .recipes table { font-size: 6.5pt; } .recipes td:first-child { min-width: 9rem; } }
 """
 
 
@@ -35,37 +33,45 @@ def sweep_to_html(report: SweepReport) -> str:
     """
     useful = [candidate for candidate in report.candidates if not candidate.dropped]
     tools = ", ".join(f"{name} {version}" for name, version in report.tools.items())
-    parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(report.model)}: sweep</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{STYLE}{MORE_STYLE}</style></head><body>",
-        f"<header><h1>{escape(report.model)}: smaller and faster variants</h1>",
-        f'<p class="soft">Measured on {escape(report.machine)}, {escape(report.provider)}; {escape(report.time)}. '
-        f"{report.measured:,} texts were measured ({escape(report.texts)}), and {report.calibrating:,} others calibrated the "
-        "recipes.</p></header>",
-        f'<p class="take">{escape(report.sentence)}</p>',
-        _headline(report),
-        f"<p>Artifact: <code>{escape(report.output)}</code></p>",
-        "<h2>Every recipe</h2>",
-        f'<div class="wide">{recipe_table(report)}</div>',
-        table_legend(report),
-        '<div class="plots one">',
-        f"<figure>{plot_pareto_front(report, useful)}<figcaption>No other recipe is at least as accurate, fast and small as "
-        "a filled point, among those within the bounds. A line through a point is the range of its speed, and the area of a "
-        "point is the size of its file. The red point is recommended.</figcaption>"
-        "</figure>",
-        f"<figure>{plot_histograms(useful, report.min_cosine)}<figcaption>Distance of each text's vector from float32's. "
-        "Texts beyond the bound, the dashed line, are red.</figcaption></figure>",
-        "</div>",
-        _damage(report),
-        storage_section(report),
-        _dropped(report),
-        "<footer><p>Accuracy is measured against the vectors of the float32 artifact. Its canary: "
-        f"{escape(report.proof)}.</p>"
-        f"<p>Artifact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
-        f"took {report.seconds / 60:.1f} minutes</p><p>{escape(tools)}</p></footer></body></html>\n",
-    ]
-    return "\n".join(part for part in parts if part)
+    return to_html(
+        Page(
+            title=f"{report.model}: smaller and faster variants",
+            sentences=[report.sentence],
+            about=f"Measured on {escape(report.machine)}, {escape(report.provider)}; {escape(report.time)}. "
+            f"{report.measured:,} texts were measured ({escape(report.texts)}), and {report.calibrating:,} others calibrated "
+            "the recipes.",
+            parts=(
+                _headline(report),
+                f"<p>Artifact: <code>{escape(report.output)}</code></p>",
+                "<h2>Every recipe</h2>",
+                f'<div class="recipes">{recipe_table(report)}</div>',
+                table_legend(report),
+                '<div class="plots one">',
+                figure(
+                    plot_pareto_front(report, useful),
+                    "No other recipe is at least as accurate, fast and small as a filled point, among those within the "
+                    "bounds. A line through a point is the range of its speed, and the area of a point the size of its file. "
+                    "The red point is recommended.",
+                ),
+                figure(
+                    plot_histograms(useful, report.min_cosine),
+                    "Distance of each text's vector from float32's. Texts beyond the bound, the dashed line, are red.",
+                ),
+                "</div>",
+                _damage(report),
+                storage_section(report),
+                _dropped(report),
+            ),
+            footer=(
+                "Accuracy is measured against the vectors of the float32 artifact. Its canary: "
+                f"{escape(report.proof)}.",
+                f"Artifact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
+                f"took {report.seconds / 60:.1f} minutes",
+                escape(tools),
+            ),
+            style=STYLE,
+        )
+    )
 
 
 def _headline(report: SweepReport) -> str:
@@ -75,26 +81,26 @@ def _headline(report: SweepReport) -> str:
         return ""
     quality, speed, bytes_before = chosen.quality, chosen.speed, report.parent.file_bytes
     ratio, short, long = speed.throughput_ratio, speed.short_ratio, speed.long_ratio
-    figures = [
-        (
-            f"{ratio.median:.2f}×",
-            f"throughput ({format_range(ratio)}): {short.median:.2f}× for texts of {speed.short_tokens} tokens, "
-            f"{long.median:.2f}× for {speed.long_tokens}",
-        ),
-        (
-            f"{speed.latency_ms.median:.1f} ms",
-            f"latency of one text of {speed.latency_tokens} tokens, {speed.latency_ratio.median:.2f}× faster "
-            f"({format_range(speed.latency_ratio)})",
-        ),
-        (f"{chosen.file_bytes / 1e6:,.0f} MB", f"instead of {bytes_before / 1e6:,.0f} MB"),
-        (
-            f"{quality.cosine_min:.4f}",
-            f"lowest cosine of {report.measured:,} texts; mean {quality.cosine_mean:.5f}",
-        ),
-        (f"{quality.overlap:.1%}", "of the ten nearest neighbors stay"),
-    ]
-    cells = "".join(f'<div class="figure"><b>{value}</b><span>{label}</span></div>' for value, label in figures)
-    return f'<div class="figures">{cells}</div>'
+    return figures(
+        [
+            (
+                f"{ratio.median:.2f}×",
+                f"throughput ({format_range(ratio)}): {short.median:.2f}× for texts of {speed.short_tokens} tokens, "
+                f"{long.median:.2f}× for {speed.long_tokens}",
+            ),
+            (
+                f"{speed.latency_ms.median:.1f} ms",
+                f"latency of one text of {speed.latency_tokens} tokens, {speed.latency_ratio.median:.2f}× faster "
+                f"({format_range(speed.latency_ratio)})",
+            ),
+            (f"{chosen.file_bytes / 1e6:,.0f} MB", f"instead of {bytes_before / 1e6:,.0f} MB"),
+            (
+                f"{quality.cosine_min:.4f}",
+                f"lowest cosine of {report.measured:,} texts; mean {quality.cosine_mean:.5f}",
+            ),
+            (f"{quality.overlap:.1%}", "of the ten nearest neighbors stay"),
+        ]
+    )
 
 
 def _damage(report: SweepReport) -> str:
@@ -103,9 +109,14 @@ def _damage(report: SweepReport) -> str:
         return ""
     return (
         "<h2>Damage by layer</h2>"
-        f'<div class="plots one"><figure>{plot_damage(sensitivity)}<figcaption>Loss with only that matrix quantized, '
-        f"on {sensitivity.texts} texts. Blue: attention (dark: queries, keys, values; light: output). Orange: up and gate "
-        "matrices of the feed-forward part. Red: its down matrix.</figcaption></figure></div>" + _exclusions(report)
+        '<div class="plots one">'
+        + figure(
+            plot_damage(sensitivity),
+            f"Loss with only that matrix quantized, on {sensitivity.texts} texts. Blue: attention (dark: queries, keys, "
+            "values; light: output). Orange: up and gate matrices of the feed-forward part. Red: its down matrix.",
+        )
+        + "</div>"
+        + _exclusions(report)
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fletcher.runtime.commandline.plots import BLUE, FLOOR, INK, RED, SOFT, to_svg
+from fletcher.runtime.commandline.plots import AMBER, BLUE, FLOOR, INK, ORANGE, PALE, RED, SOFT, to_svg
 
 from ..sensitivity import Sensitivity
 from ..sweep.results import Candidate, SweepReport
@@ -24,7 +24,7 @@ SHOWN_MATRICES = 30
 NOISE = 1e-7
 
 #: Color of a matrix by a part of its name; the first match applies.
-KINDS = (("qkv", "#2f6db5"), ("attention", "#8fb4e3"), ("up", "#c98a1b"), ("gate", "#e0b45c"), ("down", "#b3261e"))
+KINDS = (("qkv", BLUE), ("attention", PALE), ("up", ORANGE), ("gate", AMBER), ("down", RED))
 
 #: Smallest distance between two names in a plot, as a share of its height.
 LINE = 0.055

@@ -52,6 +52,16 @@ class ValueRows(msgspec.Struct, frozen=True, array_like=True):
         """
         return ragged_index(self._starts(batch), rows)
 
+    def texts(self, batch: Batch, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the indices of the texts to which rows of the values belong, ascending, each once.
+
+        Args:
+            batch: texts of all values.
+            places: indices of rows, int64, (m,).
+        """
+        texts: NDArray[np.int64] = np.unique(np.searchsorted(self._starts(batch), places, side="right") - 1)
+        return texts
+
     def _starts(self, batch: Batch) -> NDArray[np.int64]:
         starts: NDArray[np.int64] = self.per_token * batch.offsets
         if self.per_text:

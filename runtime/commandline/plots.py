@@ -12,12 +12,42 @@ from ..errors import MissingPackageError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "FLOOR", "INK", "RED", "SOFT", "to_svg"]
+__all__ = [
+    "AMBER",
+    "BLUE",
+    "FLOOR",
+    "GREEN",
+    "INK",
+    "ORANGE",
+    "PALE",
+    "PAPER",
+    "RED",
+    "SOFT",
+    "to_svg",
+]
 
 #: Smallest 1 - cosine of a plot: cosines are computed in float64 from float32 vectors, and a smaller value is rounding.
 FLOOR = 1e-16
 
-INK, SOFT, BLUE, RED = "#1b1f24", "#5b6570", "#2f6db5", "#b3261e"
+INK, SOFT, BLUE, RED, GREEN = "#1b1f24", "#5b6570", "#2f6db5", "#b3261e", "#14724a"
+PALE, ORANGE, AMBER, GRID, PAPER = "#8fb4e3", "#c98a1b", "#e0b45c", "#eceff2", "#ffffff"
+
+#: Names of the colors in the style of a page, which has others in the dark.
+NAMES = {
+    INK: "ink",
+    SOFT: "soft",
+    BLUE: "blue",
+    RED: "red",
+    GREEN: "green",
+    PALE: "pale",
+    ORANGE: "orange",
+    AMBER: "amber",
+    GRID: "grid",
+    PAPER: "paper",
+}
+
+#: Width of a plot below which its letters are too small, in rem for each inch. A narrower page scrolls the plot.
+REM_PER_INCH = 3.4
 
 
 def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float] = (5.0, 3.5)) -> str:
@@ -43,6 +73,7 @@ def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float]
         "font.size": 9.5,
         "axes.edgecolor": SOFT,
         "axes.labelcolor": INK,
+        "text.color": INK,
         "xtick.color": SOFT,
         "ytick.color": SOFT,
     }
@@ -51,16 +82,26 @@ def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float]
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="both", color="#eceff2", linewidth=0.7)
+        axes.grid(axis="both", color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         draw(axes)
         figure.savefig(stream, format="svg", transparent=True)
-    return _inline(stream.getvalue())
+    return _inline(stream.getvalue(), REM_PER_INCH * size[0])
 
 
-def _inline(svg: str) -> str:
-    """Return only the `<svg>` element. HTML needs neither the document type nor the namespaces, which look like addresses."""
+def _inline(svg: str, least: float) -> str:
+    """Return only the `<svg>` element, in the colors of its page and with a least width in rem.
+
+    HTML needs neither the document type nor the namespaces, which look like addresses.
+    """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", element)
+    element = re.sub(r": (#[0-9a-f]{6})\b", _colored, element)
+    element = element.replace("<svg", f'<svg role="img" style="min-width: {least:.1f}rem"', 1)
     return element.replace("xlink:href=", "href=")
+
+
+def _colored(found: re.Match[str]) -> str:
+    name = NAMES.get(found[1])
+    return found[0] if name is None else f": var(--{name})"

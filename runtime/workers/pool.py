@@ -231,8 +231,8 @@ class Workers:
         finite = _are_halves_finite(values) if values.dtype == np.float16 else np.isfinite(values).all()
         if not finite:
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-            if (output or self._first) in TOKEN_OUTPUTS:
-                rows = np.unique(np.searchsorted(batch.offsets, rows, side="right") - 1)
+            if (shape := value_rows(output or self._first, self._widths)) is not None:
+                rows = shape.texts(batch, rows)
             raise NotFiniteError(
                 rows.tolist(),
                 f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "

@@ -7,6 +7,7 @@ everybody in, and only callers on the loopback may use its admin API.
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -24,15 +25,13 @@ from .limits.ledger import Ledger, TableLedger
 from .limits.plan import Plan
 from .limits.quota import Quota
 from .permit import Permit
+from .room import FEW, make_room
 from .site import SiteGuard
 from .tokens.tokens import Tokens, is_signed
 
 __all__ = ["Gate", "check_binding"]
 
 BEARER = "bearer "
-
-#: Largest number of callers whose rights are kept.
-MOST_GRANTS: Final = 16_384
 
 #: Roles that each level of access accepts.
 ROLES: Final[Mapping[Access, tuple[Role, ...]]] = MappingProxyType(
@@ -94,6 +93,7 @@ class Gate:
         self._plan = plan
         self._ledger = TableLedger() if ledger is None else ledger
         self._grants: dict[str, Grant] = {}
+        self._room = FEW
         self.site = site
         self._salts = salts
         self.busy = self.identifies or plan is not None or salts
@@ -151,8 +151,8 @@ class Gate:
         grant = self._grants.get(known)
         if grant is None or grant.key is not key:  # the file was read again
             plan = self._plan if key.limits is None else None if key.limits.empty else Plan.of(key.limits)
-            if len(self._grants) >= MOST_GRANTS:
-                self._grants.clear()
+            if len(self._grants) >= self._room:
+                self._room = make_room(self._grants, lambda known: math.inf if known.key is None else known.key.end)
             grant = self._grants[known] = Grant(key.name, key, plan)
         return grant
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -48,11 +49,16 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     salt: bool = False
 
     def expired(self, now: float) -> bool:
-        """Return whether the key is refused at a time, in seconds since 1970. A time without a zone is in UTC."""
+        """Return whether the key is refused at a time, in seconds since 1970."""
+        return now >= self.end
+
+    @property
+    def end(self) -> float:
+        """Time from which the key is refused, in seconds since 1970. A time without a zone is in UTC."""
         if self.expires is None:
-            return False
+            return math.inf
         expires = self.expires if self.expires.tzinfo is not None else self.expires.replace(tzinfo=UTC)
-        return now >= expires.timestamp()
+        return expires.timestamp()
 
     def allows_route(self, route: str) -> bool:
         """Return whether the key may call a route."""

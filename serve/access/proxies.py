@@ -9,11 +9,26 @@ from typing import Final
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["FORWARDED", "X_FORWARDED_FOR", "TrustedProxies"]
+__all__ = ["FORWARDED", "FORWARDING_MARKS", "X_FORWARDED_FOR", "TrustedProxies"]
 
 #: Headers with the addresses of a request's client and of the proxies before the last one.
 X_FORWARDED_FOR: Final = b"x-forwarded-for"
 FORWARDED: Final = b"forwarded"  # RFC 7239
+
+#: Headers of requests that a proxy has passed on.
+FORWARDING_MARKS: Final = frozenset(
+    {
+        b"forwarded",
+        b"via",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-server",
+        b"x-real-ip",
+        b"cf-connecting-ip",
+        b"true-client-ip",
+    }
+)
 
 #: Word for proxies that connect over the server's Unix socket, which have no address.
 UNIX: Final = "unix"

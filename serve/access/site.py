@@ -14,22 +14,7 @@ from typing import Final
 
 from ..errors import ForbiddenError
 
-__all__ = ["FORWARDING_MARKS", "SiteGuard"]
-
-#: Headers of requests that a proxy has passed on.
-FORWARDING_MARKS: Final = frozenset(
-    {
-        b"forwarded",
-        b"via",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-forwarded-server",
-        b"x-real-ip",
-        b"cf-connecting-ip",
-        b"true-client-ip",
-    }
-)
+__all__ = ["SiteGuard"]
 
 #: Methods that change nothing (RFC 9110, section 9.2.1).
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})

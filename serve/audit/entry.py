@@ -39,6 +39,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         change, subject, result, reason: change by an operator or of the server's files: its kind, the model, folder or file,
             `done` or `failed`, and the class of the error.
         count: number of lines that were dropped, or of bytes that were cut off.
+        inputs: texts of the request, with `--audit-texts` only.
+        inputs_cut: number of characters of the texts that are missing in `inputs`.
     """
 
     time: str
@@ -64,6 +66,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: str = ""
     reason: str = ""
     count: int = 0
+    inputs: tuple[str, ...] = ()
+    inputs_cut: int = 0
 
 
 _encoder = msgspec.json.Encoder()
@@ -100,6 +104,8 @@ def of_request(record: RequestRecord, at: float) -> Entry:
         status=record.status,
         error=record.error or "",
         seconds=round(record.stages.total, 6),
+        inputs=record.inputs,
+        inputs_cut=record.inputs_cut,
     )
 
 

@@ -16,18 +16,20 @@ from ..observe.record import RequestRecord
 from .entry import Entry, Event, body_of, of_event, of_request
 from .rule import FullRule
 
-__all__ = ["Trail", "WriteLines"]
+__all__ = ["MOST_WAITING", "MOST_WAITING_WITH_TEXTS", "Trail", "WriteLines"]
 
 logger = logging.getLogger("fletcher.serve.audit")
 
 #: Function that writes contents of lines, and raises `OSError` if it cannot.
 WriteLines = Callable[[Sequence[bytes]], None]
 
-#: Largest number of entries that wait. About 1 KiB each.
+#: Largest number of entries that wait. About 1 KiB each; with texts up to 128 KiB.
 MOST_WAITING: Final = 1 << 16
+MOST_WAITING_WITH_TEXTS: Final = 1 << 11
 
-#: Largest number of entries that are written at a time.
+#: Largest number of entries that are written at a time, and of bytes after which no further one is taken.
 BATCH: Final = 4096
+BATCH_BYTES: Final = 4 << 20
 
 #: Seconds between two writes, and between two attempts while the log cannot be written.
 PAUSE_SECONDS: Final = 0.05
@@ -127,14 +129,16 @@ class Trail:
 
     def _take(self) -> list[bytes]:
         """Return the contents of the next lines."""
-        bodies = []
+        bodies: list[bytes] = []
+        size = 0
         if self.dropped > self._told:
             bodies.append(body_of(of_event("dropped", time.time(), {"count": self.dropped - self._told})))
             self._told = self.dropped
-        while self._waiting and len(bodies) < BATCH:
+        while self._waiting and len(bodies) < BATCH and size < BATCH_BYTES:
             one = self._waiting.popleft()
             try:
-                bodies.append(body_of(one if isinstance(one, Entry) else of_request(one[1], one[0])))
+                bodies.append(body := body_of(one if isinstance(one, Entry) else of_request(one[1], one[0])))
+                size += len(body)
             except Exception:  # a defect: the other lines are written
                 logger.exception("a line of the audit log could not be made")
                 self._drop()

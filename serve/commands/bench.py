@@ -12,7 +12,7 @@ from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.commandline.struct_options import Without, struct_options
 from fletcher.runtime.options.load import LoadOptions
 
-from .options import Directory, local_folder, serve_packages
+from .options import Directory, ReportFile, local_folder, serve_packages
 
 __all__ = ["bench"]
 
@@ -52,6 +52,7 @@ def bench(
         Path | None, typer.Option("--checkpoint", help="Folder of the original model, which peers load.")
     ] = None,
     picture: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot, .png or .svg.")] = None,
+    report_file: ReportFile = None,
     load: Annotated[LoadOptions, Without(("allow_fallback", "cache"))] = LoadOptions(),
 ) -> None:
     """Measure throughput, latency and memory of an artifact on this machine. With --peer, compare other libraries.
@@ -63,13 +64,16 @@ def bench(
         from fletcher.runtime.corpora import CORPORA
         from fletcher.runtime.corpora import corpus as make_corpus
 
+        from ..bench.page import bench_to_html
         from ..bench.results import plot, stages, table
         from ..bench.run import bench as measure
         from ..files.texts import open_texts
+    from fletcher.runtime.commandline.report_files import check_suffixes, write_report
     from fletcher.runtime.errors import InputError
     from fletcher.runtime.providers.selection import check_provider
 
     check_provider(load.provider)
+    check_suffixes([] if report_file is None else [report_file])
     if texts is not None:
         with open_texts(texts, text_format=None, column=column, chunk_texts=1024) as source:
             chosen = list(islice((text for chunk in source.chunks for text in chunk.texts), count))
@@ -89,6 +93,8 @@ def bench(
     )
     if picture is not None:
         plot(results, picture)
+    if report_file is not None:
+        write_report(results, report_file, lambda: bench_to_html(results))
     report.result(results, table(results))
     if not report.as_json:
         fletcher = results.participants[0]

@@ -15,7 +15,7 @@ from fletcher.runtime.options.load import LoadOptions
 
 from ..files.options import InputOptions, OutputOptions
 from ..models.spec import SERVER_CACHE
-from .options import Directory, check_options, local_folder, serve_packages
+from .options import Directory, ReportFile, check_options, local_folder, serve_packages
 
 __all__ = ["embed"]
 
@@ -33,6 +33,7 @@ def embed(
     options: EmbedOptions,
     columns: OutputOptions,
     load: LoadOptions = LoadOptions(cache=SERVER_CACHE),
+    report_file: ReportFile = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     space: Annotated[
         str | None,
@@ -52,9 +53,12 @@ def embed(
     report = reporter(ctx)
     with serve_packages("fletcher-serve embed"):
         from ..files.embed_file import embed_file
+        from ..files.page import embed_to_html
         from ..files.texts import open_texts
     from fletcher.runtime import Encoder
+    from fletcher.runtime.commandline.report_files import check_suffixes, write_report
 
+    check_suffixes([] if report_file is None else [report_file])
     folder = local_folder(ctx, directory, load.digest)
     check_options(folder, options, load)
     with (
@@ -75,4 +79,6 @@ def embed(
             f"{summary.truncated_texts:,} of {summary.texts:,} texts were longer than {encoder.info.max_tokens} tokens "
             f"and were truncated: {summary.dropped_tokens:,} tokens are not part of the vectors"
         )
+    if report_file is not None:
+        write_report(summary, report_file, lambda: embed_to_html(summary))
     report.result(summary)

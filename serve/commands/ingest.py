@@ -13,7 +13,7 @@ from fletcher.runtime.options.load import LoadOptions
 
 from ..files.options import InputOptions
 from ..longbow.options import IngestOptions, LongbowOptions, SinkOptions
-from .options import Directory, check_options, local_folder, serve_packages
+from .options import Directory, ReportFile, check_options, local_folder, serve_packages
 
 __all__ = ["ingest", "search"]
 
@@ -36,6 +36,7 @@ def ingest(
     embed: EmbedOptions,
     sink: SinkOptions,
     load: LoadOptions,
+    report_file: ReportFile = None,
 ) -> None:
     """Embed documents and write them to a dataset of Longbow, each once. A job that was killed continues when it runs again.
 
@@ -46,12 +47,14 @@ def ingest(
         from ..longbow.job.command import run_job
         from ..longbow.job.spec import Job
     from fletcher.runtime import Encoder
+    from fletcher.runtime.commandline.report_files import check_suffixes
 
+    check_suffixes([] if report_file is None else [report_file])
     folder = local_folder(ctx, directory, load.digest)
     check_options(folder, embed, load)
     job = Job(source, longbow, inputs, options, embed, sink)
     with Encoder.load(folder, load) as encoder:
-        run_job(encoder, job, report)
+        run_job(encoder, job, report, report_file)
 
 
 @struct_options

@@ -26,6 +26,7 @@ __all__ = [
     "Directories",
     "Directory",
     "IdleSeconds",
+    "ReportFile",
     "check_options",
     "local_folder",
     "require_packages",
@@ -42,6 +43,13 @@ EXTRAS: Final = {
 
 Directory = Annotated[
     str, typer.Argument(metavar="DIR|URL", help="Folder of the artifact, written by fletcher-convert, or its URL.")
+]
+
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="FILE", help="Write the result as a page (.html) or as JSON (.json). Default: none."
+    ),
 ]
 
 

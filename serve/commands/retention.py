@@ -23,6 +23,12 @@ def retention(
         list[Path] | None,
         typer.Option("--journals", metavar="DIR", help="Folder with journals of ingest. Can be given several times."),
     ] = None,
+    audit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--audit", metavar="FILE", help="Audit log whose rotated files are looked at. Can be given several times."
+        ),
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +54,7 @@ def retention(
     days = read_days(keep or ())
     config = ctx.obj.config
     reserved = frozenset(Path(spec.path) for spec in read_specs(config)) if config else frozenset[Path]()
-    folders = Folders(cache_folder(None), tuple(artifacts or ()), tuple(journals or ()))
+    folders = Folders(cache_folder(None), tuple(artifacts or ()), tuple(journals or ()), tuple(audit or ()))
     found = list(survey(folders, days, reserved))
     if apply:
         found = list(remove(found, reserved))

@@ -1,4 +1,4 @@
-"""Checks of access: addresses, API keys, secrets, and the way out of a load balancer."""
+"""Checks of access: addresses, API keys, and the way out of a load balancer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from ..server_options import OFF, ServerOptions
 from .finding import Finding, advice, error, fine, warning
 from .subject import Subject
 
-__all__ = ["check_addresses", "check_keys", "check_leaving", "check_secrets", "check_transport"]
-
-#: Options whose value is a secret, or a URL that may have a password.
-SECRETS: Final = ("--longbow-token",)
-URLS: Final = ("--limit-store",)
+__all__ = ["check_addresses", "check_keys", "check_leaving", "check_transport"]
 
 #: Seconds before the end of a key in which its owner needs a new one.
 SOON: Final = 14 * 86400
@@ -93,21 +89,6 @@ def check_keys(subject: Subject) -> Iterator[Finding]:
         yield advice(f"keys that expire within {SOON // 86400} days: {', '.join(soon)}", "give their owners new ones")
     if options.admin != OFF and not any(key.role == "admin" for key in keys):
         yield advice("the admin API is on, and no key may use it", "fletcher-serve keys add NAME --admin")
-
-
-def check_secrets(subject: Subject) -> Iterator[Finding]:
-    """Check that no secret is in the command line, which every user of the machine can read."""
-    words = [part for word in subject.arguments for part in word.split("=", 1)]
-    shown = [
-        option
-        for option, value in zip(words, [*words[1:], ""], strict=True)
-        if option in SECRETS or (option in URLS and "@" in value)
-    ]
-    if shown:
-        variable = f"FLETCHER_RUN_{shown[0][2:].replace('-', '_').upper()}"
-        yield warning(f"{shown[0]} is in the command line, which other users can read", f"set {variable} instead")
-    else:
-        yield fine("no secret is in the command line")
 
 
 def check_leaving(subject: Subject) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from fletcher.runtime.providers.needs import missing
 from fletcher.runtime.providers.selection import AUTO, all_providers
 from fletcher.runtime.tokenizing.nanotoken import package_problem
 
+from ..engine.backend import close_backend
 from ..models.spec import ModelSpec
 from .finding import Finding, advice, error, fine, warning
 from .subject import Subject
@@ -42,9 +43,7 @@ def _check_artifact(subject: Subject, spec: ModelSpec) -> Iterator[Finding]:
         result = encoder.check_canary()
         info = encoder.info
     finally:
-        close = getattr(encoder, "close", None)
-        if close is not None:
-            close()
+        close_backend(encoder)
     if not result.passed:
         yield error(f"{folder}: the canary does not pass: {result.reason}", "convert the checkpoint again")
     else:

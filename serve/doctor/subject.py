@@ -47,7 +47,6 @@ class Subject:
         machine: processors and memory.
         gpus: returns the GPUs and the driver.
         environment: environment variables.
-        arguments: command line of the process.
         user: number of the user.
         files: limits of open files: the present one and the highest.
         cache: folder of caches.
@@ -61,7 +60,6 @@ class Subject:
     machine: Machine = field(default_factory=this_machine)
     gpus: Callable[[], GpuSystem] = this_gpus
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    arguments: Sequence[str] = field(default_factory=lambda: sys.argv)
     user: int = field(default_factory=os.geteuid)
     files: tuple[int, int] = field(default_factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE))
     cache: Path = field(default_factory=lambda: cache_folder(None))

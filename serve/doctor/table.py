@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from . import access, machine, models, storage
+from . import access, certificates, machine, models, storage, tokens
 from .finding import Finding
 from .subject import Subject
 
@@ -29,7 +29,8 @@ CHECKS: Final[Mapping[str, Check]] = MappingProxyType(
         "addresses": access.check_addresses,
         "transport": access.check_transport,
         "keys": access.check_keys,
-        "secrets": access.check_secrets,
+        "certificates": certificates.check_certificates,
+        "signed tokens": tokens.check_tokens,
         "stop": access.check_leaving,
         "cache": storage.check_cache,
         "temporary files": storage.check_temporary,

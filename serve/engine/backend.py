@@ -18,7 +18,7 @@ from fletcher.runtime.session.counters import EncoderMetrics
 from fletcher.runtime.tasks.task import Task
 from fletcher.runtime.tokenizing.token_details import TextToken
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "close_backend"]
 
 
 class Backend(Protocol):
@@ -93,3 +93,9 @@ class Backend(Protocol):
     def metrics(self) -> EncoderMetrics:
         """Return the counts that the model keeps."""
         ...
+
+
+def close_backend(backend: Backend) -> None:
+    """Close a backend, if it can be closed."""
+    if (close := getattr(backend, "close", None)) is not None:
+        close()

@@ -118,9 +118,9 @@ class Engine:
         self._estimate = TokenEstimate()
         self._backlog = Backlog(self.admission, small_tokens=self._info.small_tokens, devices=self._info.devices)
         self._max_request_tokens = max_request_tokens
-        self._register_metrics()
         self._tokenizers = TurnPool(self._info.workers, "fletcher-tokenize")
         self._workers = BatchWorkers(self.admission, self._backlog, self.failover, metrics, stuck_seconds)
+        self._register_metrics()  # last: a scrape on another thread may read the values at once
 
     def _register_metrics(self) -> None:
         metrics, admission = self.metrics, self.admission

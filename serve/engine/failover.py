@@ -13,7 +13,7 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import DeviceMemoryError, FailingError, NotFiniteError, ProviderError
 
 from ..observe.metrics import Metrics
-from .backend import Backend
+from .backend import Backend, close_backend
 from .breaker import Breaker
 
 __all__ = ["Failover"]
@@ -114,6 +114,5 @@ class Failover:
             idle: True if no batch runs on it; only then it is closed.
         """
         spare, self.opened, self.spare = self.opened, None, None
-        close = getattr(spare, "close", None)
-        if idle and close is not None:
-            close()
+        if idle and spare is not None:
+            close_backend(spare)

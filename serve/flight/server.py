@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletcher import __version__
-from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import FletcherError, ServiceError
 from fletcher.runtime.inputs import Texts
 
@@ -29,12 +28,10 @@ from ..byte_budget import ByteBudget
 from ..engine.embed_request import EmbedRequest
 from ..engine.price import answer_bytes
 from ..errors import FieldError, ForbiddenError, UnknownRouteError
-from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
 from ..models.admin_action import AdminAction
-from ..models.changes import AdminRules, unloading
+from ..models.changes import ADMIN_OFF, AdminRules, unloading
 from ..models.registry import ANSWERED_BY, Models
-from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
@@ -54,7 +51,6 @@ __all__ = ["FlightServer"]
 logger = logging.getLogger("fletcher.serve.flight")
 
 EMBED = b"embed"
-ADMIN_OFF: Final = AdminRules()
 
 #: Largest size of a message in bytes, if the server's options set none.
 MESSAGE_BYTES = 32 << 20
@@ -62,7 +58,6 @@ MESSAGE_BYTES = 32 << 20
 #: Copies of a ticket: itself, its texts as strings, which may take four bytes per character, and its texts in Arrow.
 TICKET_COPIES = 6
 
-_spec = msgspec.json.Decoder(ModelSpec)
 ACTIONS = {
     "info": "The served model and the server, as JSON",
     "stats": "The metrics, in Prometheus' text format",
@@ -240,8 +235,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             name = body.decode(errors="replace")
             AdminAction("unload", name, who, self._admin.note).run(lambda: self._models.edit(unloading(name)))
         else:
-            spec = self._admin.confine(decode(_spec, body))
-            names = {"name", *decode_json(body, dict[str, object])}
+            spec, names = self._admin.loading(body)
             AdminAction("load", spec.path, who, self._admin.note).run(lambda: self._models.load(spec, names))
         return msgspec.json.encode(self._models.describe())
 

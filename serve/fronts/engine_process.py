@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from fletcher.runtime.errors import FletcherError
 
-from ..access.addresses import bind
 from ..http.server import HttpServer
 from ..listening import listening_addresses
 from ..models.loads import in_background
@@ -57,17 +56,8 @@ class _Engine:
         self._http.start()
         if config.flight is not None:
             self._flight = surroundings.make_flight(flight_server_class(), self.models, config.engine_flight)
-        self._admin: HttpServer | None = None
         self._listening = listening_addresses(options)
-        if self._listening.admin is not None:
-            admin_app = surroundings.make_admin_app(self.models)
-            self._admin = HttpServer(
-                admin_app,
-                bind(self._listening.admin, "--admin"),
-                drain_seconds=options.drain_seconds,
-                certificates=surroundings.certificates,
-            )
-            self._admin.start()
+        self._admin = surroundings.start_admin(self.models, self._listening.admin)
         self.models.metrics.pages = self._rows.pages
         self._rows.start(on_change=self._changed)
 

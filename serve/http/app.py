@@ -24,10 +24,10 @@ from fletcher.runtime.errors import DeadlineError, FletcherError
 from ..access.gate import Gate
 from ..access.grant import NOBODY
 from ..access.permit import Permit
-from ..access.site import FORWARDING_MARKS
+from ..access.proxies import FORWARDING_MARKS
 from ..engine.terms import Priority, Terms
 from ..errors import ForbiddenError, KeysPendingError, MethodError, RateLimitError, UnauthorizedError, UnknownRouteError
-from ..models.changes import AdminRules
+from ..models.changes import ADMIN_OFF, AdminRules
 from ..models.registry import Models
 from ..models.spaces import read_spaces
 from ..observe.logs import trace_fields
@@ -52,7 +52,7 @@ from .json import PIECE_BYTES
 from .openapi import openapi_document
 from .playground.options import Pages
 from .route import Route, RouteTable
-from .routes import ADMIN_OFF, ADMIN_PATHS, PAGES, http_routes
+from .routes import ADMIN_PATHS, PAGES, http_routes
 
 if TYPE_CHECKING:
     from ..longbow.door import LongbowDoor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..models.changes import AdminRules
+from ..models.changes import ADMIN_OFF, AdminRules
 from .apis.admin import admin_routes
 from .apis.card import card_routes
 from .apis.cbor import encode_routes
@@ -27,8 +27,6 @@ __all__ = ["ADMIN_PATHS", "computing_routes", "http_routes"]
 
 #: Beginning of the paths of the admin API.
 ADMIN_PATHS: Final = "/admin/"
-
-ADMIN_OFF: Final = AdminRules()
 
 #: Options of the pages by default.
 PAGES: Final = Pages()

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.remote.url import ArtifactUrl, is_url, parse_url
 
 from ..errors import ForbiddenError, UnknownModelError
+from ..json_bodies import decode
 from .admin_action import Note
 from .spec import ModelSpec, require_given
 
-__all__ = ["AdminDoor", "AdminRules", "Change", "loading", "unloading"]
+__all__ = ["ADMIN_OFF", "AdminDoor", "AdminRules", "Change", "loading", "unloading"]
 
 #: Place of the admin API: `off` nowhere, `on` beside the other APIs, `only` alone on an address of its own.
 AdminDoor = Literal["off", "on", "only"]
 
 Change = Callable[[list[ModelSpec]], list[ModelSpec]]
+
+_spec = msgspec.json.Decoder(ModelSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,16 @@ class AdminRules:
     door: AdminDoor = "off"
     root: Path | ArtifactUrl | None = None
     note: Note | None = None
+
+    def loading(self, body: bytes) -> tuple[ModelSpec, set[str]]:
+        """Return the specification in the body of a request that loads a model, and the names of its fields.
+
+        Raises:
+            FieldError: the body is not a specification.
+            ForbiddenError, InputError: as for `confine`.
+        """
+        spec = self.confine(decode(_spec, body))
+        return spec, {"name", *decode_json(body, dict[str, object])}
 
     def confine(self, spec: ModelSpec) -> ModelSpec:
         """Return a specification whose folder is absolute and in the root, with all links followed, or whose URL is below it.
@@ -63,6 +77,10 @@ class AdminRules:
         if not folder.is_relative_to(root):
             raise ForbiddenError(f"{spec.path} is not in the folder of --models-root")
         return msgspec.structs.replace(spec, path=str(folder))
+
+
+#: Rules of a server without the admin API.
+ADMIN_OFF: Final = AdminRules()
 
 
 def loading(spec: ModelSpec, fields: Collection[str]) -> Change:

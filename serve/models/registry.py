@@ -120,6 +120,8 @@ class Models:
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._stopping = self._leaving = False
+        #: True if the records of requests keep their texts, for the audit log.
+        self.keeps_texts = False
         #: Called after a change of the versions and before the old ones stop; it may wait for those who still use them.
         self.on_change: Callable[[], None] = lambda: None
         self._shadows = Shadows(self.metrics)
@@ -244,6 +246,8 @@ class Models:
                 raise
             return None
         rows = isinstance(request, RowsRequest)
+        if self.keeps_texts and draft is not None and isinstance(request, EmbedRequest):
+            draft.keep(request.inputs)
         if not rows:  # the front that tokenized rows has counted their requests
             self._requests(version.spec.name, version.spec.version).inc()
         model = self._table.get(version.spec.name)

@@ -17,7 +17,7 @@ from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
 
 from ..engine.answering import AnsweringEngine
-from ..engine.backend import Backend
+from ..engine.backend import Backend, close_backend
 from .description import ModelDescription
 from .heap import give_memory_back
 from .loads import Loads, on_thread
@@ -122,10 +122,10 @@ class ModelVersion:
         try:
             started = time.perf_counter()
             what = f"the model {self.spec.name!r}"
-            encoder = self._loads.run(self._load_after_close, _close_backend, what)
+            encoder = self._loads.run(self._load_after_close, close_backend, what)
             with self._lock:
                 if self.retired:
-                    _close_backend(encoder)
+                    close_backend(encoder)
                     raise StoppingError(f"the model {self.spec.name!r} was unloaded: send the request again")
                 self._encoder = encoder
                 engine = self.engine = self._begin(encoder)
@@ -176,7 +176,7 @@ class ModelVersion:
             engine.metrics.leave()
             # `close` waits for batches, so an encoder whose batches hang is not closed.
             if self._owned and drained:
-                _close_backend(encoder)
+                close_backend(encoder)
             del engine, encoder
             give_memory_back()
             return drained
@@ -192,9 +192,3 @@ class ModelVersion:
             return "" if readiness is None else readiness.reason()
         except FletcherError as error:
             return f"the canary could not be computed ({type(error).__name__})"
-
-
-def _close_backend(backend: Backend) -> None:
-    """Close a backend, if it can be closed."""
-    if (close := getattr(backend, "close", None)) is not None:
-        close()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 if TYPE_CHECKING:
     from .trace import Trace
 
-__all__ = ["Consumer", "Door", "RequestRecord", "Stages"]
+__all__ = ["MOST_CHARACTERS", "Consumer", "Door", "RequestRecord", "Stages"]
 
 Door = Literal["http", "flight"]
+
+#: Characters of the texts of a request that the audit log has at most: the end of a log is read in blocks of 256 KiB, a line
+#: must fit, and a character has up to six bytes in JSON.
+MOST_CHARACTERS: Final = 32_768
 
 
 class Stages(msgspec.Struct, kw_only=True):
@@ -36,7 +40,7 @@ class Stages(msgspec.Struct, kw_only=True):
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Record of a finished request. It never has a text of the request.
+    """Record of a finished request. It has texts of the request only if the audit log shall have them.
 
     Attributes:
         door: `http` or `flight`.
@@ -55,6 +59,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
         error: class of the error that ended the request, or that ended its stream after the status was sent; or None.
         stages: seconds by stage. Consumers must not change them.
         trace: trace of the request, or None if it is not traced.
+        inputs: texts of the request that the audit log shall have, cut to `MOST_CHARACTERS` together; otherwise empty.
+        inputs_cut: number of characters that are missing in them.
     """
 
     door: Door
@@ -73,6 +79,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     stages: Stages
     trace: Trace | None
+    inputs: tuple[str, ...] = ()
+    inputs_cut: int = 0
 
 
 #: Function that receives the record of each finished request, on the thread that answered the request.

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fletcher.runtime.inputs import Inputs, Texts, TokenIds
+
 from .logs import log_request
 from .metrics import Metrics
-from .record import Consumer, Door, RequestRecord, Stages
+from .record import MOST_CHARACTERS, Consumer, Door, RequestRecord, Stages
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -33,6 +35,7 @@ class RecordDraft(msgspec.Struct, kw_only=True):
         truncated: number of texts that truncation has cut.
         chosen: priority class that the server chose because of the request's size; empty if it chose none.
         space: identifier of the space of the answer's vectors; empty if it has none.
+        inputs: texts for the audit log; it stays empty if the log shall not have them.
         held: bytes that the body and the answer hold of the server's budget, until the request ends.
 
     The other attributes are those of `RequestRecord`.
@@ -59,6 +62,20 @@ class RecordDraft(msgspec.Struct, kw_only=True):
     chosen: str = ""
     space: str = ""
     held: int = 0
+    inputs: list[str] = msgspec.field(default_factory=list)
+    inputs_cut: int = 0
+    inputs_size: int = 0
+
+    def keep(self, inputs: Inputs) -> None:
+        """Keep the texts of a request, or of a part of a stream, for the audit log: the first `MOST_CHARACTERS` of them."""
+        if isinstance(inputs, TokenIds):
+            return
+        texts = inputs.texts if isinstance(inputs, Texts) else (*dict.fromkeys(inputs.queries), *inputs.documents)
+        for text in texts:
+            if room := MOST_CHARACTERS - self.inputs_size:
+                self.inputs.append(text[:room])
+            self.inputs_size += min(len(text), room)
+            self.inputs_cut += max(len(text) - room, 0)
 
     def count(self, model: str, version: str, answer: Any) -> None:
         """Count the texts and tokens of an answer from the engine.
@@ -123,6 +140,8 @@ class Requests:
                 error=draft.error,
                 stages=stages,
                 trace=draft.trace,
+                inputs=tuple(draft.inputs),
+                inputs_cut=draft.inputs_cut,
             )
             for consume in self._consumers:
                 try:

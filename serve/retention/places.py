@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..audit.log_file import rotated_files
+
 __all__ = ["PLACES", "Folders", "Place"]
 
 #: Days after which what an ended process left unfinished is removed.
@@ -15,6 +17,12 @@ UNFINISHED_DAYS: Final = 1.0
 
 #: Temporary names of exports, builds and downloads: `.NAME.new.12345678`, `.NAME.old.12345678`, `.unpack-12345678`, `.pip-…`.
 UNFINISHED: Final = re.compile(r"\..+\.(?:new|old|removed)\.\w{8}|\.(?:unpack|pip)-\w{8}")
+
+#: End of the names of files with rows that an ingest job could not use.
+FAILED_ROWS: Final = ".failed.jsonl"
+
+#: Folder of downloaded artifacts in the cache.
+REMOTE: Final = "artifacts"
 
 #: Beginning of the names of folders with measurements of kernels, beside those of engines.
 TIMING: Final = "timing-"
@@ -27,12 +35,14 @@ class Folders:
     Attributes:
         cache: the cache folder.
         artifacts: folders of artifacts.
-        journals: folders of journals of ingest jobs.
+        journals: folders of journals of ingest jobs, and of the rows that the jobs could not use.
+        audit: audit logs; their rotated files lie beside them.
     """
 
     cache: Path
     artifacts: Sequence[Path] = ()
     journals: Sequence[Path] = ()
+    audit: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +116,37 @@ def _journals(folders: Folders) -> Iterator[Path]:
                 yield path
 
 
+def _failed_rows(folders: Folders) -> Iterator[Path]:
+    for folder in folders.journals:
+        for path in _children(folder):
+            if path.name.endswith(FAILED_ROWS) and path.is_file():
+                yield path
+
+
+def _remote(folders: Folders) -> Iterator[Path]:
+    yield from _children(folders.cache / REMOTE)
+
+
+def _converted(folders: Folders) -> Iterator[Path]:
+    yield from _children(folders.cache / "converted")
+
+
+def _audit(folders: Folders) -> Iterator[Path]:
+    for log in folders.audit:
+        yield from rotated_files(log)
+
+
 def _unfinished(folders: Folders) -> Iterator[Path]:
     cache = folders.cache
-    for folder in (cache / "devices", cache / "engines", cache / "pypi", cache / "pypi" / "wheels", *folders.artifacts):
+    for folder in (
+        *(cache / name for name in ("converted", "devices", "engines", "pypi", "pypi/wheels", REMOTE)),
+        *folders.artifacts,
+        *folders.journals,
+        *(log.parent for log in folders.audit),
+    ):
         if folder.is_dir():
             yield from (path for path in sorted(folder.iterdir()) if UNFINISHED.fullmatch(path.name))
+    yield from _children(cache / REMOTE / ".partial")
 
 
 #: Kinds in the order of the report. A new one is a function and a line here. The records of first uses (`records/` of the
@@ -124,8 +160,17 @@ PLACES: Final[tuple[Place, ...]] = (
     Place(
         "downloads", 90.0, "checkpoints from the hub and from packages; the next export loads them again", _downloads
     ),
+    Place("remote", 90.0, "artifacts of URLs; the next load downloads them again", _remote),
+    Place("converted", 90.0, "models that integrations converted; the next use converts them again", _converted),
     Place("artifacts", None, "artifacts in the folders of --artifacts; exports make them again", _artifacts),
     Place("journals", None, "journals of ingest jobs; without one, a job writes all documents again", _journals),
+    Place(
+        "failed rows",
+        None,
+        "rows that ingest jobs could not use, with their texts; they are nowhere else",
+        _failed_rows,
+    ),
+    Place("audit", None, "rotated files of the audit logs of --audit; the present file always stays", _audit),
     Place(
         "unfinished", UNFINISHED_DAYS, "what ended processes have left of exports, builds and downloads", _unfinished
     ),

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fletcher.runtime.artifact.holding import is_held
+from fletcher.runtime.remote.locks import exclusive
 
 __all__ = ["Uses", "size_and_age"]
 
@@ -32,6 +33,11 @@ class Uses:
             return True
         if path.suffix == ".journal":
             return _is_written(path)
+        if (lock := _lock_of(path)) is not None:
+            held = exclusive(lock, wait=None)
+            if held is None:
+                return True
+            held.close()
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         return any(is_held(file) for file in files if not file.is_symlink())
 
@@ -46,6 +52,12 @@ def _open_files() -> Iterator[Path]:
             continue
         yield from (Path(each) for each in descriptors if each.startswith("/"))
         yield from {Path(line.split(maxsplit=5)[5]) for line in maps if "/" in line}
+
+
+def _lock_of(path: Path) -> Path | None:
+    """Return the file that processes lock while they use a downloaded artifact; None for other paths."""
+    lock = path.parent / ".locks" / path.name
+    return lock if lock.is_file() else None
 
 
 def _is_written(journal: Path) -> bool:
@@ -69,6 +81,8 @@ def size_and_age(path: Path, now: float) -> tuple[int, float]:
         now: present time in seconds since 1970.
     """
     size, latest = 0, 0.0
+    if (lock := _lock_of(path)) is not None:  # its time is that of the latest use
+        latest = lock.stat().st_mtime
     for file in (path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())):
         try:
             status = file.lstat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,9 @@ CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 HTTP_PROTOCOLS: Final = ("http/1.1",)
 FLIGHT_PROTOCOLS: Final = ("h2",)
 
+#: First line of a revocation list.
+CRL_BEGIN: Final = b"-----BEGIN X509 CRL-----"
+
 #: Reads of the files before a change under way is an error. Each read that finds a change begins again.
 READS: Final = 3
 
@@ -36,18 +40,25 @@ class TlsFiles:
         key: private key of the certificate, in PEM and without a password.
         client_ca: CAs whose clients are accepted, in PEM; None if clients have no certificates.
         clients: rule for certificates of clients.
+        client_crl: revocation lists of the CAs that issue certificates of clients, in PEM; None if revocation is not checked.
     """
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
     clients: ClientCertificates = "required"
+    client_crl: Path | None = None
 
     @property
     def options(self) -> dict[str, Path]:
         """The files by the options that name them."""
-        named = {"--tls-cert": self.certificate, "--tls-key": self.key}
-        return named if self.client_ca is None else {**named, "--tls-client-ca": self.client_ca}
+        every = {
+            "--tls-cert": self.certificate,
+            "--tls-key": self.key,
+            "--tls-client-ca": self.client_ca,
+            "--tls-client-crl": self.client_crl,
+        }
+        return {option: path for option, path in every.items() if path is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,7 @@ class ServedCertificate:
         http: context of new HTTP connections.
         flight: context of new Flight connections.
         expires: end of the certificate, in seconds since 1970.
+        revocations_expire: end of the revocation list that ends first, in seconds since 1970; None without lists.
         serial: serial number of the certificate, hexadecimal.
         clients: True if clients can have certificates.
     """
@@ -65,6 +77,7 @@ class ServedCertificate:
     http: ssl.SSLContext
     flight: ssl.SSLContext
     expires: float
+    revocations_expire: float | None
     serial: str
     clients: bool
 
@@ -85,14 +98,16 @@ def read_certificate(files: TlsFiles, now: float) -> ServedCertificate:
         contents = _read(files)
         certificate = _check_pair(files, contents, now)
         authorities = contents.get("--tls-client-ca")
-        if authorities is not None:
-            _check_authorities(files, authorities, now)
+        known = [] if authorities is None else _check_authorities(files, authorities, now)
+        revoked = contents.get("--tls-client-crl")
+        revocations_expire = None if revoked is None else _check_revocations(files, revoked, known, now)
         contexts = [_context(files, authorities, protocols) for protocols in (HTTP_PROTOCOLS, FLIGHT_PROTOCOLS)]
         if _read(files) == contents:  # the context has read the files itself
             return ServedCertificate(
                 contexts[0],
                 contexts[1],
                 certificate.not_valid_after_utc.timestamp(),
+                revocations_expire,
                 f"{certificate.serial_number:x}",
                 authorities is not None,
             )
@@ -139,16 +154,48 @@ def _check_pair(files: TlsFiles, contents: dict[str, bytes], now: float) -> Any:
     return certificate
 
 
-def _check_authorities(files: TlsFiles, content: bytes, now: float) -> None:
+def _check_authorities(files: TlsFiles, content: bytes, now: float) -> list[Any]:
+    """Return the CAs of clients, each an `x509.Certificate`."""
     x509, _ = _cryptography()
     try:
-        authorities = x509.load_pem_x509_certificates(content)
+        authorities: list[Any] = x509.load_pem_x509_certificates(content)
     except ValueError:
         raise InputError(
             f"--tls-client-ca {files.client_ca} is not a complete file of certificates in PEM: it may be half-written"
         ) from None
     for authority in authorities:
         _check_time(f"--tls-client-ca {files.client_ca} ({authority.subject.rfc4514_string()})", authority, now)
+    return authorities
+
+
+def _check_revocations(files: TlsFiles, content: bytes, authorities: list[Any], now: float) -> float:
+    """Return the end of the revocation list that ends first.
+
+    OpenSSL refuses every certificate of a CA whose list has expired or has a wrong signature, so such a list is an error.
+    """
+    x509, _ = _cryptography()
+    name = f"--tls-client-crl {files.client_crl}"
+    lists, ends = content.split(CRL_BEGIN)[1:], []
+    if not lists:
+        raise InputError(f"{name} has no revocation list in PEM: it may be half-written")
+    for part in lists:
+        try:
+            revoked = x509.load_pem_x509_crl(CRL_BEGIN + part)
+        except ValueError:
+            raise InputError(
+                f"{name} is not a complete file of revocation lists in PEM: it may be half-written"
+            ) from None
+        issuer = revoked.issuer.rfc4514_string()
+        signers = [authority for authority in authorities if authority.subject == revoked.issuer]
+        if signers and not any(revoked.is_signature_valid(authority.public_key()) for authority in signers):
+            raise InputError(f"the revocation list of {issuer} in {name} is not signed by the CA in --tls-client-ca")
+        begin, end = revoked.last_update_utc, revoked.next_update_utc
+        if now < begin.timestamp():
+            raise InputError(f"the revocation list of {issuer} in {name} is valid from {_time(begin)}: check the clock")
+        if end is not None and now >= end.timestamp():
+            raise InputError(f"the revocation list of {issuer} in {name} expired at {_time(end)}")
+        ends.append(math.inf if end is None else end.timestamp())
+    return min(ends)
 
 
 def _check_time(name: str, certificate: Any, now: float) -> None:
@@ -174,6 +221,9 @@ def _context(files: TlsFiles, authorities: bytes | None, protocols: tuple[str, .
         if authorities is not None:
             context.load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
             context.verify_mode = ssl.CERT_REQUIRED if files.clients == "required" else ssl.CERT_OPTIONAL
+        if files.client_crl is not None:
+            context.load_verify_locations(cafile=files.client_crl)  # `cadata` takes no revocation lists
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error)
         named = " and ".join(f"{option} {path}" for option, path in files.options.items())

@@ -14,8 +14,8 @@ from .tooling import MONITORING
 #: Variables of the dashboard, with values for a query to Prometheus.
 VARIABLES = {"$__rate_interval": "1m", "$job": ".+", "$instance": ".+"}
 
-#: Metrics that queries name and the server does not have yet: another change brings them. Remove a name when it is there.
-STILL_TO_COME = {"fletcher_certificate_expiry_seconds"}
+#: Metrics that only a server has whose clients have certificates; `tests/serve/tls` looks at them.
+OF_CLIENT_CERTIFICATES = {"fletcher_revocation_list_expiry_seconds"}
 
 #: Metrics that Prometheus makes.
 OF_PROMETHEUS = {"up"}

@@ -52,5 +52,9 @@ def script(path: str) -> Any:
     assert spec is not None and spec.loader is not None
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for their module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(file.parent))  # a script that is run finds the scripts beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
     return module

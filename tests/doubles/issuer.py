@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
@@ -43,6 +44,7 @@ class Issuer:
         reads: number of reads of the keys.
         broken: status with which the server answers instead, or 0.
         delay: seconds before an answer.
+        late: seconds by which its clock is ahead, as its header `Date` says.
     """
 
     url = "https://issuer.example.org/"
@@ -51,7 +53,7 @@ class Issuer:
         self.keys: dict[str, tuple[Any, str]] = {}
         self.extra: list[Mapping[str, object]] = []
         self.reads = self.broken = 0
-        self.delay = 0.0
+        self.delay = self.late = 0.0
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,7 +61,8 @@ class Issuer:
                 issuer.reads += 1
                 time.sleep(issuer.delay)
                 body = b"" if issuer.broken else issuer.jwks
-                self.send_response(issuer.broken or 200)
+                self.send_response_only(issuer.broken or 200)
+                self.send_header("date", formatdate(time.time() + issuer.late, usegmt=True))
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

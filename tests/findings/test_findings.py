@@ -25,8 +25,8 @@ CRITICAL_TO_MEDIUM = {
     *(f"M{number}" for number in range(1, 13)),
 }
 
-#: Files whose imports 8906eb9 has. They were copied into it and run: the headers' test fails by its assertions, the lock's one
-#: at its import, because extras are missing, and the signals' one because its fixture and the option `--fronts` are missing.
+#: Files whose imports 8906eb9 has. They were copied into it and run: the headers' test fails by its assertions, the lock's
+#: one at its import, because extras are missing, and the signals' one because its fixture and `--fronts` are missing.
 RUN_THERE = {
     "tests/serve/http/test_security_headers.py",
     "tests/serve/commands/test_stopping.py",

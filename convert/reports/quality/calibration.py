@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fletcher.runtime.commandline.pages import STYLE, html_table
-from fletcher.runtime.commandline.plots import BLUE, RED, SOFT, to_svg
+from fletcher.runtime.commandline.pages import Page, figure, html_table, to_html
+from fletcher.runtime.commandline.plots import BLUE, GREEN, RED, SOFT, to_svg
 from fletcher.runtime.commandline.report_files import check_reports, write_report
 
 from ...quality.calibration.results import CalibrationReport
-from .page import MORE_STYLE
-from .plots import GREEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,28 +42,29 @@ def _to_html(report: CalibrationReport) -> str:
         f'<tr><td>{name}</td><td class="number">{error}</td><td class="number">{brier}</td></tr>'
         for name, error, brier in calibration_rows(report)
     )
-    return "\n".join(
-        (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-            f"<title>{escape(report.model)}: calibration</title>",
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<style>{STYLE}{MORE_STYLE}</style></head><body>",
-            f"<header><h1>{escape(report.model)}: calibration</h1>",
-            f'<p class="soft">{calibration.pairs:,} pairs of {escape(report.source)}, of which {calibration.positive:.0%} '
-            f"belong together (score at least {report.threshold:g}); {escape(report.time)}</p></header>",
-            f'<p class="take">{escape(report.sentence)}</p>',
-            '<div class="plots">',
-            f"<figure>{_plot_reliability(report)}<figcaption>Share of the pairs that belong together, by predicted "
-            "probability, on pairs that the function was not fitted to. On the diagonal, probabilities are right."
-            "</figcaption></figure>",
-            f"<figure>{_plot_function(report)}<figcaption>The function that was written: {calibration.method}."
-            "</figcaption></figure>",
-            "</div>",
-            html_table(("probabilities", "#expected calibration error", "#Brier score"), body),
-            f"<p>Area under the ROC curve of the {calibration.measure}: {report.roc_auc:.3f}. A calibration does not "
-            "change the order.</p>",
-            f"<footer><p>Artifact <code>{escape(report.artifact)}</code>, {escape(calibration.variant)}, digest "
-            f"<code>{escape(report.digest)}</code></p></footer></body></html>\n",
+    return to_html(
+        Page(
+            title=f"{report.model}: calibration",
+            sentences=[report.sentence],
+            about=f"{calibration.pairs:,} pairs of {escape(report.source)}, of which {calibration.positive:.0%} belong "
+            f"together (score at least {report.threshold:g}); {escape(report.time)}",
+            parts=(
+                '<div class="plots">',
+                figure(
+                    _plot_reliability(report),
+                    "Share of the pairs that belong together, by predicted probability, on pairs that the function was not "
+                    "fitted to. On the diagonal, probabilities are right.",
+                ),
+                figure(_plot_function(report), f"The function that was written: {calibration.method}."),
+                "</div>",
+                html_table(("probabilities", "#expected calibration error", "#Brier score"), body),
+                f"<p>Area under the ROC curve of the {calibration.measure}: {report.roc_auc:.3f}. A calibration does not "
+                "change the order.</p>",
+            ),
+            footer=(
+                f"Artifact <code>{escape(report.artifact)}</code>, {escape(calibration.variant)}, digest "
+                f"<code>{escape(report.digest)}</code>",
+            ),
         )
     )
 

@@ -18,13 +18,14 @@ SHOWN_LETTERS = 200
 COLORS = ("#2f6db5", "#b3261e", "#14724a", "#c77700", "#7b4bb3", "#0f8b8d", "#a63d7a", "#6b7a00", "#8c5a3c", "#44546a")
 
 MAP_STYLE = """
-.map { position: relative; } .map canvas { width: 100%; height: 34rem; border: 1px solid var(--line); border-radius: 8px;
-  display: block; }
-.map .tip { position: absolute; pointer-events: none; max-width: 24rem; background: #1b1f24; color: #fff; font-size: .8rem;
-  padding: .35rem .6rem; border-radius: 6px; display: none; overflow-wrap: anywhere; z-index: 1; }
-.map button { font: inherit; font-size: .82rem; border: 1px solid var(--line); background: #fff; border-radius: 99px;
-  padding: .1rem .8rem; margin: 0 .3rem .5rem 0; cursor: pointer; } .map button[aria-pressed=true] { background: #1b1f24;
-  color: #fff; }
+.map { position: relative; }
+.map canvas { width: 100%; height: min(34rem, 80vw); border: 1px solid var(--line); border-radius: 8px; display: block; }
+.map .tip { position: absolute; pointer-events: none; max-width: min(24rem, 45vw); background: var(--ink);
+  color: var(--paper); font-size: .8rem; padding: .35rem .6rem; border-radius: 6px; display: none;
+  overflow-wrap: anywhere; z-index: 1; }
+.map button { font: inherit; font-size: .82rem; border: 1px solid var(--line); background: var(--paper); color: inherit;
+  border-radius: 99px; padding: .1rem .8rem; margin: 0 .3rem .5rem 0; cursor: pointer; }
+.map button[aria-pressed=true] { background: var(--ink); color: var(--paper); }
 .map .legend { font-size: .8rem; color: var(--soft); margin-bottom: .4rem; }
 .map .legend span { margin-right: .9rem; white-space: nowrap; }
 .map .legend i { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .3rem; }

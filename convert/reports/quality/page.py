@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from fletcher.runtime.commandline.pages import STYLE, html_table
+from fletcher.runtime.commandline.pages import Page, figure, figures, html_table, to_html
 
 from ...quality.quality import Measured
 from ...quality.results import ArtifactComparison, QualityReport, QualityResult
@@ -16,10 +16,8 @@ from .plots import plot_compressed, plot_cosines
 
 __all__ = ["quality_to_html"]
 
-MORE_STYLE = """
-.take { border-left: 4px solid var(--good); background: #f3f8f5; padding: .8rem 1.1rem; margin: 1.25rem 0;
-  font-size: 1.05rem; }
-td.group { color: var(--soft); } td.advised { background: #f3f8f5; font-weight: 600; } .wide { overflow-x: auto; }
+STYLE = """
+td.group { color: var(--soft); } td.advised { background: var(--tint); font-weight: 600; }
 """
 
 
@@ -37,36 +35,40 @@ def quality_to_html(result: QualityResult, measured: Sequence[Measured]) -> str:
     first = reports[0]
     title = " and ".join(dict.fromkeys(report.model for report in reports))
     tools = ", ".join(f"{name} {version}" for name, version in first.tools.items())
-    parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}: quality</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{STYLE}{MORE_STYLE}{MAP_STYLE}</style></head><body>",
-        f"<header><h1>{escape(title)}: quality of the vectors</h1>",
-        f'<p class="soft">{first.different:,} different texts of {escape(first.source)}, input type '
-        f"<code>{escape(first.input_type)}</code>; {escape(first.time)}</p></header>",
-        *(f'<p class="take">{escape(report.sentence)}</p>' for report in reports),
-        "" if result.comparison is None else f'<p class="take">{escape(result.comparison.sentence)}</p>',
-        _headline(first),
-        "<h2>Figures</h2>",
-        _figures(reports),
-        *(_artifact(one, index, named=len(reports) > 1) for index, one in enumerate(measured)),
-        "" if result.comparison is None else _comparison(result.comparison, reports),
-        "<footer>",
-        *(
-            f"<p>Artifact <code>{escape(report.artifact)}</code>, {escape(report.variant)}, digest "
-            f"<code>{escape(report.digest)}</code>; its canary: {escape(report.proof)}. Embedding took "
-            f"{report.embedding_seconds:.0f} s, the measures {report.seconds:.0f} s</p>"
-            for report in reports
-        ),
-        f"<p>{escape(tools)}</p></footer></body></html>\n",
-    ]
-    return "\n".join(part for part in parts if part)
+    sentences = [report.sentence for report in reports]
+    if result.comparison is not None:
+        sentences.append(result.comparison.sentence)
+    return to_html(
+        Page(
+            title=f"{title}: quality of the vectors",
+            sentences=sentences,
+            about=f"{first.different:,} different texts of {escape(first.source)}, input type "
+            f"<code>{escape(first.input_type)}</code>; {escape(first.time)}",
+            parts=(
+                _headline(first),
+                "<h2>Figures</h2>",
+                _figures(reports),
+                *(_artifact(one, index, named=len(reports) > 1) for index, one in enumerate(measured)),
+                "" if result.comparison is None else _comparison(result.comparison, reports),
+            ),
+            footer=(
+                *(
+                    f"Artifact <code>{escape(report.artifact)}</code>, {escape(report.variant)}, digest "
+                    f"<code>{escape(report.digest)}</code>; its canary: {escape(report.proof)}. Embedding took "
+                    f"{report.embedding_seconds:.0f} s, the measures {report.seconds:.0f} s"
+                    for report in reports
+                ),
+                escape(tools),
+            ),
+            style=STYLE + MAP_STYLE,
+        )
+    )
 
 
 def _headline(report: QualityReport) -> str:
     """Return the figures of the first artifact in large type."""
     geometry = report.geometry
-    figures = [
+    values = [
         (f"{geometry.random_pairs.mean:.2f}", "cosine of two random texts (mean)"),
         (f"{geometry.neighbors.mean:.2f}", "cosine with the nearest text (mean)"),
         (f"{geometry.effective_rank:.0f} of {geometry.dimension:,}", "effective rank"),
@@ -74,13 +76,12 @@ def _headline(report: QualityReport) -> str:
         (f"{report.duplicates.near_share:.1%}", f"have a near-duplicate (cosine ≥ {report.duplicates.threshold:g})"),
     ]
     if report.retrieval is not None:
-        figures.insert(0, (f"{report.retrieval.ndcg:.3f}", f"nDCG@10 of {report.retrieval.queries:,} queries"))
+        values.insert(0, (f"{report.retrieval.ndcg:.3f}", f"nDCG@10 of {report.retrieval.queries:,} queries"))
     if report.labels is not None:
-        figures.insert(
+        values.insert(
             0, (f"{report.labels.probe_accuracy:.1%}", f"linear probe; a guess: {report.labels.majority:.1%}")
         )
-    cells = "".join(f'<div class="figure"><b>{value}</b><span>{escape(label)}</span></div>' for value, label in figures)
-    return f'<div class="figures">{cells}</div>'
+    return figures(values)
 
 
 def _figures(reports: Sequence[QualityReport]) -> str:
@@ -106,12 +107,16 @@ def _artifact(measured: Measured, index: int, *, named: bool) -> str:
             map_section(measured),
             f"<h2>{name}{'cosines and smaller vectors' if named else 'Cosines and smaller vectors'}</h2>",
             '<div class="plots">',
-            f"<figure>{plot_cosines(report, f'artifact {index}')}<figcaption>Cosines of random pairs of texts, of each text "
-            "with its tenth neighbor, and with its nearest one. The further they lie apart, the easier it is to choose a "
-            "threshold.</figcaption></figure>",
-            f"<figure>{plot_compressed(report, f'artifact {index}')}<figcaption>Share of the ten nearest neighbors in "
-            "float32 that a search over smaller vectors finds. The dashed line is the bound of the advice.</figcaption>"
-            "</figure>",
+            figure(
+                plot_cosines(report, f"artifact {index}"),
+                "Cosines of random pairs of texts, of each text with its tenth neighbor, and with its nearest one. The "
+                "further they lie apart, the easier it is to choose a threshold.",
+            ),
+            figure(
+                plot_compressed(report, f"artifact {index}"),
+                "Share of the ten nearest neighbors in float32 that a search over smaller vectors finds. The dashed line is "
+                "the bound of the advice.",
+            ),
             "</div>",
             _compressed(report),
             _labels(report),
@@ -138,7 +143,7 @@ def _compressed(report: QualityReport) -> str:
     return (
         '<h3>Ten nearest neighbors that stay, by length and type</h3><p class="soft">Measured on every second text; the '
         "others fitted PCA. <code>fletcher-convert reduce</code> writes an artifact with PCA as its last layer.</p>"
-        f'<div class="wide">{html_table(headings, body)}</div>'
+        f"{html_table(headings, body)}"
     )
 
 

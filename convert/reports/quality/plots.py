@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fletcher.runtime.commandline.plots import BLUE, RED, SOFT, to_svg
+from fletcher.runtime.commandline.plots import BLUE, GREEN, RED, SOFT, to_svg
 
 from ...quality.results import QualityReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["GREEN", "plot_compressed", "plot_cosines"]
-
-GREEN = "#14724a"
+__all__ = ["plot_compressed", "plot_cosines"]
 
 #: Color, marker and label of each way to shorten vectors.
 METHODS = (("cut", SOFT, "o", "cut"), ("pca", BLUE, "s", "PCA"), ("pca-whitened", GREEN, "^", "PCA, whitened"))

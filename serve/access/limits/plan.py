@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,8 @@ class Plan:
         fixed: headers that all answers have alike: `RateLimit-Policy` and OpenAI's limits.
         shown: limits in OpenAI's headers: place in `names`, and the headers for what is left and for the time until all is
             back. A limit a day is there if its quantity has no rate.
+        stored: for a store of limits, cost and capacity of each quantity in microseconds, and the amounts a day; -1 means
+            no limit.
         state: value of the header `RateLimit`, with places for what is left of each limit and for the seconds until all is
             back.
     """
@@ -45,12 +48,15 @@ class Plan:
     names: tuple[str, ...]
     fixed: tuple[tuple[bytes, bytes], ...]
     shown: tuple[tuple[int, bytes, bytes], ...]
+    stored: tuple[float, ...]
     state: bytes
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)  # signed tokens with the same scope have the same limits
     def of(cls, quota: Quota) -> Plan:
         """Return the plan of limits."""
-        rates, days = [], []
+        rates: list[tuple[int, float, float]] = []
+        days: list[tuple[int, int]] = []
         lines: list[tuple[str, int, float]] = []  # name, amount, and seconds in which an empty limit fills up
         for index, rate in enumerate(quota.rates):
             if rate.second is not None:
@@ -81,5 +87,15 @@ class Plan:
             names,
             tuple(fixed),
             tuple(shown),
+            _stored(rates, days),
             ", ".join(f'"{name}";r=%d;t=%d' for name in names).encode(),
         )
+
+
+def _stored(rates: list[tuple[int, float, float]], days: list[tuple[int, int]]) -> tuple[float, ...]:
+    costs, capacities, amounts = [-1.0] * 3, [-1.0] * 3, [-1.0] * 3
+    for index, cost, capacity in rates:
+        costs[index], capacities[index] = cost / 1000, capacity / 1000
+    for index, most in days:
+        amounts[index] = most
+    return (*costs, *capacities, *amounts)

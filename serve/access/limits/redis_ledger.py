@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import redis
@@ -110,11 +109,11 @@ class RedisLedger:
         """Charge amounts, all or none, as `Ledger.charge`."""
         if opens:
             # Open requests end with their server, so they are counted there.
-            open_here = self._table.charge(
-                client, replace(plan, rates=(), days=()), (0, 0, 0), opens=opens, force=force
-            )
+            open_here = self._table.charge(client, plan, (0, 0, 0), opens=opens, force=force)
             if open_here.refused:
                 return open_here
+        if not any(amount and counted for amount, counted in zip(amounts, plan.counted, strict=True)):
+            return Balance("", 0.0, plan, (), 0, 0.0)  # the store would change nothing
         try:
             balance = self._ask(client, plan, amounts, force=force)
             if balance is None:
@@ -136,7 +135,7 @@ class RedisLedger:
         if time.monotonic() < self._alone_until:
             return None
         try:
-            return _balance(self._script([PREFIX + client], [int(force), *amounts, *_limits(plan)]), plan)
+            return _balance(self._script([PREFIX + client], [int(force), *amounts, *plan.stored]), plan)
         except (redis.RedisError, OSError) as error:
             with self._lock:
                 self.failures += 1
@@ -160,16 +159,6 @@ class RedisLedger:
                 ALONE_SECONDS,
             )
         return self._table.charge(client, plan, amounts, force=force)
-
-
-def _limits(plan: Plan) -> list[float]:
-    """Return the cost and the capacity of each quantity in microseconds, and the amount a day; -1 for no limit."""
-    costs, capacities, days = [-1.0] * 3, [-1.0] * 3, [-1.0] * 3
-    for index, cost, capacity in plan.rates:
-        costs[index], capacities[index] = cost / 1000, capacity / 1000
-    for index, most in plan.days:
-        days[index] = most
-    return [*costs, *capacities, *days]
 
 
 def _balance(answer: Sequence[str], plan: Plan) -> Balance:

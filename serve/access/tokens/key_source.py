@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ from fletcher.runtime.os_errors import explain
 from .key_set import IssuerKey, read_key_set
 from .settings import TokenSettings
 
-__all__ = ["KeySource"]
+__all__ = ["FetchedKeys", "KeySource", "fetch_keys"]
 
 logger = logging.getLogger("fletcher.serve.access")
 
@@ -109,7 +111,7 @@ class KeySource:
             InputError: they cannot be read, or cannot be used.
         """
         try:
-            content = _fetch(self._settings) if self._settings.remote else _read_file(Path(self._settings.jwks))
+            content = fetch_keys(self._settings).content
             if content != self._content:
                 keys, left_out = read_key_set(content)
                 for reason in left_out:
@@ -157,17 +159,33 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Refuse a redirection; urllib then raises an error with its status."""
 
 
-def _fetch(settings: TokenSettings) -> bytes:
-    """Return the content of the URL.
+@dataclass(frozen=True, slots=True)
+class FetchedKeys:
+    """The issuer's keys as they were read.
+
+    Attributes:
+        content: JWK Set, which was not looked at.
+        date: time of the server of the keys (its header `Date`), in seconds since 1970; None if it is not known.
+    """
+
+    content: bytes
+    date: float | None = None
+
+
+def fetch_keys(settings: TokenSettings) -> FetchedKeys:
+    """Read the issuer's keys from their URL or file.
 
     Raises:
-        InputError: the server does not answer, or answers with an error or too much.
+        InputError: the server does not answer, or answers with an error or too much; or the file cannot be read.
     """
+    if not settings.remote:
+        return FetchedKeys(_read_file(Path(settings.jwks)))
     try:
         context = ssl.create_default_context(cafile=settings.ca)
         opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=context))
         with opener.open(settings.jwks, timeout=TIMEOUT_SECONDS) as answer:
             content: bytes = answer.read(MOST_BYTES + 1)
+            date = _seconds(answer.headers.get("date"))
     except urllib.error.HTTPError as error:
         with error:
             raise InputError(f"the server of the keys, {settings.jwks}, answered with {error.code}") from error
@@ -176,7 +194,15 @@ def _fetch(settings: TokenSettings) -> bytes:
         raise InputError(f"the server of the keys, {settings.jwks}, does not answer: {reason}") from error
     if len(content) > MOST_BYTES:
         raise InputError(f"the server of the keys, {settings.jwks}, sent more than {MOST_BYTES} bytes")
-    return content
+    return FetchedKeys(content, date)
+
+
+def _seconds(date: str | None) -> float | None:
+    """Return the time of a header `Date` (RFC 9110 section 5.6.7); None if there is none, or it is not a time."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
 
 
 def _read_file(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +13,12 @@ from fletcher.runtime.errors import InputError, MissingPackageError, ServiceErro
 
 from ...errors import ForbiddenError, KeysPendingError, UnauthorizedError
 from ..key import Key
+from ..room import FEW, make_room
 from .key_set import IssuerKey
 from .key_source import KeySource
 from .settings import ScopeRights, read_settings
 
-__all__ = ["Tokens", "is_signed"]
+__all__ = ["Tokens", "is_signed", "require_packages"]
 
 #: Beginning of the first part of a token: base64 of `{"`.
 BEGINNING: Final = "eyJ"
@@ -27,8 +29,8 @@ LONGEST: Final = 8192
 #: Longest name of a client in characters.
 LONGEST_NAME: Final = 256
 
-#: Largest number of verified tokens that are remembered.
-MOST_TOKENS: Final = 16_384
+#: Latest time at which a verified token is forgotten, in seconds since 1970. JSON has numbers that no float can have.
+LATEST: Final = 1 << 53
 
 
 def is_signed(token: str) -> bool:
@@ -54,9 +56,10 @@ class Tokens:
             InputError: the settings cannot be used, or the keys cannot be read.
             MissingPackageError: PyJWT or `cryptography` is not installed.
         """
-        _require_packages()
+        require_packages()
         self._settings = settings = read_settings(path)
         self._verified: dict[bytes, tuple[Key, float]] = {}
+        self._room = FEW
         self.source = KeySource(settings, self._verified.clear)
         self.source.start(needed=needed)
 
@@ -74,10 +77,11 @@ class Tokens:
         if found is not None and time.time() < found[1]:
             return found[0]
         claims = self._claims(token)
-        key = self._rights(claims, digest)
-        if len(self._verified) >= MOST_TOKENS:
-            self._verified.clear()
-        self._verified[digest] = key, float(claims["exp"]) + self._settings.leeway_seconds
+        end = float(min(int(claims["exp"]), LATEST)) + self._settings.leeway_seconds
+        key = self._rights(claims, digest, end)
+        if len(self._verified) >= self._room:
+            self._room = make_room(self._verified, lambda entry: entry[1])
+        self._verified[digest] = key, end
         return key
 
     def reload(self) -> None:
@@ -134,7 +138,7 @@ class Tokens:
             raise UnauthorizedError("the signed token is from another issuer") from None
         except jwt.MissingRequiredClaimError as error:
             raise UnauthorizedError(f"the signed token lacks the claim {error.claim}") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # the last one of brackets in brackets
             raise UnauthorizedError("the signed token is invalid") from None
         return claims
 
@@ -156,8 +160,8 @@ class Tokens:
             raise ServiceError("the keys of the issuer could not be read, so signed tokens cannot be checked")
         raise UnauthorizedError("the signed token names a key that its issuer does not have")
 
-    def _rights(self, claims: Mapping[str, Any], digest: bytes) -> Key:
-        """Return the rights of claims.
+    def _rights(self, claims: Mapping[str, Any], digest: bytes, end: float) -> Key:
+        """Return the rights of claims until their end, in seconds since 1970.
 
         Raises:
             ForbiddenError: none of the scopes has rights.
@@ -172,15 +176,19 @@ class Tokens:
         rights = next((rights for scope, rights in self._settings.scopes.items() if scope in names), None)
         if rights is None:
             raise ForbiddenError(f"the signed token has none of the scopes {', '.join(self._settings.scopes)}", client)
-        return Key(name=client, sha256=digest.hex(), **_fields(rights))
+        try:
+            expires = datetime.fromtimestamp(end, UTC)
+        except (ValueError, OverflowError, OSError):  # beyond the year 9999
+            expires = None
+        return Key(name=client, sha256=digest.hex(), expires=expires, **_fields(rights))
 
 
 def _fields(rights: ScopeRights) -> dict[str, Any]:
     return {name: getattr(rights, name) for name in ScopeRights.__struct_fields__}
 
 
-def _require_packages() -> None:
-    """Import what the check needs.
+def require_packages() -> None:
+    """Import what the check of signed tokens needs.
 
     Raises:
         MissingPackageError: a package is not installed.

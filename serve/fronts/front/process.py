@@ -68,6 +68,7 @@ class _Front:
             default=options.default_model,
             load_seconds=options.load_seconds,
         )
+        self.models.keeps_texts = options.audit_texts
         app = surroundings.make_app(self.models)
         forward = Forward(config.engine_http)
         self.connections = PassedConnections(

@@ -10,8 +10,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from fletcher.model_zoo.decode import decode_json
-
 from ...errors import FieldError, MediaTypeError, UnknownModelError
 from ...json_bodies import decode
 from ...models.admin_action import AdminAction
@@ -60,7 +58,6 @@ class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     versions: Annotated[list[Share], Meta(min_length=1)]
 
 
-_spec = msgspec.json.Decoder(ModelSpec)
 _shares = msgspec.json.Decoder(Shares)
 
 
@@ -75,9 +72,7 @@ async def load(call: Call, rules: AdminRules) -> Response:
 
     A replaced version keeps the settings that the body leaves out: its aliases, its share and its load options.
     """
-    body = await _json(call)
-    spec = rules.confine(decode(_spec, body))
-    names = {"name", *decode_json(body, dict[str, object])}
+    spec, names = rules.loading(await _json(call))
     await _run(AdminAction("load", spec.path, _who(call), rules.note), partial(call.models.load, spec, names))
     return await show(call)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from fletcher.runtime import Encoder
+from fletcher.runtime.commandline.report_files import write_report
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ServiceError
 
@@ -14,14 +16,21 @@ from ..wire.target import Target
 from .capacity import CapacityWatch
 from .documents import DeadLetters, open_documents
 from .job import Ingestion, journal_facts
+from .page import ingest_to_html
 from .spec import Job
 from .summary import IngestSummary
 
 __all__ = ["run_job"]
 
 
-def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
+def run_job(encoder: Encoder, job: Job, report: Reporter, page: Path | None = None) -> IngestSummary:
     """Run an ingest job, and report its result.
+
+    Args:
+        encoder: the model.
+        job: the job.
+        report: receives warnings and the result.
+        page: file of the report, .html or .json; None for none.
 
     Raises:
         InputError: the input, the options, the journal or the dataset cannot be used.
@@ -66,6 +75,8 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                 summary = ingestion.run()
     finally:
         letters.close()
+    if page is not None:
+        write_report(summary, page, lambda: ingest_to_html(summary))
     _report(summary, job, report, letters)
     return summary
 

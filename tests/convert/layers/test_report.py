@@ -30,6 +30,7 @@ from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, ProviderError
 from fletcher.runtime.providers.opening import open_session
+from tests.look import check_look, check_rendered
 
 from ..heads.tiny import save
 from ..verify.parity import randomize
@@ -103,6 +104,8 @@ def test_json_and_page_have_every_point_and_need_no_network(broken: Path, tmp_pa
     assert len(content["points"]) == len(report.points)
     assert {"point", "node", "shape", "max_abs", "relative", "cosine", "verdict"} <= content["points"][20].keys()
     page = (tmp_path / "report.html").read_text()
+    assert "first diverges from" in check_look(page)
+    check_rendered(page, tmp_path)
     assert page.count("<svg") == 1 and "http" not in page and "<script" not in page
     assert page.count("<tr") == len(report.points) + page.count("<thead")
     assert "class=bad" in page

@@ -16,6 +16,7 @@ from fletcher.convert.quality.quality import Measured, compare_quality, measure_
 from fletcher.convert.quality.results import Map, QualityResult
 from fletcher.convert.reports.quality.table import render_quality, write_quality
 from fletcher.runtime.errors import InputError
+from tests.look import check_look, check_rendered
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -38,6 +39,8 @@ def result(measured: Measured) -> QualityResult:
 def test_the_page_is_complete_and_fetches_nothing(measured: Measured, result: QualityResult, tmp_path: Path) -> None:
     write_quality(result, [measured, measured], tmp_path / "new" / "report.html")
     page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert check_look(page) == measured.report.sentence.rstrip(".") + "."
+    check_rendered(page, tmp_path)
     assert not re.search(r'(?:src|href)="(?!#)|url\((?!#)|https?:|@import', page)
     assert EVIL not in page
     assert "<b>texts" not in page

@@ -27,6 +27,7 @@ from fletcher.convert.verify.report import (
 )
 from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime.errors import InputError, VerificationError
+from tests.look import check_look, check_rendered
 
 
 def text_result(text: str, tokens: int, cosine: float, max_abs: float) -> TextResult:
@@ -186,6 +187,22 @@ def test_the_page_has_the_numbers_and_the_plots(report: VerificationReport, tmp_
     assert "<script>alert('worst')</script>" in words
 
 
+def test_the_page_begins_with_the_result_and_has_the_one_look(report: VerificationReport, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    html = to_html(report)
+    failed = "its vectors are not those of the reference with cpu-bad (cosine 0.8765432, at least 0.999999 wanted)"
+    assert check_look(html) == f"The artifact of tiny & small must not be served: {failed}."
+    check_rendered(html, tmp_path)
+    passed = msgspec.structs.replace(report, variants=report.variants[:1], verdict="passed")
+    texts = report.tokenizer.compared
+    equal = msgspec.structs.replace(report.tokenizer, equal=texts)
+    sentence = f"the smallest cosine of {texts} texts with 1 variant is 0.9999991."
+    whole = msgspec.structs.replace(passed, tokenizer=equal)
+    assert check_look(to_html(whole)) == f"The artifact of tiny & small gives the vectors of the reference: {sentence}"
+    ids = msgspec.structs.replace(report.tokenizer, equal=texts - 1)
+    assert "token ids differ" in check_look(to_html(msgspec.structs.replace(report, tokenizer=ids)))
+
+
 def test_the_page_has_no_external_references(report: VerificationReport) -> None:
     pytest.importorskip("matplotlib")
     html = to_html(report)
@@ -221,12 +238,15 @@ def test_lengths_are_grouped_by_powers_of_two() -> None:
     assert by_length(texts)[0].cosine_min == 0.96
 
 
-def test_other_suffixes_and_missing_folders_are_refused(report: VerificationReport, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"name it \.html or \.json"):
+def test_other_suffixes_are_refused_and_missing_folders_are_made(report: VerificationReport, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"use the suffix \.html or \.json"):
         write_report(report, tmp_path / "report.pdf")
-    with pytest.raises(InputError, match="cannot be written"):
-        write_report(report, tmp_path / "missing" / "report.json")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"the report .*file/report.json cannot be written"):
+        write_report(report, tmp_path / "file" / "report.json")
+    write_report(report, tmp_path / "new" / "report.json")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.json"]
 
 
 def test_the_error_names_the_variant_the_figure_and_the_text(report: VerificationReport) -> None:

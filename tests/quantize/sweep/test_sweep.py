@@ -39,6 +39,7 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import ArtifactError, InputError
+from tests.look import check_look, check_rendered
 
 from .candidates import candidate, timing
 
@@ -90,6 +91,12 @@ def test_stored_vectors_are_measured(swept: tuple[SweepReport, Path]) -> None:
     results = {(result.comparing, result.rescoring): result for result in swept[0].storage}
     assert results["cosine", "none"].overlap >= 0.97 > results["dot", "none"].overlap
     assert results["hamming", "float32"].overlap > results["hamming", "none"].overlap
+
+
+def test_the_page_begins_with_the_recommendation(swept: tuple[SweepReport, Path], tmp_path: Path) -> None:
+    page = sweep_to_html(swept[0])
+    assert check_look(page).rstrip(".") == swept[0].sentence.rstrip(".")
+    check_rendered(page, tmp_path)
 
 
 def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepReport, Path]) -> None:

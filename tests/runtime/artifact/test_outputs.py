@@ -31,6 +31,14 @@ def test_rows_of_an_output() -> None:
     assert names_of("vectors") == ["vectors"]
 
 
+def test_rows_have_their_texts() -> None:
+    """The column of `vectors+token_weights` has places 0 to 4 for the first text and 5 to 8 for the second one."""
+    assert ValueRows(3, 1).texts(BATCH, np.array([1, 4, 5, 8])).tolist() == [0, 1]
+    assert ValueRows(3, 1).texts(BATCH, np.array([6])).tolist() == [1]
+    assert BY_TOKEN.texts(BATCH, np.array([0, 1])).tolist() == [0]
+    assert BY_TOKEN.texts(Encodings.from_lists([[1], [], [2]]), np.array([1])).tolist() == [2]
+
+
 def test_a_column_has_each_texts_elements_in_a_row() -> None:
     vectors = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
     weights = np.array([[7], [8], [9]], np.float32)

@@ -145,6 +145,42 @@ def test_heads_in_the_log_of_the_server_verify_the_file(tmp_path: Path, caplog: 
     assert verify(files_of(running.path), heads).faults
 
 
+def test_texts_are_in_the_log_only_if_asked_for(tmp_path: Path) -> None:
+    for name, asked in (("without", False), ("with", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        running = Running(folder, audit_texts=asked)
+        assert running.embed(running.key).status_code == 200
+        long = ["a" * 30_000, "b" * 30_000, "c"]
+        body = {"model": "fake-model", "input": long}
+        assert running.ask("POST", "/v1/embeddings", running.key, json=body).status_code == 200
+        ids = {"model": "fake-model", "input": [1, 2, 3]}
+        running.ask("POST", "/v1/embeddings", running.key, json=ids)
+        assert running.ask("POST", "/v1/embeddings", "wrong", json=body).status_code == 401
+        assert running.server.addresses.flight is not None
+        options = fl.FlightCallOptions(headers=[(b"authorization", f"Bearer {running.key}".encode())])
+        with fl.connect(running.server.addresses.flight) as client:
+            client.do_get(fl.Ticket(b'{"texts": ["over Flight"]}'), options).read_all()
+        lines = running.lines()
+        found = [(line.get("inputs"), line.get("inputs_cut")) for line in lines if line["event"] == "request"]
+        if not asked:
+            assert found == [(None, None)] * 4
+            assert SECRET_TEXT.encode() not in running.path.read_bytes()
+            continue
+        assert found == [
+            ([SECRET_TEXT], None),
+            (["a" * 30_000, "b" * 2768], 60_001 - 32_768),
+            (None, None),
+            (["over Flight"], None),
+        ]
+        assert [line.get("inputs") for line in lines if line["event"] == "refused"] == [None]
+
+
+def test_texts_need_a_log() -> None:
+    with pytest.raises(InputError, match="audit_texts needs a log"):
+        ServerOptions(audit_texts=True)
+
+
 def test_a_full_disk_stops_admission_if_the_rule_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 

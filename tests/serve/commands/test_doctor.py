@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from fletcher.runtime.commandline.console import run
+from fletcher.runtime.errors import InputError
 from fletcher.serve.commands.cli import SHARED, app
 from fletcher.serve.doctor import table
 from fletcher.serve.doctor.finding import Finding, advice, error, fine, warning
 from fletcher.serve.doctor.subject import Subject
+from fletcher.serve.tls.files import TlsFiles
 
 
 @pytest.fixture
@@ -73,3 +75,20 @@ def test_lines_leave_out_what_is_right(subjects: list[Subject], capsys: Any) -> 
     assert "well" not in capsys.readouterr().out
     assert call("--all") == 0
     assert "ok      one: well" in capsys.readouterr().out
+
+
+def test_models_are_loaded_with_the_options_of_the_server(subjects: list[Subject], tiny_artifact: Path) -> None:
+    assert call(str(tiny_artifact), "--require-verified", "--provider", "mlas") == 0
+    (subject,) = subjects
+    with pytest.raises(InputError, match="self-made"):
+        subject.load(subject.specs[0])
+
+
+def test_the_admin_address_and_the_files_of_tls_and_tokens_are_examined(subjects: list[Subject]) -> None:
+    files = ("--tls-cert", "a.pem", "--tls-key", "a.key", "--tls-client-ca", "ca.pem", "--tls-client-crl", "crl.pem")
+    assert call("--admin", "127.0.0.1:0", "--jwt", "jwt.toml", *files) == 0
+    (subject,) = subjects
+    assert (subject.options.admin, subject.options.jwt) == ("127.0.0.1:0", "jwt.toml")
+    assert subject.options.tls_files == TlsFiles(
+        Path("a.pem"), Path("a.key"), Path("ca.pem"), client_crl=Path("crl.pem")
+    )

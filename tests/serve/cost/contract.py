@@ -165,7 +165,7 @@ def serve(
         memory_limit: the option `--memory-limit` in bytes; None leaves it out.
         group: control group that the process enters; None leaves it where it is.
     """
-    limit = () if memory_limit is None else ("--memory-limit", str(memory_limit))
+    limit: tuple[str, ...] = () if memory_limit is None else ("--memory-limit", str(memory_limit))
     limit += ("--provider", "mlas", "--workers", "1", "--token-budget", "2048")
     command = [sys.executable, "-c", START, "--json", "run", *map(str, artifacts), *limit, *options]
     if group is not None:

@@ -7,10 +7,8 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
@@ -26,56 +24,13 @@ from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder, canary, info
-
-GIB = 1 << 30
-USUAL = Machine("a processor", frozenset(), tuple(range(8)), (tuple(range(8)),), 16 * GIB)
-LOOPBACK = ServerOptions(http="127.0.0.1:0", flight="off", fronts=0)
-OUTSIDE = ServerOptions(http="0.0.0.0:0", flight="off", fronts=0, allow_anonymous=True)
-
-Make = Callable[..., Subject]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Return a function that makes a subject on which no check finds anything, with changes."""
-
-    def of(**changes: Any) -> Subject:
-        cache = tmp_path / "cache"
-        cache.mkdir(mode=0o700, exist_ok=True)
-        usual: dict[str, Any] = {
-            "options": LOOPBACK,
-            "root": tmp_path / "root",
-            "machine": USUAL,
-            "gpus": lambda: GpuSystem(problem="no driver"),
-            "environment": {},
-            "arguments": ("fletcher-serve", "run"),
-            "user": 1000,
-            "files": (65536, 65536),
-            "cache": cache,
-            "synchronized": lambda: True,
-            "load": lambda spec: FakeEncoder(),
-        }
-        return Subject(**(usual | changes))
-
-    return of
-
-
-def found(check: str, subject: Subject) -> list[tuple[str, str]]:
-    """Return severity and text of the findings of a check."""
-    return [(each.severity, each.found) for each in CHECKS[check](subject)]
+from .conftest import GIB, LOOPBACK, OUTSIDE, Make, found, the
 
 
 def write(subject: Subject, path: str, text: str) -> None:
     file = subject.root / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
-
-
-def the(check: str, subject: Subject) -> tuple[str, str]:
-    """Return the only finding of a check, which has a fix unless nothing is wrong."""
-    (finding,) = CHECKS[check](subject)
-    assert bool(finding.fix) == (finding.severity != "ok")
-    return finding.severity, finding.found
 
 
 def test_processors(make: Make) -> None:
@@ -191,18 +146,6 @@ def test_keys(make: Make, keys: Path, tmp_path: Path) -> None:
         ("warning", "expired keys: old"),
         ("advice", "keys that expire within 14 days: soon"),
     ]
-
-
-def test_secrets(make: Make) -> None:
-    assert the("secrets", make())[0] == "ok"
-    assert the("secrets", make(arguments=("run", "--limit-store", "redis://store:6379/0")))[0] == "ok"
-    for arguments in (
-        ("run", "--longbow-token", "secret"),
-        ("run", "--longbow-token=secret"),
-        ("run", "--limit-store=redis://user:secret@store:6379/0"),
-    ):
-        severity, text = the("secrets", make(arguments=arguments))
-        assert severity == "warning" and "secret" not in text
 
 
 def test_stop(make: Make) -> None:

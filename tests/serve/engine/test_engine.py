@@ -28,6 +28,7 @@ from fletcher.serve.engine import workers
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import INLINE_CHARACTERS, Engine
 from fletcher.serve.engine.terms import Terms
+from fletcher.serve.observe.metrics import Metrics
 
 from ..fake_encoder import DIMENSION, MAX_TOKENS, POISON, FakeEncoder, expected, request_for, vector_of
 
@@ -52,6 +53,18 @@ def test_a_request_gets_its_vectors_and_its_token_counts() -> None:
     np.testing.assert_array_equal(embeddings.vectors, np.stack([expected("ab"), expected("x" * 20), expected("")]))
     assert embeddings.tokens.tolist() == [4, MAX_TOKENS, 2]
     assert embeddings.dropped.tolist() == [0, 6, 0]
+
+
+def test_metrics_can_be_read_while_an_engine_is_made() -> None:
+    class Scraped(Metrics):
+        """Metrics that another thread reads as soon as one is added."""
+
+        def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+            super().gauge(name, text, value)
+            assert name.encode() in self.exposition()
+
+    with Engine(FakeEncoder(), metrics=Scraped()) as engine:
+        assert b"fletcher_batches_stuck 0.0" in engine.metrics.exposition()
 
 
 def test_prompts_and_dimensions_reach_the_encoder() -> None:
@@ -273,7 +286,7 @@ class Recorded:
 def test_companions_of_a_failing_text_are_dropped_at_their_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch takes a second. The companions are computed alone, one after the other, and wait for that."""
     encoder, clock = FakeEncoder(workers=1), [time.monotonic()]
-    encoder.run = run = Recorded(encoder, clock)  # type: ignore[method-assign, assignment]
+    encoder.run = run = Recorded(encoder, clock)  # type: ignore[method-assign]
     encoder.gate.clear()
     # The engine's clock alone: a queue that waits, and the test itself, use the real one.
     monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))

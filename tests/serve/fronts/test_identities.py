@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fletcher.serve.access.keys_file import add_key
 from fletcher.serve.audit.verify import verify
@@ -25,7 +26,7 @@ from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server_options import ServerOptions
 from tests.doubles.issuer import Issuer
 
-from ..tls.conftest import Authority, Pair
+from ..tls.conftest import DAY, Authority, Pair
 
 SECONDS = 60.0
 BODY = {"model": "tiny", "input": "ab"}
@@ -53,6 +54,7 @@ def issuer() -> Iterator[Issuer]:
 def server(tiny_artifact: Path, folder: Path, authority: Authority, issuer: Issuer) -> Iterator[Supervisor]:
     certificate, key = authority.server().write(folder)
     (folder / "ca.pem").write_bytes(authority.pem)
+    (folder / "crl.pem").write_bytes(authority.revoke())
     add_key(folder / "keys.json", "Operator", "admin", certificate="operator")
     add_key(folder / "keys.json", "Worker", certificate="worker")
     options = ServerOptions(
@@ -65,10 +67,12 @@ def server(tiny_artifact: Path, folder: Path, authority: Authority, issuer: Issu
         tls_cert=str(certificate),
         tls_key=str(key),
         tls_client_ca=str(folder / "ca.pem"),
+        tls_client_crl=str(folder / "crl.pem"),
         tls_clients="optional",
         keys=str(folder / "keys.json"),
         jwt=str(issuer.write_settings(folder / "jwt.toml")),
         audit=str(folder / "audit.jsonl"),
+        audit_texts=True,
     )
     spec = ModelSpec(path=str(tiny_artifact), name="tiny", provider="mlas", cache=0)
     with Supervisor([spec], options) as supervisor:
@@ -183,6 +187,58 @@ def test_a_changed_pair_reaches_all_processes_and_no_connection_breaks(
     assert [float(line.rpartition(" ")[2]) for line in lines] == [end_of_pair, end_of_pair]
 
 
+def test_files_that_cannot_be_used_change_no_process(server: Supervisor, authority: Authority, folder: Path) -> None:
+    before = serials(server)
+    assert len(before) == 1
+    good = Pair((folder / "server.pem").read_bytes(), (folder / "server.key").read_bytes())
+    other = authority.server(curve=ec.SECP384R1)
+    for bad in (
+        authority.server(begin=-5 * DAY, end=-DAY),
+        Pair(good.certificate, other.key),
+        Pair(other.certificate[:100], other.key),
+    ):
+        bad.write(folder)
+        server.reload()
+        assert serials(server) == before
+    good.write(folder)
+    (folder / "crl.pem").write_bytes(authority.revoke(begin=-2 * DAY, end=-DAY))
+    server.reload()
+    assert serials(server) == before
+    (folder / "crl.pem").write_bytes(authority.revoke())
+
+
+def test_a_revoked_certificate_opens_no_connection_to_any_process(
+    server: Supervisor, authority: Authority, folder: Path, pairs: dict[str, Pair]
+) -> None:
+    worker = pairs["worker"]
+
+    def answered() -> list[bool]:
+        """Return whether both fronts and the relay answer the worker."""
+        found = []
+        for _ in range(2):
+            try:
+                with connect(server, authority, folder, worker) as client:
+                    found.append(client.post("/v1/embeddings", json=BODY).status_code == 200)
+            except httpx.HTTPError:
+                found.append(False)
+        own: dict[str, Any] = {"cert_chain": worker.certificate, "private_key": worker.key}
+        with fl.connect(server.addresses.flight, tls_root_certs=authority.pem, **own) as client:
+            try:
+                found.append(client.do_get(TICKET, fl.FlightCallOptions(timeout=2)).read_all().num_rows == 1)
+            except (fl.FlightUnavailableError, fl.FlightTimedOutError):
+                found.append(False)
+        return found
+
+    assert answered() == [True] * 3
+    for revoked, expected in (((worker,), [False] * 3), ((), [True] * 3)):
+        (folder / "crl.pem").write_bytes(authority.revoke(*revoked))
+        server.reload()
+        end = time.monotonic() + SECONDS
+        while answered() != expected:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
 def test_a_front_that_is_started_again_needs_no_issuer(
     server: Supervisor, authority: Authority, folder: Path, issuer: Issuer, pairs: dict[str, Pair]
 ) -> None:
@@ -233,11 +289,12 @@ def test_all_processes_write_one_audit_log(
     changes = [line for line in lines if line.get("change") == "unload"]
     assert [(line["client"], line["subject"], line["result"]) for line in changes] == [("Operator", "absent", "failed")]
     last = next(line for line in lines if line.get("request_id") == "the-last-one")
-    assert (last["client"], last["texts"], last["model"], last["space"]) == (
+    assert (last["client"], last["texts"], last["model"], last["space"], last["inputs"]) == (
         "Worker",
         1,
         "tiny",
         answer.headers["x-space"],
+        ["ab"],
     )
 
 

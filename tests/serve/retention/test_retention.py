@@ -15,6 +15,10 @@ import pytest
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.holding import hold, is_held
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.remote.locks import shared
+from fletcher.serve.audit.entry import body_of, of_event
+from fletcher.serve.audit.log_file import LogFile
+from fletcher.serve.audit.verify import files_of, verify
 from fletcher.serve.longbow.journal.journal import Journal
 from fletcher.serve.retention.places import PLACES, Folders
 from fletcher.serve.retention.retention import Kept, apply, read_days, survey
@@ -29,6 +33,8 @@ CACHED = {
     "timings": "engines/timing-H200-abc/kernels",
     "coreml": "coreml/abc/model",
     "downloads": "pypi/some-model/checkpoint/model.safetensors",
+    "remote": "artifacts/0123abcd/fletcher.json",
+    "converted": "converted/org-model-abc/fletcher.json",
     "unfinished": "engines/.H200-gpu-fp16-abc.new.a1b2c3d4/engine",
 }
 #: Files that are never removed.
@@ -209,3 +215,55 @@ def test_a_held_file_is_held_until_it_is_closed(tmp_path: Path) -> None:
     assert is_held(file)
     second.close()
     assert not is_held(file)
+
+
+def test_rotated_files_of_an_audit_log_go_by_their_age_and_the_chain_of_the_others_holds(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = LogFile(path, most_bytes=400)
+    for number in range(12):
+        log.append([body_of(of_event("change", float(number), {"subject": f"model-{number}"}))])
+    log.close()
+    (tmp_path / "other.jsonl.000000000001").write_text("x")
+    rotated = files_of(path)[:-1]
+    assert len(rotated) >= 3
+    for old in rotated[:2]:
+        age(old, 500)
+    folders = Folders(tmp_path / "cache", audit=(path,))
+    assert states(survey(folders, read_days([]))) == {"audit": "kept"}
+    days = read_days(["audit=400"])
+    found = list(survey(folders, days))
+    assert [each.state for each in found] == ["due", "due", *["kept"] * (len(rotated) - 2)]
+    assert [each.state for each in apply(found)] == ["removed", "removed", *["kept"] * (len(rotated) - 2)]
+    assert not any(old.exists() for old in rotated[:2]) and path.exists()
+    result = verify(files_of(path))
+    assert not result.faults and result.first > 1
+
+
+def test_rows_that_a_job_could_not_use_stay_until_they_are_named(folders: Folders, tmp_path: Path) -> None:
+    failed = tmp_path / "journals" / "documents.failed.jsonl"
+    failed.write_text("{}\n")
+    age(failed, 900)
+    assert states(survey(folders, read_days([])))["failed rows"] == "kept"
+    found = list(survey(folders, read_days(["failed rows=30"])))
+    assert {each.kind for each in apply(found) if each.state == "removed"} == {"failed rows"}
+    assert not failed.exists()
+
+
+def test_a_downloaded_artifact_counts_from_its_latest_use_and_stays_while_it_is_locked(folders: Folders) -> None:
+    artifact = folders.cache / "artifacts" / "0123abcd"
+    lock = folders.cache / "artifacts" / ".locks" / "0123abcd"
+    lock.parent.mkdir()
+    lock.touch()
+    age(artifact, 500)
+    assert states(survey(folders, read_days([])))["remote"] == "kept"
+    age(lock, 100)
+    assert states(survey(folders, read_days([])))["remote"] == "due"
+    with shared(lock):  # a server uses it
+        age(lock, 100)
+        found = list(survey(folders, read_days([])))
+        assert states(found)["remote"] == "in use"
+        list(apply(found))
+        assert artifact.is_dir()
+    age(lock, 100)
+    list(apply(list(survey(folders, read_days(["remote=1"])))))
+    assert not artifact.exists() and lock.exists()

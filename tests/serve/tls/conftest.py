@@ -95,6 +95,20 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return Pair(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), pem(key))
 
+    def revoke(self, *pairs: Pair, begin: datetime.timedelta = -DAY, end: datetime.timedelta = DAY) -> bytes:
+        """Return a revocation list with certificates, in PEM."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.subject)
+            .last_update(NOW + begin)
+            .next_update(NOW + end)
+        )
+        for pair in pairs:
+            serial = x509.load_pem_x509_certificate(pair.certificate).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW - DAY).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def server(self, **changes: object) -> Pair:
         import ipaddress
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_crl
 
 from fletcher.runtime.errors import InputError
-from fletcher.serve.tls.files import TlsFiles, read_certificate
+from fletcher.serve.tls.files import ServedCertificate, TlsFiles, read_certificate
 
 from .conftest import DAY, Authority, Pair, pem
 
@@ -74,6 +74,38 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(tmp_path: Path, 
     key = pem(ec.generate_private_key(ec.SECP256R1()), b"password")
     with pytest.raises(InputError, match=r"--tls-key .* has a password"):
         read(tmp_path, replace(authority.server(), key=key))
+
+
+def test_revocation_lists_are_checked(tmp_path: Path, authority: Authority) -> None:
+    authorities, lists = tmp_path / "ca.pem", tmp_path / "crl.pem"
+    authorities.write_bytes(authority.pem)
+    other = Authority("Other CA")
+    same_name = Authority()
+
+    def served(content: bytes) -> ServedCertificate:
+        lists.write_bytes(content)
+        files = TlsFiles(*authority.server().write(tmp_path), authorities, client_crl=lists)
+        return read_certificate(files, time.time())
+
+    soon, late = authority.revoke(end=DAY), other.revoke(end=2 * DAY)
+    end = load_pem_x509_crl(soon).next_update_utc
+    assert end is not None
+    for content in (soon, late + soon):
+        found = served(content)
+        assert found.revocations_expire == end.timestamp()
+        assert found.http.verify_flags & ssl.VERIFY_CRL_CHECK_LEAF
+        assert found.flight.verify_flags & ssl.VERIFY_CRL_CHECK_LEAF
+    for content, reason in (
+        (b"", "has no revocation list"),
+        (authority.pem, "has no revocation list"),
+        (soon[:120], "half-written"),
+        (soon + late[:120], "half-written"),
+        (authority.revoke(begin=-2 * DAY, end=-DAY), "of CN=Test CA .* expired at"),
+        (authority.revoke(begin=DAY, end=2 * DAY), "check the clock"),
+        (same_name.revoke(), "is not signed by the CA in --tls-client-ca"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            served(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\nMIIB", b"not a certificate"])

@@ -256,6 +256,40 @@ def test_flight_knows_the_name_of_the_client(
         client.do_get(ticket)
 
 
+def test_a_revoked_certificate_opens_no_connection(
+    start: Any, authority: Authority, authorities: str, tmp_path: Path
+) -> None:
+    kept, revoked = (authority.issue(name, client=True) for name in ("kept", "revoked"))
+    lists = tmp_path / "revoked.pem"
+    lists.write_bytes(authority.revoke())
+    server = start(tls_client_ca=authorities, tls_client_crl=str(lists), flight="127.0.0.1:0")
+
+    def flight(pair: Pair) -> Any:
+        own = {"cert_chain": pair.certificate, "private_key": pair.key}
+        with fl.connect(server.flight, tls_root_certs=authority.pem, **own) as client:
+            return client.do_get(fl.Ticket(b'{"texts": ["ab"]}'), fl.FlightCallOptions(timeout=2)).read_all().num_rows
+
+    for pair in (kept, revoked):
+        assert server.embed(pair).status_code == 200
+        assert flight(pair) == 1
+    lists.write_bytes(authority.revoke(revoked))
+    server.server.reload_files()
+    assert server.embed(kept).status_code == 200
+    assert flight(kept) == 1
+    with pytest.raises(httpx.HTTPError):
+        server.embed(revoked)
+    with pytest.raises((fl.FlightUnavailableError, fl.FlightTimedOutError)):
+        flight(revoked)
+    # A list that cannot be used changes nothing.
+    lists.write_bytes(authority.revoke(begin=-2 * DAY, end=-DAY))
+    with pytest.raises(InputError, match="expired"):
+        server.server.reload_files()
+    assert server.embed(kept).status_code == 200
+    lines = server.server.models.metrics.exposition().decode().splitlines()
+    (line,) = [line for line in lines if line.startswith("fletcher_revocation_list_expiry_seconds ")]
+    assert abs(float(line.split()[1]) - time.time() - DAY.total_seconds()) < 3600
+
+
 # Exchanges ------------------------------------------------------------------------------------------------------------
 
 

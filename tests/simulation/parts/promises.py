@@ -40,7 +40,8 @@ def check_promises(
     """
     # The requests of a batch at which a library fails are computed one after the other, and such failures may open the
     # breaker. So other requests may wait for longer: one that is in no batch is dropped when a worker is free again.
-    broken = {caller.plan.model for caller in (*https, *threads) if "breaks" in caller.plan.texts}
+    callers: list[HttpCaller | ThreadCaller] = [*https, *threads]
+    broken = {caller.plan.model for caller in callers if "breaks" in caller.plan.texts}
     for caller in https:
         plan, model = caller.plan, models.get(caller.plan.model)
         if plan.timeout is not None and not plan.streams and not plan.stalls and not caller.gone:

@@ -18,6 +18,7 @@ from fletcher.quantize.measure.pairs import LabeledPairs
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.artifact.writing import calibrate
 from fletcher.runtime.errors import ArtifactError, InputError
+from tests.look import check_look, check_rendered
 
 
 def some_pairs(count: int = 60) -> LabeledPairs:
@@ -69,6 +70,8 @@ def test_the_report_is_a_page_that_fetches_nothing(calibrated: tuple[Path, Calib
     _, report = calibrated
     write_calibration_report(report, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert check_look(page).rstrip(".") == report.sentence.rstrip(".")
+    check_rendered(page, tmp_path)
     assert report.sentence in page
     assert not re.search(r'(?:src|href)="(?!#)|url\((?!#)|https?:', page)
     write_calibration_report(report, tmp_path / "report.json")

@@ -273,3 +273,15 @@ def test_a_server_counts_alone_while_redis_does_not_answer() -> None:
         begun = time.monotonic()
         assert [ledger.charge("ann", limits, (1, 0, 0), opens=1).refused for _ in range(3)] == ["", "", "requests"]
         assert time.monotonic() - begun < 3
+
+
+def test_a_charge_of_what_has_no_limit_does_not_ask_redis() -> None:
+    # Nothing listens there, so each question would be a failure.
+    ledger, limits = _in_redis(_CLOSED, "refuse"), plan("tokens=1/s:100", "in_flight=1")
+    assert not ledger.charge("c", limits, (1, 0, 5000), opens=1).refused
+    assert ledger.charge("c", limits, (1, 0, 5000), opens=1).refused == "in_flight"
+    assert not ledger.charge("c", limits, (0, 0, 5000), opens=-1, force=True).refused
+    assert ledger.failures == 0
+    with pytest.raises(LimitStoreError):
+        ledger.charge("c", limits, (0, 1, 0))
+    assert ledger.failures == 1

@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from fletcher.serve.access.room import FEW
 from fletcher.serve.access.tokens.tokens import Tokens, is_signed
 from fletcher.serve.errors import ForbiddenError, UnauthorizedError
 from tests.doubles.issuer import Issuer, make_key, public_jwk
@@ -112,10 +113,25 @@ def test_a_changed_part_is_refused(tokens: Tokens, issuer: Issuer, place: int) -
         tokens.find(".".join(parts))
 
 
-@pytest.mark.parametrize("token", ["eyJ..", "eyJ.eyJ.x", "eyJhbGciOiJFUzI1NiJ9..", "eyJé.a.b", "eyJ\udc80.a.b"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "eyJ..",
+        "eyJ.eyJ.x",
+        "eyJhbGciOiJFUzI1NiJ9..",
+        "eyJé.a.b",
+        "eyJ\udc80.a.b",
+        base64.urlsafe_b64encode(b'{"alg":"ES256","x":' + b"[" * 5900).decode().rstrip("=") + ".e30.AAAA",
+    ],
+    ids=range(6),
+)
 def test_nonsense_is_refused(tokens: Tokens, token: str) -> None:
     with pytest.raises(UnauthorizedError):
         tokens.find(token)
+
+
+def test_a_token_may_be_valid_for_longer_than_a_float_can_say(tokens: Tokens, issuer: Issuer) -> None:
+    assert tokens.find(issuer.token(exp=10**400)).name == "token:alice"
 
 
 def test_a_key_of_another_curve_is_refused(tokens: Tokens, issuer: Issuer) -> None:
@@ -176,6 +192,15 @@ def test_a_verified_token_is_not_verified_again(
     monkeypatch.setattr(jwt, "decode", lambda *args, **kwargs: {"exp": 1})
     with pytest.raises(KeyError):
         tokens.find(token)
+
+
+def test_expired_tokens_are_forgotten(tokens: Tokens, issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [tokens.find(issuer.token(jti=str(number), exp=int(time.time()) + 5)) for number in range(FEW)]
+    assert len(tokens._verified) == len({key.sha256 for key in old}) == FEW
+    clock = time.time()
+    monkeypatch.setattr("time.time", lambda: clock + 60)
+    tokens.find(issuer.token(iat=None))
+    assert len(tokens._verified) == 1
 
 
 def test_messages_have_no_part_of_a_token(tokens: Tokens, issuer: Issuer) -> None:

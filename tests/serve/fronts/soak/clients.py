@@ -9,12 +9,14 @@ import json
 import random
 import selectors
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ import pyarrow.flight as fl
 
 from .reference import Ledger, Reference
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "Door"]
 
 SECONDS = 60.0
 
@@ -47,6 +49,26 @@ time.sleep(60)
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """How clients get into a server with TLS and signed tokens.
+
+    Attributes:
+        ca: certificate of the CA in PEM.
+        token: returns a token for a name and a scope.
+        renewed: requests after which a client takes a new connection and a new token.
+    """
+
+    ca: str
+    token: Callable[[str, str], str]
+    renewed: int = 50
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """Context of a client of HTTP."""
+        return ssl.create_default_context(cadata=self.ca)
+
+
+@dataclass(frozen=True, slots=True)
 class Clients:
     """What all clients share.
 
@@ -56,6 +78,8 @@ class Clients:
         reference: texts and their vectors.
         ledger: receives the outcomes.
         stop: ends the clients.
+        door: TLS and tokens, or None for a server without them.
+        haste: divides the pauses between requests.
     """
 
     port: int
@@ -63,14 +87,20 @@ class Clients:
     reference: Reference
     ledger: Ledger
     stop: threading.Event
+    door: Door | None = None
+    haste: float = 1.0
 
     def lists(self, chance: random.Random, size: int) -> None:
-        """Send lists of texts over a connection that is kept."""
-        connection = self._connect()
-        while not self.stop.wait(chance.random() * 0.1):
+        """Send lists of texts over a connection that is kept, or renewed together with the token."""
+        connection, headers, sent = self.connect(), self.headers(), 0
+        while not self._pause(chance, 0.1):
+            if self.door is not None and sent >= self.door.renewed:
+                connection.close()
+                connection, headers, sent = self.connect(), self.headers(f"client-{chance.random()}"), 0
+            sent += 1
             numbers, began = self.reference.choose(chance, size), time.monotonic()
             try:
-                connection.request("POST", "/v1/embeddings", self._body(numbers))
+                connection.request("POST", "/v1/embeddings", self._body(numbers), headers)
                 answer = connection.getresponse()
                 data = answer.read()
             except (OSError, http.client.HTTPException) as error:
@@ -84,16 +114,16 @@ class Clients:
     def ndjson(self, chance: random.Random, *, slow: bool = False) -> None:
         """Send long lists whose answer is a stream; a slow client reads a few bytes a second for a while."""
         kind = "slow" if slow else "ndjson"
-        while not self.stop.wait(chance.random() * 0.5):
+        while not self._pause(chance, 0.5):
             numbers, began = self.reference.choose(chance, LINES), time.monotonic()
             body = self._body(numbers, "float" if slow else "base64")
-            connection = self._connect()
+            connection = self.connect()
             data, complete = b"", False
             try:
-                connection.sock = socket.create_connection(("127.0.0.1", self.port), SECONDS)
+                connection.connect()
                 if slow:
                     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                connection.request("POST", "/v1/embeddings", body, {"accept": "application/x-ndjson"})
+                connection.request("POST", "/v1/embeddings", body, self.headers() | {"accept": "application/x-ndjson"})
                 answer = connection.getresponse()
                 if slow:
                     data = self._trickle(answer, chance)
@@ -115,7 +145,7 @@ class Clients:
 
     def streams(self, chance: random.Random) -> None:
         """Send streams over Flight."""
-        while not self.stop.wait(chance.random() * 0.3):
+        while not self._pause(chance, 0.3):
             began, parts = time.monotonic(), [self.reference.choose(chance, BATCH) for _ in range(6)]
             try:
                 answers = self._exchange(parts)
@@ -197,10 +227,40 @@ class Clients:
                 self.ledger.fail(f"a request of a burst was not answered within {SECONDS} s")
                 connection.close()
 
-    # Answers ------------------------------------------------------------------------------------------------------------
+    def swap(self, path: Path) -> None:
+        """Exchange the model by another one. Nothing may fail."""
+        body = json.dumps({"path": str(path), "name": "tiny", "provider": "mlas"})
+        status, data = self.call("POST", "/admin/models", body, {"content-type": "application/json"})
+        if status not in (200, 201):
+            self.ledger.fail(f"an exchange: {status} {data[:300]!r}")
 
-    def _connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+    def call(
+        self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Send one request of an administrator, and return its status and body."""
+        connection = self.connect()
+        try:
+            connection.request(method, path, body, self.headers("operator", "admin") | (headers or {}))
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a connection that is not open yet."""
+        if self.door is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=SECONDS, context=self.door.trust)
+
+    def headers(self, name: str = "client", scope: str = "embed") -> dict[str, str]:
+        """Return the headers of a client."""
+        return {} if self.door is None else {"authorization": f"Bearer {self.door.token(name, scope)}"}
+
+    def _pause(self, chance: random.Random, longest: float) -> bool:
+        """Wait between two requests; return whether the client shall end."""
+        return self.stop.wait(chance.random() * longest / self.haste)
+
+    # Answers ------------------------------------------------------------------------------------------------------------
 
     def _body(self, numbers: Sequence[int], encoding: str = "base64") -> bytes:
         texts = [self.reference.texts[number] for number in numbers]
@@ -217,10 +277,11 @@ class Clients:
     def _exchange(self, parts: Sequence[Sequence[int]]) -> list[Any]:
         """Send a stream, and return the vectors of each batch."""
         answers = []
-        with fl.connect(self.flight) as client:
-            writer, reader = client.do_exchange(
-                fl.FlightDescriptor.for_path("embed"), fl.FlightCallOptions(timeout=SECONDS)
-            )
+        headers = [(name.encode(), value.encode()) for name, value in self.headers().items()]
+        options = fl.FlightCallOptions(timeout=SECONDS, headers=headers)
+        trust = {} if self.door is None else {"tls_root_certs": self.door.ca}
+        with fl.connect(self.flight, **trust) as client:
+            writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"), options)
             try:
                 writer.begin(pa.schema({"text": pa.string()}))
                 for numbers in parts:

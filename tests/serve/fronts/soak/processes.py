@@ -77,11 +77,16 @@ class Processes:
         """Return the processes that were ever seen and still run."""
         return [pid for pid, child in self._seen.items() if child.is_running()]
 
-    def held(self) -> Held:
-        """Return what the server holds now."""
+    def names(self) -> dict[str, int]:
+        """Return the numbers of the processes by role and place."""
         names = {"supervisor": self.supervisor.pid}
         for role in ("engine", "front"):
             names |= {f"{role} {place}": pid for place, pid in enumerate(self.children(role))}
+        return names
+
+    def held(self) -> Held:
+        """Return what the server holds now."""
+        names = self.names()
         folders = list(self._folder.glob("fletcher-*"))
         return Held(
             {name: len(list(Path(f"/proc/{pid}/fd").iterdir())) for name, pid in names.items()},

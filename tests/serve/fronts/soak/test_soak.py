@@ -113,14 +113,7 @@ class Disturber:
 
     def swap(self, chance: random.Random) -> None:
         """Exchange the model by a copy of it. Nothing may fail."""
-        body = json.dumps({"path": str(chance.choice(self._artifacts)), "name": "tiny", "provider": "mlas"})
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=READY_SECONDS)
-        connection.request("POST", "/admin/models", body, {"content-type": "application/json"})
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        if answer.status not in (200, 201):
-            self._clients.ledger.fail(f"an exchange: {answer.status} {data[:300]!r}")
+        self._clients.swap(chance.choice(self._artifacts))
 
     def reload(self, chance: random.Random) -> None:
         """Let the server read its files again. Nothing may fail."""
