@@ -21,6 +21,9 @@ __all__ = ["RemoteModel"]
 #: model.
 TEXTS = 256
 
+#: Header by which a balancer in front of several servers chooses those with the model.
+MODEL_HEADER = "X-Gateway-Model-Name"
+
 #: Statuses after which the same request may succeed.
 BUSY = (429, 503)
 
@@ -115,6 +118,9 @@ class RemoteModel:
         headers = {"Content-Type": "application/json"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
+        model = self.requested if body is None else body["model"]
+        if model and model.isascii() and model.isprintable():
+            headers[MODEL_HEADER] = model
         data = None if body is None else msgspec.json.encode(body)
         request = urllib.request.Request(f"{self.url}{path}", data, headers)
         end = time.monotonic() + self.timeout

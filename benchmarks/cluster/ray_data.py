@@ -166,8 +166,10 @@ def on_cluster(options: argparse.Namespace, folder: Path, group: int) -> dict[st
     command += ["--address", "local", "--provider", options.provider, "--cores", str(options.cores), "--engines", "1"]
     command += ["--part-rows", str(group), "--json"]
     started = time.time()
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    summary = json.loads(printed[printed.index("{") :])
+    job = subprocess.run(command, capture_output=True, text=True)
+    if job.returncode:
+        raise RuntimeError(f"the job failed: {job.stderr}")
+    summary = json.loads(job.stdout[job.stdout.index("{") :])
     files = sorted((folder / "output" / "_fletcher" / "parts").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     first, last = files[0].stat().st_mtime, files[-1].stat().st_mtime
     done = [json.loads(file.read_text()) for file in files[1:]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fletcher.runtime.artifact.memory_shape import MemoryShape
 
 from ..architecture import Architecture, Decoder, Window
-from ..targets.cpu.window_blocks import NEIGHBORS, is_blockwise
+from ..targets.cpu.window_blocks import NEIGHBORS, SIDE, is_blockwise
 from ..targets.shared.positions import biased_attentions
 
 __all__ = ["memory_shape"]
@@ -57,8 +57,9 @@ def memory_shape(architecture: Architecture, *, padded: bool, in_blocks: bool = 
             token = max(token, (KERNEL_STATES * size + 2) * hidden)
         squares = 1 if attention.disentangled is None else 1 + PLACED_SQUARES
         if in_blocks and is_blockwise(attention) and isinstance(attention.mask, Window):
-            # Scores of a token with the keys of three blocks, which are as long as one side of the window.
-            token = max(token, ATTENTION_STATES * width + attention.num_heads * NEIGHBORS * attention.mask.before)
+            # Scores of a token with the keys of all blocks around it.
+            keys = NEIGHBORS * -(-attention.mask.before // SIDE)
+            token = max(token, ATTENTION_STATES * width + attention.num_heads * keys)
         else:
             square = max(square, attention.num_heads * squares)
     for part in architecture.feed_forwards:

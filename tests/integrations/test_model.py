@@ -119,6 +119,19 @@ def test_a_busy_server_is_asked_again_after_its_retry_after() -> None:
     assert len(asked) == 3
 
 
+@pytest.mark.parametrize(("model", "header"), [("m", "m"), ("größe", None), ("a\nb", None)])
+def test_a_balancer_is_given_the_model_in_a_header(model: str, header: str | None) -> None:
+    seen: list[str | None] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        seen.append(handler.headers["X-Gateway-Model-Name"])
+        refuse(handler, 200, np.ones((1, 4), "<f4").tobytes())
+
+    with answering(answer) as url:
+        RemoteModel(url, model).embed(["a"], "document")
+    assert seen == [header]
+
+
 def test_errors_of_a_server_have_its_message_and_fletchers_types() -> None:
     cases: list[tuple[int, bytes, type[Exception], str]] = [
         (429, b'{"error": {"message": "full"}}', OverloadedError, "full"),

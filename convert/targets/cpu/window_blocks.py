@@ -1,8 +1,9 @@
 """Attention in a window on the target `cpu`, in blocks of tokens: its cost grows with the length of a text, not its square.
 
-A text is cut into blocks of as many tokens as the window has on one side. A block attends to itself and to the blocks
-beside it, so that three blocks of keys hold the window of each of its tokens. For texts that are shorter than a block, the
-block has the length of the longest one.
+A text is cut into blocks of half as many tokens as the window has on one side. A block attends to itself and to two blocks on
+each side, so that five blocks of keys hold the window of each of its tokens. Larger blocks compute more scores that are
+masked, smaller ones copy keys and values more often. For texts that are shorter than a block, the block has the length of
+the longest one.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from ...graph.builder import GraphBuilder
 from ..shared.positions import OUT_OF_SIGHT
 from .packed_layout import PackedLayout
 
-__all__ = ["Blocks", "emit_block_attention", "emit_blocks", "is_blockwise"]
+__all__ = ["NEIGHBORS", "SIDE", "Blocks", "emit_block_attention", "emit_blocks", "is_blockwise"]
 
-#: Blocks of keys for each block of queries.
-NEIGHBORS = 3
+#: Blocks on each side of a block that hold the window of its tokens, and all blocks of keys for a block of queries.
+SIDE = 2
+NEIGHBORS = 2 * SIDE + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class Blocks:
 
     Attributes:
         queries: packed row of each place of a block; padding repeats row 0, int64, (blocks, size).
-        keys: the same of the block and of those beside it, int64, (blocks, 3 · size).
+        keys: the same of the block and of those around it, int64, (blocks, 5 · size).
         packed: place of each packed row in the flattened blocks, int64, (tokens,).
-        mask: number added to the scores, 0 inside the window, (blocks, 1, size, 3 · size).
+        mask: number added to the scores, 0 inside the window, (blocks, 1, size, 5 · size).
     """
 
     queries: str
@@ -58,7 +60,7 @@ def _emit_blocks(graph: GraphBuilder, window: int, layout: PackedLayout, name: s
     zero, one, flat = graph.constant(0), graph.constant(1), graph.constant([-1])
     last = graph.constant([1])
     longest = graph.node("ReduceMax", [layout.lengths], f"{name}/longest", keepdims=0)
-    size = graph.node("Min", [longest, graph.constant(window)], f"{name}/size")
+    size = graph.node("Min", [longest, graph.constant(-(-window // SIDE))], f"{name}/size")
     # Blocks that exist, in the order of the texts: (blocks,).
     full = graph.node("Add", [layout.lengths, graph.node("Sub", [size, one], f"{name}/rest")], f"{name}/rounded_up")
     counts = graph.node("Div", [full, size], f"{name}/counts")
@@ -84,11 +86,12 @@ def _emit_blocks(graph: GraphBuilder, window: int, layout: PackedLayout, name: s
     queries = graph.node("Where", [is_token, rows, zero], f"{name}/queries")
     packed = graph.node("NonZero", [graph.node("Reshape", [is_token, flat], f"{name}/is_token_flat")], f"{name}/places")
 
-    # The keys begin one block earlier.
+    # The keys begin some blocks earlier.
     width = graph.node("Mul", [size, graph.constant(NEIGHBORS)], f"{name}/width")
     key_steps = graph.node("Range", [zero, width, one], f"{name}/key_steps")
-    shifted = graph.node("Sub", [key_steps, size], f"{name}/key_shifts")
-    key_position = graph.node("Add", [first, shifted], f"{name}/key_position")  # (blocks, 3 · size)
+    shift = graph.node("Mul", [size, graph.constant(SIDE)], f"{name}/shift")
+    shifted = graph.node("Sub", [key_steps, shift], f"{name}/key_shifts")
+    key_position = graph.node("Add", [first, shifted], f"{name}/key_position")  # (blocks, 5 · size)
     before = graph.node("Less", [key_position, zero], f"{name}/is_before")
     inside = graph.node("Less", [key_position, length], f"{name}/is_before_end")
     key_rows = graph.node("Add", [start, key_position], f"{name}/key_rows")
@@ -99,7 +102,7 @@ def _emit_blocks(graph: GraphBuilder, window: int, layout: PackedLayout, name: s
     distance = graph.node("Sub", [shifted, column(steps, "step")], f"{name}/distance")
     distance = graph.node("Abs", [distance], f"{name}/absolute_distance")
     beyond = graph.node("Greater", [distance, graph.constant(np.array(window, np.int64))], f"{name}/is_beyond")
-    beyond = graph.node("Where", [beyond, out, none], f"{name}/beyond")  # (size, 3 · size)
+    beyond = graph.node("Where", [beyond, out, none], f"{name}/beyond")  # (size, 5 · size)
     missing = graph.node("Where", [inside, none, out], f"{name}/after_end")
     missing = graph.node("Where", [before, out, missing], f"{name}/missing")
     missing = graph.node("Unsqueeze", [missing, graph.constant([1, 2])], f"{name}/missing_keys")

@@ -119,4 +119,5 @@ def conclude(gains: tuple[Gain, ...]) -> str:
         else:
             parts.append(f"nothing was gained beyond noise: {text} ({ends})")
     sentence = "; ".join(reversed(parts))
-    return sentence[:1].upper() + sentence[1:] + "."
+    # nDCG keeps its first letter.
+    return f"{sentence if sentence[1:2].isupper() else sentence[:1].upper() + sentence[1:]}."

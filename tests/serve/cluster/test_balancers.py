@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
+from fletcher.integrations.remote import RemoteModel
 from fletcher.serve.observe.record import RequestRecord
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
@@ -121,6 +122,15 @@ def test_requests_go_to_the_pool_of_the_model(deployment: Deployment) -> None:
 
     counts = deployment.counted(ask)
     assert counts["c"] == 1 and counts["a"] + counts["b"] == 3
+
+
+def test_the_client_of_the_frameworks_names_its_pool(deployment: Deployment) -> None:
+    def ask() -> None:
+        vectors = RemoteModel(deployment.balancer.http, "large").embed(["ab"], "raw")
+        assert vectors.tolist() == [expected("ab").tolist()]
+        assert RemoteModel(deployment.balancer.http, "small").dimension == DIMENSION
+
+    assert deployment.counted(ask)["c"] == 1
 
 
 @pytest.mark.parametrize(

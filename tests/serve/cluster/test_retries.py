@@ -20,6 +20,12 @@ COUNT = 16
 LONG = b"x" * 100_000
 
 
+class Quiet(ThreadingHTTPServer):
+    """Server that prints nothing when a balancer ends the connection of a look at `/ready`."""
+
+    def handle_error(self, request: object, client_address: object) -> None: ...
+
+
 @dataclass
 class Stand:
     """`Stand`: an instance that is ready and answers POST as its mode says: `200`, `503`, or `close` the connection.
@@ -57,7 +63,7 @@ class Stand:
 
             def log_message(self, *parts: object) -> None: ...
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = Quiet(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         return self

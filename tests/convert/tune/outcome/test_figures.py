@@ -93,7 +93,7 @@ def gain(before: float, after: float, low: float, high: float) -> Gain:
 @pytest.mark.parametrize(
     ("one", "sentence"),
     [
-        (gain(0.5, 0.6, 0.05, 0.15), "NDCG@10 in float32 went from 0.5000 to 0.6000 (difference +0.0500 to +0.1500)."),
+        (gain(0.5, 0.6, 0.05, 0.15), "nDCG@10 in float32 went from 0.5000 to 0.6000 (difference +0.0500 to +0.1500)."),
         (gain(0.5, 0.51, -0.05, 0.07), "Nothing was gained beyond noise: "),
         (gain(0.5, 0.4, -0.15, -0.05), "The training did harm: "),
     ],

@@ -43,6 +43,9 @@ FLAT_SECONDS, GROWTH = 1800.0, 0.02
 #: Seconds between two exchanges.
 EXCHANGE_SECONDS = 10.0
 
+#: Keys that the issuer publishes. A token must not be in use any more when its key is removed, also on a busy machine.
+KEYS = 12
+
 #: Message of a server that finds half of an exchange of its certificate.
 HALF_AN_EXCHANGE = "the certificate was not exchanged: the one before goes on"
 
@@ -81,9 +84,9 @@ class Exchanges:
         authority.server().write(folder)
 
     def issuer_keys(self, number: int, issuer: Issuer) -> None:
-        """Publish a key, which signs from the next exchange on, and remove the oldest of four."""
+        """Publish a key, which signs later, and remove the oldest of some."""
         issuer.add(f"key-{number}")
-        if len(issuer.keys) > 4:
+        if len(issuer.keys) > KEYS:
             del issuer.keys[next(iter(issuer.keys))]
 
     def files(self, number: int) -> None:
@@ -92,8 +95,8 @@ class Exchanges:
 
 
 def signing_key(issuer: Issuer) -> str:
-    """Return the key that signs: the last but one, because the server reads a new key some time after its publication."""
-    return list(issuer.keys)[-2:][0]
+    """Return the key that signs: the third newest, because the server reads a new key some time after its publication."""
+    return list(issuer.keys)[-3:][0]
 
 
 def limited(clients: Clients, chance: random.Random) -> None:

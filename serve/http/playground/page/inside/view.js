@@ -57,7 +57,7 @@ async function show() {
     const section = (/** @type {string} */ title, /** @type {any[]} */ ...content) => node("section", { class: "card" }, node("h3", {}, title), content);
     by("inside-result").replaceChildren(
       section("Model card", list(cardLines(model, described))),
-      section("Variants and measured accuracy", variantTable(described), node("p", { class: "hint" }, "The variant that runs is marked. Figures are of the comparison with the model's own code in float32.")),
+      section("Variants and measured accuracy", variantTable(described), node("p", { class: "hint" }, "The variant that runs is marked. Figures are those that the artifact has: of its verification against the model's own code, or of its quantization against float32.")),
       section("Canary and proof", canaryBox(model, space, signal)),
       section("Space", list([["identifier", node("code", {}, space.space)], ["artifact", node("code", {}, model.digest)], ...spaceLines(space.parts)])),
       codeView([{ path: `v1/models/${encodeURIComponent(model.id)}` }, { path: `v1/card?model=${encodeURIComponent(model.id)}` }, { path }]));

@@ -22,8 +22,8 @@ from fletcher.serve.longbow.wire.connection import Connection
 from fletcher.serve.longbow.wire.target import Target
 
 from ....doubles.longbow import LongbowDouble
-from ..command import Command, free_ports, run_command, started
 from ..conftest import TEXTS
+from .command import Command, free_ports, run_command, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

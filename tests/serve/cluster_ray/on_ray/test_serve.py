@@ -29,7 +29,7 @@ from sentence_transformers import SentenceTransformer
 from fletcher.convert.export.export import export
 from fletcher.serve.access.keys_file import add_key
 
-from ...clients.reference import save_prompted
+from ....clients.reference import save_prompted
 from .command import Command, free_ports, run_command, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
