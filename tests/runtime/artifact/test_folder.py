@@ -290,7 +290,7 @@ def test_the_old_artifact_is_restored_if_the_new_one_cannot_be_renamed(
 ) -> None:
     path = tmp_path / "artifact"
     write(path, "first")
-    monkeypatch.setattr("fletcher.runtime.artifact.writing.exchange", lambda path, new: False)  # as on other systems
+    monkeypatch.setattr("fletcher.runtime.artifact.durable.exchange", lambda path, new: False)  # as on other systems
     real = Path.rename
 
     def rename(self: Path, target: Path) -> Path:
