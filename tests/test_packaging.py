@@ -96,6 +96,7 @@ def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
         "duckdb",
         "arrow",
         "quality",
+        "cluster",
         "train",
         "mteb",
         "dev",

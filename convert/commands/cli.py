@@ -142,8 +142,7 @@ def export_model(
     task: Annotated[
         str | None,
         typer.Option(
-            help="Task whose adapter is merged, for a checkpoint with adapters for several (jina-embeddings-v3). "
-            "Default: none.",
+            help="Task whose adapter is merged, for a checkpoint with adapters for several tasks. Default: none.",
         ),
     ] = None,
     tokenizer_like: Annotated[

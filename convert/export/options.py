@@ -37,7 +37,7 @@ class ExportOptions:
             differs is not written.
         dimensions: shorter lengths that the vectors were trained for (Matryoshka), which requests may then ask for. Default:
             those that the checkpoint lists.
-        task: task whose adapter is merged, for a checkpoint with adapters for several (jina-embeddings-v3).
+        task: task whose adapter is merged, for a checkpoint with adapters for several tasks.
         ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
 
     Raises:

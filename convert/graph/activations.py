@@ -11,7 +11,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from .builder import GraphBuilder
 
-__all__ = ["AUTHORED", "check_activation", "emit_activation"]
+__all__ = ["AUTHORED", "TANH_GELUS", "check_activation", "emit_activation"]
 
 AUTHORED = frozenset(
     {
@@ -32,6 +32,9 @@ AUTHORED = frozenset(
         "tanh",
     }
 )
+
+#: Names of 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the last has its constant rounded to 0.7978845608.
+TANH_GELUS = frozenset({"gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast"})
 
 _OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
@@ -66,8 +69,7 @@ def emit_activation(graph: GraphBuilder, activation: str, value: str, name: str)
         return value
     if activation in ("gelu", "gelu_python"):
         return graph.node("Gelu", [value], name)
-    # 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): five names, the last with its constant rounded to 0.7978845608.
-    if activation in ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast"):
+    if activation in TANH_GELUS:
         return graph.node("Gelu", [value], name, approximate="tanh")
     if activation in ("silu", "swish", "quick_gelu"):
         scale = 1.702 if activation == "quick_gelu" else 1.0

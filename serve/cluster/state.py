@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError, ServiceError
 
 from ..access.addresses import HostPort, parse
@@ -218,14 +219,14 @@ class _Reader:
 
     def _models(self, body: bytes) -> list[_Model]:
         try:
-            return msgspec.json.decode(body, type=_Models).data
+            return decode_json(body, _Models).data
         except msgspec.DecodeError as error:
             self.unread.append(f"{MODELS}: {error}")
             return []
 
     def _one(self, body: bytes) -> Iterator[_Model]:
         try:
-            yield msgspec.json.decode(body, type=_Model)
+            yield decode_json(body, _Model)
         except msgspec.DecodeError as error:
             self.unread.append(f"{MODELS}: {error}")
 
@@ -253,7 +254,7 @@ class _NotReady(msgspec.Struct, frozen=True):
 
 def _reason(body: bytes, status: int) -> str:
     try:
-        return msgspec.json.decode(body, type=_NotReady).reason or f"/ready answered {status}"
+        return decode_json(body, _NotReady).reason or f"/ready answered {status}"
     except msgspec.DecodeError:
         return f"/ready answered {status}"
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import InputError
 
@@ -141,7 +142,7 @@ def _inspect(cluster: Cluster, file: RayFile, *, running: bool) -> dict[str, Nod
         ports += [one.flight_port for one in file.deployments if one.flight_port]
     questions = Questions(tuple(artifacts), tuple(files), tuple(ports), options.host, folder_of(options))
     answers = cluster.on_each_node(inspect_node, msgspec.json.encode(questions))
-    reports = {node: msgspec.json.decode(answer, type=NodeReport) for node, answer in answers.items()}
+    reports = {node: decode_json(answer, NodeReport) for node, answer in answers.items()}
     refuse_differences(list(reports.values()))
     return reports
 

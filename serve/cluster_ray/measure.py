@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime import Encoder, LoadOptions
 from fletcher.runtime.errors import FletcherError
 from fletcher.runtime.inputs import Pairs, Texts
@@ -52,12 +53,12 @@ def measure_models(specs: bytes, options: bytes | None = None) -> bytes:
         specs: list of `ModelSpec` as JSON, at least one.
         options: `EmbedOptions` as JSON, which the models must have. Default: none are checked.
     """
-    embed = None if options is None else msgspec.json.decode(options, type=EmbedOptions)
+    embed = None if options is None else decode_json(options, EmbedOptions)
     gpu = bool(this_gpus().gpus)
     before = memory_info(0)[0] if gpu else 0
     encoders: list[Encoder] = []
     try:
-        for spec in msgspec.json.decode(specs, type=list[ModelSpec]):
+        for spec in decode_json(specs, list[ModelSpec]):
             try:
                 encoder = Encoder.load(spec.path, LoadOptions.of(spec))
                 encoders.append(encoder)

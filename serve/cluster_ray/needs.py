@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.sizes import parse_size
 
@@ -48,7 +49,7 @@ def measure(cluster: Cluster, deployment: Deployment) -> Measured:
     remote = cluster.ray.remote(num_cpus=0, num_gpus=gpus, max_calls=1, max_retries=1)(measure_models)
     task = remote.remote(msgspec.json.encode(deployment.models))
     seconds = deployment.server.load_seconds
-    measured = msgspec.json.decode(cluster.result(task, f"the trial of {deployment.name!r}", seconds), type=Measured)
+    measured = decode_json(cluster.result(task, f"the trial of {deployment.name!r}", seconds), Measured)
     if measured.problem:
         raise InputError(f"deployment {deployment.name!r}: {measured.problem}")
     return measured

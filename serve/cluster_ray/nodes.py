@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from fletcher import __version__
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.machine.gpus import memory_info, this_gpus
 from fletcher.runtime.remote.locate import locate
@@ -67,7 +68,7 @@ def inspect_node(questions: bytes) -> bytes:
     Args:
         questions: `Questions` as JSON.
     """
-    asked = msgspec.json.decode(questions, type=Questions)
+    asked = decode_json(questions, Questions)
     digests: dict[str, str] = {}
     problems: list[str] = []
     for path, digest in dict(asked.artifacts).items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import ServiceError
 
 from ..access.addresses import HostPort, is_loopback
@@ -44,7 +45,7 @@ class Replica:
             load: opens a model.
         """
         few_arenas()
-        self._deployment = msgspec.json.decode(deployment, type=Deployment)
+        self._deployment = decode_json(deployment, Deployment)
         self._host = host
         self._node = node
         options = self._deployment.server

@@ -30,7 +30,7 @@ from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
 from .experts import emit_all_experts
 from .modules import emit_decoder, emit_layer_average, emit_modules, emit_token_output
 
-__all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
+__all__ = ["PARTS", "Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _emit_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
 
 
 #: Part of the names of a block's nodes, by the kind of its body.
-_PARTS = {
+PARTS = {
     Attention: "attention",
     FeedForward: "feed_forward",
     Experts: "feed_forward",
@@ -155,7 +155,7 @@ _PARTS = {
 
 def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, embedded: str, parts: Parts) -> str:
     for block in layer.blocks:
-        hidden = _emit_block(graph, block, (hidden, embedded), parts, f"{layer.name}/{_PARTS[type(block.core)]}")
+        hidden = _emit_block(graph, block, (hidden, embedded), parts, f"{layer.name}/{PARTS[type(block.core)]}")
     if layer.scale is not None:
         hidden = graph.node("Mul", [hidden, graph.weight(layer.scale)], f"{layer.name}/scaled")
     return hidden

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.artifact.durable import new_file
 from fletcher.runtime.errors import InputError
@@ -151,7 +152,7 @@ def _finished(task: TrainingTask, folder: Path) -> Trained | None:
     file = folder / RESULT
     if not file.is_file():
         return None
-    trained = msgspec.json.decode(file.read_bytes(), type=Trained)
+    trained = decode_json(file.read_bytes(), Trained)
     load_weights(task.model, folder / f"checkpoint-{trained.best_step}")
     task.model.eval()
     return trained

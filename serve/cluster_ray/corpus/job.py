@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.model_zoo.progress import Counter as Progress
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import InputError, ServiceError
@@ -134,7 +135,7 @@ def _inspect(cluster: Cluster, job: CorpusJob) -> list[NodeReport]:
     """
     asked = Questions(((job.artifact, job.load.digest),))
     answers = cluster.on_each_node(inspect_node, msgspec.json.encode(asked))
-    reports = [msgspec.json.decode(answer, type=NodeReport) for answer in answers.values()]
+    reports = [decode_json(answer, NodeReport) for answer in answers.values()]
     refuse_differences(reports)
     return reports
 
@@ -151,7 +152,7 @@ def _trial(cluster: Cluster, job: CorpusJob, load: LoadOptions) -> Measured:
     gpus = _gpus(cluster, job.corpus)
     remote = cluster.ray.remote(num_cpus=0, num_gpus=gpus, max_calls=1, max_retries=1)(measure_models)
     task = remote.remote(msgspec.json.encode([spec]), msgspec.json.encode(job.options))
-    measured = msgspec.json.decode(cluster.result(task, "the trial of the model", PLAN_SECONDS), type=Measured)
+    measured = decode_json(cluster.result(task, "the trial of the model", PLAN_SECONDS), Measured)
     if measured.problem:
         raise InputError(measured.problem)
     return measured
@@ -201,7 +202,7 @@ def plan(cluster: Cluster, files: Sequence[str], job: CorpusJob) -> list[Part]:
     parts: list[Part] = []
     first_row = 0
     for path, task in zip(files, tasks, strict=True):
-        planned = msgspec.json.decode(cluster.result(task, f"the plan of {path}", PLAN_SECONDS), type=Planned)
+        planned = decode_json(cluster.result(task, f"the plan of {path}", PLAN_SECONDS), Planned)
         if planned.problem:
             raise InputError(planned.problem)
         for rows, groups in planned.parts:
@@ -305,7 +306,7 @@ def _results(
     )
     for batch in finished.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for text in batch.column("done").to_pylist():
-            yield msgspec.json.decode(text, type=Done)
+            yield decode_json(text, Done)
 
 
 def _close(job: CorpusJob, journal: PartJournal, rows: int) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 
 from ...files.inputs import filesystem, is_url
@@ -98,7 +99,7 @@ class PartJournal:
                 stored: dict[str, str] = {**facts, "identity": secrets.token_hex(6), "baseline": str(baseline)}
                 self._write(f"{self._root}/{JOB}", msgspec.json.format(msgspec.json.encode(stored)))
             else:
-                stored = msgspec.json.decode(known, type=dict[str, str])
+                stored = decode_json(known, dict[str, str])
                 self._check(stored, facts)
             self.identity = stored["identity"]
             self.baseline = None if stored["baseline"] == "None" else int(stored["baseline"])
@@ -117,7 +118,7 @@ class PartJournal:
             if entry.path.endswith(".json"):
                 content = self._read(entry.path)
                 if content is not None:
-                    yield msgspec.json.decode(content, type=Done)
+                    yield decode_json(content, Done)
 
     def finish(self, done: Done) -> None:
         """Store that a part is finished.

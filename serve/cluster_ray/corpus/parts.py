@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import FletcherError, InputError
 
 from ...files.inputs import filesystem, is_url, open_input
@@ -108,7 +109,7 @@ def plan_file(question: bytes) -> bytes:
     Args:
         question: `FileQuestion` as JSON.
     """
-    asked = msgspec.json.decode(question, type=FileQuestion)
+    asked = decode_json(question, FileQuestion)
     try:
         return msgspec.json.encode(Planned(tuple(_plan(asked))))
     except (FletcherError, OSError) as error:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 import pyarrow as pa
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.options.embed import EmbedOptions
@@ -82,14 +83,14 @@ class PartEmbedder:
         Raises:
             FletcherError: the model cannot be loaded.
         """
-        self._job = msgspec.json.decode(job, type=WorkerJob)
+        self._job = decode_json(job, WorkerJob)
         self._attempts = attempts
         self._encoder = Encoder.load(self._job.artifact, self._job.load)
         atexit.register(self._encoder.close)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Embed parts. An error is part of the answer, because exceptions of Ray's tasks lose their type."""
-        parts = [msgspec.json.decode(text, type=Part) for text in table.column("part").to_pylist()]
+        parts = [decode_json(text, Part) for text in table.column("part").to_pylist()]
         answers = [msgspec.json.encode(self._embed(part)).decode() for part in parts]
         return pa.table({"done": pa.array(answers, pa.string())})
 

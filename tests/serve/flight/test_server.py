@@ -336,7 +336,7 @@ def test_a_failure_during_a_stream_is_sent_to_the_client(client: Any) -> None:
     writer.write_batch(texts_batch([POISON]))
     notice = reader.read_chunk()
     assert notice.data is None
-    assert json.loads(notice.app_metadata.to_pybytes())["error"]["type"] == "ProviderError"
+    assert json.loads(notice.app_metadata.to_pybytes())["error"]["type"] == "NotFiniteError"
     with pytest.raises(fl.FlightInternalError):
         writer.close()
 

@@ -161,7 +161,10 @@ def test_an_answer_before_the_body_has_arrived(url: str, client: httpx.Client) -
 
 
 def test_the_disconnection_of_a_client_reaches_the_engine(url: str, mirror: Mirror) -> None:
-    for request in (b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n", b"POST /wait HTTP/1.1\r\ncontent-length: 9\r\n\r\nabc"):
+    for request in (
+        b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"POST /wait HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc",
+    ):
         before = mirror.left
         with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as raw:
             raw.sendall(request)

@@ -204,11 +204,11 @@ def test_an_error_in_the_middle_of_a_stream_of_lines(server: Server, records: Re
     assert response.status_code == 200
     assert "error" in json.loads(response.content.splitlines()[-1])
     record = only(records)
-    assert (record.status, record.error, record.texts, record.tokens) == (200, "ProviderError", 64, 640)
+    assert (record.status, record.error, record.texts, record.tokens) == (200, "NotFiniteError", 64, 640)
     assert record.bytes_out == len(response.content)
     counts = samples(server)
     assert counts["fletcher_requests_total", "200"] == 1
-    assert ("fletcher_errors_total", "ProviderError") not in counts
+    assert ("fletcher_errors_total", "NotFiniteError") not in counts
 
 
 def test_other_apis_have_the_same_records(server: Server, records: Records) -> None:
