@@ -25,9 +25,9 @@ help: ## Show the targets.
 demo: $(VENV)/.runtime ## Convert all-MiniLM-L6-v2, check it, serve it, ask it over HTTP and Flight, stop it.
 	$(BIN)/python demo/demo.py
 
-# A worker imports torch, which takes about 1 GB. A file's tests run in one worker and share its fixtures. One worker more than
+# A worker imports torch, which takes about 1 GB. A file's tests run in one worker and share its fixtures. Two workers more than
 # there are cores: many tests wait for processes and clocks.
-WORKERS := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 --dist loadfile
+WORKERS := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --maxprocesses 4 --dist loadfile
 
 test: $(VENV)/.development ## Run the tests.
 	$(BIN)/pytest $(WORKERS)

