@@ -20,6 +20,9 @@ __all__ = ["CatalogModel", "find_model", "list_models", "read_catalog"]
 
 CATALOG = "catalog.toml"
 
+#: Fields of a model that its card has, or its row where it has no card.
+_SETTINGS = ("name", "output", "family", "dimension", "max_tokens", "license", "revision", "aliases")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogModel:
@@ -129,42 +132,21 @@ def _models(rows: tuple[_Row, ...], cards: Mapping[str, ModelCard]) -> Iterator[
     for row in rows:
         own = (row.source, row.revision, row.family, row.dimension, row.max_tokens, row.license)
         card = cards.get(row.name)
-        if card is not None:
-            if any(own) or row.aliases:
-                raise CardError(
-                    f"{CATALOG}: {row.name} has a card, which has its settings: leave name, parameters and languages"
-                )
-            yield CatalogModel(
-                name=card.name,
-                output=card.output,
-                family=card.family,
-                dimension=card.dimension,
-                max_tokens=card.max_tokens,
-                license=card.license,
-                sources=card.sources,
-                revision=card.revision,
-                parameters=row.parameters,
-                languages=row.languages,
-                aliases=card.aliases,
-                card=card,
+        if card is not None and (any(own) or row.aliases):
+            raise CardError(
+                f"{CATALOG}: {row.name} has a card, which has its settings: leave name, parameters and languages"
             )
-            continue
-        if not (row.source and row.revision and row.family and row.dimension and row.max_tokens and row.license):
+        if card is None and not all(own):
             raise CardError(
                 f"{CATALOG}: {row.name} has no card, and needs source, revision, family, dimension, max_tokens and license"
             )
+        settings = {name: getattr(row if card is None else card, name) for name in _SETTINGS}
         yield CatalogModel(
-            name=row.name,
-            output=row.output,
-            family=row.family,
-            dimension=row.dimension,
-            max_tokens=row.max_tokens,
-            license=row.license,
-            sources=(f"hf:{row.source}",),
-            revision=row.revision,
+            **settings,
+            sources=(f"hf:{row.source}",) if card is None else card.sources,
             parameters=row.parameters,
             languages=row.languages,
-            aliases=row.aliases,
+            card=card,
         )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import random
 import sysconfig
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
-__all__ = ["CORPORA", "Corpus", "corpus"]
+__all__ = ["CORPORA", "Corpus", "corpus", "docstrings"]
 
 Corpus = Literal["docstrings", "sentences"]
 CORPORA: tuple[Corpus, ...] = get_args(Corpus)
@@ -38,11 +39,10 @@ def corpus(name: Corpus, count: int, seed: int = 0) -> list[str]:
     return chosen
 
 
-@cache
-def _docstrings() -> tuple[str, ...]:
-    """Return every different docstring of the library's modules, classes and functions, without importing them."""
-    docstrings: dict[str, None] = {}
-    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Yield file and docstring of the library's modules, classes and functions, without importing them."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
         if {"site-packages", "test", "tests"} & set(path.parts):
             continue
         try:
@@ -50,7 +50,13 @@ def _docstrings() -> tuple[str, ...]:
         except SyntaxError:  # lib2to3 contains files in Python 2
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                docstrings[ast.get_docstring(node) or ""] = None
-    docstrings.pop("", None)
-    return tuple(docstrings)
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if text := ast.get_docstring(node):
+                yield str(path.relative_to(root)), text
+
+
+@cache
+def _docstrings() -> tuple[str, ...]:
+    """Return every different docstring of the library."""
+    return tuple(dict.fromkeys(text for _, text in docstrings()))

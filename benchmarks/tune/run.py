@@ -12,12 +12,10 @@ The pairs of `--pairs` are measured before and after. Texts are docstrings of Py
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import random
-import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fletcher.convert.reports.tune.page import write_tune_report
@@ -39,7 +37,7 @@ from fletcher.convert.tune.teaching import tune_aware, tune_distil
 from fletcher.quantize.measure.pairs import read_pairs
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
-from fletcher.runtime.corpora import corpus
+from fletcher.runtime.corpora import corpus, docstrings
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -69,23 +67,6 @@ def paragraphs(count: int) -> list[str]:
     texts = list(found)
     random.Random(0).shuffle(texts)
     return texts[:count]
-
-
-def docstrings() -> Iterator[tuple[str, str]]:
-    """Yield file and docstring of the modules, classes and functions of the standard library."""
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        if {"test", "tests", "site-packages"} & set(path.parts):
-            continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except SyntaxError:  # lib2to3 contains files in Python 2
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                text = ast.get_docstring(node)
-                if text:
-                    yield str(path.relative_to(root)), text
 
 
 def documentation(count: int) -> list[dict[str, str]]:
