@@ -26,7 +26,7 @@ class PassedConnections:
         app: AsgiApp,
         *,
         drain_seconds: float,
-        on_closed: Callable[[int], None] | None = None,
+        on_counts: Callable[[int, int], None] | None = None,
         on_end: Callable[[], None] | None = None,
         limits: ConnectionLimits | None = None,
         certificates: Certificates | None = None,
@@ -36,8 +36,8 @@ class PassedConnections:
         Args:
             app: the application.
             drain_seconds: seconds that open requests may take after `stop`.
-            on_closed: called on the event loop, at most ten times a second, with the number of connections that have ended
-                since the start, when it has grown.
+            on_counts: called on the event loop with the numbers of connections since the start that the loop has taken, and
+                that have ended: in each turn that has taken some, and, at most ten times a second, when some have ended.
             on_end: called on the event loop when everything is answered, for example `Forward.close`.
             limits, certificates: limits and certificate of the connections, as of `UvicornThread`.
         """
@@ -45,14 +45,15 @@ class PassedConnections:
             app,
             [],
             drain_seconds=drain_seconds,
-            on_tick=self._report,
+            on_tick=self._report_closed,
             on_end=on_end,
             limits=limits,
             certificates=certificates,
         )
-        self._on_closed = on_closed
+        self._on_counts = on_counts
         self._lock = threading.Lock()
-        self._added = self._reported = 0
+        self._added = self._begun = self._closed = 0
+        self._reporting = False
         self._connecting: set[asyncio.Task[None]] = set()
         self._waiting = 0
 
@@ -109,6 +110,10 @@ class PassedConnections:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, connection: socket.socket) -> None:
+        self._begun += 1
+        if not self._reporting:  # once for all that this turn of the loop takes
+            self._reporting = True
+            self.loop.call_soon(self._report)
         try:
             # As for connections that uvloop accepts itself: a small answer does not wait for an acknowledgement.
             if connection.family != socket.AF_UNIX:
@@ -125,10 +130,18 @@ class PassedConnections:
             with self._lock:
                 self._waiting -= 1
 
+    def _report_closed(self) -> None:
+        """Report the numbers of connections if some have ended."""
+        if self._count_closed() > self._closed:
+            self._report()
+
     def _report(self) -> None:
-        """Report the number of connections that have ended."""
+        """Report the numbers of connections."""
+        self._reporting = False
+        self._closed = self._count_closed()
+        if self._on_counts is not None:
+            self._on_counts(self._begun, self._closed)
+
+    def _count_closed(self) -> int:
         with self._lock:
-            closed = self._added - self.open
-        if self._on_closed is not None and closed > self._reported:
-            self._reported = closed
-            self._on_closed(closed)
+            return self._added - self.open

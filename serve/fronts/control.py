@@ -6,7 +6,7 @@ Each child has one end of a pair of Unix stream sockets. A message is one line o
 A child uses `Control`, which `child.py` makes. A front, for example:
 
     connections = PassedConnections(
-        app, drain_seconds=..., on_closed=lambda closed: control.send(Connections(closed)), on_end=forward.close
+        app, drain_seconds=..., on_counts=lambda begun, closed: control.send(Connections(begun, closed))
     )
     connections.start()
     control.answer_pings_on(connections.loop)

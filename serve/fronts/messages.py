@@ -96,8 +96,14 @@ class Received(msgspec.Struct, frozen=True, tag="received", tag_field="type"):
 
 
 class Connections(msgspec.Struct, frozen=True, tag="connections", tag_field="type"):
-    """From a front: number of received connections that have ended since its start."""
+    """From a front: its connections since its start.
 
+    Attributes:
+        begun: number of those that its event loop has taken.
+        closed: number of those that have ended.
+    """
+
+    begun: int
     closed: int
 
 

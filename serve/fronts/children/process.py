@@ -30,8 +30,9 @@ CHILD_COMMAND: Final = (sys.executable, "-m", "fletcher.serve.fronts.child")
 #: Signals that a terminal or systemd sends to every process of a group. The supervisor decides what its children do.
 BLOCKED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: Connections that are on the way to a front: more would mean that it does not read them.
-MAX_ON_THE_WAY: Final = 64
+#: Connections that were handed to a front and that its event loop has not taken. The others wait in the listening socket:
+#: else a client that connects faster than the front answers makes a queue in it, and requests on open connections wait, too.
+MAX_ON_THE_WAY: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class ChildProcess:
         self.failed: Failed | None = None
         self.stopped: Stopped | None = None
         self._on_the_way: deque[socket.socket] = deque()
-        self._handed = self._received = self._closed = 0
+        self._handed = self._received = self._begun = self._closed = 0
         self._pinged: float | None = None
         self._answered = 0.0
 
@@ -134,7 +135,8 @@ class ChildProcess:
     @property
     def takes(self) -> bool:
         """True if a connection can be handed over now."""
-        return self.ready and not self.full and not self.channel.ended and len(self._on_the_way) < MAX_ON_THE_WAY
+        waiting = self._handed - self._begun
+        return self.ready and not self.full and not self.channel.ended and waiting < MAX_ON_THE_WAY
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Pass a connection. A copy stays here until the front has received it.
@@ -171,7 +173,7 @@ class ChildProcess:
                             self._on_the_way.popleft().close()
                             self._received += 1
                     case Connections():
-                        self._closed = message.closed
+                        self._begun, self._closed = message.begun, message.closed
                     case Pong():
                         self._pinged, self._answered, self.late = None, now, False
                     case _:

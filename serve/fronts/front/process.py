@@ -74,7 +74,7 @@ class _Front:
         self.connections = PassedConnections(
             surroundings.edge.around(FrontApp(app, forward)),
             drain_seconds=options.drain_seconds,
-            on_closed=lambda closed: control.send(Connections(closed)),
+            on_counts=lambda begun, closed: control.send(Connections(begun, closed)),
             on_end=forward.close,
             limits=surroundings.connection_limits(),
             certificates=surroundings.certificates,

@@ -92,7 +92,7 @@ def _front(name: str, config: ProcessConfig, control: Control, note: Any) -> Non
     connections = PassedConnections(
         app,
         drain_seconds=config.options.drain_seconds,
-        on_closed=lambda closed: control.send(Connections(closed)),
+        on_counts=lambda begun, closed: control.send(Connections(begun, closed)),
     )
     connections.start()
     control.answer_pings_on(connections.loop)

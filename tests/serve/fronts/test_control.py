@@ -76,8 +76,8 @@ def test_messages_arrive_in_their_order(pair: Pair) -> None:
     pair.control.end_commands()  # from another thread, while the commands are awaited
     assert list(commands) == []
     pair.control.send(Ready())
-    pair.control.send(Connections(7))
-    assert pair.messages(2) == [Ready(), Connections(7)]
+    pair.control.send(Connections(9, 7))
+    assert pair.messages(2) == [Ready(), Connections(9, 7)]
 
 
 def test_connections_arrive_with_their_messages(pair: Pair) -> None:
