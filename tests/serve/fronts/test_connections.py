@@ -44,8 +44,8 @@ def passing(
 
 
 def test_passed_connections_are_answered_and_counted() -> None:
-    closed: list[int] = []
-    connections = PassedConnections(Mirror(), drain_seconds=5, on_closed=closed.append)
+    counts: list[tuple[int, int]] = []
+    connections = PassedConnections(Mirror(), drain_seconds=5, on_counts=lambda *count: counts.append(count))
     with passing(connections) as (host, port):
         with httpx.Client(base_url=f"http://{host}:{port}") as client:
             for _ in range(5):
@@ -54,11 +54,13 @@ def test_passed_connections_are_answered_and_counted() -> None:
                 assert seen.json()["client"][0] == "127.0.0.1"
                 assert "date" in seen.headers
             assert connections.open == 1
+            wait_for(lambda: counts)
+            assert counts[-1] == (1, 0)
         for _ in range(3):
             assert httpx.get(f"http://{host}:{port}/echo").status_code == 200
         wait_for(lambda: connections.open == 0)
-        wait_for(lambda: closed and closed[-1] == 4)
-        assert closed == sorted(set(closed))
+        wait_for(lambda: counts and counts[-1] == (4, 4))
+        assert counts == sorted(counts)
 
 
 def test_small_answers_do_not_wait() -> None:

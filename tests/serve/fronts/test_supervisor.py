@@ -230,6 +230,25 @@ def test_a_front_that_does_not_read_gets_few_connections(stage: Stage) -> None:
         wait_for(lambda: answered() == 300)
 
 
+def test_a_front_whose_event_loop_is_busy_gets_few_connections(stage: Stage) -> None:
+    """Its other threads run, so that they receive connections; what the loop does not take would be a queue in it."""
+    with stage.supervising(timing=Timing(late=60, hang=60)) as supervisor, ExitStack() as stack:
+        busy = stack.enter_context(socket.create_connection(address(supervisor)))
+        busy.sendall(b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n")
+        time.sleep(0.2)
+        clients = [stack.enter_context(socket.create_connection(address(supervisor))) for _ in range(200)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+
+        def answered() -> int:
+            return len(select.select(clients, [], [], 0)[0])
+
+        wait_for(lambda: answered() >= 200 - MAX_ON_THE_WAY)
+        time.sleep(0.2)
+        assert answered() == 200 - MAX_ON_THE_WAY
+        os.kill(supervisor.pids[1][0], signal.SIGKILL)
+
+
 def test_a_front_that_answers_late_gets_no_connections_until_it_answers(stage: Stage) -> None:
     with stage.supervising(timing=Timing(ping=0.1, late=0.3, hang=60)) as supervisor:
         victim = Connection(supervisor)
