@@ -129,13 +129,13 @@ def _http(client: httpx.Client, path: str, method: str, body: bytes, more: Mappi
     shown = {name: value for name, value in answer.headers.items() if name not in VOLATILE}
     if "ratelimit" in shown:  # without the seconds until all is back
         shown["ratelimit"] = ", ".join(part.partition(";t=")[0] for part in shown["ratelimit"].split(", "))
-    content = b"" if path in WHOLE_SERVER else _without_times(answer.content)
+    content = b"" if path in WHOLE_SERVER else _without_times(answer.content, answer.headers["x-request-id"])
     shown.pop("content-length", None)  # of a body with a time in it
     return Answer(str(answer.status_code), shown, content)
 
 
-def _without_times(content: bytes) -> bytes:
-    """Return a body without the ids and times that differ from one request to the next."""
+def _without_times(content: bytes, request_id: str) -> bytes:
+    """Return a body without the id and the times of its request."""
     if content.startswith(b"\xff\xff\xff\xff"):  # a stream of Arrow, whose schema has the time
         return _bytes_of(pa.ipc.open_stream(content).read_all())
     try:
@@ -143,9 +143,10 @@ def _without_times(content: bytes) -> bytes:
     except ValueError:
         return content
     if isinstance(value, dict):
-        for name in ("id", "created", "total_duration", "load_duration", "uptime_seconds"):
-            if not isinstance(value.get("data"), list) or name != "id":
-                value.pop(name, None)
+        for name in ("created", "total_duration", "load_duration", "uptime_seconds"):
+            value.pop(name, None)
+        if value.get("id") == request_id:
+            del value["id"]
         if isinstance(value.get("error"), dict):
             value["error"].pop("request_id", None)
     return json.dumps(value).encode()

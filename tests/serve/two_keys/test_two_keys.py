@@ -99,7 +99,11 @@ def judge(folder: Path, models: Sequence[ModelSpec] = ()) -> dict[str, Answer]:
         for kind, wanted in seen["alone"].items():
             assert seen[phase][kind] == wanted, f"{kind} while ann {phase}"
     lines = [json.loads(line) for file in files_of(folder / "audit.jsonl") for line in file.read_bytes().splitlines()]
-    records = {phase: [_fields(line) for line in lines if line.get("client") == f"bob {phase}"] for phase in PHASES}
+    # Lines of the front processes and of the engine process come in the order in which these send them.
+    records = {
+        phase: sorted((_fields(line) for line in lines if line.get("client") == f"bob {phase}"), key=json.dumps)
+        for phase in PHASES
+    }
     for phase in PHASES[1:]:
         assert records[phase] == records["alone"], f"the records while ann {phase}"
     assert len(records["alone"]) > len(seen["alone"]) / 2
