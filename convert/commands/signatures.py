@@ -34,8 +34,18 @@ def sign_model(
         str | None, typer.Option(envvar="FLETCHER_KEY_PASSWORD", help="Password of the key.", show_default=False)
     ] = None,
     sigstore: Annotated[
-        bool, typer.Option("--sigstore", help="Sign with an identity of Sigstore, which needs a network.")
+        bool,
+        typer.Option(
+            "--sigstore",
+            help="Sign with an identity of Sigstore: that of a CI job, or of a person in a browser. It needs a network.",
+        ),
     ] = False,
+    trust_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Trust configuration of a Sigstore service, JSON. Default: the public service."
+        ),
+    ] = None,
 ) -> None:
     """Sign an artifact in OpenSSF's model-signing format. The signature is DIR/model.sig.
 
@@ -47,9 +57,11 @@ def sign_model(
         raise InputError("name a private key with --key FILE, or sign with --sigstore")
     if key is None and (certificate is not None or chain):
         raise InputError("--certificate and --chain belong to a key: name it with --key FILE")
+    if trust_config is not None and not sigstore:
+        raise InputError("--trust-config belongs to Sigstore: add --sigstore")
     artifact = Artifact.open(folder)
     artifact.check_files()
-    file = sign(folder, Signer(key, password, certificate, tuple(chain or ())))
+    file = sign(folder, Signer(key, password, certificate, tuple(chain or ()), trust_config))
     reporter(ctx).result({"signature": file, "digest": artifact.digest})
 
 
@@ -58,7 +70,9 @@ def verify_model_signature(
     folder: Folder,
     identity: Annotated[
         str,
-        typer.Argument(metavar="IDENTITY", help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER."),
+        typer.Argument(
+            metavar="IDENTITY", help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER[,TRUST.json]."
+        ),
     ],
 ) -> None:
     """Check that an artifact is signed by an identity, and that no file of it was changed, added or removed since then."""

@@ -1,8 +1,9 @@
 """Signatures of artifacts in OpenSSF's model-signing format: who made an artifact, and that no file changed since then.
 
 The signature is a Sigstore bundle in the file `model.sig` of the artifact's folder. It covers every other file of the folder,
-the manifest too. Signers are key pairs (elliptic curves P-256, P-384 and P-521), certificates, and identities of Sigstore,
-which needs a network. Source: https://github.com/sigstore/model-transparency.
+the manifest too. Signers are key pairs (elliptic curves P-256, P-384 and P-521), certificates, and identities of Sigstore.
+Sigstore's public service needs a network for signatures and for its keys; a private one is described by a file, and then a
+signature is checked without a network. Source: https://github.com/sigstore/model-transparency.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["SIGNATURE", "Identity", "Signer", "parse_identity", "sign", "verify_
 #: File of the signature in an artifact's folder.
 SIGNATURE = "model.sig"
 
-IDENTITY_FORMS = "key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER"
+IDENTITY_FORMS = "key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER[,TRUST.json]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Identity:
 
     Attributes:
         kind: kind of the signer.
-        files: the public key, or the certificates that are trusted; empty for Sigstore.
+        files: the public key, the certificates that are trusted, or the trust configuration of a Sigstore service
+            (`ClientTrustConfig`, JSON); empty for Sigstore's public service.
         name: identity in Sigstore's certificate, such as an address of mail.
         issuer: provider that vouches for the name, such as `https://accounts.google.com`.
     """
@@ -48,16 +50,18 @@ class Signer:
         password: password of the key; None if it has none.
         certificate: certificate of the key, PEM.
         chain: certificates from the signer's to the root, without the signer's.
+        trust: trust configuration of a Sigstore service, JSON; None means the public service.
     """
 
     key: Path | None = None
     password: str | None = None
     certificate: Path | None = None
     chain: tuple[Path, ...] = ()
+    trust: Path | None = None
 
 
 def parse_identity(text: str) -> Identity:
-    """Return the identity that a text describes: `key:FILE`, `certificate:FILE[,FILE…]` or `sigstore:NAME,ISSUER`.
+    """Return the identity that a text describes: `key:FILE`, `certificate:FILE[,FILE…]` or `sigstore:NAME,ISSUER[,FILE]`.
 
     Raises:
         InputError: the text has none of these forms.
@@ -68,8 +72,8 @@ def parse_identity(text: str) -> Identity:
         return Identity("key", (Path(parts[0]),))
     if kind == "certificate" and parts:
         return Identity("certificate", tuple(map(Path, parts)))
-    if kind == "sigstore" and len(parts) == 2:
-        return Identity("sigstore", name=parts[0], issuer=parts[1])
+    if kind == "sigstore" and len(parts) in (2, 3):
+        return Identity("sigstore", tuple(map(Path, parts[2:])), name=parts[0], issuer=parts[1])
     raise InputError(f"{text!r} is not the identity of a signer: write {IDENTITY_FORMS}")
 
 
@@ -82,7 +86,7 @@ def sign(folder: Path, signer: Signer) -> Path:
 
     Raises:
         MissingPackageError: the extra `signing` is not installed.
-        InputError: a key or certificate cannot be used.
+        InputError: a key or certificate cannot be used, or Sigstore does not sign.
     """
     library = _library()
     config = library.signing.Config().set_hashing_config(_hashing(library, folder))
@@ -90,7 +94,7 @@ def sign(folder: Path, signer: Signer) -> Path:
     unfinished = folder / f".{SIGNATURE}.new"
     try:
         if signer.key is None:
-            config.use_sigstore_signer()
+            config.use_sigstore_signer(use_ambient_credentials=True, trust_config=signer.trust)
         elif signer.certificate is None:
             config.use_elliptic_key_signer(private_key=signer.key, password=signer.password)
         else:
@@ -100,7 +104,8 @@ def sign(folder: Path, signer: Signer) -> Path:
         config.sign(folder, unfinished)
         unfinished.replace(file)
     except Exception as error:  # the library and cryptography raise ValueError, TypeError, OSError and their own
-        raise InputError(f"{folder} cannot be signed: {_reason(error)}") from error
+        needs = "; Sigstore needs a network, and a browser or the credentials of a CI job" if signer.key is None else ""
+        raise InputError(f"{folder} cannot be signed: {_reason(error)}{needs}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return file
@@ -116,7 +121,8 @@ def verify_signature(folder: Path, identity: str) -> None:
     Raises:
         InputError: the identity has no known form, or its files cannot be read.
         MissingPackageError: the extra `signing` is not installed.
-        SignatureError: there is no signature, another signer made it, or the folder differs from what was signed.
+        SignatureError: there is no signature, another signer made it, the folder differs from what was signed, or the
+            signature cannot be checked.
     """
     wanted = parse_identity(identity)
     library = _library()
@@ -132,7 +138,14 @@ def verify_signature(folder: Path, identity: str) -> None:
         elif wanted.kind == "certificate":
             config.use_certificate_verifier(certificate_chain=wanted.files)
         else:
-            config.use_sigstore_verifier(identity=wanted.name, oidc_issuer=wanted.issuer)
+            trust = wanted.files[0] if wanted.files else None
+            config.use_sigstore_verifier(identity=wanted.name, oidc_issuer=wanted.issuer, trust_config=trust)
+    except Exception as error:  # as in `sign`
+        needs = "; Sigstore's public service needs a network" if wanted.kind == "sigstore" and not wanted.files else ""
+        raise SignatureError(
+            f"the signature of {folder} cannot be checked with {identity}: {_reason(error)}{needs}"
+        ) from error
+    try:
         config.verify(folder, folder / SIGNATURE)
     except Exception as error:  # as in `sign`; whatever it is, the signature was not verified
         raise SignatureError(

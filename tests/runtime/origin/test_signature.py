@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from .sigstore_service import sigstore_service
+
 
 def write_key(folder: Path, name: str, password: str | None = None) -> ec.EllipticCurvePrivateKey:
     """Write NAME.pem and NAME.pub."""
@@ -160,6 +162,53 @@ def test_a_certificate_signs(own_artifact: Path, keys: Path) -> None:
         verify_signature(own_artifact, f"certificate:{keys / 'other.crt'}")
 
 
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let this process look like a job of GitLab, whose token the package finds, and requests reach the loopback."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("GITHUB_ACTIONS", "CIRCLECI", "BUILDKITE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GITLAB_CI", "true")
+    return monkeypatch
+
+
+def test_an_identity_of_sigstore_signs(own_artifact: Path, tmp_path: Path, job: pytest.MonkeyPatch) -> None:
+    """The packages `model-signing` and `sigstore` sign and check; certificates and log are those of a service of our own."""
+    trust, other = tmp_path / "trust.json", tmp_path / "other.json"
+    with sigstore_service(trust) as service:
+        job.setenv("SIGSTORE_ID_TOKEN", service.token("ann@example.com"))
+        sign(own_artifact, Signer(trust=trust))
+    with sigstore_service(other):
+        pass
+    # The service has ended: a signature is checked without a network.
+    signer = f"sigstore:ann@example.com,{service.url},{trust}"
+    Encoder.load(own_artifact, provider="mlas", require_signature=signer).close()
+    for wrong in (
+        f"sigstore:bob@example.com,{service.url},{trust}",
+        f"sigstore:ann@example.com,https://accounts.google.com,{trust}",
+        f"sigstore:ann@example.com,{service.url},{other}",
+    ):
+        with pytest.raises(SignatureError, match="is not one of sigstore:"):
+            verify_signature(own_artifact, wrong)
+    (own_artifact / "canary.safetensors").write_bytes(b"other")
+    with pytest.raises(SignatureError, match="is not one of sigstore:"):
+        verify_signature(own_artifact, signer)
+
+
+def test_without_a_network_the_public_sigstore_is_named(
+    own_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # where nobody listens
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):  # of the keys that were fetched before
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(InputError, match=r"cannot be signed: .*; Sigstore needs a network, and a browser or the cred"):
+        sign(own_artifact, Signer())
+    (own_artifact / SIGNATURE).write_text("{}")
+    with pytest.raises(SignatureError, match=r"cannot be checked with .*; Sigstore's public service needs a network"):
+        verify_signature(own_artifact, "sigstore:ann@example.com,https://accounts.google.com")
+
+
 def test_a_password_opens_a_key(own_artifact: Path, keys: Path) -> None:
     write_key(keys, "eve", "secret")
     with pytest.raises(InputError, match="cannot be signed"):
@@ -176,6 +225,7 @@ def test_a_password_opens_a_key(own_artifact: Path, keys: Path) -> None:
             "sigstore:me@example.com,https://accounts.google.com",
             Identity("sigstore", name="me@example.com", issuer="https://accounts.google.com"),
         ),
+        ("sigstore:me,https://id,trust.json", Identity("sigstore", (Path("trust.json"),), "me", "https://id")),
     ],
 )
 def test_identities_are_read(text: str, identity: Identity) -> None:
@@ -212,5 +262,7 @@ def test_the_commands_sign_and_verify(own_artifact: Path, keys: Path) -> None:
     assert run("verify-signature", own_artifact, f"key:{keys / 'ann.pub'}")[0] == 0
     code, output = run("verify-signature", own_artifact, f"key:{keys / 'bob.pub'}")
     assert code == 1 and "is not one of key:" in output and "Traceback" not in output
+    code, output = run("sign", own_artifact, "--key", keys / "ann.pem", "--trust-config", "trust.json")
+    assert code != 0 and "--trust-config belongs to Sigstore" in output
     code, output = run("sign", own_artifact)
     assert code != 0 and "name a private key with --key FILE" in output
