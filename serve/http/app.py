@@ -66,6 +66,9 @@ logger = logging.getLogger("fletcher.serve.http")
 ID_HEADER = REQUEST_ID.encode()
 PRIORITY_HEADER = PRIORITY.encode()
 
+#: Header of every answer: vectors reveal their texts, so neither browsers nor proxies keep them.
+NO_STORE = (b"cache-control", b"no-store")
+
 #: Header with the number of texts that truncation has cut; it is absent if none was cut.
 TRUNCATED = b"x-truncated"
 
@@ -339,7 +342,7 @@ def _credentials(headers: Mapping[bytes, bytes]) -> str | None:
 
 async def _send(response: Response, draft: RecordDraft, send: Send, permit: Permit | None) -> None:
     """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
-    headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
+    headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), NO_STORE, *response.headers]
     if draft.chosen:
         headers.append((PRIORITY_HEADER, draft.chosen.encode()))
     if permit is not None and response.status != 429:  # a refusal has the headers of its limit

@@ -360,7 +360,8 @@ def no_sniffing(root: Path) -> Found:
     with serving(root) as served:
         _, answer = served.ask("GET", "/v1/models")
     head = answer.partition(b"\r\n\r\n")[0].lower()
-    return Found(b"nosniff" not in head, "nosniff and no-store" if b"nosniff" in head else "neither of the headers")
+    there = [name.decode() for name in (b"nosniff", b"no-store") if name in head]
+    return Found(len(there) < 2, " and ".join(there) or "neither of the headers")
 
 
 #: The attacks by the names in `findings.toml`.

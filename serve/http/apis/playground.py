@@ -17,12 +17,11 @@ PAGE: Final = "/playground"
 #: Path of its files.
 FILES: Final = "/playground/{file}"
 
-#: Headers of all its files. A browser asks for every file each time, so it never mixes files of two versions of the server.
+#: Headers of all its files. As every answer, they are not stored, so a browser never mixes files of two versions of the server.
 HEADERS: Final = (
     (b"content-security-policy", POLICY.encode()),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),
 )
 
 
