@@ -17,7 +17,7 @@ PAGE: Final = "/playground"
 #: Path of its files.
 FILES: Final = "/playground/{file}"
 
-#: Headers of all its files. As every answer, they are not stored, so a browser never mixes files of two versions of the server.
+#: Headers of all its files. No answer is stored, so a browser never mixes files of two versions of the server.
 HEADERS: Final = (
     (b"content-security-policy", POLICY.encode()),
     (b"referrer-policy", b"no-referrer"),
