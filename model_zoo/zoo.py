@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -16,7 +17,7 @@ from .consistency import check_card
 from .decode import decode_toml
 from .errors import CardError
 
-__all__ = ["canary_path", "list_cards", "load_card", "packaged", "parse_card", "unknown_name"]
+__all__ = ["canary_path", "list_cards", "load_card", "packaged", "parse_card", "published_digest", "unknown_name"]
 
 
 def parse_card(data: bytes, where: str) -> ModelCard:
@@ -84,6 +85,16 @@ def canary_path(name: str) -> Path | None:
     """
     path = packaged("canaries") / f"{load_card(name).name}.safetensors"
     return path if isinstance(path, Path) and path.is_file() else None
+
+
+def published_digest(name: str) -> str | None:
+    """Return the digest, 64 hexadecimal digits, of the artifact that an export of a model by this version writes.
+
+    Returns:
+        None if this version publishes none: it has no weights to compute it, or no model of that name.
+    """
+    digests: dict[str, str] = tomllib.loads(packaged("digests.toml").read_text(encoding="utf-8"))
+    return digests.get(name)
 
 
 def packaged(name: str) -> Traversable:

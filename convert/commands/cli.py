@@ -9,6 +9,7 @@ import typer
 
 from fletcher.model_zoo import Head, list_models
 from fletcher.model_zoo.card import PoolingMode
+from fletcher.model_zoo.zoo import published_digest
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
@@ -296,6 +297,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
             {
                 "path": artifact.path,
                 "digest": artifact.digest,
+                "published_digest": published_digest(manifest.card.name),
                 "space": space,
                 "status": manifest.status,
                 "proof": manifest.proof,
@@ -322,6 +324,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "proof": manifest.proof,
         "not checked": manifest.verified.not_checked if manifest.verified else (),
         "digest": artifact.digest,
+        "published digest": published_digest(card.name),
         "space": space,
         "tools": manifest.tools,
     }
