@@ -18,10 +18,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
+from ..connection_limits import ConnectionLimits
 from ..tls.certificates import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Certificates
 from ..tls.names import client_name
 from .peers import certificate_file, peer_name
@@ -40,6 +42,12 @@ class _End(asyncio.Protocol):
         self._early: list[bytes] = []
         self._ended = False
         self.on_end: Callable[[], None] = _nothing
+        self.leave: Callable[[], None] = _nothing
+
+    def forget(self) -> None:
+        """Give the place of a client's connection back, once."""
+        leave, self.leave = self.leave, _nothing
+        leave()
 
     def join(self, other: _End) -> None:
         """Connect two open ends, and pass on what each has read already."""
@@ -79,6 +87,7 @@ class _End(asyncio.Protocol):
         """Close the other end after what was written to it."""
         self.transport = None
         self.on_end()
+        self.forget()
         if self._other is not None and self._other.transport is not None:
             self._other.transport.close()
 
@@ -102,6 +111,8 @@ class FlightRelay:
         folder: Path,
         choose: Callable[[], str | None],
         certificates: Certificates | None = None,
+        *,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         """Prepare the relay.
 
@@ -111,7 +122,10 @@ class FlightRelay:
             choose: returns the Unix socket of the front that gets the next connection; None if no front is ready. It runs
                 on the relay's thread.
             certificates: certificate of the connections; None for connections without TLS.
+            limits: limits of the clients' connections. Default: each takes two descriptors, and all together take at most
+                half of those that HTTP may use, one address a quarter, so that Flight cannot keep HTTP from accepting.
         """
+        self._limits = ConnectionLimits(max(ConnectionLimits().most // 4, 2)) if limits is None else limits
         self._certificates = certificates
         self._listener = listener
         self._folder = folder
@@ -161,15 +175,20 @@ class FlightRelay:
                     logger.warning("a Flight connection was not accepted", extra={"fields": {"reason": str(error)}})
                     await asyncio.sleep(0.1)
                     continue
-                task = self._loop.create_task(self._relay(connection, str(address[0])))
+                if not self._limits.enter(address[:2]):
+                    logger.info("a Flight connection was closed", extra={"fields": {"reason": "there are too many"}})
+                    connection.close()
+                    continue
+                task = self._loop.create_task(self._relay(connection, address[:2]))
                 relays.add(task)
                 task.add_done_callback(relays.discard)
         finally:
             self._listener.close()
 
-    async def _relay(self, connection: socket.socket, host: str) -> None:
+    async def _relay(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Connect one client to a front; close the connection if that fails, and gRPC's client tries again."""
         client, front = _End(), _End()
+        client.leave = partial(self._limits.leave, address)
         inner = None
         number = next(self._numbers)
         try:
@@ -177,12 +196,13 @@ class FlightRelay:
             path = self._choose()
             if path is None:
                 raise ConnectionRefusedError("no front is ready")
-            inner = self._connect(path, host, number)
+            inner = self._connect(path, str(address[0]), number)
             await self._loop.create_unix_connection(lambda: front, sock=inner)
         except OSError as error:
             logger.info("a Flight connection was closed", extra={"fields": {"reason": str(error)}})
             if client.transport is not None:
                 client.transport.abort()
+            client.forget()  # if its connection was never made
             connection.close()
             if inner is not None:
                 inner.close()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
+from fletcher.serve.connection_limits import ConnectionLimits
 from fletcher.serve.flight.peers import peer_host, peer_name
 from fletcher.serve.flight.relay import FlightRelay
 
@@ -115,6 +116,28 @@ def test_a_server_that_is_away_closes_the_connection_and_another_one_answers(fol
             with socket.create_connection(("127.0.0.1", port), 10) as client:
                 assert client.recv(1) == b""
         assert who(f"grpc://127.0.0.1:{port}") == "front-1 127.0.0.1"
+    finally:
+        relay.stop()
+
+
+def test_one_address_cannot_take_all_connections(folder: Path, servers: list[Echo]) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    paths = iter([str(folder / "no-server-here")])
+    limits = ConnectionLimits(most=4, of_address=2)
+    relay = FlightRelay(listener, folder, lambda: next(paths, str(folder / "front-0")), limits=limits)
+    address = listener.getsockname()[:2]
+    relay.start()
+    try:
+        with socket.create_connection(address, 10) as failed:
+            assert failed.recv(1) == b""  # it gives its place back
+        idle = [socket.create_connection(address, 10) for _ in range(2)]
+        for connection in idle:
+            assert connection.recv(1)  # the settings of HTTP/2
+        with socket.create_connection(address, 10) as third:
+            assert third.recv(1) == b""
+        for connection in idle:
+            connection.close()
+        assert who(f"grpc://127.0.0.1:{address[1]}") == "front-0 127.0.0.1"  # gRPC tries again until they have left
     finally:
         relay.stop()
 
