@@ -61,12 +61,13 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that `make quick` leaves out, and the slow variants."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the slow variants and, where the marker is asked for, the tests that `make quick` leaves out."""
+    looks_for_heavy = "heavy" in config.option.markexpr
     for item in items:
         if item.nodeid in SLOW_VARIANTS:
             item.add_marker("slow")
-        if isinstance(item, pytest.Function) and is_heavy(item):
+        if looks_for_heavy and isinstance(item, pytest.Function) and is_heavy(item):
             item.add_marker("heavy")
 
 
