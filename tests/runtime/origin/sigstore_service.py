@@ -2,7 +2,7 @@
 
 It answers the calls of the package `sigstore`, which checks what comes: the certificate's chain, its timestamp of a
 certificate log (RFC 6962), the signed entry of the log, its inclusion (a tree of one entry) and the signed checkpoint. The
-service itself believes the token of whoever asks, and its log keeps nothing.
+service itself believes every token, and its log keeps nothing.
 """
 
 from __future__ import annotations

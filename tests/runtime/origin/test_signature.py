@@ -199,7 +199,7 @@ def test_without_a_network_the_public_sigstore_is_named(
     own_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")  # where nobody listens
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # a closed port
     for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):  # of the keys that were fetched before
         monkeypatch.setenv(name, str(tmp_path))
     with pytest.raises(InputError, match=r"cannot be signed: .*; Sigstore needs a network, and a browser or the cred"):
