@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,7 @@ from .access.addresses import Addresses, HostPort, UnixPath, parse
 from .access.gate import check_binding
 from .server_options import FLIGHT, OFF, ON, ServerOptions
 
-__all__ = ["Listening", "announce", "listening_addresses", "private_folder"]
+__all__ = ["Listening", "address_lines", "announce", "listening_addresses", "private_folder"]
 
 logger = logging.getLogger("fletcher.serve")
 
@@ -90,12 +92,28 @@ def private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="fletcher-", dir="/tmp" if long else None))
 
 
-def announce(addresses: Addresses) -> None:
-    """Print the addresses on standard output."""
-    for protocol, url in (("HTTP", addresses.http), ("Flight", addresses.flight), ("Admin API", addresses.admin)):
-        if url is not None:
-            sys.stdout.write(f"{protocol} on {url}\n")
-    sys.stdout.flush()
+def address_lines(addresses: Addresses) -> list[str]:
+    """Return the lines that tell a person the addresses."""
+    named = {"HTTP": addresses.http, "Flight": addresses.flight, "Admin API": addresses.admin}
+    return [f"{protocol} on {url}" for protocol, url in named.items() if url is not None]
+
+
+def announce(lines: Sequence[str]) -> None:
+    """Print lines on standard output. If it cannot be written, as on a full disk, log them: the server goes on.
+
+    Raises:
+        BrokenPipeError: the reader of standard output has ended.
+    """
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Python would fail again when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fields = {"reason": str(error), "lines": [*lines]}
+        logger.error("the addresses cannot be printed on standard output", extra={"fields": fields})
 
 
 def _flight_address(options: ServerOptions) -> str:

@@ -16,7 +16,7 @@ from .access.addresses import Addresses, bind
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.server import HttpServer
-from .listening import announce, listening_addresses, private_folder
+from .listening import address_lines, announce, listening_addresses, private_folder
 from .models.loads import in_background
 from .models.spec import ModelSpec
 from .models.version import Loader
@@ -212,7 +212,7 @@ def run_server(
     ):
         server = Server(models, options)
         if on_listening is None:
-            announce(server.addresses)
+            announce(address_lines(server.addresses))
         else:
             on_listening(server)
         try:

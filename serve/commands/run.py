@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,27 +43,19 @@ def serve(
     report = reporter(ctx)
     few_arenas()
     with serve_packages("fletcher-serve run"):
+        from ..listening import address_lines, announce
         from ..observe.logs import LEVELS
     from fletcher.runtime.errors import InputError, OptionError
 
     def all_specs() -> list[ModelSpec]:
         return specs_of(ctx.obj.config, directories, options, load, aliases=alias, idle_seconds=idle_seconds)
 
-    def announce(addresses: Addresses, models: Sequence[ServedModel]) -> None:
+    def tell(addresses: Addresses, models: Sequence[ServedModel]) -> None:
         if report.as_json:
-            typer.echo(msgspec.json.encode(addresses).decode())
-        else:
-            for model in models:
-                report.line(f"serving {model.name} ({model.variant} on {model.provider})")
-                report.line(model.reason)
-            for protocol, url in (
-                ("HTTP", addresses.http),
-                ("Flight", addresses.flight),
-                ("Admin API", addresses.admin),
-            ):
-                if url is not None:
-                    report.line(f"{protocol} on {url}")
-        sys.stdout.flush()
+            announce([msgspec.json.encode(addresses).decode()])
+            return
+        served = ((f"serving {each.name} ({each.variant} on {each.provider})", each.reason) for each in models)
+        announce([line for pair in served for line in pair] + address_lines(addresses))
 
     if options.log_level not in LEVELS:
         raise OptionError("log_level", f"--log-level is {options.log_level!r}: use {', '.join(LEVELS)}")
@@ -84,7 +75,7 @@ def serve(
             specs,
             options,
             reread=all_specs,
-            on_listening=lambda supervisor: announce(supervisor.addresses, supervisor.models),
+            on_listening=lambda supervisor: tell(supervisor.addresses, supervisor.models),
         )
     else:
         with serve_packages("fletcher-serve run"):
@@ -95,7 +86,7 @@ def serve(
             specs,
             options,
             reread=all_specs,
-            on_listening=lambda server: announce(server.addresses, served_models(server.models)),
+            on_listening=lambda server: tell(server.addresses, served_models(server.models)),
         )
     ignore_stop_signals()
     if not drained or threading.active_count() > 1:  # a load that hangs would abort the end of the interpreter

@@ -20,7 +20,7 @@ from typing import Final, Self, TypeVar
 
 from fletcher.runtime.errors import FletcherError, ServiceError
 
-from ..listening import announce
+from ..listening import address_lines, announce
 from ..models.loads import in_background
 from ..models.served import ServedModel
 from ..models.spec import ModelSpec
@@ -265,7 +265,7 @@ def run_supervisor(
         supervisor = Supervisor(specs, options, on_begin=started.append)
         try:
             if on_listening is None:
-                announce(supervisor.addresses)
+                announce(address_lines(supervisor.addresses))
             else:
                 on_listening(supervisor)
             wait_until_stopped(
