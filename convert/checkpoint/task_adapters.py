@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +29,7 @@ from .json_files import find_json
 from .sentence_transformers import read_modules
 from .weights.stored import StoredTensor
 
-__all__ = ["TASK_KEY", "input_type_of", "merge_task", "task_layout", "tasks_of"]
+__all__ = ["TASK_KEY", "input_type_of", "merge_task", "task_layout", "task_of", "tasks_of"]
 
 #: Key of the temporary configuration with the place and the factor of the task's adapter.
 TASK_KEY = "task_adapter"
@@ -97,6 +98,11 @@ def tasks_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 def input_type_of(task: str) -> str:
     """Return Fletcher's input type of a task: `query` for `retrieval.query`."""
     return INPUT_TYPE_SYNONYMS.get(task, task)
+
+
+def task_of(config: Mapping[str, Any], input_type: str | msgspec.UnsetType) -> str | None:
+    """Return the task of an artifact's input type; None for models without adapters for tasks."""
+    return next((task for task in tasks_of(config) if input_type_of(task) == input_type), None)
 
 
 @contextlib.contextmanager

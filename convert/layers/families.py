@@ -1,8 +1,7 @@
 """Places of the points in transformers' models: one table for each family, from points to module paths.
 
-Source: the `modeling_*.py` of transformers 5, and `reference/jina.py`. A module that a checkpoint does not use is absent or
-    the
-identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
+Source: the `modeling_*.py` of transformers 5, `reference/jina.py` and `reference/nomic_experts.py`. A module that a checkpoint
+does not use is absent or the identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
 """
 
 from __future__ import annotations
@@ -253,6 +252,20 @@ _NOMIC_BERT = Family(
     },
     rotary=True,
 )
+_NOMIC_EXPERTS = Family(
+    embeddings={**_embeddings("token_type"), "norm": (_out("emb_ln"),)},
+    layer=r"encoder\.layers\.\d+",
+    points={
+        **_attention(_out("attn.Wqkv", 0, 3), _out("attn.Wqkv", 1, 3), _out("attn.Wqkv", 2, 3), "attn.out_proj"),
+        **_norm_sum("attention", "norm1"),
+        **_feed_forward("mlp.fc1", "mlp.fc2"),  # of layers without experts
+        "feed_forward/router/scores": _out("mlp.router.layer"),
+        "feed_forward/router/shares": _out("mlp.router.shares"),
+        "feed_forward/with_bias": _out("mlp.experts"),
+        **_norm_sum("feed_forward", "norm2"),
+    },
+    rotary=True,
+)
 _JINA_EMBEDDINGS_V3 = Family(
     embeddings=_embeddings("token_type"),
     layer=r"layers\.\d+",
@@ -391,7 +404,7 @@ def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
     )
 
 
-#: By transformers' `model_type`, or that of `reference/jina.py`.
+#: By transformers' `model_type`, or that of `reference/jina.py` and `reference/nomic_experts.py`.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "albert": _ALBERT,
@@ -421,6 +434,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
         "nomic_bert": _NOMIC_BERT,
+        "nomic_bert_experts": _NOMIC_EXPERTS,
         "qwen2": _DECODER,
         "qwen3": _decoder(head_norms=_head_norms("query", "key", axis=1)),
         "roberta": _BERT,

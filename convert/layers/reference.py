@@ -82,8 +82,8 @@ class Tracer:
         """Drop activations that are the identity (`linear`), for which a graph has no node."""
         for layer in range(self._layer + 1):
             name = f"layers.{layer}/feed_forward"
-            before = self._found.get(f"{name}/gate", self._found[f"{name}/up"])
-            if before.equal(self._found[f"{name}/activation"]):
+            before = self._found.get(f"{name}/gate", self._found.get(f"{name}/up"))
+            if before is not None and before.equal(self._found[f"{name}/activation"]):
                 del self._found[f"{name}/activation"]
 
     # Hooks ------------------------------------------------------------------------------------------------------------

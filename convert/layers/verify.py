@@ -26,8 +26,10 @@ from fletcher.runtime.providers.selection import default_provider
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.ignored_keys import IgnoredKeys
+from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.routed_layout import routed_layout
+from ..checkpoint.task_adapters import task_layout, task_of
 from ..checkpoint.tensors import Weight
 from ..checkpoint.tokenizer_version import read_version
 from ..heads import describe_model
@@ -86,7 +88,13 @@ def verify_layers(
         traced = TRACED_MODELS[card.output](folder, card)
         rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
         batches = _encode(rows, chosen)
-        with usual_layout(folder) as layout, GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
+        task = task_of(find_json(folder / "config.json"), card.input_type)
+        with (
+            usual_layout(folder) as usual,
+            task_layout(usual, task) as layout,
+            GraphProbe(artifact, chosen) as probe,
+            Tracer(traced) as tracer,
+        ):
             # The reference does not show the result of a sentence-transformers Dense module before its activation.
             probe.points = [
                 point

@@ -1,4 +1,4 @@
-"""Loading of a checkpoint folder by sentence-transformers, untouched; and of JinaBERT, which transformers lacks.
+"""Loading of a checkpoint folder by sentence-transformers, untouched; `restated.py` has the models that transformers lacks.
 
 A checkpoint without `modules.json` gets the pooling of the artifact's card. torch, transformers and sentence-transformers
 are imported by a load. Code that comes with a checkpoint is never run.
@@ -14,11 +14,10 @@ from typing import Any
 from fletcher.model_zoo.card import ModelCard, Output, TokenHeads
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
-from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.routed_layout import documents_folder
-from ..checkpoint.task_adapters import tasks_of
 from ..checkpoint.weights.files import has_pickles, read_weights
+from .restated import find_restatement
 from .token_heads import load_token_maps
 from .witness import Witness, input_modules, quiet
 
@@ -67,7 +66,6 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
     hub_logging: Any = transformers.utils.logging
     hub_logging.disable_progress_bar()  # the commands report progress themselves
     folder = Path(folder)
-    _check_known(folder)
     kind = CLASSES[card.output]
     version = str(sentence_transformers.__version__)
     tools = {
@@ -75,13 +73,15 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         "transformers": str(transformers.__version__),
         "sentence-transformers": version,
     }
-    restated = card.output == "vectors" and find_json(folder / "config.json").get("position_embedding_type") == "alibi"
+    restated = find_restatement(folder, card)
     try:
         with quiet():
-            model = _load(getattr(sentence_transformers, kind), folder)
-            if restated:
-                _put_jina(model, folder)
+            if restated is not None:
+                with restated.layout(folder) as view:
+                    model = _load(getattr(sentence_transformers, kind), view)
+                restated.put(model, folder)
             else:
+                model = _load(getattr(sentence_transformers, kind), folder)
                 _require_weights(model, folder, UNUSED[card.output])
     except Exception as error:
         if isinstance(error, CheckpointError):
@@ -92,8 +92,8 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         model = _with_pooling(model, card)
         method = f"transformers {transformers.__version__} ({type(model[0].model).__name__})"
         method += f" with the pooling {'+'.join(card.pooling)} of the export (the checkpoint has no modules.json)"
-    if restated:
-        method += ", and Fletcher's restatement of JinaBERT, whose code the repository would bring itself"
+    if restated is not None:
+        method += f", and {restated.note}"
     maps = None
     if isinstance(card.token_heads, TokenHeads):
         maps = load_token_maps(folder, input_modules(model)[0].tokenizer)
@@ -108,25 +108,6 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         prompts=dict(card.prompts) if zoo else None,
         maps=maps,
     )
-
-
-def _check_known(folder: Path) -> None:
-    """Refuse a model whose computation neither transformers nor Fletcher's references have.
-
-    Raises:
-        CheckpointError: the model has experts or adapters, for which its repository brings its own code.
-    """
-    config = find_json(folder / "config.json")
-    if config.get("model_type") == "nomic_bert" and config.get("num_experts"):
-        raise CheckpointError(
-            f"{folder} has experts (num_experts), which transformers' NomicBert lacks, and code of a checkpoint is not run: "
-            "the artifact cannot be verified. Its canary stays self-made"
-        )
-    if tasks_of(config):
-        raise CheckpointError(
-            f"{folder} has adapters for tasks among its tensors, which transformers' class does not read, and code of a "
-            "checkpoint is not run: the artifact cannot be verified. Its canary stays self-made"
-        )
 
 
 def _load(kind: Any, folder: Path) -> Any:
@@ -185,14 +166,6 @@ def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
             f"{folder} lacks weights that transformers would initialize at random: {', '.join(random[:5])}. It cannot be a "
             "reference"
         )
-
-
-def _put_jina(model: Any, folder: Path) -> None:
-    """Replace the BERT that transformers made of a JinaBERT checkpoint by the restated model."""
-    from .jina import load_jina
-
-    model[0].model = load_jina(folder)
-    model[0].model_forward_params = {"input_ids", "attention_mask", "token_type_ids"}
 
 
 def _with_pooling(model: Any, card: ModelCard) -> Any:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,11 +15,16 @@ from sentence_transformers import SentenceTransformer
 from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 
 from fletcher.convert.export.export import export
+from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.reference.load import load_witness
+from fletcher.convert.verify.verify import verify
 from fletcher.runtime import Encoder
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.writing import write_manifest
 from fletcher.runtime.errors import CheckpointError, InputError, OptionError
 
 from ..heads.tiny import SIZES, WORDS, save
+from ..layers.sabotage import Patient
 from ..tiny import save_modules
 from ..verify.parity import randomize
 
@@ -163,10 +169,45 @@ def test_what_is_not_understood_is_refused(
         export(str(folder), tmp_path / "artifact", task=TASKS[0])
 
 
-def test_it_has_no_reference(checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
-    export(str(checkpoints[0]), tmp_path / "artifact", task=TASKS[0])
-    with (
-        Encoder.load(tmp_path / "artifact", workers=1) as encoder,
-        pytest.raises(CheckpointError, match="adapters for tasks"),
-    ):
-        load_witness(checkpoints[0], encoder.card)
+@pytest.fixture(scope="module")
+def artifact(checkpoints: tuple[Path, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("query") / "artifact"
+    export(str(checkpoints[0]), folder, task=TASKS[0])
+    return folder
+
+
+def test_the_reference_is_the_merged_model(checkpoints: tuple[Path, dict[str, Path]], artifact: Path) -> None:
+    """The witness gives the vectors of sentence-transformers on weights that this test merged."""
+    original, references = checkpoints
+    witness = load_witness(original, Artifact.open(artifact).manifest.card)
+    model = SentenceTransformer(str(references[TASKS[0]]), device="cpu")
+    assert "for the task retrieval.query" in witness.method
+    for text in TEXTS:
+        expected = model.encode(CONFIG["task_instructions"][TASKS[0]] + text)
+        found = witness.answer(text, "query").values
+        assert found is not None
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(witness.answer(text).values, model.encode(text), rtol=0, atol=1e-6)
+
+
+def test_vectors_are_verified_and_stamped(artifact: Path, tmp_path: Path) -> None:
+    patient = Patient.copy_of(artifact, tmp_path / "copy")
+    assert verify(patient.path).verdict == "passed"
+    assert Artifact.open(patient.path).manifest.verified is not None
+
+
+def test_every_point_agrees_and_a_damaged_one_is_named(artifact: Path, tmp_path: Path) -> None:
+    report = verify_layers(artifact)
+    assert report.first is None and report.verdict == "passed", report.summary
+    patient = Patient.copy_of(artifact, tmp_path / "broken")
+    patient.edit_weight("encoder.layers.1.mlp.fc1.weight", np.negative)
+    value = verify_layers(patient.path).first_in("values")
+    assert value is not None and value.key == "layers.1/feed_forward/up"
+
+
+def test_the_weights_of_another_task_are_noticed(checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    export(str(checkpoints[0]), tmp_path / "other", task=TASKS[2])
+    manifest = Artifact.open(tmp_path / "other").manifest
+    card = msgspec.structs.replace(manifest.card, input_type="query", name="other")
+    write_manifest(tmp_path / "other", msgspec.structs.replace(manifest, card=card))
+    assert verify(tmp_path / "other", variant="cpu-fp32").verdict == "failed"

@@ -1,0 +1,132 @@
+"""Models that transformers lacks, as references: each one replaces what sentence-transformers loads from a view of a folder.
+
+The view is a temporary folder of links with a configuration that transformers can load; everything else in it, the tokenizer,
+the prompts and the modules after the encoder, is the checkpoint's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.errors import CheckpointError
+
+from ..checkpoint.json_files import find_json
+from ..checkpoint.task_adapters import task_layout, task_of, tasks_of
+
+__all__ = ["Restatement", "find_restatement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """Part of a reference that is not transformers'.
+
+    Attributes:
+        note: the part in words, after sentence-transformers' name.
+        layout: gives a folder that sentence-transformers loads.
+        put: replaces the model in what it loaded; it gets the model and the checkpoint's folder.
+    """
+
+    note: str
+    layout: Callable[[Path], AbstractContextManager[Path]]
+    put: Callable[[Any, Path], None]
+
+
+def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
+    """Return the restatement that a checkpoint needs; None for one whose model transformers has.
+
+    Args:
+        folder: the checkpoint.
+        card: card of the artifact.
+
+    Raises:
+        CheckpointError: the model needs one, and the artifact is not of a kind that it covers.
+    """
+    config = find_json(folder / "config.json")
+    experts = config.get("model_type") == "nomic_bert" and bool(config.get("num_experts"))
+    tasks = tasks_of(config)
+    if card.output != "vectors":
+        if experts or tasks:
+            has = "experts (num_experts)" if experts else "adapters for tasks among its tensors"
+            raise CheckpointError(
+                f"{folder} has {has}, which transformers' class lacks; the reference of such models gives vectors alone, "
+                f"and the artifact's output is {card.output}. Its canary stays self-made"
+            )
+        return None
+    if config.get("position_embedding_type") == "alibi":
+        note = "Fletcher's restatement of JinaBERT, whose code the repository would bring itself"
+        return Restatement(note, contextlib.nullcontext, _put_jina)
+    if experts:
+        note = "Fletcher's restatement of NomicBERT with experts, whose code the repository would bring itself"
+        return Restatement(note, _plain_nomic, _put_nomic)
+    if tasks:
+        task = task_of(config, card.input_type)
+        note = f"the authors' formula of adapters in torch, for the task {task}"
+        return Restatement(note, lambda place: task_layout(place, task), lambda model, place: _put_task(model, place, task))
+    return None
+
+
+def _put_jina(model: Any, folder: Path) -> None:
+    """Replace the BERT that transformers made of a JinaBERT checkpoint by the restated model."""
+    from .jina import load_jina
+
+    model[0].model = load_jina(folder)
+    model[0].model_forward_params = {"input_ids", "attention_mask", "token_type_ids"}
+
+
+@contextlib.contextmanager
+def _plain_nomic(folder: Path) -> Iterator[Path]:
+    """Give a folder whose configuration transformers' NomicBert loads: the sizes of the tables, and no layer."""
+    config = find_json(folder / "config.json")
+    multiple = int(config.get("pad_vocab_size_multiple", 1))
+    plain: Mapping[str, Any] = {
+        "model_type": "nomic_bert",
+        "hidden_size": config["n_embd"],
+        "num_attention_heads": config["n_head"],
+        "num_hidden_layers": 0,
+        "intermediate_size": 8,
+        "vocab_size": -(-int(config["vocab_size"]) // multiple) * multiple,
+        "type_vocab_size": max(1, int(config.get("type_vocab_size", 2))),
+        "max_position_embeddings": config.get("n_positions", 2048),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        view = Path(name)
+        for path in folder.iterdir():
+            if path.name != "config.json":
+                (view / path.name).symlink_to(path.resolve())
+        (view / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+        yield view
+
+
+def _put_nomic(model: Any, folder: Path) -> None:
+    """Replace the model without layers by the restated one."""
+    from .jina_tasks import load_tensors
+    from .nomic_experts import NomicExperts
+
+    model[0].model = NomicExperts(find_json(folder / "config.json"), load_tensors(folder))
+    model[0].model_forward_params = {"input_ids", "attention_mask"}
+
+
+def _put_task(model: Any, folder: Path, task: str) -> None:
+    """Load the merged weights into transformers' JinaEmbeddingsV3, which has the base model's configuration."""
+    from .jina_tasks import load_tensors, merged_state
+
+    loaded = model[0].model
+    state = merged_state(find_json(folder / "config.json"), load_tensors(folder), task)
+    merged, loading = type(loaded).from_pretrained(
+        None, config=loaded.config, state_dict=state, attn_implementation="eager", output_loading_info=True
+    )
+    random = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
+    if random or loading["unexpected_keys"]:
+        raise CheckpointError(
+            f"{folder}: transformers' {type(loaded).__name__} lacks {', '.join(sorted(loading['unexpected_keys'])) or 'no'} "
+            f"tensors, and would make up {', '.join(random) or 'none'}"
+        )
+    model[0].model = merged
