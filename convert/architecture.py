@@ -308,6 +308,31 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortConvolution:
+    """Gated convolution over the tokens around each one (LFM2): output(after · convolve(before · value)).
+
+    Before, after and value are the three parts of the input's product. Each element has a kernel of its own. Tokens beyond the
+    ends of a text count as zeros.
+
+    Attributes:
+        input: (hidden, 3 · hidden): before, after, value.
+        kernel: (size, hidden), the earliest token first.
+        bias: (hidden,), of the convolution, if there is one.
+        output: (hidden, hidden).
+        reach: tokens before and after itself that a token's kernel covers.
+        sees_tail: whether the tokens of a query's expansion to which no token attends are part of the convolution, instead of
+            zeros.
+    """
+
+    input: Linear
+    kernel: Weight
+    bias: Weight | None
+    output: Linear
+    reach: tuple[int, int]
+    sees_tail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingGate:
     """Gate of a layer by the embeddings (EmbeddingGemma 2): down(activation(gate(x)) · norm(scale · signal(embeddings))).
 
@@ -329,7 +354,7 @@ class EmbeddingGate:
 
 
 #: Parts of a layer that a block adds to its input.
-Body = Attention | FeedForward | Experts | EmbeddingGate
+Body = Attention | FeedForward | Experts | EmbeddingGate | ShortConvolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,6 +564,11 @@ class Architecture:
     def experts(self) -> tuple[Experts, ...]:
         """Feed-forward parts of several experts, in the order of computation."""
         return tuple(core for block in self.blocks if isinstance(core := block.core, Experts))
+
+    @property
+    def short_convolutions(self) -> tuple[ShortConvolution, ...]:
+        """Gated convolutions of the layers, in the order of computation."""
+        return tuple(core for block in self.blocks if isinstance(core := block.core, ShortConvolution))
 
     @property
     def norms(self) -> Iterator[Norm]:

@@ -13,6 +13,7 @@ from .albert import describe_albert
 from .bert import describe_bert
 from .decoders.embedding_gemma2 import describe_embedding_gemma2
 from .decoders.gemma import describe_gemma, describe_gemma3
+from .decoders.lfm2 import describe_lfm2
 from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
 from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
@@ -52,6 +53,8 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
         "jina_embeddings_v3": describe_jina_embeddings_v3,
+        "lfm2": describe_lfm2,
+        "lfm2_bidirectional": describe_lfm2,
         "llama": describe_llama,
         "longformer": describe_longformer,
         "mistral": describe_mistral,

@@ -31,7 +31,8 @@ class Tap:
         part: index of one of `parts` equal parts of the last axis.
         parts: number of equal parts of the last axis.
         heads: axis of the heads of one text's value, which are put side by side; None for a value without this axis.
-        needs: path of a module without which the point does not exist; empty if there is none.
+        needs: path of a module without which the point does not exist, relative to the layer for points of layers; empty if
+            there is none.
         texts: axis of the texts; the next one is that of the tokens, or the one before.
         first: whether the first call in a layer alone counts; else the values of all calls are summed.
     """
@@ -62,6 +63,7 @@ class Family:
             argument is the number of products in the scores (DeBERTa).
         window: key of the configuration with the sizes of the layers' windows, for a family that computes its scores in
             another form (Longformer): the reference's are then computed from query and key.
+        unshown: points of a layer's graph that are no input or output of a module.
         final_norm: path of the norm after the last layer.
     """
 
@@ -73,6 +75,7 @@ class Family:
     softmax: Tap | None = None
     bias_method: tuple[str, str] | None = None
     window: str | None = None
+    unshown: frozenset[str] = frozenset()
     final_norm: str | None = None
 
 
@@ -378,6 +381,33 @@ _EMBEDDING_GATE = {
     "embedding_gate/residual": _out("ple_block"),
 }
 
+_LFM2 = Family(
+    embeddings={"word": (Tap("embed_tokens", "rows"),)},
+    layer=r"layers\.\d+",
+    points={
+        "attention/norm": Tap("operator_norm", "out", needs="self_attn"),
+        **_attention(
+            _out("self_attn.q_proj"), _out("self_attn.k_proj"), _out("self_attn.v_proj"), "self_attn.out_proj"
+        ),
+        "attention/query/norm": Tap("self_attn.q_layernorm", "out", heads=1),
+        "attention/key/norm": Tap("self_attn.k_layernorm", "out", heads=1),
+        "attention/residual": Tap("ffn_norm", "in", needs="self_attn"),
+        "convolution/norm": Tap("operator_norm", "out", needs="conv"),
+        "convolution/input": _out("conv.in_proj"),
+        "convolution/result": _into("conv.out_proj"),
+        "convolution/output": _out("conv.out_proj"),
+        "convolution/residual": Tap("ffn_norm", "in", needs="conv"),
+        **_norm_before("feed_forward", "ffn_norm", residual=_out("")),
+        "feed_forward/up": _out("feed_forward.w3"),
+        "feed_forward/gate": _out("feed_forward.w1"),
+        "feed_forward/gated": _into("feed_forward.w2"),
+        "feed_forward/down": _out("feed_forward.w2"),
+    },
+    rotary=True,
+    unshown=frozenset({"feed_forward/activation"}),
+    final_norm="embedding_norm",
+)
+
 _DECODER = _decoder()
 
 
@@ -428,6 +458,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "jina_bert": _jina("mlp.gated_layers", 0, "mlp.wo", "mlp.layernorm"),
         "jina_bert_qk_post_norm": _jina("mlp.up_gated_layer", 1, "mlp.down_layer", "layer_norm_2"),
         "jina_embeddings_v3": _JINA_EMBEDDINGS_V3,
+        "lfm2": _LFM2,
         "llama": _DECODER,
         "longformer": _LONGFORMER,
         "mistral": _DECODER,

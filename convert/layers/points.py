@@ -99,6 +99,11 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
         "attention/norm": "LayerNorm of the attention",
         "attention/residual_again": "second attention residual",
         "attention/norm_again": "second LayerNorm of the attention",
+        "convolution/norm": "LayerNorm of the convolution",
+        "convolution/input": "input product of the convolution",
+        "convolution/result": "gated convolution",
+        "convolution/output": "convolution output",
+        "convolution/residual": "convolution residual",
         "feed_forward/up": "up projection",
         "feed_forward/gate": "gate projection",
         "feed_forward/activation": "activation",
@@ -149,7 +154,7 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     }
 )
 
-_LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward|embedding_gate)/.+)")
+_LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|convolution|feed_forward|embedding_gate)/.+)")
 _MODULE = re.compile(r"(?P<module>modules\.(?P<index>\d+))/(?P<part>.+)")
 
 #: Last parts of the names of a pooling's results.

@@ -83,7 +83,8 @@ class Tracer:
         for layer in range(self._layer + 1):
             name = f"layers.{layer}/feed_forward"
             before = self._found.get(f"{name}/gate", self._found.get(f"{name}/up"))
-            if before is not None and before.equal(self._found[f"{name}/activation"]):
+            after = self._found.get(f"{name}/activation")
+            if before is not None and after is not None and before.equal(after):
                 del self._found[f"{name}/activation"]
 
     # Hooks ------------------------------------------------------------------------------------------------------------
@@ -99,7 +100,8 @@ class Tracer:
                 stack.callback(self._modules[path].register_forward_pre_hook(self._next_layer).remove)
                 for point, tap in self._layer_taps():
                     full = f"{path}.{tap.path}" if tap.path else path
-                    if full in self._modules and not self._is_identity(full):
+                    needed = not tap.needs or f"{path}.{tap.needs}" in self._modules
+                    if needed and full in self._modules and not self._is_identity(full):
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
                 if self._family.bias_method is not None:
                     self._wrap_bias(stack, path, *self._family.bias_method)

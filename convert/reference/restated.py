@@ -19,6 +19,7 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.errors import CheckpointError
 
 from ..checkpoint.json_files import find_json
+from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.task_adapters import task_layout, task_of, tasks_of
 
 __all__ = ["Restatement", "find_restatement"]
@@ -49,7 +50,10 @@ def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
     Raises:
         CheckpointError: the model needs one, and the artifact is not of a kind that it covers.
     """
-    config = find_json(folder / "config.json")
+    config = find_json(encoder_folder(folder) / "config.json")
+    if is_encoder(config):
+        note = "Fletcher's restatement of LFM2's encoder, which transformers has in later versions"
+        return Restatement(note, _plain_lfm2, _put_lfm2)
     experts = config.get("model_type") == "nomic_bert" and bool(config.get("num_experts"))
     tasks = tasks_of(config)
     if card.output != "vectors":
@@ -96,12 +100,7 @@ def _plain_nomic(folder: Path) -> Iterator[Path]:
         "type_vocab_size": max(1, int(config.get("type_vocab_size", 2))),
         "max_position_embeddings": config.get("n_positions", 2048),
     }
-    with tempfile.TemporaryDirectory() as name:
-        view = Path(name)
-        for path in folder.iterdir():
-            if path.name != "config.json":
-                (view / path.name).symlink_to(path.resolve())
-        (view / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+    with _view(folder, plain) as view:
         yield view
 
 
@@ -112,6 +111,44 @@ def _put_nomic(model: Any, folder: Path) -> None:
 
     model[0].model = NomicExperts(find_json(folder / "config.json"), load_tensors(folder))
     model[0].model_forward_params = {"input_ids", "attention_mask"}
+
+
+def is_encoder(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is that of LFM2's encoder."""
+    named = [*(config.get("architectures") or ()), *(config.get("auto_map") or {}).values()]
+    kind = config.get("model_type")
+    encodes = any(str(name).rpartition(".")[2].startswith("Lfm2Bidirectional") for name in named)
+    return kind == "lfm2_bidirectional" or (kind == "lfm2" and encodes)
+
+
+@contextlib.contextmanager
+def _plain_lfm2(folder: Path) -> Iterator[Path]:
+    """Give a folder with the configuration of transformers' Lfm2Model."""
+    config = {**find_json(folder / "config.json"), "model_type": "lfm2", "architectures": ["Lfm2Model"]}
+    config.pop("auto_map", None)
+    with _view(folder, config) as view:
+        yield view
+
+
+def _put_lfm2(model: Any, folder: Path) -> None:
+    """Change the loaded model into the encoder; by default the repositories' own code (type `lfm2`) masks no convolution."""
+    from .lfm2_encoder import make_encoder
+
+    config = find_json(folder / "config.json")
+    zero_padding = bool(config.get("conv_zero_padding", config.get("model_type") == "lfm2_bidirectional"))
+    make_encoder(model[0].model, zero_padding=zero_padding)
+
+
+@contextlib.contextmanager
+def _view(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Give a temporary folder of links with another configuration."""
+    with tempfile.TemporaryDirectory() as name:
+        view = Path(name)
+        for path in folder.iterdir():
+            if path.name != "config.json" and path.suffix != ".py":
+                (view / path.name).symlink_to(path.resolve())
+        (view / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield view
 
 
 def _put_task(model: Any, folder: Path, task: str) -> None:

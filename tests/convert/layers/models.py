@@ -47,7 +47,7 @@ DEBERTA: dict[str, Any] = {
 COUNTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "jina_embeddings_v3", "longformer")
 
 #: Families with RMS norms that are compared here, by their case, and all of them with `-m slow`.
-RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "llama", "mistral", "qwen3", "qwen3_window")
+RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "lfm2", "llama", "mistral", "qwen3", "qwen3_window")
 
 
 def _make_rms_normed(name: str) -> Any:
