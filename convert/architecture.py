@@ -311,8 +311,8 @@ class Experts:
 class ShortConvolution:
     """Gated convolution over the tokens around each one (LFM2): output(after · convolve(before · value)).
 
-    Before, after and value are the three parts of the input's product. Each element has a kernel of its own. Tokens beyond the
-    ends of a text count as zeros.
+    Before, after and value are the three parts of the input's product. Each element has a kernel of its own. Tokens beyond
+    the ends of a text count as zeros.
 
     Attributes:
         input: (hidden, 3 · hidden): before, after, value.

@@ -1,7 +1,7 @@
 """Places of the points in transformers' models: one table for each family, from points to module paths.
 
-Source: the `modeling_*.py` of transformers 5, `reference/jina.py` and `reference/nomic_experts.py`. A module that a checkpoint
-does not use is absent or the identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
+Source: the `modeling_*.py` of transformers 5, `reference/jina.py` and `reference/nomic_experts.py`. A module that a
+checkpoint does not use is absent or the identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Family:
             argument is the number of products in the scores (DeBERTa).
         window: key of the configuration with the sizes of the layers' windows, for a family that computes its scores in
             another form (Longformer): the reference's are then computed from query and key.
-        unshown: points of a layer's graph that are no input or output of a module.
+        unshown: points of a layer's graph that neither enter nor leave a module.
         final_norm: path of the norm after the last layer.
     """
 

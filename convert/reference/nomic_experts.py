@@ -2,8 +2,8 @@
 
 Restated from modeling_hf_nomic_bert.py of huggingface.co/nomic-ai/nomic-bert-2048, read in vLLM's bert_with_rope.py and in
 github.com/nomic-ai/contrastors. The modules have the names that those files give them, so that their tensors load by name and
-hooks find them. It shares no code with `families/rotary/nomic_bert.py`, which it checks: sizes come from the tensors, and each
-expert computes the tokens that chose it, one expert after the other.
+hooks find them. It shares no code with `families/rotary/nomic_bert.py`, which it checks: sizes come from the tensors, and
+each expert computes the tokens that chose it, one expert after the other.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _Experts(nn.Module):
         """Return the sum of the chosen experts' results by their shares, and the bias, (texts, tokens, hidden)."""
         flat, count = rows.flatten(0, 1), shares.shape[-1]
         weights, chosen = shares.flatten(0, 1).topk(self.top, dim=-1)
-        up, down = (matrix.unflatten(0, (count, -1)) for matrix in (self.mlp.w1, self.mlp.w2))
+        up, down = (matrix.reshape(count, -1, flat.shape[-1]) for matrix in (self.mlp.w1, self.mlp.w2))
         result = torch.zeros_like(flat)
         for expert in range(count):
             token, place = torch.where(chosen == expert)

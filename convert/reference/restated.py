@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,12 @@ def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
         return Restatement(note, _plain_nomic, _put_nomic)
     if tasks:
         task = task_of(config, card.input_type)
+        if task is None:
+            raise CheckpointError(
+                f"{folder} has adapters for {', '.join(tasks)}, and the artifact is of none of these tasks"
+            )
         note = f"the authors' formula of adapters in torch, for the task {task}"
-        return Restatement(note, lambda place: task_layout(place, task), lambda model, place: _put_task(model, place, task))
+        return Restatement(note, partial(task_layout, task=task), partial(_put_task, task=task))
     return None
 
 

@@ -36,7 +36,15 @@ THETA = 1_000_000.0
 #: Keys that no class reads: they describe the training code's blocks.
 UNUSED = (
     *("block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu"),
-    *("block_use_xavier_init", "conv_dim", "conv_dim_out", "conv_use_xavier_init", "num_heads", "theta", "tie_embedding"),
+    *(
+        "block_use_xavier_init",
+        "conv_dim",
+        "conv_dim_out",
+        "conv_use_xavier_init",
+        "num_heads",
+        "theta",
+        "tie_embedding",
+    ),
     *("use_pos_enc", "disable_flash_attention"),
 )
 

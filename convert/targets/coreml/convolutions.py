@@ -49,7 +49,7 @@ def _row(kernel: Weight, index: int) -> Weight:
     """Return the factors of one place of a kernel, (hidden,)."""
 
     def load() -> NDArray[np.float32]:
-        return kernel.load()[index]
+        return np.ascontiguousarray(kernel.load()[index])
 
     return Weight(f"{kernel.name}.{index}", kernel.shape[1:], load)
 

@@ -123,9 +123,7 @@ def _emit_short_convolution(
         hidden = graph.node("Mul", [hidden, seen], f"{name}/seen")
     packed = emit_linear(graph, part.input, hidden, f"{name}/input")
     parts = [f"{name}/{which}" for which in ("before", "after", "value")]
-    before, after, value = graph.nodes(
-        "Split", [packed, graph.constant([width] * 3)], f"{name}/split", parts, axis=-1
-    )
+    before, after, value = graph.nodes("Split", [packed, graph.constant([width] * 3)], f"{name}/split", parts, axis=-1)
     gated = graph.node("Mul", [before, value], f"{name}/gated")
     rows = _emit_rows(graph, gated, width, around, f"{name}/around")  # (…, size, hidden)
     rows = graph.node("Mul", [rows, graph.weight(part.kernel)], f"{name}/weighted")

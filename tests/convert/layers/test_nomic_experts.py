@@ -1,4 +1,4 @@
-"""NomicBERT with experts layer by layer: the torch reference against the tests' restatement, and the verifiers that use it."""
+"""NomicBERT with experts layer by layer: the torch reference against the tests' restatement, and both verifiers."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def test_vectors_are_verified_and_stamped(artifact_of: Callable[[str], Path], tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["cuda-fp32", "tensorrt-fp32", "coreml-fp32", "cuda-fp16", "cuda-bf16", "tensorrt-bf16"])
+@pytest.mark.parametrize(
+    "variant", ["cuda-fp32", "tensorrt-fp32", "coreml-fp32", "cuda-fp16", "cuda-bf16", "tensorrt-bf16"]
+)
 def test_graphs_for_devices_agree(
     artifact_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
@@ -128,7 +130,9 @@ HARMS: dict[str, tuple[Callable[[Patient], None], str]] = {
         "layers.1/feed_forward/router/scores",
     ),
     "softmax over tokens": (
-        lambda patient: patient.set_attribute("Softmax", "axis", 0, within="encoder.layers.1/feed_forward/router/shares"),
+        lambda patient: patient.set_attribute(
+            "Softmax", "axis", 0, within="encoder.layers.1/feed_forward/router/shares"
+        ),
         "layers.1/feed_forward/router/shares",
     ),
     "an expert's matrix": (

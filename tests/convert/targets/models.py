@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import transformers
 
+from ..families.decoders.lfm2_encoder import tiny_encoder
 from ..families.decoders.models import QUICK, make_tiny
 from ..families.restated import Restated, Static
 from ..families.rotary.test_gte import New
@@ -100,6 +101,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     ),
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
     "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
+    "lfm2_bidirectional": lambda: tiny_encoder("lfm2_bidirectional"),
     "longformer": roberta_like("longformer", "Longformer", attention_window=6, type_vocab_size=1),
     "modernbert": _modernbert,
     "mpnet": roberta_like("mpnet", "MPNet"),

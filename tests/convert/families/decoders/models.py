@@ -97,7 +97,8 @@ CASES: Mapping[str, Case] = {
     "qwen3_both": Case("Qwen3", {**_WINDOW, "head_dim": 8, "is_causal": False}),
 }
 
-#: Cases that always run: each kind of norm and of mask, grouped heads, a gate by the embeddings, short convolutions. The others are slow.
+#: Cases that always run: each kind of norm and of mask, grouped heads, a gate by the embeddings, short convolutions. The
+#: others are slow.
 QUICK = ("embedding_gemma2", "gemma3_both", "lfm2", "llama", "qwen3", "qwen3_window")
 
 
