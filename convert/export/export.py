@@ -277,7 +277,11 @@ def _write(
     progress.line("writing the tokenizer")
     written = write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
-    if (table := read_query_table(checkpoint.folder, card.dimension)) is not None:
+    if (table := read_query_table(checkpoint.folder, architecture.embedding.word.shape[0])) is not None:
+        if len(table.shape) == 2 and table.shape[1] != card.dimension:
+            raise CheckpointError(
+                f"queries of {checkout.source} have vectors of {table.shape[1]} elements, its documents {card.dimension}"
+            )
         write_query_weights(folder / QUERY_WEIGHTS, np.array(table.read(), np.float32))
     checkpoint.ignored.check_met(checkpoint.folder)
     strips = written.strips_texts and card.output != "scores"  # CrossEncoder takes pairs as they are

@@ -49,7 +49,8 @@ class Tokens:
     @property
     def ids(self) -> tuple[int, ...]:
         """Return the token ids, special and expansion tokens included."""
-        return tuple(self.features["input_ids"][0].tolist())
+        ids = self.features["input_ids"]
+        return tuple((ids[0] if ids.dim() == 2 else ids).tolist())  # StaticEmbedding has one row of all texts
 
     @property
     def types(self) -> tuple[int, ...] | None:

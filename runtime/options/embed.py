@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypedDict, get_args
 
 from msgspec import Meta
 
-from fletcher.model_zoo.card import INPUT_TYPE_SYNONYMS, INPUT_TYPES, RAW, ModelCard
+from fletcher.model_zoo.card import INPUT_TYPE_SYNONYMS, INPUT_TYPES, RAW, ModelCard, StaticQueries
 
 from ..errors import OptionError
 from .struct import Options
@@ -169,6 +169,18 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
             raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
         return meant
 
+    def reads_static(self, card: ModelCard) -> bool:
+        """Return whether the texts are queries that need no model.
+
+        Raises:
+            OptionError: neither Fletcher nor the card defines the input type.
+        """
+        settings = card.static_queries
+        if not isinstance(settings, StaticQueries):
+            return False
+        purpose = self.purpose(card)
+        return purpose == "query" or (purpose != "document" and settings.others)
+
     def _only(self, card: ModelCard, own: str) -> str:
         """Return the input type for a model whose weights are for one alone."""
         asked = own if self.input_type is None else self.input_type
@@ -213,6 +225,11 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
                 "overflow",
                 f"{card.name} leaves the prompt out of its vectors, and finds it at the beginning of the text only: "
                 "truncate at the end",
+            )
+        if self.splits and self.reads_static(card):
+            raise OptionError(
+                "overflow",
+                f"queries of {card.name} need no model and are read whole: {self.overflow} is for its documents",
             )
         for field in ("window_tokens", "overlap_tokens", "chunk_tokens"):
             self._check_cut(field)

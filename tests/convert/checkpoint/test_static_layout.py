@@ -67,6 +67,25 @@ def test_a_static_embedding_of_sentence_transformers(
     )
 
 
+def test_the_truncation_of_the_tokenizers_file_applies(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=WIDTH)], device="cpu")
+    model.save(str(tmp_path / "model"))
+    file = next((tmp_path / "model").rglob("tokenizer.json"))
+    settings = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation": settings}))
+    expected = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS)
+    assert export(str(tmp_path / "model"), tmp_path / "artifact").max_tokens == 4
+    with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
+        result = encoder.embed(TEXTS)
+    np.testing.assert_allclose(result.vectors, expected, rtol=0, atol=2e-5)
+    assert result.dropped[1] > 0
+    settings["direction"] = "Left"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation": settings}))
+    with pytest.raises(CheckpointError, match="truncation cuts the beginning"):
+        export(str(tmp_path / "model"), tmp_path / "artifact")
+
+
 def test_a_pickled_table_in_a_folder_of_its_own(tokenizer: Tokenizer, tmp_path: Path) -> None:
     torch.manual_seed(4)
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=WIDTH)], device="cpu")
