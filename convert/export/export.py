@@ -47,7 +47,7 @@ from ..checkpoint.routed_layout import read_query_table, routed_layout
 from ..checkpoint.static_layout import static_layout
 from ..checkpoint.task_adapters import task_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
-from ..families import check_family
+from ..families import check_family, explain_limit
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..reference.load import load_witness
@@ -163,7 +163,7 @@ def export(
         if card.max_tokens > architecture.max_positions:
             raise CheckpointError(
                 f"the longest input would be {card.max_tokens} tokens, the positions of {source} end at "
-                f"{architecture.max_positions}: choose a smaller --max-tokens"
+                f"{architecture.max_positions}{explain_limit(checkpoint)}: choose a smaller --max-tokens"
             )
         recipe = _Recipe(card, architecture, emitter, pairs, tools)
         if base is not None:  # the weights are the base model's and the adapter's

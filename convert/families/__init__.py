@@ -26,14 +26,14 @@ from .rotary.gte import describe_gte
 from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
 from .rotary.nomic_bert import describe_nomic_bert
 from .settings.nearest import explain_nearest
-from .special_attention.big_bird import describe_big_bird
+from .special_attention.big_bird import describe_big_bird, explain_blocks
 from .special_attention.convbert import describe_convbert
 from .special_attention.deberta_v2 import describe_deberta_v2
 from .special_attention.longformer import describe_longformer
 from .static_embedding import describe_static_embedding
 from .t5 import describe_t5
 
-__all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
+__all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe", "explain_limit"]
 
 #: Authored families by `model_type`.
 FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
@@ -100,6 +100,13 @@ UNTRACED: Mapping[str, str] = MappingProxyType(
         "nystromformer": _PADDING,
     }
 )
+
+
+def explain_limit(checkpoint: Checkpoint) -> str:
+    """Return why texts beyond the longest one are refused, as the rest of a sentence; nothing for most families."""
+    if checkpoint.config.get("model_type") == "big_bird":
+        return explain_blocks(checkpoint)
+    return ""
 
 
 def check_family(checkpoint: Checkpoint) -> str:
