@@ -20,7 +20,7 @@ from typing import Literal
 
 from fletcher.model_zoo.card import Output, PoolingMode
 
-from .checkpoint.tensors import Linear, Norm, Weight
+from .checkpoint.tensors import Adapter, Linear, Norm, Weight
 
 __all__ = [
     "Activation",
@@ -69,6 +69,23 @@ class LearnedPositions:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskAdapters:
+    """Adapters of several tasks in one graph, of which each text chooses one (jina-embeddings-v3).
+
+    Attributes:
+        tasks: number of tasks; a text of the number `tasks` has none.
+        rank: columns of each task in every adapter.
+        word: adapter of the word table.
+        token_type: adapter of the row of token type 0, whose `down` is (1, tasks · rank).
+    """
+
+    tasks: int
+    rank: int
+    word: Adapter
+    token_type: Adapter
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """Token ids to hidden states.
 
@@ -80,6 +97,7 @@ class Embedding:
         projection: product from the tables' width to the hidden size, if the two differ (ALBERT, ELECTRA).
         token_types: whole table, (types, width), instead of `token_type`, for models that take pairs of texts.
         scale: factor of the word table's rows (Gemma), if the family has one.
+        adapters: adapters of the tables, if a text chooses its task.
     """
 
     word: Weight
@@ -89,6 +107,7 @@ class Embedding:
     projection: Linear | None = None
     token_types: Weight | None = None
     scale: float | None = None
+    adapters: TaskAdapters | None = None
 
 
 @dataclass(frozen=True, slots=True)

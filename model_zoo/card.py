@@ -188,6 +188,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         include_prompt: False if the tokens of a prompt are left out of the pooling. The key is left out for other models.
         input_type: the only input type that the weights are for, besides `raw`: those of a task's adapter. The key is left
             out for other models.
+        tasks: number of the adapter in the graphs by input type; `raw` has none. The key is left out for other models.
     """
 
     name: str
@@ -217,3 +218,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET
     include_prompt: bool | msgspec.UnsetType = msgspec.UNSET
     input_type: str | msgspec.UnsetType = msgspec.UNSET
+    tasks: Mapping[str, int] | msgspec.UnsetType = msgspec.UNSET

@@ -24,9 +24,6 @@ GROUPS: Final[Mapping[Output, str]] = MappingProxyType(
 #: Bytes of a weight in float32, as the processor computes.
 FLOAT32: Final = 4
 
-#: Family whose checkpoint has an adapter for each task, of which an export chooses one.
-TASKED: Final = "jina_embeddings_v3"
-
 #: Licenses whose terms must be accepted on the hub before it gives the files.
 TERMS: Final = ("LicenseRef-Gemma",)
 
@@ -98,8 +95,7 @@ def _has_canary(model: CatalogModel) -> bool:
 
 
 def _needs(model: CatalogModel) -> list[str]:
-    needs = ["terms accepted on the hub"] if model.license in TERMS else []
-    return [*needs, *(["--task"] if model.family == TASKED else [])]
+    return ["terms accepted on the hub"] if model.license in TERMS else []
 
 
 def _languages(model: CatalogModel) -> str:

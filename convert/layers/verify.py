@@ -84,6 +84,11 @@ def verify_layers(
     artifact.check_files()
     checkout = fetch_reference(artifact, reference, progress)
     name = reference_name(checkout)
+    if card.tasks:
+        raise InputError(
+            f"{card.name} has adapters for {', '.join(card.tasks)}, of which each text chooses one: compare an artifact of "
+            "one task (--task) layer by layer, or verify without --layers"
+        )
     with routed_layout(checkout.folder) as folder:
         traced = TRACED_MODELS[card.output](folder, card)
         rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)

@@ -37,25 +37,28 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor.float() for file in files for name, tensor in load_file(folder / file).items()}
 
 
-def merged_state(config: Mapping[str, Any], tensors: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
+def merged_state(config: Mapping[str, Any], tensors: Mapping[str, Tensor], task: str | None) -> dict[str, Tensor]:
     """Return the tensors of the model with the adapter of a task, under the names that they have without adapters.
 
     Args:
         config: `config.json` of the checkpoint.
         tensors: its tensors.
-        task: one of `lora_adaptations`.
+        task: one of `lora_adaptations`; None for the base model.
 
     Raises:
         KeyError: a setting or a matrix is missing.
     """
     tasks: Sequence[str] = config["lora_adaptations"]
-    index, scaling = tasks.index(task), config["lora_alpha"] / config["lora_rank"]
+    index, scaling = 0 if task is None else tasks.index(task), config["lora_alpha"] / config["lora_rank"]
     merged = {}
     for name, tensor in tensors.items():
         stem, marker, part = name.partition(".parametrizations.weight.")
         if not marker:
             merged[name] = tensor
         elif part == "original":
+            if task is None:
+                merged[f"{stem}.weight"] = tensor
+                continue
             down, up = (tensors[f"{stem}{marker}0.lora_{side}"][index] for side in "AB")
             pair = (down, up) if stem.rpartition(".")[2].endswith("_embeddings") else (up, down)
             merged[f"{stem}.weight"] = tensor + torch.matmul(*pair).view(tensor.shape) * scaling

@@ -107,6 +107,7 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         _set_limit(model, card, zoo=zoo),
         prompts=dict(card.prompts) if zoo else None,
         maps=maps,
+        select=restated.select(model, folder) if restated is not None and restated.select is not None else None,
     )
 
 

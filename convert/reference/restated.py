@@ -21,7 +21,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
-from ..checkpoint.task_adapters import task_layout, task_of, tasks_of
+from ..checkpoint.task_adapters import input_type_of, task_layout, task_of, tasks_of
 
 __all__ = ["Restatement", "find_restatement"]
 
@@ -34,11 +34,13 @@ class Restatement:
         note: the part in words, after sentence-transformers' name.
         layout: gives a folder that sentence-transformers loads.
         put: replaces the model in what it loaded; it gets the model and the checkpoint's folder.
+        select: returns the function that loads the weights for an input type, for a model whose texts choose their task.
     """
 
     note: str
     layout: Callable[[Path], AbstractContextManager[Path]]
     put: Callable[[Any, Path], None]
+    select: Callable[[Any, Path], Callable[[str], None]] | None = None
 
 
 def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
@@ -72,6 +74,9 @@ def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
         note = "Fletcher's restatement of NomicBERT with experts, whose code the repository would bring itself"
         return Restatement(note, _plain_nomic, _put_nomic)
     if tasks:
+        if card.tasks:
+            note = "the authors' formula of adapters in torch, for the task of each text"
+            return Restatement(note, partial(task_layout, task=None), partial(_put_task, task=None), _select_task)
         task = task_of(config, card.input_type)
         if task is None:
             raise CheckpointError(
@@ -156,7 +161,22 @@ def _view(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
         yield view
 
 
-def _put_task(model: Any, folder: Path, task: str) -> None:
+def _select_task(model: Any, folder: Path) -> Callable[[str], None]:
+    """Return a function that loads the weights of the task that belongs to an input type; those without one for others."""
+    by_type = {input_type_of(task): task for task in tasks_of(find_json(folder / "config.json"))}
+    loaded: list[str | None] = [None]
+
+    def select(input_type: str) -> None:
+        task = by_type.get(input_type)
+        if task != loaded[0]:
+            _put_task(model, folder, task)
+            model.eval()
+            loaded[0] = task
+
+    return select
+
+
+def _put_task(model: Any, folder: Path, task: str | None) -> None:
     """Load the merged weights into transformers' JinaEmbeddingsV3, which has the base model's configuration."""
     from .jina_tasks import load_tensors, merged_state
 

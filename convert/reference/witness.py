@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +122,7 @@ class Witness:
         prompts: prompts of the zoo's card by input type; None calls the reference with the checkpoint's own.
         strips: whether blanks around a text are removed first, as sentence-transformers 5 does and 6 does not.
         maps: maps from a token's state to BGE-M3's further outputs; None for other models.
+        select: loads the weights for an input type, for a model with adapters for tasks; None for other models.
     """
 
     folder: Path
@@ -133,6 +134,7 @@ class Witness:
     prompts: Mapping[str, str] | None = None
     strips: bool = False
     maps: TokenMaps | None = None
+    select: Callable[[str], None] | None = None
 
     @property
     def encoder_folder(self) -> Path:
@@ -212,6 +214,8 @@ class Witness:
             query: first text of a pair, for a reranker.
             ids_only: whether to stop before the model computes.
         """
+        if self.select is not None and not ids_only:
+            self.select(input_type)
         seen: dict[str, Any] = {}
 
         def keep(module: Any, given: tuple[Any, ...]) -> None:

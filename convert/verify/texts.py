@@ -148,7 +148,8 @@ def _prompted(witness: Witness, built: _Texts, tokens: CheckpointTokens, texts: 
     more = (*few, base.title(), f"  {base} ", SENTENCES[17], SENTENCES[21], *built.tokens[:1])
     prompts = {**witness.own_prompts, **witness.card.prompts}
     own = witness.card.input_type
-    types = [own] if isinstance(own, str) else list(dict.fromkeys((*INPUT_TYPES, *prompts)))
+    every = witness.card.tasks or (*INPUT_TYPES, *prompts)
+    types = [own] if isinstance(own, str) else list(dict.fromkeys(every))
     for name in spread(types, MOST_PROMPTS):
         for text in more if name in prompts else few:
             yield Case(text, name)

@@ -7,7 +7,8 @@ padded graph, and for mixed lengths it saves the cost of the padding (benchmarks
 The inputs are those of `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
 `token_type_ids` int32 (tokens,).
 
-A pooling that leaves out the tokens of a prompt has the input `skipped_tokens`, int32 (tokens,): 1 for such a token.
+A pooling that leaves out the tokens of a prompt has the input `skipped_tokens`, int32 (tokens,): 1 for such a token. A model
+with adapters for tasks has the input `task_ids`, int32 (tokens,): the number of the task of each token's text.
 
 If a text's vector is the mean of its tokens', the last hidden states are an output too, `token_states` float32 (tokens,
 hidden): late chunking averages other spans of tokens. A session copies them only on request.
@@ -21,10 +22,11 @@ import numpy as np
 
 from fletcher.runtime.artifact.manifest import TOKEN_STATES, TensorInfo
 
-from ...architecture import Architecture, LearnedPositions, Normalize, Pooling
-from ...checkpoint.tensors import Weight
+from ...architecture import Architecture, LearnedPositions, Normalize, Pooling, TaskAdapters
+from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
+from ..shared.blocks import TASK_COLUMNS, emit_adapter
 from ..shared.convolutions import convolve_by_index, masks_tail
 from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import CAUSAL, NO_BIAS, bias_key, emit_positions, has_bias
@@ -55,6 +57,8 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_packed_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
+    if architecture.embedding.adapters is not None:
+        word = _emit_tasks(graph, architecture.embedding.adapters, ids, word)
     # Attentions in blocks have masks of their own.
     without = (
         NO_BIAS,
@@ -131,6 +135,18 @@ def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: PackedL
     rectangle = graph.node("Gather", [places, layout.rectangle], "tail/rectangle")  # (texts, longest)
     valid = graph.node("Where", [layout.valid, rectangle, one], "tail/valid")
     return graph.node("ReduceMax", [valid, graph.constant([1])], "tail/seen_lengths", keepdims=0)
+
+
+def _emit_tasks(graph: GraphBuilder, adapters: TaskAdapters, ids: str, word: str) -> str:
+    """Add the columns of each token's task, and the rows of the tables with their adapters, (tokens, width)."""
+    tasks = graph.input(TensorInfo("task_ids", "int32", ("tokens",)))
+    columns = np.kron(np.eye(adapters.tasks + 1, adapters.tasks), np.ones((1, adapters.rank))).astype(np.float32)
+    table = graph.weight(constant(f"tasks.{adapters.tasks}.{adapters.rank}", columns))
+    graph.node("Gather", [table, tasks], TASK_COLUMNS)  # without a task: a row of zeros
+    low = graph.node("Gather", [graph.weight(adapters.word.down), ids], "embeddings/word/adapter/low")
+    word = emit_adapter(graph, adapters.word, low, word, "embeddings/word/adapted")
+    first = graph.weight(adapters.token_type.down)
+    return emit_adapter(graph, adapters.token_type, first, word, "embeddings/token_type/adapted")
 
 
 def _emit_seen_tokens(graph: GraphBuilder, layout: PackedLayout, seen: PackedLayout) -> str:

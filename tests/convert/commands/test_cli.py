@@ -70,7 +70,6 @@ def test_list_shows_every_model_in_groups() -> None:
     assert list(listed) == [model.name for model in list_models()]
     assert listed["all-MiniLM-L6-v2"]["verified"] and not listed["bge-m3"]["verified"]
     assert listed["embeddinggemma-300m"]["needs"] == ["terms accepted on the hub"]
-    assert listed["jina-embeddings-v3"]["needs"] == ["--task"]
     assert (listed["gte-modernbert-base"]["settings"], listed["gte-modernbert-base"]["card"]) == ("checkpoint", None)
     table = convert("model", "list").stdout.splitlines()
     groups = list(dict.fromkeys(line.partition("  ")[0] for line in table[2:]))
