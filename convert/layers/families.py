@@ -33,6 +33,7 @@ class Tap:
         heads: axis of the heads of one text's value, which are put side by side; None for a value without this axis.
         needs: path of a module without which the point does not exist, relative to the layer for points of layers; empty if
             there is none.
+        other: path of the module where there is none at `path`; empty if there is no other place.
         texts: axis of the texts; the next one is that of the tokens, or the one before.
         first: whether the first call in a layer alone counts; else the values of all calls are summed.
     """
@@ -44,6 +45,7 @@ class Tap:
     parts: int = 1
     heads: int | None = None
     needs: str = ""
+    other: str = ""
     first: bool = False
     texts: int = 0
 
@@ -316,6 +318,28 @@ _XLM_ROBERTA_XL = Family(
 )
 
 
+_T5 = Family(
+    embeddings={"word": (_out("encoder.embed_tokens"),)},
+    layer=r"encoder\.block\.\d+",
+    points={
+        **_norm_before("attention", "layer.0.layer_norm", residual=_out("layer.0")),
+        **_attention(
+            _out("layer.0.SelfAttention.q"),
+            _out("layer.0.SelfAttention.k"),
+            _out("layer.0.SelfAttention.v"),
+            "layer.0.SelfAttention.o",
+        ),
+        **_norm_before("feed_forward", "layer.1.layer_norm", residual=_out("layer.1")),
+        "feed_forward/up": Tap("layer.1.DenseReluDense.wi_1", "out", other="layer.1.DenseReluDense.wi"),
+        "feed_forward/gate": _out("layer.1.DenseReluDense.wi_0"),
+        "feed_forward/activation": _out("layer.1.DenseReluDense.act"),
+        "feed_forward/gated": Tap("layer.1.DenseReluDense.wo", "in", needs="layer.1.DenseReluDense.wi_1"),
+        "feed_forward/down": _out("layer.1.DenseReluDense.wo"),
+    },
+    final_norm="encoder.final_layer_norm",
+)
+
+
 def _decoder(
     *,
     scaled: bool = False,
@@ -464,11 +488,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "mistral": _DECODER,
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
+        "mt5": _T5,
         "nomic_bert": _NOMIC_BERT,
         "nomic_bert_experts": _NOMIC_EXPERTS,
         "qwen2": _DECODER,
         "qwen3": _decoder(head_norms=_head_norms("query", "key", axis=1)),
         "roberta": _BERT,
+        "t5": _T5,
         "xlm-roberta": _BERT,
         "xlm-roberta-xl": _XLM_ROBERTA_XL,
     }

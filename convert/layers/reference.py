@@ -100,6 +100,8 @@ class Tracer:
                 stack.callback(self._modules[path].register_forward_pre_hook(self._next_layer).remove)
                 for point, tap in self._layer_taps():
                     full = f"{path}.{tap.path}" if tap.path else path
+                    if tap.other and full not in self._modules:
+                        full = f"{path}.{tap.other}"
                     needed = not tap.needs or f"{path}.{tap.needs}" in self._modules
                     if needed and full in self._modules and not self._is_identity(full):
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
@@ -194,6 +196,8 @@ class Tracer:
                 self._found[f"{layer}/attention/key/rotated"] = _side_by_side(key)
             scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
             bias = None if attention_mask is None else attention_mask[0]
+            if (learned := rest.get("position_bias")) is not None:  # T5's, which its function adds besides the mask
+                bias = learned[0] if bias is None else learned[0] + bias
             # Fewer heads of keys: each one belongs to a group of query heads, side by side.
             keys = key[0].repeat_interleave(query.shape[1] // key.shape[1], 0)
             self._score(layer, query[0], keys, scale, bias, softmax[0])
