@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from fletcher.model_zoo.card import ModelCard, Output, TokenHeads
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
@@ -19,7 +21,7 @@ from ..checkpoint.routed_layout import documents_folder
 from ..checkpoint.weights.files import has_pickles, read_weights
 from .restated import find_restatement
 from .token_heads import load_token_maps
-from .witness import Witness, input_modules, quiet
+from .witness import STATIC, Witness, input_modules, quiet
 
 __all__ = ["load_witness"]
 
@@ -37,6 +39,9 @@ CLASSES: Mapping[Output, str] = MappingProxyType(
 UNUSED: Mapping[Output, tuple[str, ...]] = MappingProxyType(
     {"vectors": ("pooler.",), "token_vectors": ("pooler.",), "scores": (), "sparse": ()}
 )
+
+#: Longest text, in tokens, that is made for static embeddings, which have no limit.
+LONGEST_STATIC = 1024
 
 #: A limit above this one means that a tokenizer has none.
 NO_LIMIT = 1 << 30
@@ -94,6 +99,8 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         method += f" with the pooling {'+'.join(card.pooling)} of the export (the checkpoint has no modules.json)"
     if restated is not None:
         method += f", and {restated.note}"
+    if type(input_modules(model)[0]).__name__ == STATIC:
+        card = msgspec.structs.replace(card, max_tokens=min(card.max_tokens, LONGEST_STATIC))
     maps = None
     if isinstance(card.token_heads, TokenHeads):
         maps = load_token_maps(folder, input_modules(model)[0].tokenizer)
@@ -151,6 +158,8 @@ def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
     import torch
 
     first = input_modules(model)[0]
+    if type(first).__name__ == STATIC:
+        return  # its class reads its one tensor itself
     if not hasattr(first, "model") or not hasattr(first, "tokenizer"):
         raise CheckpointError(f"{folder} has no model of transformers in sentence-transformers: it cannot be compared")
     _, loading = type(first.model).from_pretrained(
@@ -184,6 +193,10 @@ def _with_pooling(model: Any, card: ModelCard) -> Any:
 def _set_limit(model: Any, card: ModelCard, *, zoo: bool) -> tuple[str, ...]:
     """Apply the artifact's longest inputs to the reference where the export may choose them; return notes on it."""
     late = card.late_interaction
+    if type(input_modules(model)[0]).__name__ == STATIC:
+        return (
+            f"texts of at most {card.max_tokens} tokens are compared; static embeddings have no limit of their own",
+        )
     if late is None:
         limits = {"max_seq_length": card.max_tokens}
     else:
