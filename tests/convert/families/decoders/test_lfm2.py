@@ -32,7 +32,11 @@ from .models import make_tiny
 @pytest.mark.parametrize(
     "target", ["cpu", *(pytest.param(target, marks=pytest.mark.slow) for target in ("cuda", "tensorrt", "coreml"))]
 )
-@pytest.mark.parametrize("changes", [{}, {"conv_bias": True, "conv_L_cache": 5}], ids=["published", "biased"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"conv_bias": True, "conv_L_cache": 5}, marks=pytest.mark.slow)],
+    ids=["published", "biased"],
+)
 def test_the_encoder(tmp_path: Path, target: Any, changes: dict[str, Any]) -> None:
     parity = parity_of(tiny_encoder(**changes), tmp_path, target)
     parity.check_batches()
@@ -59,7 +63,11 @@ def test_colbert(tmp_path: Path, expansion: Any) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "zero_padding"),
-    [(ENCODER, False), ({"model_type": "lfm2_bidirectional"}, True), ({**ENCODER, "conv_zero_padding": True}, True)],
+    [
+        (ENCODER, False),
+        ({"model_type": "lfm2_bidirectional"}, True),
+        pytest.param({**ENCODER, "conv_zero_padding": True}, True, marks=pytest.mark.slow),
+    ],
     ids=["of_the_repository", "of_transformers", "by_key"],
 )
 def test_colbert_of_the_encoder(tmp_path: Path, changes: dict[str, Any], zero_padding: bool) -> None:
