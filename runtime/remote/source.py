@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,7 @@ class ObjectFiles:
             return None
         return None if found is None else found.data
 
-    def blocks(self, name: str, start: int, size: int, scratch: Path) -> Iterator[memoryview]:
+    def blocks(self, name: str, start: int, size: int, scratch: Path) -> Generator[memoryview, None, None]:
         """Yield the bytes of a file; see `Source.blocks`. The next ranges arrive while the caller uses a block."""
         ranges = iter([(at, min(RANGE_BYTES, size - at)) for at in range(start, size, RANGE_BYTES)])
         arriving: deque[SimpleQueue[memoryview | BaseException | None]] = deque()

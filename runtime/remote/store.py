@@ -224,7 +224,7 @@ class ObjectStore:
         code = next(iter(_CODE.findall(text)), "")
         status = next(iter(_STATUS.findall(text)), "")
         said = " ".join(part for part in (status, code) if part)
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) or status == "404":  # the list of a missing bucket has the status alone
             return SourceError(f"{place} does not exist{f' ({said})' if said else ''}")
         refused = isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in _REFUSED
         if refused or status in ("401", "403"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +26,9 @@ from ..surroundings import Surroundings, load_encoder
 from .front import served
 from .options import Deployment
 from .scaling import BUSY, OPEN, QUEUE
+
+if TYPE_CHECKING:
+    from ..observe.tracing import Tracing
 
 __all__ = ["Replica"]
 
@@ -51,7 +56,7 @@ class Replica:
         options = self._deployment.server
         logs.install(options.log_level.upper())
         # `RayFile.check` has decided who may call without a key.
-        self._surroundings = Surroundings.open(options.replace(allow_anonymous=True))
+        self._surroundings = Surroundings.open(options.replace(allow_anonymous=True), _tracing(self._deployment))
         self._models = self._surroundings.make_models(load)
         add_memory_metrics(self._models.metrics, "server")
         self._flight: Any = None
@@ -139,6 +144,16 @@ class Replica:
         if self._flight is not None:
             self._flight.stop(1.0)
         self._surroundings.close()
+
+
+def _tracing(deployment: Deployment) -> Tracing | None:
+    """Return where spans go. A replica is named by its process: all replicas of a node have the same port, HAProxy's."""
+    url = deployment.server.otlp
+    if url is None:
+        return None
+    from ..observe.tracing import Tracing
+
+    return Tracing.to(url, f"{socket.gethostname()}/{deployment.name}/{os.getpid()}")
 
 
 def _node_address() -> str:
