@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,9 +14,10 @@ import msgspec
 from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import ServiceError
 
-from ..access.addresses import HostPort, is_loopback
+from ..access.addresses import HostPort, bind, is_loopback
 from ..http.call import AsgiApp
 from ..http.edge.prefix import below
+from ..listening import private_folder
 from ..models.heap import few_arenas
 from ..models.registry import Models
 from ..models.spec import ModelSpec
@@ -92,15 +94,21 @@ class Replica:
             self._open_flight(self._deployment.flight_port)
 
     def _open_flight(self, port: int) -> None:
-        """Listen for Flight, and register the address."""
+        """Listen for Flight, and register the address. Replicas of a node share a port that is given."""
+        from ..flight.relayed import RelayedFlight
         from .flight import ClusterFlight, Registration, open_book
 
-        local = is_loopback(self._host)
-        flight = self._surroundings.make_flight(ClusterFlight, self._models, HostPort(self._host, port))
-        flight.advertised = f"grpc://{HostPort(self._host if local else self._node or _node_address(), flight.port)}"
-        self._registration = Registration(open_book, self._deployment.name, flight.advertised)
-        flight.registration = self._registration
-        self._flight = flight
+        make = partial(self._surroundings.make_flight, ClusterFlight, self._models)
+        if port:
+            listener = bind(HostPort(self._host, port), "flight", shared=True)
+            self._flight = RelayedFlight(make, listener, private_folder(), None)
+            flight = self._flight.server
+        else:
+            self._flight = flight = make(HostPort(self._host, 0))
+            port = flight.port
+        own = self._host if is_loopback(self._host) else self._node or _node_address()
+        flight.advertised = f"grpc://{HostPort(own, port)}"
+        self._registration = flight.registration = Registration(open_book, self._deployment.name, flight.advertised)
 
     async def check_health(self) -> None:
         """Raise an error if the canary fails, batches fail or hang, or an artifact was changed, so that Ray replaces it.

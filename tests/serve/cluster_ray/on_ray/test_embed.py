@@ -127,11 +127,14 @@ def test_problems_are_named_before_the_work(tiny_artifact: Path, source: Path, t
         assert done.returncode == 1, done.stdout
         assert message in done.stderr
         assert not (tmp_path / "out").exists()
-    lacking = run_command(
-        "cluster", "embed", str(tmp_path / "nowhere"), str(source), "out", "--address", "local", folder=tmp_path
-    )
-    assert lacking.returncode == 1
-    assert "nowhere" in lacking.stderr
+    for artifact, message in (
+        (str(tmp_path / "nowhere"), "nowhere"),
+        ("file:///no/where", "file:///no/where is not an"),
+    ):
+        words = ["cluster", "embed", artifact, str(source), "out", "--address", "local"]
+        lacking = run_command(*words, folder=tmp_path)
+        assert lacking.returncode == 1
+        assert message in lacking.stderr
 
 
 def test_a_row_that_cannot_be_used_is_named(tiny_artifact: Path, tmp_path: Path) -> None:

@@ -292,6 +292,37 @@ def test_open_ports_are_those_that_the_documents_name(cluster: Cluster) -> None:
     assert set(inside.values()) == {"127.0.0.1"}
 
 
+STATUS = """
+[balancer]
+http = "127.0.0.1:{port}"
+
+[[pools]]
+name = "replicas"
+models = ["tiny"]
+"""
+
+INSTANCE = """
+[[pools.instances]]
+name = "{number}"
+http = "{address}"
+"""
+
+
+def test_the_state_of_replicas_is_that_of_instances(cluster: Cluster, tmp_path: Path) -> None:
+    printed = json.JSONDecoder().raw_decode(cluster.command.out.read_text())[0]
+    (plain,) = [one for one in printed if one["name"] == "plain"]
+    assert len(plain["instances"]) == 2
+    instances = [
+        INSTANCE.format(number=number, address=url.removeprefix("http://"))
+        for number, url in enumerate(plain["instances"])
+    ]
+    (tmp_path / "status.toml").write_text(STATUS.format(port=cluster.ports[48]) + "".join(instances))
+    done = run_command("cluster", "status", "status.toml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for number in range(2):
+        assert re.search(rf"^replicas/{number} .* ready .* tiny .* verified ", done.stdout, re.MULTILINE), done.stdout
+
+
 def test_options_reach_ray_serve(cluster: Cluster) -> None:
     """Ray Serve ignores unknown options in a file, so that what it says it runs with is compared."""
     program = (

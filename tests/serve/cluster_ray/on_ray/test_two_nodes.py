@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import pyarrow.flight as fl
 import pytest
 
 pytest.importorskip("ray")
@@ -59,6 +60,7 @@ name = "plain"
 min_replicas = 2
 max_replicas = 2
 cpus = 1
+flight = "{ports[40]}"
 
 [ray.deployments.server]
 allow_anonymous = true
@@ -132,7 +134,7 @@ def test_nodes_that_differ_are_named_before_the_work(
     there = Artifact.open(other).digest
     empty = tmp_path / "empty"
     empty.mkdir()
-    ports = free_ports(40)
+    ports = free_ports(41)
     write_file(first, tiny_artifact, tmp_path, ports)
     with second(first, cpus=1) as node:
         with shown(node, other, tiny_artifact):
@@ -202,7 +204,7 @@ def test_a_local_cluster_does_not_join_another_one(first: Head, tiny_artifact: P
 def test_replicas_on_two_nodes_answer_and_outlive_one(
     first: Head, tiny_artifact: Path, tiny_vectors: Any, tmp_path: Path
 ) -> None:
-    ports = free_ports(40)
+    ports = free_ports(41)
     write_file(first, tiny_artifact, tmp_path, ports)
     own = Path(f"/tmp/fletcher-ray-0-{ports[0]}")
     urls = [f"http://{ip}:{ports[0]}" for ip in (first.ip, first.second_ip)]
@@ -216,6 +218,12 @@ def test_replicas_on_two_nodes_answer_and_outlive_one(
             assert answer.status_code == 200, answer.text
             made = np.array([row["embedding"] for row in answer.json()["data"]])
             np.testing.assert_allclose(made, tiny_vectors, atol=1e-5)
+        flights = [f"grpc://{ip}:{ports[40]}" for ip in (first.ip, first.second_ip)]
+        assert sorted(deployed["flight"]) == sorted(flights)
+        for url in flights:
+            with fl.FlightClient(url) as client:
+                table = client.do_get(fl.Ticket(json.dumps({"texts": TEXTS}).encode())).read_all()
+            np.testing.assert_allclose(np.array(table["vector"].to_pylist()), tiny_vectors, atol=1e-5)
         with Load(urls[0]) as load:
             time.sleep(3)
             node.die()
