@@ -320,7 +320,8 @@ def test_the_state_of_replicas_is_that_of_instances(cluster: Cluster, tmp_path: 
     done = run_command("cluster", "status", "status.toml", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for number in range(2):
-        assert re.search(rf"^replicas/r{number} .* ready .* tiny .* verified ", done.stdout, re.MULTILINE), done.stdout
+        row = rf"^replicas/r{number} .* ready +tiny +1 +fs1-\w+ +self-made +MLAS "
+        assert re.search(row, done.stdout, re.MULTILINE), done.stdout
 
 
 def test_options_reach_ray_serve(cluster: Cluster) -> None:
