@@ -12,10 +12,11 @@ The pairs of `--pairs` are measured before and after. Texts are docstrings of Py
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fletcher.convert.reports.tune.page import write_tune_report
@@ -44,6 +45,22 @@ MINILM = "all-MiniLM-L6-v2"
 #: Shortest docstring and shortest summary of the contrastive data, in letters.
 SHORTEST_BODY, SHORTEST_SUMMARY = 120, 25
 
+#: Packages whose docstrings the contrastive data have besides those of Python's standard library.
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "onnx",
+)
+
 
 def built_in(count: int) -> list[str]:
     """Return docstrings and sentences of Python's standard library; of each kind half, as far as there are enough."""
@@ -69,11 +86,19 @@ def paragraphs(count: int) -> list[str]:
     return texts[:count]
 
 
+def package_docstrings() -> Iterator[tuple[str, str]]:
+    """Yield file and docstring of the packages that training installs, as far as they are there."""
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for root in () if spec is None else spec.submodule_search_locations or ():
+            yield from ((f"{package}/{file}", text) for file, text in docstrings(Path(root)))
+
+
 def documentation(count: int) -> list[dict[str, str]]:
     """Return pairs of a docstring's summary and its body, with their file as the group."""
     seen: set[str] = set()
     pairs = []
-    for file, text in docstrings():
+    for file, text in (*docstrings(), *package_docstrings()):
         summary, _, body = text.partition("\n\n")
         summary, body = " ".join(summary.split()), " ".join(body.split())[:600]
         if len(summary) < SHORTEST_SUMMARY or len(body) < SHORTEST_BODY or summary in seen or body in seen:
@@ -190,15 +215,25 @@ def layers(arguments: argparse.Namespace) -> None:
 
 def contrastive(arguments: argparse.Namespace) -> None:
     """Print nDCG@10 on documentation before and after, with and without mined negatives."""
-    pairs = documentation(arguments.texts or 4000)
-    plain = write_lines(arguments.folder / "pairs.jsonl", pairs)
+    plain = arguments.folder / "pairs.jsonl"
+    if plain.is_file():  # of another run or machine
+        pairs = [json.loads(line) for line in plain.read_text(encoding="utf-8").splitlines()]
+    else:
+        pairs = documentation(arguments.texts or 10000)
+        write_lines(plain, pairs)
     made = request(arguments, MINILM, "contrastive-plain", plain)
     show(tune_contrastive(made, ContrastiveOptions(), progress=Reporter()), made.output)
     mined = arguments.folder / "mined.jsonl"
     if not mined.is_file():
         bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
         found = arguments.folder / "negatives.jsonl"
-        mining = MiningOptions(num_negatives=3, relative_margin=0.05)
+        mining = MiningOptions(
+            num_negatives=arguments.negatives,
+            range_min=arguments.range_min,
+            range_max=arguments.range_max,
+            relative_margin=arguments.relative_margin,
+            sampling=arguments.sampling,
+        )
         print(
             mine_negatives(made.output / "base", read_positive_pairs(plain), bodies, found, mining, progress=Reporter())
         )
@@ -223,6 +258,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=float, default=0.1)
     parser.add_argument("--recipe", default="int8-per-token")
     parser.add_argument("--negatives", type=int, default=3, help="mined negatives of each pair")
+    parser.add_argument("--range-min", type=int, default=0, help="nearest candidates that mining skips")
+    parser.add_argument("--range-max", type=int, help="last rank of a mined negative")
+    parser.add_argument("--relative-margin", type=float, default=0.05, help="margin of mining to the positive")
+    parser.add_argument("--sampling", default="top", choices=("top", "random"))
     parser.add_argument("--pairs", type=Path, help="pairs with scores: score<TAB>text<TAB>text")
     arguments = parser.parse_args()
     methods[arguments.method](arguments)
