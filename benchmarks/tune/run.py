@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fletcher.convert.export.export import export
 from fletcher.convert.reports.tune.page import write_tune_report
 from fletcher.convert.reports.tune.table import render_tune
 from fletcher.convert.tune.contrastive import tune_contrastive
@@ -221,27 +222,38 @@ def contrastive(arguments: argparse.Namespace) -> None:
     else:
         pairs = documentation(arguments.texts or 10000)
         write_lines(plain, pairs)
-    made = request(arguments, MINILM, "contrastive-plain", plain)
-    show(tune_contrastive(made, ContrastiveOptions(), progress=Reporter()), made.output)
+    if arguments.only != "mined":
+        made = request(arguments, MINILM, "contrastive-plain", plain)
+        show(tune_contrastive(made, ContrastiveOptions(), progress=Reporter()), made.output)
+    if arguments.only == "plain":
+        return
     mined = arguments.folder / "mined.jsonl"
     if not mined.is_file():
-        bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
-        found = arguments.folder / "negatives.jsonl"
-        mining = MiningOptions(
-            num_negatives=arguments.negatives,
-            range_min=arguments.range_min,
-            range_max=arguments.range_max,
-            relative_margin=arguments.relative_margin,
-            sampling=arguments.sampling,
-        )
-        print(
-            mine_negatives(made.output / "base", read_positive_pairs(plain), bodies, found, mining, progress=Reporter())
-        )
-        negatives = {line["query"]: line["negatives"] for line in map(json.loads, found.read_text().splitlines())}
-        write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
+        mine(arguments, pairs, mined)
     made = request(arguments, MINILM, "contrastive-mined", mined)
     options = ContrastiveOptions(num_negatives=arguments.negatives)
     show(tune_contrastive(made, options, progress=Reporter()), made.output)
+
+
+def mine(arguments: argparse.Namespace, pairs: Sequence[dict[str, str]], mined: Path) -> None:
+    """Write pairs with negatives that MiniLM finds among all bodies."""
+    base = arguments.folder / "miner"
+    if not base.is_dir():
+        export(MINILM, base)
+    bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
+    found = arguments.folder / "negatives.jsonl"
+    mining = MiningOptions(
+        num_negatives=arguments.negatives,
+        range_min=arguments.range_min,
+        range_max=arguments.range_max,
+        relative_margin=arguments.relative_margin,
+        sampling=arguments.sampling,
+    )
+    asked = read_positive_pairs(arguments.folder / "pairs.jsonl")
+    print(mine_negatives(base, asked, bodies, found, mining, progress=Reporter()))
+    lines = map(json.loads, found.read_text(encoding="utf-8").splitlines())
+    negatives = {line["query"]: line["negatives"] for line in lines}
+    write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
 
 
 def main() -> None:
@@ -251,16 +263,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", type=int, help="number of texts or pairs")
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--held-out", type=float, default=0.1)
     parser.add_argument("--recipe", default="int8-per-token")
     parser.add_argument("--negatives", type=int, default=3, help="mined negatives of each pair")
+    parser.add_argument("--only", choices=("plain", "mined"), help="one of the two contrastive trainings")
     parser.add_argument("--range-min", type=int, default=0, help="nearest candidates that mining skips")
     parser.add_argument("--range-max", type=int, help="last rank of a mined negative")
-    parser.add_argument("--relative-margin", type=float, default=0.05, help="margin of mining to the positive")
+    parser.add_argument("--relative-margin", type=float, default=0.1, help="margin of mining to the positive")
     parser.add_argument("--sampling", default="top", choices=("top", "random"))
     parser.add_argument("--pairs", type=Path, help="pairs with scores: score<TAB>text<TAB>text")
     arguments = parser.parse_args()
