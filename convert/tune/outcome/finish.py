@@ -26,7 +26,7 @@ from ..options import OutputOptions
 from .results import Exactness, TunedArtifact
 from .state import RunFolder
 
-__all__ = ["Outcome", "quantize_base", "write_artifacts"]
+__all__ = ["Outcome", "baselines", "quantize_base", "write_artifacts"]
 
 #: Texts that are compared with the trained model, evenly spaced by length.
 COMPARED = 32
@@ -106,6 +106,13 @@ def quantize_base(run: RunFolder, outcome: Outcome, progress: Progress) -> Path 
     path = run.artifact(outcome.recipe.name, base=True)
     quantize(run.base, path, outcome.recipe, texts=outcome.texts, calibration=outcome.calibrating, progress=progress)
     return path
+
+
+def baselines(run: RunFolder, outcome: Outcome, progress: Progress) -> dict[str, Path]:
+    """Return the artifacts of the model before the training by the graphs of the artifacts after it."""
+    quantized = quantize_base(run, outcome, progress)
+    found = {"float32": run.base}
+    return found if outcome.recipe is None or quantized is None else found | {outcome.recipe.name: quantized}
 
 
 def _is_aware(model: Any) -> bool:
