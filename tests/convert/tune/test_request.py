@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from fletcher.convert.texts import SENTENCES
 from fletcher.convert.tune.contrastive import default_rate
 from fletcher.convert.tune.data.examples import Example
 from fletcher.convert.tune.options import ContrastiveOptions, SplitOptions
 from fletcher.convert.tune.request import TuneRequest, column_prompts, cut_share, cut_texts, split_pairs
 from fletcher.model_zoo.progress import SILENT
 from fletcher.runtime import Artifact
-from fletcher.runtime.corpora import corpus
 
 
 class Lines:
@@ -48,20 +48,16 @@ def test_the_share_of_cut_texts_is_shown(tiny_checkpoint: Path) -> None:
 
 
 def test_columns_of_documents_have_the_prompt_of_documents(tiny_artifact: Path) -> None:
-    card = dataclasses.replace(
+    card = msgspec.structs.replace(
         Artifact.open(tiny_artifact).manifest.card, prompts={"query": "query: ", "document": "text: "}
     )
     expected = {"query": "query: ", "positive": "text: ", "negative_1": "text: "}
     assert column_prompts(card, ["query", "positive", "negative_1"]) == expected
-    assert column_prompts(dataclasses.replace(card, prompts={}), ["query", "positive"]) == {}
+    assert column_prompts(msgspec.structs.replace(card, prompts={}), ["query", "positive"]) == {}
 
 
 def test_pairs_of_a_document_stay_together(tiny_artifact: Path, tmp_path: Path) -> None:
-    texts = corpus("sentences", 240)
-    items = [
-        Example(one, other, group=str(row // 3))
-        for row, (one, other) in enumerate(zip(texts[:120], texts[120:], strict=True))
-    ]
+    items = [Example(f"{text} {part}", f"{part}: {text}", group=text) for text in SENTENCES for part in "abc"]
     request = TuneRequest("x", tmp_path, tmp_path, SplitOptions(held_out=0.3, duplicate_cosine=1.0))
     split = split_pairs(request, items, tiny_artifact, SILENT)
     sides = [{items[row].group for row in part} for part in (split.train, split.validation, split.test)]
