@@ -4,6 +4,7 @@
     python benchmarks/tune/run.py minilm-qat DIR     QAT of all-MiniLM-L6-v2 on unlabelled texts
     python benchmarks/tune/run.py layers DIR         all-MiniLM-L6-v2 to three layers, and its speed
     python benchmarks/tune/run.py contrastive DIR    documentation, split by file, with and without mined negatives
+    python benchmarks/tune/run.py ties DIR           layers of a recipe beside its graph, with one code for each value
 
 DIR is a folder for data and results; a run that was killed continues. `--texts`, `--epochs` and others make a run shorter.
 The pairs of `--pairs` are measured before and after. Texts are docstrings of Python's standard library, and parts of them.
@@ -19,13 +20,18 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fletcher.convert.export.export import export
 from fletcher.convert.reports.tune.page import write_tune_report
 from fletcher.convert.reports.tune.table import render_tune
+from fletcher.convert.tune.aware.insert import make_aware
+from fletcher.convert.tune.aware.ties import settled_vectors
 from fletcher.convert.tune.contrastive import tune_contrastive
 from fletcher.convert.tune.mining.files import read_pairs as read_positive_pairs
 from fletcher.convert.tune.mining.mine import mine_negatives
 from fletcher.convert.tune.mining.options import MiningOptions
+from fletcher.convert.tune.models.load import Trainable, fetch_trainable, load_trainable
 from fletcher.convert.tune.options import (
     ContrastiveOptions,
     DistilOptions,
@@ -36,8 +42,12 @@ from fletcher.convert.tune.options import (
 from fletcher.convert.tune.outcome.results import TuneReport
 from fletcher.convert.tune.request import TuneRequest
 from fletcher.convert.tune.teaching import tune_aware, tune_distil
+from fletcher.model_zoo.progress import SILENT
 from fletcher.quantize.measure.pairs import read_pairs
-from fletcher.runtime import Encoder
+from fletcher.quantize.plan import plan_quantization
+from fletcher.quantize.quantized_artifact import quantize
+from fletcher.quantize.recipe import load_recipe
+from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.corpora import corpus, docstrings
 
@@ -256,9 +266,38 @@ def mine(arguments: argparse.Namespace, pairs: Sequence[dict[str, str]], mined: 
     write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
 
 
+def ties(arguments: argparse.Namespace) -> None:
+    """Print the differences of vectors between MiniLM's INT8 graph and the layers that a training has."""
+    base, quantized = arguments.folder / "base", arguments.folder / arguments.recipe
+    if not base.is_dir():
+        export(MINILM, base)
+    recipe, calibrating = load_recipe(arguments.recipe), corpus("sentences", 64, seed=3)
+    parent = Artifact.open(base)
+    plan = plan_quantization(parent, recipe, calibrating)
+    if not quantized.is_dir():
+        quantize(base, quantized, recipe, texts=calibrating, calibration=calibrating, activations=plan.activations)
+    model = load_trainable(Trainable(fetch_trainable(MINILM, SILENT), parent)).eval()
+    make_aware(model, model[0].model.get_input_embeddings(), plan)
+    half = (arguments.texts or 24) // 2
+    texts = corpus("sentences", half, seed=5) + corpus("docstrings", half, seed=6)
+    settled = settled_vectors(model, Artifact.open(quantized), texts)
+    own = np.stack([model.encode(text, prompt="") for text in texts])
+    print(f"{settled.codes:,} codes; {settled.ties:,} of values between two codes, {settled.others:,} others differ")
+    for name, vectors in (("own codes", own), ("one code", settled.layers)):
+        differences = np.abs(vectors - settled.graph).max(axis=1)
+        beyond = int((differences > 1e-4).sum())
+        print(f"{name}: largest difference {differences.max():.1e}, beyond 1e-4 in {beyond} of {len(texts)} texts")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    methods = {"tiny-qat": tiny_qat, "minilm-qat": minilm_qat, "layers": layers, "contrastive": contrastive}
+    methods = {
+        "tiny-qat": tiny_qat,
+        "minilm-qat": minilm_qat,
+        "layers": layers,
+        "contrastive": contrastive,
+        "ties": ties,
+    }
     parser.add_argument("method", choices=methods)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", type=int, help="number of texts or pairs")
