@@ -291,18 +291,18 @@ def _write(
     if published is not None and not gives_tokens(open_tokenizer(), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
     half = any(choose(target, precision).arithmetic != "fp32" for target, precision in recipe.variants)
-    texts = published or own_texts(open_tokenizer(), card, checkout.source, half=half)
+    texts = published or own_texts(open_tokenizer(), card, architecture, checkout.source, half=half)
     progress.line("writing the weights")
-    with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
-        variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
-        progress.line("writing the canary")
-        session = _served_session(folder, variants) if published is None else None
-        try:
-            write_canary(folder / CANARY, published or own_canary(session, writer, texts))
-        except BaseException:
-            if session is not None:
-                session.close()
-            raise
+    writer = GraphWriter(folder, architecture, card, recipe.emitter)
+    variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
+    progress.line("writing the canary")
+    session = _served_session(folder, variants) if published is None else None
+    try:
+        write_canary(folder / CANARY, published or own_canary(session, writer, texts))
+    except BaseException:
+        if session is not None:
+            session.close()
+        raise
     manifest = Manifest(
         format=FORMAT_VERSION,
         card=card,
@@ -331,17 +331,11 @@ def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:
 
 
 def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None:
-    """Open the graph that computes an own canary; return None if it was not written."""
+    """Open the graph that computes an own canary on all cores; return None if it was not written, or is large."""
     for variant in variants:
-        if (variant.target, variant.precision) == ("cpu", "fp32"):
-            return _open(folder, variant)
+        if (variant.target, variant.precision) == ("cpu", "fp32") and (folder / variant.weights).stat().st_size < LARGE:
+            return MlasSession(folder / variant.file, threads=len(this_machine().processors))
     return None
-
-
-def _open(folder: Path, variant: Variant) -> Session:
-    """Open one session on all cores; several workers would need more memory for the same answer."""
-    mapped = (folder / variant.weights).stat().st_size >= LARGE
-    return MlasSession(folder / variant.file, threads=len(this_machine().processors), mapped=mapped)
 
 
 def _tools() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,14 @@ from .mapped import map_weights
 __all__ = ["CpuGraph", "open_graph"]
 
 
-def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, mapped: bool = False) -> Any:
+def open_graph(
+    graph: bytes,
+    weights_folder: Path,
+    *,
+    optimize: bool = True,
+    mapped: bool = False,
+    arrays: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> Any:
     """Open an ONNX Runtime session of a graph in memory with weights in a folder, without writing a copy of either.
 
     Args:
@@ -27,6 +35,8 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, map
         weights_folder: folder of the weights.
         optimize: whether ONNX Runtime may join nodes, which removes the values between them.
         mapped: whether the weights stay in their file; see `mapped.py`.
+        arrays: weights that are in memory instead of a file, by name. The session uses them where they are, so the caller
+            must keep them as long as the session.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
@@ -45,7 +55,10 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, map
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
     )
-    disabled = map_weights(options) if mapped else []
+    disabled = map_weights(options) if mapped or arrays else []
+    if arrays:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), values)
     try:
         return onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
@@ -57,19 +70,28 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, map
 class CpuGraph:
     """`CpuGraph`: graph that runs on the calling thread."""
 
-    def __init__(self, graph: bytes, weights_folder: Path, *, mapped: bool = False) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        weights_folder: Path,
+        *,
+        mapped: bool = False,
+        arrays: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+    ) -> None:
         """Open a graph.
 
         Args:
             graph: serialized model whose external data are relative to `weights_folder`.
             weights_folder: folder of the weights.
             mapped: whether the weights stay in their file; see `mapped.py`.
+            arrays: weights that are in memory instead of a file, by name.
 
         Raises:
             MissingPackageError: onnxruntime is not installed.
             ArtifactError: ONNX Runtime cannot load the graph.
         """
-        self._session = open_graph(graph, weights_folder, mapped=mapped)
+        self._session = open_graph(graph, weights_folder, mapped=mapped, arrays=arrays)
+        self._arrays = arrays  # the session reads them where they are
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Compute the named outputs.

@@ -71,7 +71,7 @@ def test_islands_hold_what_fp16_cannot(tmp_path: Path, name: str, target: str) -
     rows = _rows(tiny)
     texts = Encodings.from_lists(rows)
     (emission,), (graph,) = models_of(architecture, card, tmp_path, "tensorrt", "fp32")
-    maxima = record_maxima(emission, graph, tmp_path, texts)
+    maxima = record_maxima(emission, graph, texts)
     found = find_islands(graph, maxima, "fp16")
     assert {f"layers.{index}/feed_forward/residual" for index in (0, 1, 2)} <= found
     assert not any("/attention/" in name and name.partition("/attention/")[2] in CALM for name in found)
@@ -99,7 +99,7 @@ def test_masks_are_no_overflow(tmp_path: Path, name: str) -> None:
     tiny = MODELS[name]()
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     (emission,), (graph,) = models_of(architecture_of(tmp_path, card), card, tmp_path, "tensorrt", "fp32")
-    maxima = record_maxima(emission, graph, tmp_path, Encodings.from_lists(_rows(tiny)))
+    maxima = record_maxima(emission, graph, Encodings.from_lists(_rows(tiny)))
     assert not find_islands(graph, maxima, "fp16")
     assert not find_islands(graph, maxima, "bf16")
 
