@@ -236,7 +236,12 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="8b")
     parser.add_argument("--target", default="cuda")
     parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--max-tokens", type=int, default=8192)
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=64,
+        help="longest text, which bounds the canary's; each token is 15 GFLOP of 8b",
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -294,15 +295,19 @@ def _write(
     texts = published or own_texts(open_tokenizer(), card, architecture, checkout.source, half=half)
     progress.line("writing the weights")
     writer = GraphWriter(folder, architecture, card, recipe.emitter)
-    variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
-    progress.line("writing the canary")
-    session = _served_session(folder, variants) if published is None else None
-    try:
-        write_canary(folder / CANARY, published or own_canary(session, writer, texts))
-    except BaseException:
-        if session is not None:
-            session.close()
-        raise
+    # Hashed on another thread, because it takes as long as writing the weights.
+    with ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash") as hasher:
+        content = hasher.submit(describe_content, checkpoint, architecture, folder / TOKENIZER, _unweighted(card))
+        variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
+        progress.line("writing the canary")
+        session = _served_session(folder, variants) if published is None else None
+        try:
+            write_canary(folder / CANARY, published or own_canary(session, writer, texts))
+            described = content.result()
+        except BaseException:
+            if session is not None:
+                session.close()
+            raise
     manifest = Manifest(
         format=FORMAT_VERSION,
         card=card,
@@ -315,7 +320,7 @@ def _write(
         ignored_keys=checkpoint.ignored.met,
         tokenizer_like=f"transformers {written.like}",
         strips_texts=strips,
-        content=describe_content(checkpoint, architecture, folder / TOKENIZER, _unweighted(card)),
+        content=described,
     )
     write_manifest(folder, manifest)
     return session

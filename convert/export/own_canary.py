@@ -29,7 +29,7 @@ from fletcher.runtime.workers.pool import Workers
 
 from ..architecture import Architecture
 from ..texts import EXTREMES, SENTENCES
-from .pieces import compute_in_pieces
+from .pieces import compute_in_pieces, group_rows
 from .variants import GraphWriter
 
 __all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "with_tokens"]
@@ -44,9 +44,6 @@ ORIGIN = "self-made: this artifact's cpu-fp32"
 #: Most scores of a text in all heads of an attention, of which a graph holds several copies of 64 MB: 1,024 tokens with 16
 #: heads, 724 with 32.
 SCORES = 16 << 20
-
-#: Most tokens of a batch of a large model, padding included.
-TOKENS = 512
 
 #: Outputs by name; None is the first one.
 _Values = dict[str | None, NDArray[np.float32]]
@@ -124,7 +121,7 @@ def _compute_in_pieces(artifact: Artifact, variant: Variant, canary: Canary) -> 
     model = onnx.load_model_from_string(read_graph(artifact, variant))
     feeds = [
         make_feeds(variant.inputs, variant.feeds, texts.select(np.array(rows)))
-        for rows in (*_batches(texts.lengths.tolist()), *single)
+        for rows in (*group_rows(texts.lengths.tolist()), *single)
     ]
     found = compute_in_pieces(model, artifact.path, feeds, (first, *canary.further))
     together, apart = found[: -len(single)], found[-len(single) :]
@@ -132,17 +129,6 @@ def _compute_in_pieces(artifact: Artifact, variant: Variant, canary: Canary) -> 
         name: np.concatenate([batch[name or first] for batch in together]) for name in (None, *canary.further)
     }
     return values, np.concatenate([batch[first] for batch in apart])
-
-
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return consecutive rows of each batch, at most `TOKENS` with padding, or one row."""
-    batches: list[list[int]] = []
-    for row, length in enumerate(lengths):
-        longest = max([length, *(lengths[other] for other in batches[-1])]) if batches else 0
-        if not batches or longest * (len(batches[-1]) + 1) > TOKENS:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
 
 
 def own_texts(

@@ -21,12 +21,15 @@ from fletcher.runtime.providers.mlas.graph import CpuGraph
 
 from ..checkpoint.tensors import Weight
 
-__all__ = ["PIECE", "compute_in_pieces"]
+__all__ = ["PIECE", "compute_in_pieces", "group_rows"]
 
 Array = NDArray[Any]
 
 #: Bytes of the weights of a piece, unless a single weight has more.
 PIECE = 256 << 20
+
+#: Most tokens of a batch, padding included; a longer text is a batch of its own.
+TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,21 @@ def compute_in_pieces(
             for name in [name for name in batch if last_use.get(name, -1) <= number and name not in outputs]:
                 del batch[name]
     return values
+
+
+def group_rows(lengths: Sequence[int]) -> list[list[int]]:
+    """Return consecutive rows of each batch.
+
+    Args:
+        lengths: tokens of each text.
+    """
+    batches: list[list[int]] = []
+    for row, length in enumerate(lengths):
+        longest = max([length, *(lengths[other] for other in batches[-1])]) if batches else 0
+        if not batches or longest * (len(batches[-1]) + 1) > TOKENS:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
 def _cut(

@@ -24,7 +24,7 @@ from ..targets.cuda.causal import is_causal
 from ..targets.emit import PRECISIONS, choose, emit
 from ..targets.shared.emission import Emission
 from .memory import memory_shape
-from .pieces import compute_in_pieces
+from .pieces import compute_in_pieces, group_rows
 from .precision_islands import SQUARES, find_islands, record_maxima
 
 __all__ = ["Emitter", "GraphWriter", "check_variants"]
@@ -114,7 +114,7 @@ class GraphWriter:
         return tuple(output.name for output in self._architecture.token_outputs)
 
     def reference(self, encodings: Encodings) -> dict[str, NDArray[np.float32]]:
-        """Return the results of the fp32 CPU graph, one text at a time.
+        """Return the results of the fp32 CPU graph.
 
         Args:
             encodings: token ids of the texts.
@@ -126,12 +126,12 @@ class GraphWriter:
         (emission,) = self._emit("cpu", FP32)
         graph, outputs = emission.graph, (self.output, *self.token_outputs)
         feeds = [
-            make_feeds(tuple(graph.inputs), emission.feeds, encodings.select(np.array([row])))
-            for row in range(len(encodings))
+            make_feeds(tuple(graph.inputs), emission.feeds, encodings.select(np.array(rows)))
+            for rows in group_rows(encodings.lengths.tolist())
         ]
         model = graph.model(unwritten(graph.weights.values()))
-        rows = compute_in_pieces(model, graph.weights, feeds, outputs)
-        return {name: np.concatenate([row[name] for row in rows]) for name in outputs}
+        batches = compute_in_pieces(model, graph.weights, feeds, outputs)
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in outputs}
 
     def _emit(self, target: str, precision: Precision) -> tuple[Emission, ...]:
         return self._emitter(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)

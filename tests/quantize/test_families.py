@@ -1,4 +1,7 @@
-"""Recipes on families unlike BERT: experts, which may get no token, and scores by content and distance."""
+"""Recipes on families unlike BERT: language models, experts, which may get no token, scores by content and distance, and T5.
+
+The page docs/howto/quantization.md has a table of these families and recipes, which is compared with this one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 
 from fletcher.convert.texts import SENTENCES
 from fletcher.quantize.graph.matrices import matrices
@@ -15,14 +19,15 @@ from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import load_recipe
 from fletcher.runtime import Encoder
 
+from ..convert.families.decoders.models import make_tiny
 from ..convert.families.rotary.test_nomic_bert import EXPERTS, HIDDEN, VOCABULARY, Nomic
 from ..convert.layers.models import export_mean, save_artifact
-from ..convert.verify.parity import save_tokenizer
+from ..convert.verify.parity import BERT_TOKENS, SpecialTokens, randomize, save_checkpoint, save_tokenizer
 
 pytestmark = pytest.mark.slow
 
 #: Smallest cosine with float32, of random weights, by recipe.
-RECIPES = {"w8": 0.998, "w4": 0.9, "int8-per-token": 0.99, "int8-dynamic": 0.9}
+RECIPES = {"w8": 0.997, "w4": 0.9, "int8-per-token": 0.99, "int8-dynamic": 0.9}
 
 
 def _experts(folder: Path) -> Path:
@@ -31,9 +36,35 @@ def _experts(folder: Path) -> Path:
     return export_mean(checkpoint, HIDDEN)
 
 
+def _t5(folder: Path) -> Path:
+    sizes = {"vocab_size": 120, "d_model": 48, "d_kv": 12, "num_heads": 4, "num_layers": 3, "d_ff": 56}
+    config = transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")
+    tokens = SpecialTokens(("<pad>", "</s>", "<unk>"), start=1, end=1, pad=0)
+    checkpoint = save_checkpoint(randomize(transformers.T5EncoderModel(config), std=0.1), folder / "checkpoint", tokens)
+    return export_mean(checkpoint, 48)
+
+
+def _eurobert(folder: Path) -> Path:
+    model = make_tiny("eurobert", max_position_embeddings=100, vocab_size=120).model
+    return export_mean(save_checkpoint(model, folder / "checkpoint", BERT_TOKENS), 48)
+
+
+def _of(family: str) -> Callable[[Path], Path]:
+    return lambda folder: save_artifact(family, folder)
+
+
 #: By name: function that writes an artifact, and patterns of matrices that it must have.
 FAMILIES: Mapping[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
-    "deberta-v2": (lambda folder: save_artifact("deberta-v2", folder), ("layers.0.attention.qkv",)),
+    "deberta-v2": (_of("deberta-v2"), ("layers.0.attention.qkv",)),
+    "convbert": (_of("convbert"), ("layers.0.attention.qkv", "layers.2.feed_forward.down")),
+    "longformer": (_of("longformer"), ("layers.0.attention.qkv",)),
+    "gemma3": (_of("gemma3_both"), ("layers.0.attention.qkv", "layers.2.feed_forward.gate")),
+    "embedding_gemma2": (_of("embedding_gemma2"), ("layers.0.embedding_gate.gate",)),
+    "llama": (_of("llama"), ("layers.0.attention.qkv", "layers.2.feed_forward.up")),
+    "mistral": (_of("mistral"), ("layers.0.attention.output",)),
+    "qwen3": (_of("qwen3"), ("layers.0.attention.qkv", "layers.2.feed_forward.gate")),
+    "eurobert": (_eurobert, ("layers.0.attention.qkv",)),
+    "t5": (_t5, ("layers.0.attention.qkv",)),
     "experts": (_experts, ("layers.1.feed_forward.experts.4.up", "layers.1.feed_forward.experts.0.down")),
 }
 
