@@ -80,7 +80,9 @@ def test_answers_of_two_fronts_are_those_of_one_process(clients: list[httpx.Clie
     assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
     one, several = (_numbers(answer.json()["results" if name == "reranker" else "data"]) for answer in answers)
     assert one.keys() == several.keys()
-    assert sum(values.size for values in one.values()) >= 2 * len(TEXTS)  # an index of each text, and a score or a vector
+    assert sum(values.size for values in one.values()) >= 2 * len(
+        TEXTS
+    )  # an index of each text, and a score or a vector
     for key, values in one.items():
         np.testing.assert_allclose(several[key], values, rtol=0, atol=1e-6, err_msg=key)
 
