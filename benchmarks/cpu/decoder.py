@@ -30,6 +30,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 from fletcher import quantize
 from fletcher.convert.export.export import export
+from fletcher.quantize.recipe import load_recipe
 from fletcher.runtime import Artifact, Encodings
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.session.session import Session
@@ -164,7 +165,9 @@ def main() -> None:
             return stack.enter_context(open_session(artifact, artifact.variant(), provider=provider, threads=threads))
 
         sessions = {f"fletcher {provider}": opened(artifacts["fp32"], provider) for provider in args.providers}
-        sessions |= {f"fletcher {name}": opened(path, "mlas") for name, path in artifacts.items() if name != "fp32"}
+        for recipe in args.recipes:
+            provider = "openvino" if load_recipe(recipe).target == "openvino" else "mlas"
+            sessions[f"fletcher {recipe}"] = opened(artifacts[recipe], provider)
         for count in args.texts:
             ids = rng.integers(1, WORDS, (count, TOKENS - 1))
             texts = [make_text(row) for row in ids]

@@ -29,7 +29,6 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.origin.zoo import shorten_canary
-from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
@@ -59,6 +58,7 @@ from .card import settle_card
 from .content import describe_content
 from .options import ExportFields, ExportOptions
 from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
+from .pieces import LARGE
 from .traced import check_traceable, trace
 from .variants import Emitter, GraphWriter, check_variants
 

@@ -18,7 +18,6 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary
 from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
-from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.provider import MLAS
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider, find_provider, runnable_targets
@@ -29,7 +28,7 @@ from fletcher.runtime.workers.pool import Workers
 
 from ..architecture import Architecture
 from ..texts import EXTREMES, SENTENCES
-from .pieces import compute_in_pieces, group_rows
+from .pieces import LARGE, compute_in_pieces, group_rows
 from .variants import GraphWriter
 
 __all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "with_tokens"]

@@ -21,9 +21,12 @@ from fletcher.runtime.providers.mlas.graph import CpuGraph
 
 from ..checkpoint.tensors import Weight
 
-__all__ = ["PIECE", "compute_in_pieces", "group_rows"]
+__all__ = ["LARGE", "PIECE", "compute_in_pieces", "group_rows"]
 
 Array = NDArray[Any]
+
+#: Bytes of weights from which a model has no session of its own. A smaller model's copy of them stays below 300 MB.
+LARGE = 256 << 20
 
 #: Bytes of the weights of a piece, unless a single weight has more.
 PIECE = 256 << 20

@@ -15,13 +15,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
 from ..precision import FLOATS, RMS_STEPS, Float, is_fp32_step
 from ..targets.shared.emission import Emission
-from .pieces import compute_in_pieces
+from .pieces import LARGE, compute_in_pieces
 
 __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
 
