@@ -37,7 +37,7 @@ def _experts(folder: Path) -> Path:
 
 
 def _t5(folder: Path) -> Path:
-    sizes = {"vocab_size": 120, "d_model": 48, "d_kv": 12, "num_heads": 4, "num_layers": 3, "d_ff": 56}
+    sizes: dict[str, Any] = {"vocab_size": 120, "d_model": 48, "d_kv": 12, "num_heads": 4, "num_layers": 3, "d_ff": 56}
     config = transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")
     tokens = SpecialTokens(("<pad>", "</s>", "<unk>"), start=1, end=1, pad=0)
     checkpoint = save_checkpoint(randomize(transformers.T5EncoderModel(config), std=0.1), folder / "checkpoint", tokens)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fletcher.convert.export import pieces as module
+from fletcher.convert.export import pieces
 from fletcher.convert.export.pieces import compute_in_pieces, group_rows
 from fletcher.convert.graph.weights_file import unwritten
 from fletcher.runtime.encodings import Encodings
@@ -51,13 +51,12 @@ def test_a_table_larger_than_a_piece_is_never_loaded(tmp_path: Path, monkeypatch
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     (emission,), _ = models_of(architecture_of(tmp_path, card), card, tmp_path, "cpu", "fp32")
     loaded: list[str] = []
-    opened = module.CpuGraph
 
     def open_graph(graph: bytes, folder: Path, *, arrays: Any) -> CpuGraph:
         loaded.extend(arrays)
-        return opened(graph, folder, arrays=arrays)
+        return CpuGraph(graph, folder, arrays=arrays)
 
-    monkeypatch.setattr(module, "CpuGraph", open_graph)
+    monkeypatch.setattr(pieces, "CpuGraph", open_graph)
     texts = Encodings.from_lists([[5, 6, 7]])
     feeds = [make_feeds(tuple(emission.graph.inputs), emission.feeds, texts)]
     model = emission.graph.model(unwritten(emission.graph.weights.values()))
