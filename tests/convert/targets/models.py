@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize
 from .tiny import Tiny
 
-__all__ = ["MODELS", "NAMES", "REFUSED", "SLOW", "Tiny", "bert_like", "cases", "roberta_like"]
+__all__ = ["MODELS", "NAMES", "REFUSED", "SLOW", "Tiny", "bert_like", "cases", "roberta_like", "shared"]
 
 LONGEST = 24
 T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), start=1, end=1, pad=0)
@@ -116,6 +116,13 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     "xlm-roberta": roberta_like("xlm-roberta", "XLMRoberta", type_vocab_size=1),
     "xlm-roberta-xl": roberta_like("xlm-roberta-xl", "XLMRobertaXL", type_vocab_size=1),
 }
+
+
+@cache
+def shared(name: str) -> Tiny:
+    """Return the model of a name. All tests of a process share it: they must not change it."""
+    return MODELS[name]()
+
 
 #: Names of the models, for parametrized tests.
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]

@@ -115,4 +115,4 @@ def parity_of(tiny: Tiny, folder: Path, target: str, precision: Float = "fp32") 
     """Return a tiny model together with a session of one of its targets."""
     card = make_card(tiny.save(folder), tiny.hidden, tiny.longest)
     session = load_target(architecture_of(folder, card), card, folder, target, precision)
-    return Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest, tolerance=tiny.tolerance)
+    return tiny.parity(session)

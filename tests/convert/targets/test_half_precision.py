@@ -13,8 +13,8 @@ from fletcher.convert.precision import Float
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.origin.tolerances import TOLERANCES
 
-from ..verify.parity import MIXED, Parity, make_card
-from .models import MODELS, NAMES, REFUSED, Tiny
+from ..verify.parity import MIXED, make_card
+from .models import NAMES, REFUSED, Tiny, shared
 from .sessions import TargetSession, architecture_of, load_target, models_of
 from .support.contrib_operators import spell_out
 from .support.rounding import RoundingGraph
@@ -32,7 +32,7 @@ RUN: tuple[tuple[str, Float], ...] = (("cpu", "fp16"), ("cpu", "bf16"), ("tensor
 
 def _worst_cosine(tiny: Tiny, session: TargetSession) -> float:
     """Return the lowest cosine of mean token vectors over texts of many lengths."""
-    parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)
+    parity = tiny.parity(session)
     rows = parity.rows([min(length, tiny.longest) for length in (*MIXED, tiny.longest)])
     theirs = parity.huggingface(rows)[:, tiny.hidden : 2 * tiny.hidden]  # parts of POOLING: cls, mean, …
     return float(np.min(_cosines(session.run(Encodings.from_lists(rows)), theirs)))
@@ -51,7 +51,7 @@ def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[
 def test_rounded_after_every_node(tmp_path: Path, name: str, target: str, precision: Float) -> None:
     if name in REFUSED.get(target, ()):
         pytest.skip("the target refuses the model")
-    tiny = MODELS[name]()
+    tiny = shared(name)
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     emissions, models = models_of(architecture_of(tmp_path, card), card, tmp_path, target, precision)
     with safe_open(tmp_path / f"{target}.{precision}.safetensors", framework="numpy") as file:
@@ -66,7 +66,7 @@ def test_rounded_after_every_node(tmp_path: Path, name: str, target: str, precis
 def test_on_the_processor(tmp_path: Path, name: str, target: str, precision: Float) -> None:
     if name in REFUSED.get(target, ()):
         pytest.skip("the target refuses the model")
-    tiny = MODELS[name]()
+    tiny = shared(name)
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     session = load_target(architecture_of(tmp_path, card), card, tmp_path, target, precision)
     assert TOLERANCES[precision].min_cosine <= _worst_cosine(tiny, session) < 1 - 1e-8

@@ -16,8 +16,8 @@ from fletcher.runtime.providers.openvino.session import OpenVinoSession
 
 from ..heads import test_classification, test_colbert, test_splade
 from ..heads.tiny import convert
-from ..verify.parity import Parity, load, make_card
-from .models import MODELS, NAMES
+from ..verify.parity import TOLERANCE, load, make_card
+from .models import NAMES, shared
 from .sessions import architecture_of, models_of
 
 HEADS: dict[str, tuple[Callable[[Path], Path], Head | None]] = {
@@ -33,10 +33,10 @@ def on_openvino(graph: Path) -> OpenVinoSession:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parity(tmp_path: Path, name: str) -> None:
-    tiny = MODELS[name]()
+    tiny = shared(name)
     load(tiny.save(tmp_path), make_card(tmp_path, tiny.hidden, tiny.longest)).close()
     with on_openvino(tmp_path / "graph" / "cpu.onnx") as session:
-        parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest, batch_tolerance=3e-6)
+        parity = tiny.parity(session, batch_tolerance=3e-6, tolerance=TOLERANCE)
         parity.check_batches()
         parity.check_company()
 
@@ -52,11 +52,11 @@ def test_heads_pass_their_canaries(tmp_path: Path, head: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_halved_weights_pass_their_tolerance(tmp_path: Path, precision: Float) -> None:
-    tiny = MODELS["bert"]()
+    tiny = shared("bert")
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest)
     models_of(architecture_of(tmp_path, card), card, tmp_path, "cpu", precision)
     with on_openvino(tmp_path / f"cpu-{precision}.onnx") as session:
-        parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)
+        parity = tiny.parity(session)
         rows = parity.rows((3, 1, 9, 17))
         ours, theirs = parity.fletcher(rows), parity.huggingface(rows)
     cosines = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
@@ -65,7 +65,7 @@ def test_halved_weights_pass_their_tolerance(tmp_path: Path, precision: Float) -
 
 @pytest.mark.parametrize("name", ["bert", "modernbert", "mpnet"])
 def test_a_text_without_a_token_is_finite_and_changes_no_other(tmp_path: Path, name: str) -> None:
-    tiny = MODELS[name]()
+    tiny = shared(name)
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     load(tmp_path, card).close()
     texts = ([2, 7, 9, 11, 3], [2, 8, 3])

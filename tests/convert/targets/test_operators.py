@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 
 from ..verify.parity import make_card
-from .models import MODELS, REFUSED, SLOW, Tiny
+from .models import MODELS, REFUSED, SLOW, shared
 from .sessions import architecture_of, models_of
 from .support.graph_types import SYNCHRONIZING, assert_kernels, typed
 
@@ -28,13 +27,8 @@ HALVES: tuple[Float, ...] = ("fp16", "bf16")
 REFUSED_BY_COREML = {"Gather", "Where", "Expand", "Neg", "Attention", "RotaryEmbedding", "Range", "Shape", "NonZero"}
 
 
-@functools.cache
-def _tiny(name: str) -> Tiny:
-    return MODELS[name]()
-
-
 def _graphs(name: str, folder: Path, target: str, precision: Float) -> list[onnx.ModelProto]:
-    tiny = _tiny(name)
+    tiny = shared(name)
     card = make_card(tiny.save(folder), tiny.hidden, tiny.longest)
     return models_of(architecture_of(folder, card), card, folder, target, precision)[1]
 
@@ -121,7 +115,7 @@ def test_buckets_end_with_the_longest_text() -> None:
 
 
 def test_profiles_cover_every_input_and_the_longest_text(tmp_path: Path) -> None:
-    tiny = _tiny("mpnet")
+    tiny = shared("mpnet")
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest)
     architecture = architecture_of(tmp_path, card)
     for max_tokens, longest in ((20, [20]), (512, [128, 512])):

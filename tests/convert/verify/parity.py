@@ -7,7 +7,6 @@ transformers, in float32, with eager attention, one text at a time: padding cann
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -199,6 +198,7 @@ class Parity:
         tolerance: largest difference of an element from transformers.
         batch_tolerance: largest difference of an element from its value in another batch.
         extra: additional inputs of transformers' model by the shape of `input_ids`, such as token types.
+        known: transformers' vectors of texts that were computed before, by their ids.
     """
 
     model: Any
@@ -211,6 +211,7 @@ class Parity:
     tolerance: float = TOLERANCE
     batch_tolerance: float = BATCH_TOLERANCE
     extra: Callable[[tuple[int, int]], dict[str, torch.Tensor]] = lambda shape: {}
+    known: dict[tuple[int, ...], Vectors] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -337,9 +338,10 @@ class Parity:
         longer = [*rows, *self.rows([self.longest] * 2, seed=1)]
         _assert_close(self.fletcher(longer)[: len(rows)], together, self.batch_tolerance, "beside longer texts")
 
-    @functools.cached_property
-    def _alone(self) -> Callable[[tuple[int, ...]], Vectors]:
-        return functools.cache(lambda row: _pool(self._hidden(row)))
+    def _alone(self, row: tuple[int, ...]) -> Vectors:
+        if row not in self.known:
+            self.known[row] = _pool(self._hidden(row))
+        return self.known[row]
 
     def _hidden(self, row: tuple[int, ...]) -> torch.Tensor:
         """Return transformers' token vectors of one text, (tokens, hidden)."""

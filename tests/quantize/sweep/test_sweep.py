@@ -43,9 +43,13 @@ from tests.look import check_look, check_rendered
 
 from .candidates import candidate, timing
 
-TEXTS = corpus("sentences", 160)
 RECIPES = ("int8-per-token", "bf16")
 QUICK = SweepOptions(recipes=RECIPES, rounds=1, tie_seconds=0, min_overlap=0.8)
+
+
+def texts() -> list[str]:
+    """Return sentences; reading the library's docstrings takes seconds, which only a worker that runs these tests needs."""
+    return corpus("sentences", 160)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +57,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> tu
     """Return a finished sweep, which tests must not change."""
     output = tmp_path_factory.mktemp("sweep") / "out"
     pairs = output.parent / "pairs.tsv"
-    pairs.write_text("".join(f"{row % 5}\t{TEXTS[row]}\t{TEXTS[row + 1]}\n" for row in range(12)))
-    report = sweep(minilm_artifact, output, QUICK, texts=TEXTS, name="texts.txt", pairs=read_pairs(pairs))
+    pairs.write_text("".join(f"{row % 5}\t{texts()[row]}\t{texts()[row + 1]}\n" for row in range(12)))
+    report = sweep(minilm_artifact, output, QUICK, texts=texts(), name="texts.txt", pairs=read_pairs(pairs))
     return report, output
 
 
@@ -80,9 +84,9 @@ def test_the_chosen_artifact_has_the_recommended_recipe_and_runs(
     assert artifact.manifest.parent == Artifact.open(minilm_artifact).digest
     assert artifact.manifest.variants[0].precision == report.chosen
     with Encoder.load(minilm_artifact, provider="mlas") as encoder:
-        reference = encoder.embed(TEXTS[:20]).vectors
+        reference = encoder.embed(texts()[:20]).vectors
     with Encoder.load(output / ARTIFACT, provider="mlas") as encoder:
-        vectors = encoder.embed(TEXTS[:20]).vectors
+        vectors = encoder.embed(texts()[:20]).vectors
     assert np.sum(vectors * reference, axis=1).min() >= report.min_cosine
     assert not (output / "work").exists()
 
@@ -153,7 +157,7 @@ def test_only_recipes_within_the_bounds_have_a_star(
     copy = output.parent / "strict"
     shutil.copytree(output, copy)
     pairs = read_pairs(output.parent / "pairs.tsv")
-    report = sweep(minilm_artifact, copy, strict, texts=TEXTS, name="texts.txt", pairs=pairs)
+    report = sweep(minilm_artifact, copy, strict, texts=texts(), name="texts.txt", pairs=pairs)
     assert report.pareto_front == ("fp32",) and report.chosen is None
     assert f"{RECIPES[0]} ★" not in sweep_to_html(report)
 
@@ -177,13 +181,13 @@ def test_recipes_of_overlapping_speeds_are_measured_again_while_time_is_left(
 
     monkeypatch.setattr(further_rounds, "measure_rivals", measure)
     options = msgspec.structs.replace(QUICK, tie_seconds=tie_seconds)
-    report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
+    report = sweep(minilm_artifact, tmp_path / "out", options, texts=texts())
     assert again == ([["int8-per-token", "bf16"]] if tie_seconds else [])
     assert report.chosen == ("int8-per-token" if tie_seconds else "bf16")
     assert report.equals == (() if tie_seconds else ("int8-per-token",))
     assert (report.tie_seconds > 0) == bool(tie_seconds)
     # The measurements are kept: the same command measures nothing again.
-    assert sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS).chosen == report.chosen
+    assert sweep(minilm_artifact, tmp_path / "out", options, texts=texts()).chosen == report.chosen
     assert len(again) == bool(tie_seconds)
 
 
@@ -205,7 +209,7 @@ def test_further_rounds_end_when_recipes_are_told_apart_or_the_time_is_over(
     monkeypatch.setattr(further_rounds, "join", lambda before, after: after)
     artifact = Artifact.open(minilm_artifact)
     parent = RunnableVariant(artifact, artifact.manifest.variants[0], "mlas")
-    inputs = SweepInputs(parent, split_texts(artifact, TEXTS, name="texts"), QUICK, minilm_artifact, SILENT)
+    inputs = SweepInputs(parent, split_texts(artifact, texts(), name="texts"), QUICK, minilm_artifact, SILENT)
     runnables, speeds = {"a": parent, "b": parent}, {"a": timing(2.0, 0.4), "b": timing(1.8, 0.4)}
     measured = measure_rivals(inputs, runnables, speeds, 60.0)
     assert turns == [[1, 2]] * 3  # 2.0 and 1.8 are distinguished once the ranges are 5 % wide
@@ -224,7 +228,7 @@ def test_a_second_run_repeats_no_measurement(
 
     monkeypatch.setattr(quantize_sweep, "measure_speeds", refuse)
     pairs = read_pairs(output.parent / "pairs.tsv")
-    again = sweep(minilm_artifact, output, QUICK, texts=TEXTS, name="texts.txt", pairs=pairs)
+    again = sweep(minilm_artifact, output, QUICK, texts=texts(), name="texts.txt", pairs=pairs)
     assert again.candidates == report.candidates and again.sentence == report.sentence
 
 
@@ -235,11 +239,11 @@ def test_an_interrupted_sweep_is_resumed(
     tried: list[str] = []
     _fake(monkeypatch, tried, fail="bf16")
     with pytest.raises(KeyboardInterrupt):
-        sweep(minilm_artifact, output, QUICK, texts=TEXTS)
+        sweep(minilm_artifact, output, QUICK, texts=texts())
     assert tried == ["int8-per-token", "bf16"]
     assert not (output / ARTIFACT).exists()
     _fake(monkeypatch, tried)
-    report = sweep(minilm_artifact, output, QUICK, texts=TEXTS)
+    report = sweep(minilm_artifact, output, QUICK, texts=texts())
     assert tried == ["int8-per-token", "bf16", "bf16"]
     assert [candidate.name for candidate in report.candidates] == [*RECIPES]
 
@@ -250,7 +254,7 @@ def test_a_budget_skips_recipes_and_reports_them(
     tried: list[str] = []
     _fake(monkeypatch, tried, seconds=1000.0)
     options = msgspec.structs.replace(QUICK, budget_seconds=900.0)
-    report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
+    report = sweep(minilm_artifact, tmp_path / "out", options, texts=texts())
     assert tried == ["int8-per-token"]
     assert report.not_reached == ("bf16",)
 
@@ -264,7 +268,7 @@ def test_the_recipe_of_openvino_is_tried_if_openvino_is_installed(
     damages = (Damage("layers.0.feed_forward.down", "int8-per-token", 2e-4, 1e-3, 0.1),)
     monkeypatch.setattr(quantize_sweep, "sensitivity", lambda *_, **__: Sensitivity("m", "int8-per-token", 48, damages))
     monkeypatch.setattr(sweep_recipes, "missing", lambda provider, machine: problem)
-    sweep(minilm_artifact, tmp_path / "out", msgspec.structs.replace(QUICK, recipes=()), texts=TEXTS)
+    sweep(minilm_artifact, tmp_path / "out", msgspec.structs.replace(QUICK, recipes=()), texts=texts())
     assert ("openvino-static" in tried) == (problem is None)
     assert {"mixed", "w4", "bf16"} <= set(tried) and "cuda-qdq" not in tried and "coreml-w8" not in tried
 
@@ -300,7 +304,7 @@ def test_a_recipe_that_fails_has_a_result(minilm_artifact: Path, tmp_path: Path)
     recipe = tmp_path / "wild.toml"
     recipe.write_text('name = "wild"\nscheme = "mixed"\nexclude = ["layers.99.*"]\n')
     options = msgspec.structs.replace(QUICK, recipes=(str(recipe),))
-    report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
+    report = sweep(minilm_artifact, tmp_path / "out", options, texts=texts())
     assert report.chosen is None and report.output == str(minilm_artifact)
     assert "layers.99.*" in report.candidates[0].problem
     assert "layers.99.*" in sweep_to_html(report)
@@ -308,7 +312,10 @@ def test_a_recipe_that_fails_has_a_result(minilm_artifact: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [(TEXTS[:40], "40 different texts are too few"), ([f"word {chr(97 + n % 26)}" for n in range(26)] * 9, "too few")],
+    [
+        ([f"text {n} of forty" for n in range(40)], "40 different texts are too few"),
+        ([f"word {chr(97 + n % 26)}" for n in range(26)] * 9, "too few"),
+    ],
 )
 def test_too_few_texts(minilm_artifact: Path, tmp_path: Path, texts: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -325,21 +332,21 @@ def test_texts_of_one_length(minilm_artifact: Path, tmp_path: Path) -> None:
 def test_artifacts_that_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: Path, tmp_path: Path) -> None:
     _, output = swept
     with pytest.raises(ArtifactError, match="quantized already"):
-        sweep(output / ARTIFACT, tmp_path / "again", QUICK, texts=TEXTS)
+        sweep(output / ARTIFACT, tmp_path / "again", QUICK, texts=texts())
     with pytest.raises(InputError, match="another artifact, of other texts"):
         sweep(minilm_artifact, output, QUICK, texts=corpus("sentences", 200)[40:])
     with pytest.raises(InputError, match="no recipe 'nothing'"):
-        sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("nothing",)), texts=TEXTS)
+        sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("nothing",)), texts=texts())
     with pytest.raises(InputError, match="cuda-qdq cannot run here"):
-        sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("cuda-qdq",)), texts=TEXTS)
+        sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("cuda-qdq",)), texts=texts())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="exists and is not a sweep"):
-        sweep(minilm_artifact, tmp_path / "full", QUICK, texts=TEXTS)
+        sweep(minilm_artifact, tmp_path / "full", QUICK, texts=texts())
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / STATE).write_text("{")
     with pytest.raises(InputError, match="not a sweep of this version"):
-        sweep(minilm_artifact, tmp_path / "broken", QUICK, texts=TEXTS)
+        sweep(minilm_artifact, tmp_path / "broken", QUICK, texts=texts())
     with pytest.raises(InputError, match="must be between 0 and 1"):
         SweepOptions(min_cosine=1.5)
 
