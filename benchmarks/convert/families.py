@@ -224,7 +224,8 @@ def describe(family: str) -> tuple[dict[str, Any], Shapes]:
     with torch.device("meta"):
         model = getattr(transformers, f"{name}{kind}")(config)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    shapes = {key: tuple(value.shape) for key, value in model.named_parameters() if key not in tied}
+    tensors = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    shapes = {key: tuple(value.shape) for key, value in tensors.items() if key not in tied}
     return {**config.to_dict(), "architectures": [f"{name}{kind}"]}, shapes
 
 

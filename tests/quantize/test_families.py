@@ -12,12 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
 
+from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
 from fletcher.quantize.graph.matrices import matrices
 from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import load_recipe
 from fletcher.runtime import Encoder
+from fletcher.runtime.errors import InputError
 
 from ..convert.families.decoders.models import make_tiny
 from ..convert.families.rotary.test_nomic_bert import EXPERTS, HIDDEN, VOCABULARY, Nomic
@@ -92,6 +97,22 @@ def test_vectors_of_each_recipe_are_near_float32(tmp_path: Path, family: str) ->
             continue  # kernels of other recipes, or their scales, depend on the batch
         alone = np.concatenate([_vectors(path, [text]) for text in texts[:4]])
         np.testing.assert_allclose(np.sum(alone * vectors[:4], axis=1), 1, atol=1e-4)
+
+
+def test_a_static_embedding_has_only_its_table(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=32)], device="cpu")
+    model.save(str(tmp_path / "model"))
+    export(str(tmp_path / "model"), tmp_path / "artifact")
+    assert [matrix.name for matrix in matrices(tmp_path / "artifact")] == ["embeddings.word"]
+    expected = model.encode(list(SENTENCES), normalize_embeddings=True)
+    for name in ("int8-per-token", "w8", "int8-dynamic"):
+        quantize(tmp_path / "artifact", tmp_path / name, load_recipe(name), texts=SENTENCES)
+        vectors = _vectors(tmp_path / name, list(SENTENCES))
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert np.sum(vectors * expected, axis=1).min() >= 0.999
+    with pytest.raises(InputError, match=r"'\*\.attention\.\*', which matches no matrix"):
+        quantize(tmp_path / "artifact", tmp_path / "w4", load_recipe("w4"), texts=SENTENCES)
 
 
 def _vectors(artifact: Path, texts: list[str]) -> Any:
