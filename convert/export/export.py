@@ -295,14 +295,19 @@ def _write(
     texts = published or own_texts(open_tokenizer(), card, architecture, checkout.source, half=half)
     progress.line("writing the weights")
     writer = GraphWriter(folder, architecture, card, recipe.emitter)
-    # Hashed on another thread, because it takes as long as writing the weights.
-    with ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash") as hasher:
-        content = hasher.submit(describe_content, checkpoint, architecture, folder / TOKENIZER, _unweighted(card))
-        variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
+    writer.find_islands(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
+    # The disk decides how long the weights of a large model take. Meanwhile another thread hashes the checkpoint's tensors,
+    # and a third one computes the canary, unless a session of a written graph will.
+    with ThreadPoolExecutor(2, thread_name_prefix="fletcher-export") as beside:
+        content = beside.submit(describe_content, checkpoint, architecture, folder / TOKENIZER, _unweighted(card))
+        early = published is None and ("cpu", "fp32") not in recipe.variants
+        canary = beside.submit(own_canary, None, writer, texts) if early else None
+        variants = writer.write(recipe.variants)
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
         try:
-            write_canary(folder / CANARY, published or own_canary(session, writer, texts))
+            own = published or (own_canary(session, writer, texts) if canary is None else canary.result())
+            write_canary(folder / CANARY, own)
             described = content.result()
         except BaseException:
             if session is not None:

@@ -161,7 +161,13 @@ def _shortened(tokenizer: Tokenizer, text: str, most: int) -> str:
 
 
 def own_canary(session: Session | None, writer: GraphWriter, texts: Canary) -> Canary:
-    """Add the fp32 graph's vectors of the texts, one at a time. They show later damage, not that the graph is right."""
+    """Add the fp32 graph's vectors of the texts. They show later damage, not that the graph is right.
+
+    Args:
+        session: session of the written `cpu-fp32`, which computes one text at a time; None computes the graph in pieces.
+        writer: writer of the graphs.
+        texts: the canary without its vectors.
+    """
     encodings, outputs = texts.encodings, writer.token_outputs
     if session is None:
         further = writer.reference(encodings)

@@ -83,20 +83,30 @@ class GraphWriter:
         self._architecture = architecture
         self._card = card
         self._runnable = runnable_targets()
+        self._islands: dict[tuple[Target, Float], frozenset[str]] = {}
         self.written: dict[str, FileInfo] = {}
 
-    def write(self, pairs: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
+    def find_islands(self, pairs: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> None:
+        """Find the nodes of graphs that must be fp32.
+
+        Args:
+            pairs: targets and precisions.
+            texts: returns the texts on which maxima are recorded; called if a graph computes in a half type.
+        """
+        self._islands = {(target, name): self._find_islands(target, name, texts) for target, name in pairs}
+
+    def write(self, pairs: Sequence[tuple[Target, Float]]) -> tuple[Variant, ...]:
         """Write graphs and their weights.
 
         Args:
-            pairs: targets and precisions, in the order of the manifest.
-            texts: returns the texts on which maxima are recorded; called if a graph computes in a half type.
+            pairs: targets and precisions of `find_islands`, in the order of the manifest.
         """
         variants: dict[tuple[Target, Float], list[Variant]] = {}
         for name in (name for name in FLOATS if any(name == other for _, other in pairs)):
             targets = [target for target, other in pairs if other == name]
-            islands = {target: self._find_islands(target, name, texts) for target in targets}
-            emissions = {target: self._emit(target, choose(target, name, islands[target])) for target in targets}
+            emissions = {
+                target: self._emit(target, choose(target, name, self._islands[target, name])) for target in targets
+            }
             places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
             self.written[places.name] = places.info
             for target, parts in emissions.items():

@@ -56,6 +56,8 @@ def open_graph(
         "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
     )
     disabled = map_weights(options) if mapped or arrays else []
+    # An arena grows by powers of two, and would keep the largest values of a run.
+    options.enable_cpu_mem_arena = not (mapped or arrays)
     if arrays:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
         options.add_external_initializers(list(arrays), values)
