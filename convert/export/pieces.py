@@ -195,18 +195,19 @@ def _compute(
     """Compute a piece for all batches."""
     read = {name for node in piece.nodes for name in node.input}
     initializers = [tensors[name] for name in tensors if name in read]
+    # Weights in memory are inputs, because ONNX Runtime copies the initializers that it is given and not the inputs of a run.
+    loaded: dict[str, Array] = {}
+    if not isinstance(weights, Path):
+        loaded = {tensor.name: weights[tensor.name].load() for tensor in initializers if _is_external(tensor)}
+        initializers = [tensor for tensor in initializers if not _is_external(tensor)]
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
-        for name, array in ((name, values[0][name]) for name in piece.inputs)
+        for name, array in (*((name, values[0][name]) for name in piece.inputs), *loaded.items())
     ]
     results = [onnx.ValueInfoProto(name=name) for name in piece.outputs]
     graph = helper.make_graph(piece.nodes, model.graph.name, inputs, results, initializers)
     part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    if isinstance(weights, Path):
-        session = CpuGraph(part.SerializeToString(), weights, mapped=True)
-    else:
-        arrays = {tensor.name: weights[tensor.name].load() for tensor in initializers if _is_external(tensor)}
-        session = CpuGraph(part.SerializeToString(), Path(), arrays=arrays)
+    session = CpuGraph(part.SerializeToString(), weights if isinstance(weights, Path) else Path(), mapped=True)
     for batch in values:
-        feeds = {name: batch[name] for name in piece.inputs}
+        feeds = {**loaded, **{name: batch[name] for name in piece.inputs}}
         batch.update(zip(piece.outputs, session.run(feeds, piece.outputs), strict=True))

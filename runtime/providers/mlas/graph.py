@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,23 +19,14 @@ from .mapped import map_weights
 __all__ = ["CpuGraph", "open_graph"]
 
 
-def open_graph(
-    graph: bytes,
-    weights_folder: Path,
-    *,
-    optimize: bool = True,
-    mapped: bool = False,
-    arrays: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
-) -> Any:
+def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, mapped: bool = False) -> Any:
     """Open an ONNX Runtime session of a graph in memory with weights in a folder, without writing a copy of either.
 
     Args:
         graph: serialized model whose external data are relative to `weights_folder`.
         weights_folder: folder of the weights.
         optimize: whether ONNX Runtime may join nodes, which removes the values between them.
-        mapped: whether the weights stay in their file; see `mapped.py`.
-        arrays: weights that are in memory instead of a file, by name. The session uses them where they are, so the caller
-            must keep them as long as the session.
+        mapped: whether the weights stay where they are, and the memory of values is returned at once; see `mapped.py`.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
@@ -55,12 +45,8 @@ def open_graph(
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
     )
-    disabled = map_weights(options) if mapped or arrays else []
-    # An arena grows by powers of two, and would keep the largest values of a run.
-    options.enable_cpu_mem_arena = not (mapped or arrays)
-    if arrays:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-        options.add_external_initializers(list(arrays), values)
+    disabled = map_weights(options) if mapped else []
+    options.enable_cpu_mem_arena = not mapped  # an arena grows by powers of two, and keeps the largest values of a run
     try:
         return onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
@@ -72,28 +58,19 @@ def open_graph(
 class CpuGraph:
     """`CpuGraph`: graph that runs on the calling thread."""
 
-    def __init__(
-        self,
-        graph: bytes,
-        weights_folder: Path,
-        *,
-        mapped: bool = False,
-        arrays: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
-    ) -> None:
+    def __init__(self, graph: bytes, weights_folder: Path, *, mapped: bool = False) -> None:
         """Open a graph.
 
         Args:
             graph: serialized model whose external data are relative to `weights_folder`.
             weights_folder: folder of the weights.
             mapped: whether the weights stay in their file; see `mapped.py`.
-            arrays: weights that are in memory instead of a file, by name.
 
         Raises:
             MissingPackageError: onnxruntime is not installed.
             ArtifactError: ONNX Runtime cannot load the graph.
         """
-        self._session = open_graph(graph, weights_folder, mapped=mapped, arrays=arrays)
-        self._arrays = arrays  # the session reads them where they are
+        self._session = open_graph(graph, weights_folder, mapped=mapped)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Compute the named outputs.
