@@ -274,9 +274,14 @@ def save(folder: Path, config: Mapping[str, Any], shapes: Shapes, kind: str) -> 
             values = (noise + float(is_norm)).astype(TYPES[kind]).tobytes()
             for size in _blocks(header[name]["data_offsets"], len(values)):
                 stream.write(values[:size])
-    words = ["[UNK]", *(f"w{number}" for number in range(1, 200))]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = ["[UNK]", "w1", *pre_tokenizers.ByteLevel.alphabet()]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    if config["model_type"] == "qwen2":  # transformers' class of this family has BPE alone
+        tokenizer = Tokenizer(models.BPE(vocabulary, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A w1", pair="$A $B w1", special_tokens=[("w1", 1)]
     )
