@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -49,11 +50,24 @@ def docstrings() -> Iterator[tuple[str, str]]:
             tree = ast.parse(path.read_bytes())
         except SyntaxError:  # lib2to3 contains files in Python 2
             continue
-        for node in ast.walk(tree):
+        for node in _statements(tree):
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             if text := ast.get_docstring(node):
                 yield str(path.relative_to(root)), text
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the nodes of a module in the order of `ast.walk`, without expressions, which are most of them."""
+    queue: deque[ast.AST] = deque([tree])
+    while queue:
+        node = queue.popleft()
+        yield node
+        queue.extend(
+            child
+            for child in ast.iter_child_nodes(node)
+            if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case)
+        )
 
 
 @cache

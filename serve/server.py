@@ -28,7 +28,7 @@ from .signals import STOP_MARGIN, hangups, last_resort, stop_signals, wait_until
 from .surroundings import Surroundings, flight_server_class, load_encoder
 
 if TYPE_CHECKING:
-    from .flight.encrypted import EncryptedFlight
+    from .flight.relayed import RelayedFlight
     from .flight.server import FlightServer
     from .observe.tracing import Tracing
 
@@ -91,7 +91,7 @@ class Server:
         self.models = surroundings.make_models(load)
         add_memory_metrics(self.models.metrics, "server")
         self._http: HttpServer | None = None
-        self._flight: FlightServer | EncryptedFlight | None = None
+        self._flight: FlightServer | RelayedFlight | None = None
         self._admin: HttpServer | None = None
         try:
             surroundings.fill(self.models, models)
@@ -100,9 +100,9 @@ class Server:
                 if certificates is None or flight_listener is None:
                     self._flight = make(flight_at)
                 else:
-                    from .flight.encrypted import EncryptedFlight
+                    from .flight.relayed import RelayedFlight
 
-                    self._flight = EncryptedFlight(make, flight_listener, private_folder(), certificates)
+                    self._flight = RelayedFlight(make, flight_listener, private_folder(), certificates)
             if listener is not None:
                 app = surroundings.make_app(self.models, consumers)
                 self._http = http = HttpServer(

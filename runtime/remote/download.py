@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -17,6 +17,7 @@ from ..artifact.folder import MANIFEST
 from ..artifact.manifest import FileInfo
 from ..errors import ChecksumError
 from ..origin.signature import SIGNATURE
+from .receiving import Helpers, Receiver, helpers
 from .source import Index, Source
 
 __all__ = ["download"]
@@ -48,9 +49,10 @@ def download(
         SourceError: a file cannot be downloaded, or the disk is full. What came stays in the folder.
     """
     try:
-        with progress.count("Downloading", total=index.size, units=("bytes",)) as counter:
+        with progress.count("Downloading", total=index.size, units=("bytes",)) as counter, helpers() as threads:
             for name, info in sorted(index.files.items(), key=lambda item: item[1].size):
-                _fetch(source, name, info, folder / name, counter.advance, known(info))
+                _fetch(_Wanted(source, name, info, folder / name, counter.advance, threads), known(info))
+            threads.finish()
             if index.signature is not None:
                 _write(folder / SIGNATURE, index.signature)
             _write(folder / MANIFEST, index.manifest)
@@ -61,64 +63,73 @@ def download(
         raise disk_error(error, folder) from error
 
 
-def _fetch(
-    source: Source, name: str, info: FileInfo, target: Path, advance: Callable[[int], None], copy: Path | None
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A file to download: its source and name there, its size and sha256, its place, the progress, the download's threads."""
+
+    source: Source
+    name: str
+    info: FileInfo
+    target: Path
+    advance: Callable[[int], None]
+    threads: Helpers
+
+
+def _fetch(file: _Wanted, copy: Path | None) -> None:
     """Complete a file. If the bytes of an earlier download were wrong, download all of it once more."""
-    resumed = target.exists() and target.stat().st_size > 0
+    resumed = file.target.exists() and file.target.stat().st_size > 0
     try:
-        _complete(source, name, info, target, advance, copy)
+        _complete(file, copy)
     except ChecksumError:
-        target.unlink(missing_ok=True)
+        _remove(file)
         if not resumed and copy is None:
             raise
         try:
-            _complete(source, name, info, target, advance, None)
+            _complete(file, None)
         except ChecksumError:
-            target.unlink(missing_ok=True)
+            _remove(file)
             raise
 
 
-def _complete(
-    source: Source, name: str, info: FileInfo, target: Path, advance: Callable[[int], None], copy: Path | None
-) -> None:
-    digest = hashlib.sha256()
-    with target.open("a+b") as file:
-        if os.fstat(file.fileno()).st_size > info.size:
-            file.truncate(0)
-        file.seek(0)
-        size = 0
-        for old in _read(file):
-            digest.update(old)
-            size += len(old)
-        advance(size)
-        for block in _rest(source, name, info, size, target.parent / SCRATCH, copy):
-            digest.update(block)
-            size += len(block)
-            if size > info.size:
+def _remove(file: _Wanted) -> None:
+    file.threads.settle()
+    file.target.unlink(missing_ok=True)
+
+
+def _complete(file: _Wanted, copy: Path | None) -> None:
+    name, info = file.name, file.info
+    with file.target.open("a+b") as stream:
+        if os.fstat(stream.fileno()).st_size > info.size:
+            stream.truncate(0)
+        stream.seek(0)
+        receiver = Receiver(stream, file.target, file.threads)
+        for old in _read(stream):
+            receiver.hash(old)
+        file.advance(receiver.size)
+        for block in _rest(file, receiver.size, copy):
+            if receiver.size + len(block) > info.size:
+                receiver.hash(block)
                 break
-            file.write(block)
-            advance(len(block))
-        if size != info.size or digest.hexdigest() != info.sha256:
+            receiver.append(block)
+            file.advance(len(block))
+        size, digest = receiver.size, receiver.hexdigest()
+        if size != info.size or digest != info.sha256:
             raise ChecksumError(
-                f"{name} has sha256 {digest.hexdigest()} and {size} bytes, and the manifest says {info.sha256} and "
+                f"{name} has sha256 {digest} and {size} bytes, and the manifest says {info.sha256} and "
                 f"{info.size}: the copy at the URL is damaged or was exchanged. Push the artifact again, to a new URL"
             )
-        file.flush()
-        os.fsync(file.fileno())
+    file.threads.sync_later(file.target)
 
 
-def _rest(
-    source: Source, name: str, info: FileInfo, start: int, scratch: Path, copy: Path | None
-) -> Iterator[memoryview | bytes]:
-    if start == info.size:
+def _rest(file: _Wanted, start: int, copy: Path | None) -> Iterator[memoryview | bytes]:
+    if start == file.info.size:
         return
     if copy is None:
-        yield from source.blocks(name, start, info.size, scratch)
+        yield from file.source.blocks(file.name, start, file.info.size, file.target.parent / SCRATCH)
         return
-    with copy.open("rb") as file:
-        file.seek(start)
-        yield from _read(file)
+    with copy.open("rb") as stream:
+        stream.seek(start)
+        yield from _read(stream)
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:

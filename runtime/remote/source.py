@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import Final, Protocol
 
 from ..artifact.folder import LARGEST_MANIFEST, MANIFEST, Artifact
@@ -99,25 +100,41 @@ class ObjectFiles:
             return None
         return None if found is None else found.data
 
-    def blocks(self, name: str, start: int, size: int, scratch: Path) -> Iterator[memoryview]:
-        """Yield the bytes of a file; see `Source.blocks`. The next parts are on the way while the caller uses one."""
+    def blocks(self, name: str, start: int, size: int, scratch: Path) -> Generator[memoryview, None, None]:
+        """Yield the bytes of a file; see `Source.blocks`. The next ranges arrive while the caller uses a block."""
         ranges = iter([(at, min(RANGE_BYTES, size - at)) for at in range(start, size, RANGE_BYTES)])
-        pool = ThreadPoolExecutor(RANGES, thread_name_prefix="fletcher-download")
-        waiting: deque[Future[memoryview]] = deque()
+        arriving: deque[SimpleQueue[memoryview | BaseException | None]] = deque()
+        left = Event()
+
+        def receive(begin: int, length: int, to: SimpleQueue[memoryview | BaseException | None]) -> None:
+            try:
+                for block in self._store.stream_range(name, begin, length):
+                    if left.is_set():
+                        return
+                    to.put(block)
+                to.put(None)
+            except BaseException as error:  # noqa: BLE001  the caller raises it
+                to.put(error)
 
         def ask() -> None:
-            with suppress(StopIteration):
-                waiting.append(pool.submit(self._store.read_range, name, *next(ranges)))
+            if (asked := next(ranges, None)) is not None:
+                arriving.append(SimpleQueue())
+                pool.submit(receive, *asked, arriving[-1])
 
-        try:
-            for _ in range(RANGES):
-                ask()
-            while waiting:
-                block = waiting.popleft().result()
-                ask()
-                yield block
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        with ThreadPoolExecutor(RANGES, thread_name_prefix="fletcher-download") as pool:
+            try:
+                for _ in range(RANGES):
+                    ask()
+                while arriving:
+                    while (block := arriving[0].get()) is not None:
+                        if isinstance(block, BaseException):
+                            raise block
+                        yield block
+                    arriving.popleft()
+                    ask()
+            finally:
+                left.set()
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def open_source(url: ArtifactUrl) -> Source:

@@ -45,6 +45,9 @@ ENDPOINTS: Final = (
     "AZURE_ENDPOINT",
 )
 
+#: Bytes of a block of an object that is read: small enough for a processor's cache, in which it is hashed and copied.
+BLOCK_BYTES: Final = 1 << 20
+
 #: Bytes of a part of an upload, and parts that are sent at the same time.
 PART_BYTES: Final = 8 << 20
 PARTS: Final = 8
@@ -140,8 +143,8 @@ class ObjectStore:
         except (BaseError, OSError) as error:
             raise self._translate(error, name) from None
 
-    def read_range(self, name: str, start: int, length: int) -> memoryview:
-        """Return bytes of an object.
+    def stream_range(self, name: str, start: int, length: int) -> Iterator[memoryview]:
+        """Yield bytes of an object, in blocks of at least `BLOCK_BYTES` but for the last one.
 
         Raises:
             UnreachableError, RefusedError, SourceError: as for `read`; also if the object does not exist or is shorter.
@@ -149,13 +152,16 @@ class ObjectStore:
         import obstore
         from obstore.exceptions import BaseError
 
+        arrived = 0
         try:
-            data = memoryview(obstore.get_range(self._store, self._path(name), start=start, length=length))
+            answer = obstore.get(self._store, self._path(name), options={"range": (start, start + length)})
+            for block in answer.stream(min_chunk_size=BLOCK_BYTES):
+                arrived += len(block)
+                yield memoryview(block)
         except (BaseError, OSError) as error:
             raise self._translate(error, name) from None
-        if len(data) != length:
+        if arrived != length:
             raise SourceError(f"{self._shown(name)} is shorter than its artifact's manifest says")
-        return data
 
     def put(self, name: str, content: Path | bytes, *, create: bool = False) -> bool:
         """Write an object.
@@ -218,7 +224,7 @@ class ObjectStore:
         code = next(iter(_CODE.findall(text)), "")
         status = next(iter(_STATUS.findall(text)), "")
         said = " ".join(part for part in (status, code) if part)
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) or status == "404":  # the list of a missing bucket has the status alone
             return SourceError(f"{place} does not exist{f' ({said})' if said else ''}")
         refused = isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in _REFUSED
         if refused or status in ("401", "403"):

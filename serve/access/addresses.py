@@ -92,12 +92,14 @@ def url_of(listener: socket.socket, *, tls: bool = False) -> str:
     return f"http+unix://{where}" if isinstance(where, str) else f"http{'s' if tls else ''}://{HostPort(*where[:2])}"
 
 
-def bind(address: HostPort | UnixPath, option: str) -> socket.socket:
+def bind(address: HostPort | UnixPath, option: str, *, shared: bool = False) -> socket.socket:
     """Return a listening socket.
 
     Args:
         address: address to listen on.
         option: name of the option that has the address, for the error.
+        shared: whether other processes of this user, which ask for the same, may listen on the port, too. The system gives
+            each connection to one of them.
 
     Raises:
         InputError: the port is in use, the host is unknown, the address does not belong to this machine, or the system does
@@ -115,6 +117,8 @@ def bind(address: HostPort | UnixPath, option: str) -> socket.socket:
     try:
         # This allows a port whose last connections are still closing, but not a port on which a program listens.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(location)
         listener.listen(BACKLOG)
     except OSError as error:

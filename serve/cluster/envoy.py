@@ -229,6 +229,9 @@ def _upstream(cluster: Cluster, pool: Pool, kind: str) -> dict[str, Any]:
             }
         },
     }
+    if not numeric:
+        # An address that its name has no longer gets no requests, also while it is ready. Requests that it has are answered.
+        upstream["ignore_health_on_host_removal"] = True
     if flight:
         upstream["lb_policy"] = "ROUND_ROBIN"
     else:

@@ -134,6 +134,7 @@ def connected(address: str, variables: Mapping[str, str], *, cpus: int | None = 
     with _translated(address):
         if address == LOCAL:
             ray.init(
+                address=LOCAL,  # without it, Ray joins a cluster that `ray start` or RAY_ADDRESS has left on this machine
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=LOCAL_STORE,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import ServiceError
 
-from ..access.addresses import HostPort, is_loopback
+from ..access.addresses import HostPort, bind, is_loopback
 from ..http.call import AsgiApp
 from ..http.edge.prefix import below
+from ..listening import private_folder
 from ..models.heap import few_arenas
 from ..models.registry import Models
 from ..models.spec import ModelSpec
@@ -24,6 +28,9 @@ from ..surroundings import Surroundings, load_encoder
 from .front import served
 from .options import Deployment
 from .scaling import BUSY, OPEN, QUEUE
+
+if TYPE_CHECKING:
+    from ..observe.tracing import Tracing
 
 __all__ = ["Replica"]
 
@@ -51,7 +58,7 @@ class Replica:
         options = self._deployment.server
         logs.install(options.log_level.upper())
         # `RayFile.check` has decided who may call without a key.
-        self._surroundings = Surroundings.open(options.replace(allow_anonymous=True))
+        self._surroundings = Surroundings.open(options.replace(allow_anonymous=True), _tracing(self._deployment))
         self._models = self._surroundings.make_models(load)
         add_memory_metrics(self._models.metrics, "server")
         self._flight: Any = None
@@ -87,15 +94,21 @@ class Replica:
             self._open_flight(self._deployment.flight_port)
 
     def _open_flight(self, port: int) -> None:
-        """Listen for Flight, and register the address."""
+        """Listen for Flight, and register the address. Replicas of a node share a port that is given."""
+        from ..flight.relayed import RelayedFlight
         from .flight import ClusterFlight, Registration, open_book
 
-        local = is_loopback(self._host)
-        flight = self._surroundings.make_flight(ClusterFlight, self._models, HostPort(self._host, port))
-        flight.advertised = f"grpc://{HostPort(self._host if local else self._node or _node_address(), flight.port)}"
-        self._registration = Registration(open_book, self._deployment.name, flight.advertised)
-        flight.registration = self._registration
-        self._flight = flight
+        make = partial(self._surroundings.make_flight, ClusterFlight, self._models)
+        if port:
+            listener = bind(HostPort(self._host, port), "flight", shared=True)
+            self._flight = RelayedFlight(make, listener, private_folder(), None)
+            flight = self._flight.server
+        else:
+            self._flight = flight = make(HostPort(self._host, 0))
+            port = flight.port
+        own = self._host if is_loopback(self._host) else self._node or _node_address()
+        flight.advertised = f"grpc://{HostPort(own, port)}"
+        self._registration = flight.registration = Registration(open_book, self._deployment.name, flight.advertised)
 
     async def check_health(self) -> None:
         """Raise an error if the canary fails, batches fail or hang, or an artifact was changed, so that Ray replaces it.
@@ -139,6 +152,16 @@ class Replica:
         if self._flight is not None:
             self._flight.stop(1.0)
         self._surroundings.close()
+
+
+def _tracing(deployment: Deployment) -> Tracing | None:
+    """Return where spans go. A replica is named by its process: all replicas of a node have the same port, HAProxy's."""
+    url = deployment.server.otlp
+    if url is None:
+        return None
+    from ..observe.tracing import Tracing
+
+    return Tracing.to(url, f"{socket.gethostname()}/{deployment.name}/{os.getpid()}")
 
 
 def _node_address() -> str:

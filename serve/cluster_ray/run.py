@@ -15,7 +15,7 @@ from ..signals import hangups, stop_signals, wait_until_stopped
 from .connection import Cluster, connected
 from .corpus.options import CorpusJob
 from .deploy import Deployed, deploy, remove
-from .environment import check_ray, take_environment
+from .environment import take_environment
 from .options import LOCAL, RayFile
 
 __all__ = ["remove_deployments", "run_corpus", "run_deployments"]
@@ -35,7 +35,6 @@ def run_deployments(file: RayFile, report: Reporter, reread: Callable[[], RayFil
         FletcherError: as for `connected` and `deploy`.
     """
     variables = take_environment(file.ray)
-    check_ray()
     out = sys.stdout
     with connected(file.ray.address, variables) as cluster:
         if not cluster.local:

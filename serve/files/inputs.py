@@ -30,7 +30,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         return cast("tuple[Any, str]", pafs.FileSystem.from_uri(url))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{url} cannot be opened: {error}") from error
+        # Where a library is missing, pyarrow adds a line for each place where it looked.
+        raise InputError(f"{url} cannot be opened: {str(error).partition(chr(10))[0]}") from error
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -119,8 +120,8 @@ class HttpApp:
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
         routes = [*http_routes(longbow, admin, pages), Route("GET", "/openapi.json", self._schema, access="open")]
-        self._openapi = msgspec.json.encode(
-            openapi_document(routes, self._limits, keys=self._gate.identifies, root_path=pages.root_path)
+        self._make_openapi = partial(
+            openapi_document, routes, self._limits, keys=self._gate.identifies, root_path=pages.root_path
         )
         self._routes = RouteTable(routes)
 
@@ -312,8 +313,12 @@ class HttpApp:
         loop.call_later(min(WATCH_SECONDS, self._limits.body_seconds / 4), self._watch_bodies)
 
     async def _schema(self, call: Call) -> Response:
-        """Return the OpenAPI document."""
-        return Response(200, self._openapi)
+        """Return the OpenAPI document, made for the first request: a start does not wait for the 50 ms that it takes."""
+        return Response(200, await asyncio.to_thread(lambda: self._openapi))
+
+    @cached_property
+    def _openapi(self) -> bytes:
+        return msgspec.json.encode(self._make_openapi())
 
 
 def _report_truncated(response: Response, draft: RecordDraft) -> Response:

@@ -36,10 +36,10 @@ def _card(folder: Path, hidden: int, longest: int) -> ModelCard:
 
 def _run(name: str, folder: Path, target: str, *batches: Encodings) -> Iterator[list[NDArray[Any]]]:
     """Yield the vectors of each batch, followed by the output of each node that computes floats."""
-    tiny, precision = shared(name), "fp32"
+    tiny = shared(name)
     card = _card(tiny.save(folder), tiny.hidden, tiny.longest)
     # For coreml, the shortest bucket.
-    (emission, *_), (model, *_) = models_of(architecture_of(folder, card), card, folder, target, precision)
+    (emission, *_), (model, *_) = models_of(architecture_of(folder, card), card, folder, target, "fp32")
     spelled = spell_out(model)
     inner = [
         node.output[0]
@@ -48,7 +48,7 @@ def _run(name: str, folder: Path, target: str, *batches: Encodings) -> Iterator[
     ]
     assert inner or name == "static_embedding"  # it has no layers
     spelled.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in inner)
-    with safe_open(folder / f"{target}.{precision}.safetensors", framework="numpy") as file:
+    with safe_open(folder / f"{target}.fp32.safetensors", framework="numpy") as file:
         tables = {name: file.get_tensor(tensor) for name, tensor in emission.feeds.tables.items()}
     graph = CpuGraph(spelled.SerializeToString(), folder)
     for batch in batches:

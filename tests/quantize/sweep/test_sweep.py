@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.progress import SILENT
 from fletcher.quantize.measure.pairs import read_pairs
 from fletcher.quantize.measure.runnable_variant import RunnableVariant
@@ -37,7 +39,6 @@ from fletcher.quantize.sweep.sweep import ARTIFACT, sweep
 from fletcher.quantize.sweep.ties import rivals
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import ArtifactError, InputError
 from tests.look import check_look, check_rendered
 
@@ -47,9 +48,16 @@ RECIPES = ("int8-per-token", "bf16")
 QUICK = SweepOptions(recipes=RECIPES, rounds=1, tie_seconds=0, min_overlap=0.8)
 
 
-def texts() -> list[str]:
-    """Return sentences; reading the library's docstrings takes seconds, which only a worker that runs these tests needs."""
-    return corpus("sentences", 160)
+@functools.cache
+def texts(count: int = 160) -> list[str]:
+    """Return different texts: sentences, and halves of two sentences that are joined."""
+    words = [sentence.split() for sentence in SENTENCES]
+    joined = (
+        " ".join(first[: len(first) // 2] + second[len(second) // 2 :])
+        for shift in range(1, len(words))
+        for first, second in zip(words, words[shift:] + words[:shift], strict=True)
+    )
+    return list(dict.fromkeys([*map(" ".join, words), *joined]))[:count]
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +342,7 @@ def test_artifacts_that_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_
     with pytest.raises(ArtifactError, match="quantized already"):
         sweep(output / ARTIFACT, tmp_path / "again", QUICK, texts=texts())
     with pytest.raises(InputError, match="another artifact, of other texts"):
-        sweep(minilm_artifact, output, QUICK, texts=corpus("sentences", 200)[40:])
+        sweep(minilm_artifact, output, QUICK, texts=texts(200)[40:])
     with pytest.raises(InputError, match="no recipe 'nothing'"):
         sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("nothing",)), texts=texts())
     with pytest.raises(InputError, match="cuda-qdq cannot run here"):

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -130,7 +130,9 @@ def check(name: str, text: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def balanced(name: str, cluster: Cluster, folder: Path, ready: int = 200) -> Iterator[Balanced]:
+def balanced(
+    name: str, cluster: Cluster, folder: Path, ready: int = 200, inside: Sequence[str] = ()
+) -> Iterator[Balanced]:
     """Run a balancer in front of a cluster until the block ends.
 
     Args:
@@ -138,13 +140,14 @@ def balanced(name: str, cluster: Cluster, folder: Path, ready: int = 200) -> Ite
         cluster: the cluster.
         folder: folder for its files.
         ready: status of its own state at the begin of the block; 200 when each pool has an instance.
+        inside: command that runs the balancer; it replaces its process by it.
     """
     kind = BALANCERS[name]
     file = folder / f"{name}.{'yaml' if name == 'envoy' else 'cfg'}"
     file.write_text(kind.write(cluster))
     tls = cluster.tls.certificate is not None
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen([program(name), *kind.run, str(file)], stdout=log, stderr=log)
+        process = subprocess.Popen([*inside, program(name), *kind.run, str(file)], stdout=log, stderr=log)
     try:
         url = f"http{'s' if tls else ''}://{cluster.balancer.http}"
         wait_for(url + STATE, ready, folder / f"{name}.log", process)

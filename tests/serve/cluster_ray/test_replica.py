@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
+import pyarrow.flight as fl
 import pytest
 
 from fletcher.runtime.errors import InputError, ServiceError
+from fletcher.serve.cluster_ray import flight
 from fletcher.serve.cluster_ray.options import Deployment
 from fletcher.serve.cluster_ray.replica import Replica
 from fletcher.serve.cluster_ray.scaling import BUSY, OPEN, QUEUE
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server_options import ServerOptions
 
+from ...doubles.s3_server import free_ports
 from ..fake_encoder import POISON, FakeEncoder, canary, expected
 
 MODELS = {"models": [{"path": "/fake", "name": "fake", "version": "1"}]}
@@ -42,8 +47,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     return Loads()
 
 
-def make(loads: Loads, **server: Any) -> Replica:
-    settings = Deployment(name="d", server=ServerOptions(drain_seconds=2.0, **server))
+def make(loads: Loads, flight: str = "off", **server: Any) -> Replica:
+    settings = Deployment(name="d", flight=flight, server=ServerOptions(drain_seconds=2.0, **server))
     return Replica(msgspec.json.encode(settings).decode(), "127.0.0.1", load=loads)
 
 
@@ -73,6 +78,56 @@ def test_it_answers_exchanges_models_and_closes(loads: Loads) -> None:
         assert (await ask(replica, "abc")).status_code == 503
 
     asyncio.run(story())
+
+
+class Registered:
+    """Stands in for `Registration`, which asks an actor of Ray."""
+
+    def __init__(self, book: object, deployment: str, address: str) -> None:
+        self.addresses = [address]
+
+    def close(self) -> None: ...
+
+
+def test_replicas_of_a_node_share_a_port_of_flight(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "Registration", Registered)
+    (port,) = free_ports(1)
+
+    def ask_once(text: str) -> list[float]:
+        own = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
+        with fl.FlightClient(f"grpc://127.0.0.1:{port}", generic_options=own) as client:
+            table = client.do_get(fl.Ticket(json.dumps({"texts": [text]}).encode())).read_all()
+            (info,) = client.list_flights()
+            assert [one.uri.decode() for one in info.endpoints[0].locations] == [f"grpc://127.0.0.1:{port}"]
+        vector: list[float] = table["vector"].to_pylist()[0]
+        return vector
+
+    async def story() -> None:
+        replicas = [make(loads, flight=str(port)) for _ in range(2)]
+        for replica in replicas:
+            await replica.reconfigure(MODELS)
+        for number in range(40):
+            np.testing.assert_array_equal(await asyncio.to_thread(ask_once, f"a{number}"), expected(f"a{number}"))
+        assert all(encoder.batches for encoder in loads.made)
+        await replicas[0].close()
+        for number in range(10):
+            await asyncio.to_thread(ask_once, f"b{number}")
+        await replicas[1].close()
+
+    asyncio.run(story())
+
+
+def test_a_port_of_flight_of_another_program_is_named(loads: Loads) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        async def story() -> None:
+            replica = make(loads, flight=str(port))
+            with pytest.raises(InputError, match=f"flight 127.0.0.1:{port}: the port is in use"):
+                await replica.reconfigure(MODELS)
+            await replica.close()
+
+        asyncio.run(story())
 
 
 def test_a_canary_that_fails_makes_it_unhealthy(loads: Loads) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +19,6 @@ import httpx
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -31,6 +28,7 @@ from fletcher.serve.observe.tracing import Tracing
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
+from ...doubles.collector import Collector
 from ..fake_encoder import SPACE, FakeEncoder
 
 #: Example from W3C's Trace Context, section 3.2.2.5.
@@ -229,51 +227,34 @@ def test_the_environment_may_name_the_instance(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_collector_receives_what_the_command_sends(minilm_artifact: Path) -> None:
-    received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.path == "/v1/traces"
-            received.put(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *parts: object) -> None: ...
-
-    collector = HTTPServer(("127.0.0.1", 0), Collector)
-    thread = threading.Thread(target=collector.serve_forever)
-    thread.start()
-    command = [
-        sys.executable,
-        "-c",
-        "from fletcher.serve.commands.cli import main; main()",
-        "run",
-        str(minilm_artifact),
-    ]
-    command += ["--http", "127.0.0.1:0", "--flight", "off", "--json", "--provider", "mlas"]
-    command += ["--otlp", f"http://127.0.0.1:{collector.server_port}", "--log-level", "debug"]
-    environment = os.environ | {"OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert process.stdout is not None and process.stderr is not None
-        url = json.loads(process.stdout.readline())["http"]
-        headers = {"traceparent": TRACEPARENT, "x-request-id": "mine"}
-        assert httpx.post(f"{url}/embed", json={"inputs": "a text"}, headers=headers, timeout=30).status_code == 200
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
-    finally:
-        process.kill()
-        process.communicate()
-        collector.shutdown()
-        thread.join()
-        collector.server_close()
-    exported = [ExportTraceServiceRequest.FromString(received.get()) for _ in range(received.qsize())]
-    resources = [resource for request in exported for resource in request.resource_spans]
-    collected = [span for resource in resources for scope in resource.scope_spans for span in scope.spans]
-    names = {item.key: item.value.string_value for resource in resources for item in resource.resource.attributes}
-    assert (names["service.name"], names["service.instance.id"]) == ("fletcher", f"{socket.gethostname()}:0")
-    named = {span.name: span for span in collected}
+    with Collector() as collector:
+        command = [
+            sys.executable,
+            "-c",
+            "from fletcher.serve.commands.cli import main; main()",
+            "run",
+            str(minilm_artifact),
+        ]
+        command += ["--http", "127.0.0.1:0", "--flight", "off", "--json", "--provider", "mlas"]
+        command += ["--otlp", collector.url, "--log-level", "debug"]
+        environment = os.environ | {"OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            url = json.loads(process.stdout.readline())["http"]
+            headers = {"traceparent": TRACEPARENT, "x-request-id": "mine"}
+            assert httpx.post(f"{url}/embed", json={"inputs": "a text"}, headers=headers, timeout=30).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+        finally:
+            process.kill()
+            process.communicate()
+    assert (collector.resource["service.name"], collector.resource["service.instance.id"]) == (
+        "fletcher",
+        f"{socket.gethostname()}:0",
+    )
+    named = {span.name: span for span in collector.spans}
     assert set(named) == STAGES | {"POST /embed", "batch", "session"}
     assert int.from_bytes(named["POST /embed"].trace_id) == TRACE
     answered = next(line for line in lines if line["message"] == "request")

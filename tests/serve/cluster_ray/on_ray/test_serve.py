@@ -6,11 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,11 @@ from fletcher.convert.export.export import export
 from fletcher.serve.access.keys_file import add_key
 
 from ....clients.reference import save_prompted
+from ....doubles.collector import Collector
+from ....doubles.longbow import LongbowDouble
+from ...observe.test_tracing import PARENT, TRACE, TRACEPARENT
 from .command import Command, free_ports, run_command, started
+from .load import Load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -57,6 +61,8 @@ flight = "0"
 [ray.deployments.server]
 drain_seconds = 5.0
 max_items = 20000
+otlp = "{collector}"
+longbow = "{longbow}"
 
 [[ray.deployments.models]]
 path = "tiny"
@@ -101,16 +107,35 @@ class Cluster:
     ports: list[int]
     command: Command
     vectors: Any
+    collector: Collector
+    longbow: LongbowDouble
     version: int = 1
 
     def write(self, version: str) -> None:
         first = self.ports[3]
-        text = FILE.format(ports=self.ports, first=first, last=first + 40, version=version)
+        places = {"collector": self.collector.url, "longbow": self.longbow.url}
+        text = FILE.format(ports=self.ports, first=first, last=first + 40, version=version, **places)
         (self.folder / "cluster.toml").write_text(text)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def collector() -> Iterator[Collector]:
+    """Return a collector to which replicas send their spans, without compression."""
+    with Collector() as collector, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def longbow() -> Iterator[LongbowDouble]:
+    with LongbowDouble() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector, longbow: LongbowDouble
+) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     checkpoint = save_prompted(folder / "checkpoint")
     export(str(checkpoint), folder / "tiny")
@@ -118,7 +143,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     key = add_key(folder / "keys.json", "user")
     admin_key = add_key(folder / "keys.json", "boss", role="admin")
     ports = free_ports(50)
-    made = Cluster(f"http://127.0.0.1:{ports[0]}", [], key, admin_key, folder, ports, None, vectors)  # type: ignore[arg-type]
+    url = f"http://127.0.0.1:{ports[0]}"
+    made = Cluster(url, [], key, admin_key, folder, ports, None, vectors, collector, longbow)  # type: ignore[arg-type]
     made.write("1")
     with started(["cluster", "serve", "cluster.toml", "--json"], folder) as command:
         made.command = command
@@ -149,6 +175,36 @@ def test_an_answer_has_one_request_id(cluster: Cluster) -> None:
         ids = [value for name, value in answer.headers.multi_items() if name == "x-request-id"]
         assert len(ids) == 1
         assert not sent or ids == ["mine-1"]
+
+
+def test_one_trace_leads_from_the_client_through_a_replica_to_the_rows_of_longbow(cluster: Cluster) -> None:
+    headers = {"traceparent": TRACEPARENT, "x-request-id": "mine"}
+    body = {"dataset": "docs", "documents": ["one"]}
+    answer = httpx.post(f"{cluster.url}/v1/ingest", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    deadline = time.monotonic() + 60
+    while not {"POST /v1/ingest", "compute", "longbow"} <= set(named := spans_of(cluster)) or not batches_of(cluster):
+        assert time.monotonic() < deadline, sorted(named)
+        time.sleep(0.2)
+    request = named["POST /v1/ingest"]
+    assert int.from_bytes(request.parent_span_id) == PARENT  # neither HAProxy nor Ray Serve has a span of its own
+    assert named["longbow"].parent_span_id == named["compute"].parent_span_id == request.span_id
+    (batch,) = batches_of(cluster)
+    assert [span for span in cluster.collector.spans if span.name == "session" and span.parent_span_id == batch.span_id]
+    (row,) = cluster.longbow.store.live("docs").drop_columns(["timestamp"]).to_pylist()
+    assert json.loads(row["metadata"])["traceparent"] == f"00-{TRACE:032x}-{request.span_id.hex()}-01"
+    assert cluster.collector.resource["service.instance.id"].startswith(f"{socket.gethostname()}/plain/")
+
+
+def spans_of(cluster: Cluster) -> dict[str, Any]:
+    """Return the spans of the trace of `TRACEPARENT`, by name."""
+    return {span.name: span for span in cluster.collector.spans if int.from_bytes(span.trace_id) == TRACE}
+
+
+def batches_of(cluster: Cluster) -> list[Any]:
+    """Return the spans of the batches that computed a request of the trace: a batch links to its requests."""
+    batches = [span for span in cluster.collector.spans if span.name == "batch"]
+    return [span for span in batches if any(int.from_bytes(link.trace_id) == TRACE for link in span.links)]
 
 
 def test_errors_of_replicas_arrive_as_they_are(cluster: Cluster) -> None:
@@ -236,6 +292,38 @@ def test_open_ports_are_those_that_the_documents_name(cluster: Cluster) -> None:
     assert set(inside.values()) == {"127.0.0.1"}
 
 
+STATUS = """
+[balancer]
+http = "127.0.0.1:{port}"
+
+[[pools]]
+name = "replicas"
+models = ["tiny"]
+"""
+
+INSTANCE = """
+[[pools.instances]]
+name = "r{number}"
+http = "{address}"
+"""
+
+
+def test_the_state_of_replicas_is_that_of_instances(cluster: Cluster, tmp_path: Path) -> None:
+    printed = json.JSONDecoder().raw_decode(cluster.command.out.read_text())[0]
+    (plain,) = [one for one in printed if one["name"] == "plain"]
+    assert len(plain["instances"]) == 2
+    instances = [
+        INSTANCE.format(number=number, address=url.removeprefix("http://"))
+        for number, url in enumerate(plain["instances"])
+    ]
+    (tmp_path / "status.toml").write_text(STATUS.format(port=cluster.ports[48]) + "".join(instances))
+    done = run_command("cluster", "status", "status.toml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for number in range(2):
+        row = rf"^replicas/r{number} .* ready +tiny +1 +fs1-\w+ +self-made +MLAS "
+        assert re.search(row, done.stdout, re.MULTILINE), done.stdout
+
+
 def test_options_reach_ray_serve(cluster: Cluster) -> None:
     """Ray Serve ignores unknown options in a file, so that what it says it runs with is compared."""
     program = (
@@ -265,40 +353,6 @@ def test_options_reach_ray_serve(cluster: Cluster) -> None:
 
 def token_mode() -> dict[str, str]:
     return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-class Load:
-    """Requests from several threads, and their statuses by time."""
-
-    def __init__(self, url: str, threads: int = 4, texts: int = 1, headers: dict[str, str] | None = None) -> None:
-        self.statuses: list[tuple[float, int]] = []
-        self._stop = threading.Event()
-        self._args = (url, [f"load {row}" for row in range(texts)], headers or {})
-        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
-
-    def _run(self) -> None:
-        url, texts, headers = self._args
-        with httpx.Client(timeout=60, headers=headers) as client:
-            while not self._stop.is_set():
-                try:
-                    status = client.post(f"{url}/v1/embeddings", json={"input": texts, "model": "tiny"}).status_code
-                except httpx.HTTPError:
-                    status = 0
-                self.statuses.append((time.monotonic(), status))
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    @property
-    def counts(self) -> Counter[int]:
-        return Counter(status for _, status in self.statuses)
 
 
 def test_models_are_exchanged_without_a_failed_request(cluster: Cluster) -> None:
@@ -346,10 +400,10 @@ def replica_processes(cluster: Cluster, status: int = 200) -> list[psutil.Proces
             sockets = one.net_connections("tcp")
         except (psutil.NoSuchProcess, OSError):  # it has ended meanwhile
             continue
-        for socket in sockets:
-            port = socket.laddr.port
+        for one_socket in sockets:
+            port = one_socket.laddr.port
             inside = cluster.ports[3] <= port <= cluster.ports[3] + 40
-            if socket.status == psutil.CONN_LISTEN and inside and asked(f"http://127.0.0.1:{port}") == status:
+            if one_socket.status == psutil.CONN_LISTEN and inside and asked(f"http://127.0.0.1:{port}") == status:
                 found.append(one)
     return found
 

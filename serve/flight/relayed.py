@@ -1,4 +1,4 @@
-"""`EncryptedFlight`: a Flight server of one process with TLS, which a relay ends. `FlightRelay` says why."""
+"""`RelayedFlight`: a Flight server of one process behind a relay, for TLS or for a port that processes share."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from ..tls.certificates import Certificates
 from .relay import FlightRelay
 from .server import FlightServer
 
-__all__ = ["EncryptedFlight"]
+__all__ = ["RelayedFlight"]
 
 #: Name of the server's socket in the folder.
 SOCKET: Final = "flight"
 
 
-class EncryptedFlight:
-    """A Flight server behind a relay. It listens from its construction until `stop`.
+class RelayedFlight:
+    """A Flight server behind a relay. It listens from its construction until `stop`. `FlightRelay` says what gRPC lacks.
 
     Attributes:
         url: URL for clients.
+        server: the Flight server.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class EncryptedFlight:
         make: Callable[[str], FlightServer],
         listener: socket.socket,
         folder: Path,
-        certificates: Certificates,
+        certificates: Certificates | None,
     ) -> None:
         """Begin to serve.
 
@@ -39,15 +40,16 @@ class EncryptedFlight:
             make: makes a server that listens on the Unix socket with a path.
             listener: listening socket for clients; the relay closes it.
             folder: private folder for sockets; `stop` removes it.
-            certificates: certificate of the connections.
+            certificates: certificate of the connections; None for connections without TLS.
 
         Raises:
             ServiceError: gRPC cannot listen in the folder.
         """
         self._folder = folder
         path = str(folder / SOCKET)
-        self._server = make(path)
-        self.url = self._server.url = f"grpc+tls://{HostPort(*listener.getsockname()[:2])}"
+        self.server = make(path)
+        scheme = "grpc" if certificates is None else "grpc+tls"
+        self.url = self.server.url = f"{scheme}://{HostPort(*listener.getsockname()[:2])}"
         self._relay = FlightRelay(listener, folder, lambda: path, certificates)
         self._relay.start()
 
@@ -58,6 +60,6 @@ class EncryptedFlight:
             drain_seconds: as of `FlightServer.stop`.
         """
         self._relay.close_listener()
-        self._server.stop(drain_seconds)
+        self.server.stop(drain_seconds)
         self._relay.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
