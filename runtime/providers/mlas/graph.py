@@ -46,6 +46,8 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, map
         "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
     )
     disabled = map_weights(options) if mapped else []
+    if mapped:  # nodes in the order of the graph: a value's maximum before the next values, so that few are kept
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_cpu_mem_arena = not mapped  # an arena grows by powers of two, and keeps the largest values of a run
     try:
         return onnxruntime.InferenceSession(
