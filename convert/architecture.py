@@ -20,7 +20,7 @@ from typing import Literal
 
 from fletcher.model_zoo.card import Output, PoolingMode
 
-from .checkpoint.tensors import Linear, Norm, Weight
+from .checkpoint.tensors import Adapter, Linear, Norm, Weight
 
 __all__ = [
     "Activation",
@@ -69,6 +69,23 @@ class LearnedPositions:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskAdapters:
+    """Adapters of several tasks in one graph, of which each text chooses one (jina-embeddings-v3).
+
+    Attributes:
+        tasks: number of tasks; a text of the number `tasks` has none.
+        rank: columns of each task in every adapter.
+        word: adapter of the word table.
+        token_type: adapter of the row of token type 0, whose `down` is (1, tasks · rank).
+    """
+
+    tasks: int
+    rank: int
+    word: Adapter
+    token_type: Adapter
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """Token ids to hidden states.
 
@@ -80,6 +97,7 @@ class Embedding:
         projection: product from the tables' width to the hidden size, if the two differ (ALBERT, ELECTRA).
         token_types: whole table, (types, width), instead of `token_type`, for models that take pairs of texts.
         scale: factor of the word table's rows (Gemma), if the family has one.
+        adapters: adapters of the tables, if a text chooses its task.
     """
 
     word: Weight
@@ -89,6 +107,7 @@ class Embedding:
     projection: Linear | None = None
     token_types: Weight | None = None
     scale: float | None = None
+    adapters: TaskAdapters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +327,31 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortConvolution:
+    """Gated convolution over the tokens around each one (LFM2): output(after · convolve(before · value)).
+
+    Before, after and value are the three parts of the input's product. Each element has a kernel of its own. Tokens beyond
+    the ends of a text count as zeros.
+
+    Attributes:
+        input: (hidden, 3 · hidden): before, after, value.
+        kernel: (size, hidden), the earliest token first.
+        bias: (hidden,), of the convolution, if there is one.
+        output: (hidden, hidden).
+        reach: tokens before and after itself that a token's kernel covers.
+        sees_tail: whether the tokens of a query's expansion to which no token attends are part of the convolution, instead of
+            zeros.
+    """
+
+    input: Linear
+    kernel: Weight
+    bias: Weight | None
+    output: Linear
+    reach: tuple[int, int]
+    sees_tail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingGate:
     """Gate of a layer by the embeddings (EmbeddingGemma 2): down(activation(gate(x)) · norm(scale · signal(embeddings))).
 
@@ -329,7 +373,7 @@ class EmbeddingGate:
 
 
 #: Parts of a layer that a block adds to its input.
-Body = Attention | FeedForward | Experts | EmbeddingGate
+Body = Attention | FeedForward | Experts | EmbeddingGate | ShortConvolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,6 +583,11 @@ class Architecture:
     def experts(self) -> tuple[Experts, ...]:
         """Feed-forward parts of several experts, in the order of computation."""
         return tuple(core for block in self.blocks if isinstance(core := block.core, Experts))
+
+    @property
+    def short_convolutions(self) -> tuple[ShortConvolution, ...]:
+        """Gated convolutions of the layers, in the order of computation."""
+        return tuple(core for block in self.blocks if isinstance(core := block.core, ShortConvolution))
 
     @property
     def norms(self) -> Iterator[Norm]:

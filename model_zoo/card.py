@@ -141,7 +141,10 @@ class TokenHeads(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class StaticQueries(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Queries of a SPLADE model that need no encoder: each token that a query has gets its own weight.
+    """Queries that need no encoder, of a SPLADE model or an embedder.
+
+    Each token that a query has gets its own weight (SPLADE), or a query's vector is the mean of its tokens' vectors, scaled
+    to L2 norm 1 if the card says so of vectors.
 
     Attributes:
         max_tokens: longest query in tokens; it has no special ones. None means that nothing limits it.
@@ -181,10 +184,11 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             key is left out of the encoded card.
         logit_score: score of a reranker that is a language model. The key is left out for other models.
         token_heads: outputs of an embedder besides its vectors. The key is left out for other models.
-        static_queries: queries of a SPLADE model that need no encoder. The key is left out for other models.
+        static_queries: queries that need no encoder, of a SPLADE model or an embedder. The key is left out for other models.
         include_prompt: False if the tokens of a prompt are left out of the pooling. The key is left out for other models.
         input_type: the only input type that the weights are for, besides `raw`: those of a task's adapter. The key is left
             out for other models.
+        tasks: number of the adapter in the graphs by input type; `raw` has none. The key is left out for other models.
     """
 
     name: str
@@ -214,3 +218,4 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET
     include_prompt: bool | msgspec.UnsetType = msgspec.UNSET
     input_type: str | msgspec.UnsetType = msgspec.UNSET
+    tasks: Mapping[str, int] | msgspec.UnsetType = msgspec.UNSET

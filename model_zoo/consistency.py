@@ -58,8 +58,8 @@ def _check_vectors(card: ModelCard, where: str) -> None:
         raise _refuse(where, "logit_score", "belongs to the output scores with one label")
     elif not card.pooling:
         raise _refuse(where, "pooling", "must name at least one mode")
-    if card.output != "sparse" and isinstance(card.static_queries, StaticQueries):
-        raise _refuse(where, "static_queries", "belongs to the output sparse")
+    if card.output not in ("sparse", "vectors") and isinstance(card.static_queries, StaticQueries):
+        raise _refuse(where, "static_queries", "belongs to the outputs sparse and vectors")
     if card.output != "vectors" and isinstance(card.token_heads, TokenHeads):
         raise _refuse(where, "token_heads", "belongs to the output vectors")
     if len(set(card.pooling)) != len(card.pooling):

@@ -135,6 +135,7 @@ def write_canary(path: Path, canary: Canary) -> None:
     tensors |= canary.further
     if canary.queries:
         metadata["queries"] = json.dumps(canary.queries, ensure_ascii=True)
+    if canary.queries or canary.encodings.token_types is not None:
         tensors["token_types"] = canary.encodings.types
     # `save_file` would make a file that only its owner can read, and would raise another error for a full disk.
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata)
@@ -220,10 +221,13 @@ def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.fl
 def encode_canary(
     tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], queries: Sequence[str] = ()
 ) -> Encodings:
-    """Tokenize a canary's texts: pairs for a reranker, queries for a ColBERT model."""
+    """Tokenize a canary's texts: pairs for a reranker, queries for a ColBERT model, for each task in turn with adapters."""
     if queries:
         return encode_scored(tokenizer, card, queries, texts)
     encodings = tokenizer.encode(texts)
+    if card.tasks:  # each adapter, and none
+        numbers = np.arange(len(texts)) % (len(card.tasks) + 1)
+        return replace(encodings, token_types=np.repeat(numbers, encodings.lengths).astype(np.int32))
     if card.late_interaction is None:
         return encodings
     return prepare_late(encodings, tokenizer, card.late_interaction, "query")

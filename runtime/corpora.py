@@ -40,15 +40,19 @@ def corpus(name: Corpus, count: int, seed: int = 0) -> list[str]:
     return chosen
 
 
-def docstrings() -> Iterator[tuple[str, str]]:
-    """Yield file and docstring of the library's modules, classes and functions, without importing them."""
-    root = Path(sysconfig.get_path("stdlib"))
+def docstrings(root: Path | None = None) -> Iterator[tuple[str, str]]:
+    """Yield file and docstring of modules, classes and functions, without importing them.
+
+    Args:
+        root: folder of the modules. Default: Python's standard library.
+    """
+    root = Path(sysconfig.get_path("stdlib")) if root is None else root
     for path in sorted(root.rglob("*.py")):
-        if {"site-packages", "test", "tests"} & set(path.parts):
+        if {"site-packages", "test", "tests"} & set(path.relative_to(root).parts):
             continue
         try:
             tree = ast.parse(path.read_bytes())
-        except SyntaxError:  # lib2to3 contains files in Python 2
+        except SyntaxError:  # files for another version of Python, such as lib2to3's in Python 2
             continue
         for node in _statements(tree):
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

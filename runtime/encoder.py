@@ -323,7 +323,7 @@ class Encoder(Closing):
         inputs = Texts.of(texts)
         if options.splits:
             return self._embed_split(inputs.texts, options)
-        if len(texts) > MANY_TEXTS and not self.cache.enabled:
+        if len(texts) > MANY_TEXTS and not self.cache.enabled and not options.reads_static(self.card):
             output = HALF_VECTORS if self._preparer.leaves_in_half(options) else None
             return embed_many(self._workers, self.tokenizer, self.card, inputs.texts, options, output)
         task = self.prepare(inputs, options)

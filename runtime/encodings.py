@@ -16,7 +16,13 @@ __all__ = ["Chunks", "Embeddings", "Encodings", "counting", "ragged_index"]
 
 #: Attribute of `Encodings` by the tensor's name in a graph.
 _TENSORS: Mapping[str, str] = MappingProxyType(
-    {"input_ids": "ids", "offsets": "offsets", "token_type_ids": "types", "skipped_tokens": "types"}
+    {
+        "input_ids": "ids",
+        "offsets": "offsets",
+        "token_type_ids": "types",
+        "skipped_tokens": "types",
+        "task_ids": "types",
+    }
 )
 
 
@@ -66,7 +72,8 @@ class Encodings:
         dropped: number of tokens that truncation cut from each text, int32, (n,); for very long texts at least that number,
             see `Tokenizer.encode`.
         token_types: for pairs of texts, 0 or 1 for a token of the first or the second text, and for a prompt that is left
-            out of the pooling 1, int32, (total_tokens,); None means 0 for all.
+            out of the pooling 1; for a model with adapters the number of the text's task; int32, (total_tokens,). None
+            means 0 for all.
     """
 
     ids: NDArray[np.int32]
@@ -120,7 +127,7 @@ class Encodings:
 
     def tensors(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the inputs of a graph for packed tokens: `input_ids`, `offsets`, for pairs `token_type_ids`, and where a
-        prompt is left out of the pooling `skipped_tokens`.
+        prompt is left out of the pooling `skipped_tokens`; for a model with adapters for tasks `task_ids`.
 
         Raises:
             KeyError: texts have no tensor of that name.

@@ -4,6 +4,7 @@
     python benchmarks/tune/run.py minilm-qat DIR     QAT of all-MiniLM-L6-v2 on unlabelled texts
     python benchmarks/tune/run.py layers DIR         all-MiniLM-L6-v2 to three layers, and its speed
     python benchmarks/tune/run.py contrastive DIR    documentation, split by file, with and without mined negatives
+    python benchmarks/tune/run.py ties DIR           layers of a recipe beside its graph, with one code for each value
 
 DIR is a folder for data and results; a run that was killed continues. `--texts`, `--epochs` and others make a run shorter.
 The pairs of `--pairs` are measured before and after. Texts are docstrings of Python's standard library, and parts of them.
@@ -12,18 +13,25 @@ The pairs of `--pairs` are measured before and after. Texts are docstrings of Py
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from fletcher.convert.export.export import export
 from fletcher.convert.reports.tune.page import write_tune_report
 from fletcher.convert.reports.tune.table import render_tune
+from fletcher.convert.tune.aware.insert import make_aware
+from fletcher.convert.tune.aware.ties import settled_vectors
 from fletcher.convert.tune.contrastive import tune_contrastive
 from fletcher.convert.tune.mining.files import read_pairs as read_positive_pairs
 from fletcher.convert.tune.mining.mine import mine_negatives
 from fletcher.convert.tune.mining.options import MiningOptions
+from fletcher.convert.tune.models.load import Trainable, fetch_trainable, load_trainable
 from fletcher.convert.tune.options import (
     ContrastiveOptions,
     DistilOptions,
@@ -34,8 +42,12 @@ from fletcher.convert.tune.options import (
 from fletcher.convert.tune.outcome.results import TuneReport
 from fletcher.convert.tune.request import TuneRequest
 from fletcher.convert.tune.teaching import tune_aware, tune_distil
+from fletcher.model_zoo.progress import SILENT
 from fletcher.quantize.measure.pairs import read_pairs
-from fletcher.runtime import Encoder
+from fletcher.quantize.plan import plan_quantization
+from fletcher.quantize.quantized_artifact import quantize
+from fletcher.quantize.recipe import load_recipe
+from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.corpora import corpus, docstrings
 
@@ -43,6 +55,22 @@ MINILM = "all-MiniLM-L6-v2"
 
 #: Shortest docstring and shortest summary of the contrastive data, in letters.
 SHORTEST_BODY, SHORTEST_SUMMARY = 120, 25
+
+#: Packages whose docstrings the contrastive data have besides those of Python's standard library.
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "onnx",
+)
 
 
 def built_in(count: int) -> list[str]:
@@ -69,11 +97,19 @@ def paragraphs(count: int) -> list[str]:
     return texts[:count]
 
 
+def package_docstrings() -> Iterator[tuple[str, str]]:
+    """Yield file and docstring of the packages that training installs, as far as they are there."""
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for root in () if spec is None else spec.submodule_search_locations or ():
+            yield from ((f"{package}/{file}", text) for file, text in docstrings(Path(root)))
+
+
 def documentation(count: int) -> list[dict[str, str]]:
     """Return pairs of a docstring's summary and its body, with their file as the group."""
     seen: set[str] = set()
     pairs = []
-    for file, text in docstrings():
+    for file, text in (*docstrings(), *package_docstrings()):
         summary, _, body = text.partition("\n\n")
         summary, body = " ".join(summary.split()), " ".join(body.split())[:600]
         if len(summary) < SHORTEST_SUMMARY or len(body) < SHORTEST_BODY or summary in seen or body in seen:
@@ -190,39 +226,94 @@ def layers(arguments: argparse.Namespace) -> None:
 
 def contrastive(arguments: argparse.Namespace) -> None:
     """Print nDCG@10 on documentation before and after, with and without mined negatives."""
-    pairs = documentation(arguments.texts or 4000)
-    plain = write_lines(arguments.folder / "pairs.jsonl", pairs)
-    made = request(arguments, MINILM, "contrastive-plain", plain)
-    show(tune_contrastive(made, ContrastiveOptions(), progress=Reporter()), made.output)
+    plain = arguments.folder / "pairs.jsonl"
+    if plain.is_file():  # of another run or machine
+        pairs = [json.loads(line) for line in plain.read_text(encoding="utf-8").splitlines()]
+    else:
+        pairs = documentation(arguments.texts or 10000)
+        write_lines(plain, pairs)
+    if arguments.only != "mined":
+        made = request(arguments, MINILM, "contrastive-plain", plain)
+        show(tune_contrastive(made, ContrastiveOptions(), progress=Reporter()), made.output)
+    if arguments.only == "plain":
+        return
     mined = arguments.folder / "mined.jsonl"
     if not mined.is_file():
-        bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
-        found = arguments.folder / "negatives.jsonl"
-        mining = MiningOptions(num_negatives=3, relative_margin=0.05)
-        print(
-            mine_negatives(made.output / "base", read_positive_pairs(plain), bodies, found, mining, progress=Reporter())
-        )
-        negatives = {line["query"]: line["negatives"] for line in map(json.loads, found.read_text().splitlines())}
-        write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
+        mine(arguments, pairs, mined)
     made = request(arguments, MINILM, "contrastive-mined", mined)
     options = ContrastiveOptions(num_negatives=arguments.negatives)
     show(tune_contrastive(made, options, progress=Reporter()), made.output)
 
 
+def mine(arguments: argparse.Namespace, pairs: Sequence[dict[str, str]], mined: Path) -> None:
+    """Write pairs with negatives that MiniLM finds among all bodies."""
+    base = arguments.folder / "miner"
+    if not base.is_dir():
+        export(MINILM, base)
+    bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
+    found = arguments.folder / "negatives.jsonl"
+    mining = MiningOptions(
+        num_negatives=arguments.negatives,
+        range_min=arguments.range_min,
+        range_max=arguments.range_max,
+        relative_margin=arguments.relative_margin,
+        sampling=arguments.sampling,
+    )
+    asked = read_positive_pairs(arguments.folder / "pairs.jsonl")
+    print(mine_negatives(base, asked, bodies, found, mining, progress=Reporter()))
+    lines = map(json.loads, found.read_text(encoding="utf-8").splitlines())
+    negatives = {line["query"]: line["negatives"] for line in lines}
+    write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
+
+
+def ties(arguments: argparse.Namespace) -> None:
+    """Print the differences of vectors between MiniLM's INT8 graph and the layers that a training has."""
+    base, quantized = arguments.folder / "base", arguments.folder / arguments.recipe
+    if not base.is_dir():
+        export(MINILM, base)
+    recipe, calibrating = load_recipe(arguments.recipe), corpus("sentences", 64, seed=3)
+    parent = Artifact.open(base)
+    plan = plan_quantization(parent, recipe, calibrating)
+    if not quantized.is_dir():
+        quantize(base, quantized, recipe, texts=calibrating, calibration=calibrating, activations=plan.activations)
+    model = load_trainable(Trainable(fetch_trainable(MINILM, SILENT), parent)).eval()
+    make_aware(model, model[0].model.get_input_embeddings(), plan)
+    half = (arguments.texts or 24) // 2
+    texts = corpus("sentences", half, seed=5) + corpus("docstrings", half, seed=6)
+    settled = settled_vectors(model, Artifact.open(quantized), texts)
+    own = np.stack([model.encode(text, prompt="") for text in texts])
+    print(f"{settled.codes:,} codes; {settled.ties:,} of values between two codes, {settled.others:,} others differ")
+    for name, vectors in (("own codes", own), ("one code", settled.layers)):
+        differences = np.abs(vectors - settled.graph).max(axis=1)
+        beyond = int((differences > 1e-4).sum())
+        print(f"{name}: largest difference {differences.max():.1e}, beyond 1e-4 in {beyond} of {len(texts)} texts")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    methods = {"tiny-qat": tiny_qat, "minilm-qat": minilm_qat, "layers": layers, "contrastive": contrastive}
+    methods = {
+        "tiny-qat": tiny_qat,
+        "minilm-qat": minilm_qat,
+        "layers": layers,
+        "contrastive": contrastive,
+        "ties": ties,
+    }
     parser.add_argument("method", choices=methods)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", type=int, help="number of texts or pairs")
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--held-out", type=float, default=0.1)
     parser.add_argument("--recipe", default="int8-per-token")
     parser.add_argument("--negatives", type=int, default=3, help="mined negatives of each pair")
+    parser.add_argument("--only", choices=("plain", "mined"), help="one of the two contrastive trainings")
+    parser.add_argument("--range-min", type=int, default=0, help="nearest candidates that mining skips")
+    parser.add_argument("--range-max", type=int, help="last rank of a mined negative")
+    parser.add_argument("--relative-margin", type=float, default=0.1, help="margin of mining to the positive")
+    parser.add_argument("--sampling", default="top", choices=("top", "random"))
     parser.add_argument("--pairs", type=Path, help="pairs with scores: score<TAB>text<TAB>text")
     arguments = parser.parse_args()
     methods[arguments.method](arguments)

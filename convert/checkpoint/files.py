@@ -109,6 +109,7 @@ MODULE_RULES: tuple[FileRule, ...] = (
 #: Beginnings of the names of repositories' classes that families reproduce, by `model_type`.
 _REPRODUCED: Mapping[str, tuple[str, ...]] = {
     "gte": ("Gte", "New"),
+    "lfm2": ("Lfm2Bidirectional",),
     "new": ("New",),
     "nomic_bert": ("NomicBert",),
 }

@@ -1,9 +1,10 @@
-"""Checkpoints of inference-free SPLADE: a Router whose queries have weights by token, and whose documents go through SPLADE.
+"""Checkpoints with a Router whose queries need no encoder: they have weights (SPLADE) or vectors by token.
 
-sentence-transformers saves such a model with each module in a folder of its own, named in `router_config.json`.
-`routed_layout` gives the documents' branch the usual layout; `read_query_table` finds the queries' weights from there.
+sentence-transformers saves such a model with each module of a route in a folder of its own, named in `router_config.json`.
+`routed_layout` gives the documents' branch the usual layout; `read_query_table` finds the queries' table from there.
 
-Source: base/modules/router.py and sparse_encoder/modules/sparse_static_embedding.py of sentence-transformers 6.2.
+Source: base/modules/router.py, sparse_encoder/modules/sparse_static_embedding.py and
+sentence_transformer/modules/static_embedding.py of sentence-transformers 6.2.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from .json_files import find_json, read_json
 from .sentence_transformers import read_modules
+from .static_layout import truncation_limit
 from .weights.files import read_weights
 from .weights.stored import StoredTensor
 
@@ -30,9 +33,11 @@ __all__ = ["documents_folder", "read_query_table", "routed_layout"]
 #: Link in the temporary folder to the folder of the queries' module.
 LINK: Final = ".queries"
 
-#: Modules of the two routes, by the ends of their types.
-QUERY: Final = ("SparseStaticEmbedding",)
-DOCUMENTS: Final = (("Transformer", "SpladePooling"), ("MLMTransformer", "SpladePooling"))
+#: First module of a SPLADE model's queries, and of an embedder's, by the ends of their types.
+WEIGHTS, VECTORS = "SparseStaticEmbedding", "StaticEmbedding"
+
+#: Modules of a SPLADE model's documents.
+SPLADE: Final = (("Transformer", "SpladePooling"), ("MLMTransformer", "SpladePooling"))
 
 #: Parts of tokenizer.json that decide the ids of a text without special tokens.
 DECIDING: Final = ("model", "normalizer", "pre_tokenizer", "added_tokens")
@@ -51,9 +56,9 @@ def routed_layout(folder: Path) -> Iterator[Path]:
         return
     file = folder / modules[0].path / "router_config.json"
     config = read_json(file)
-    names = _routes(file, config, [module.kind for module in modules])
-    place = file.parent
-    queries, encoder, pooling = (place / name for name in names)
+    routes = _routes(file, config, [module.kind for module in modules])
+    place, types = file.parent, config["types"]
+    queries, encoder = place / routes.queries, place / routes.documents[0]
     _require_equal_tokenizers(queries, encoder)
     with tempfile.TemporaryDirectory() as name:
         view = Path(name)
@@ -63,17 +68,20 @@ def routed_layout(folder: Path) -> Iterator[Path]:
         if settings.is_file():
             (view / settings.name).unlink(missing_ok=True)
             (view / settings.name).symlink_to(settings.resolve())
-        (view / "1_SpladePooling").symlink_to(pooling.resolve())
         (view / LINK).symlink_to(queries.resolve())
-        types: Mapping[str, str] = config["types"]
-        entries = [
-            {"idx": 0, "name": "0", "path": "", "type": types[encoder.name]},
-            {"idx": 1, "name": "1", "path": "1_SpladePooling", "type": types[pooling.name]},
-        ]
+        entries = [{"idx": 0, "name": "0", "path": "", "type": types[encoder.name]}]
+        later = [(place / name, types[name]) for name in routes.documents[1:]]
+        later += [(folder / module.path, module.entry["type"]) for module in modules[1:]]
+        for index, (module, kind) in enumerate(later, 1):
+            path = f"{index}_{str(kind).rpartition('.')[2]}"
+            (view / path).symlink_to(module.resolve())
+            entries.append({"idx": index, "name": str(index), "path": path, "type": kind})
         (view / "modules.json").write_text(json.dumps(entries), encoding="utf-8")
         parameters = config.get("parameters", {})
         default = parameters.get("default_route") or next(iter(config["structure"]))
-        (view / QUERIES).write_text(json.dumps({"others": default == "query", **_limit(queries)}), encoding="utf-8")
+        (view / QUERIES).write_text(
+            json.dumps({"others": default == "query", **_limit(queries, routes.kind)}), encoding="utf-8"
+        )
         try:
             yield view
         except (CardError, CheckpointError) as error:  # a message names the user's folder, not the temporary one
@@ -81,19 +89,24 @@ def routed_layout(folder: Path) -> Iterator[Path]:
 
 
 def read_query_table(folder: Path, vocabulary: int) -> StoredTensor | None:
-    """Return the weight of each token in a query, (vocabulary,), of a folder that `routed_layout` gave; None for others.
+    """Return what each token has in a query, of a folder that `routed_layout` gave; None for others.
+
+    Returns:
+        Weights, (vocabulary,), or vectors, (vocabulary, dimension).
 
     Raises:
-        CheckpointError: the weights are missing, or have another shape.
+        CheckpointError: the table is missing, or has another shape.
     """
     if not (folder / LINK).exists():
         return None
     tensors = read_weights(folder / LINK)
-    table = tensors.get("weight")
-    if table is None or len(tensors) > 1 or table.shape != (vocabulary,):
+    table = next(iter(tensors.values()), None)
+    sides = {"weight": 1, "embedding.weight": 2}  # of SparseStaticEmbedding, and of StaticEmbedding
+    if table is None or len(tensors) > 1 or len(table.shape) != sides.get(table.name) or table.shape[0] != vocabulary:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         raise CheckpointError(
-            f"{(folder / LINK).resolve()} has the tensors {shapes}, where `weight` of shape ({vocabulary},) was expected"
+            f"{(folder / LINK).resolve()} has the tensors {shapes}, where `weight` of shape ({vocabulary},) or "
+            f"`embedding.weight` of shape ({vocabulary}, dimension) was expected"
         )
     return table
 
@@ -104,24 +117,32 @@ def documents_folder(folder: Path) -> Path | None:
     if not modules or modules[0].kind != "Router":
         return None
     file = folder / modules[0].path / "router_config.json"
-    return file.parent / _routes(file, read_json(file), [module.kind for module in modules])[1]
+    return file.parent / _routes(file, read_json(file), [module.kind for module in modules]).documents[0]
 
 
-def _routes(file: Path, config: Mapping[str, Any], kinds: list[str]) -> tuple[str, str, str]:
-    """Return the folders' names of the queries' module, of the documents' transformer, and of its pooling."""
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """Kind and folder of the queries' first module, and the folders of the documents' modules."""
+
+    kind: str
+    queries: str
+    documents: tuple[str, ...]
+
+
+def _routes(file: Path, config: Mapping[str, Any], kinds: list[str]) -> _Routes:
+    """Return the folders of a Router that is converted."""
     structure, types, parameters = config.get("structure"), config.get("types"), config.get("parameters", {})
     if not isinstance(structure, dict) or not isinstance(types, dict) or not isinstance(parameters, dict):
         raise CheckpointError(f"{file} has no structure and types of its modules: fetch it again")
     found = {
         route: tuple(str(types.get(name)).rpartition(".")[2] for name in names) for route, names in structure.items()
     }
-    fits = found.get("query") == QUERY and found.get("document") in DOCUMENTS and set(found) == {"query", "document"}
-    if kinds != ["Router"] or not fits or parameters.get("route_mappings"):
+    if not _fits(found, kinds) or parameters.get("route_mappings"):
         routes = "; ".join(f"{route}: {', '.join(parts)}" for route, parts in found.items())
         raise CheckpointError(
             f"{file} has the routes {routes}, with {', '.join(kinds)} in modules.json. Of models with a Router, Fletcher "
-            "converts SPLADE whose queries are weights by token (SparseStaticEmbedding). Another Router "
-            f"{explain_module('Router')}"
+            f"converts those whose queries need no encoder: weights by token ({WEIGHTS}), or vectors by token ({VECTORS}) "
+            f"that are normalized if those of documents are. Another Router {explain_module('Router')}"
         )
     if parameters.get("default_route") not in (None, "query", "document") or (
         parameters.get("default_route") is None and parameters.get("allow_empty_key") is False
@@ -135,11 +156,35 @@ def _routes(file: Path, config: Mapping[str, Any], kinds: list[str]) -> tuple[st
             raise CheckpointError(
                 f"{file}: the module {types_of} is code of another package, which Fletcher does not run"
             )
-    encoder, pooling = structure["document"]
-    for name in (structure["query"][0], encoder, pooling):
+    documents = tuple(map(str, structure["document"]))
+    for name in (structure["query"][0], *documents):
         if Path(name).name != name or not (file.parent / name).is_dir():
             raise CheckpointError(f"{file} names {name!r}, which is not a folder beside it: fetch the checkpoint again")
-    return structure["query"][0], encoder, pooling
+    return _Routes(found["query"][0], structure["query"][0], documents)
+
+
+def _fits(routes: Mapping[str, tuple[str, ...]], kinds: list[str]) -> bool:
+    """Return whether both routes are those of a model that is converted.
+
+    Args:
+        routes: kinds of the modules of each route.
+        kinds: kinds of the modules in modules.json, the Router first.
+    """
+    query, documents = routes.get("query", ()), routes.get("document", ())
+    if set(routes) != {"query", "document"} or not query or not documents:
+        return False
+    if query == (WEIGHTS,):
+        return documents in SPLADE and kinds == ["Router"]
+    # What follows a query's mean changes nothing but its length; a Dense there would need a second graph.
+    after = (*query[1:], *kinds[1:])
+    normalized = "Normalize" in after
+    is_last = [*documents, *kinds[1:]][-1] == "Normalize"
+    return (
+        query[0] == VECTORS
+        and documents[0] == "Transformer"
+        and set(after) <= {"Normalize", "Dropout"}
+        and normalized == is_last
+    )
 
 
 def _require_equal_tokenizers(queries: Path, documents: Path) -> None:
@@ -155,7 +200,16 @@ def _require_equal_tokenizers(queries: Path, documents: Path) -> None:
         raise CheckpointError(f"{queries / 'config.json'} has keys that Fletcher does not know: {', '.join(unknown)}")
 
 
-def _limit(queries: Path) -> dict[str, int]:
-    """Return the longest query in tokens, which is the tokenizer's own limit, if it has one."""
-    length = find_json(queries / "tokenizer_config.json").get("model_max_length")
-    return {"max_tokens": length} if isinstance(length, int) and 0 < length < 1_000_000_000 else {}
+def _limit(queries: Path, kind: str) -> dict[str, int]:
+    """Return the longest query in tokens, if there is one.
+
+    It is the limit of SparseStaticEmbedding's tokenizer, or the truncation in the file that StaticEmbedding reads alone.
+
+    Raises:
+        CheckpointError: truncation cuts the beginning of a query.
+    """
+    if kind == WEIGHTS:
+        length = find_json(queries / "tokenizer_config.json").get("model_max_length")
+        return {"max_tokens": length} if isinstance(length, int) and 0 < length < 1_000_000_000 else {}
+    length = truncation_limit(queries)
+    return {} if length is None else {"max_tokens": length}

@@ -21,7 +21,7 @@ from .json_files import find_json, read_json
 from .sentence_transformers import read_modules
 from .weights.files import read_weights
 
-__all__ = ["FAMILY", "MAX_TOKENS", "static_layout"]
+__all__ = ["FAMILY", "MAX_TOKENS", "static_layout", "truncation_limit"]
 
 #: Model type of the configuration that is made for such a checkpoint.
 FAMILY = "static_embedding"
@@ -81,7 +81,7 @@ def static_layout(folder: Path) -> Iterator[Path]:
                 (view / file.name).symlink_to(file.resolve())
         _write(view / "modules.json", entries)
         _write(view / "config.json", {"model_type": FAMILY, "hidden_size": width, "vocab_size": rows})
-        _write(view / "sentence_bert_config.json", {"max_seq_length": MAX_TOKENS})
+        _write(view / "sentence_bert_config.json", {"max_seq_length": truncation_limit(place) or MAX_TOKENS})
         _write(view / "tokenizer.json", _tokenizer(place))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
         _write(view / "tokenizer_config.json", settings)
@@ -89,6 +89,23 @@ def static_layout(folder: Path) -> Iterator[Path]:
             yield view
         except CheckpointError as error:  # a message names the user's folder, not the temporary one
             raise CheckpointError(str(error).replace(str(view), str(place))) from error
+
+
+def truncation_limit(place: Path) -> int | None:
+    """Return the tokens after which StaticEmbedding's tokenizer cuts a text, or None if its file has no truncation.
+
+    Raises:
+        CheckpointError: it cuts the beginning of a text.
+    """
+    truncation = find_json(place / "tokenizer.json").get("truncation")
+    if not isinstance(truncation, dict):
+        return None
+    if truncation.get("direction", "Right") != "Right":
+        raise CheckpointError(
+            f"{place / 'tokenizer.json'}: truncation cuts the beginning of a text, which is not authored here"
+        )
+    length = truncation.get("max_length")
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _table_shape(place: Path) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 The original repository (model type `xlm-roberta` with rotary positions) keeps, for each product and table, the base tensor
 and two matrices of each task. `task_layout` gives such a folder the configuration of transformers' JinaEmbeddingsV3 and the
-prompt of one task, and `merge_task` merges that task's matrices when they are read. An artifact has one task.
+prompts of its tasks. For an artifact of one task, `merge_task` merges that task's matrices when they are read; for one of all
+tasks it gives the base tensors, and the matrices beside them.
 
 Source: `XLMRobertaLoRA` and `LoRAParametrization` in modeling_lora.py of jinaai/xlm-roberta-flash-implementation on
 huggingface.co, read in copies of it.
@@ -14,10 +15,11 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ from .json_files import find_json
 from .sentence_transformers import read_modules
 from .weights.stored import StoredTensor
 
-__all__ = ["TASK_KEY", "input_type_of", "merge_task", "task_layout", "tasks_of"]
+__all__ = ["TASK_KEY", "input_type_of", "merge_task", "task_layout", "task_of", "task_types", "tasks_of"]
 
 #: Key of the temporary configuration with the place and the factor of the task's adapter.
 TASK_KEY = "task_adapter"
@@ -99,17 +101,30 @@ def input_type_of(task: str) -> str:
     return INPUT_TYPE_SYNONYMS.get(task, task)
 
 
+def task_of(config: Mapping[str, Any], input_type: str | msgspec.UnsetType) -> str | None:
+    """Return the task of an artifact's input type; None for models without adapters for tasks."""
+    return next((task for task in tasks_of(config) if input_type_of(task) == input_type), None)
+
+
+def task_types(folder: Path) -> Mapping[str, int]:
+    """Return the number of the adapter of each input type, of a folder that `task_layout` gave for all tasks."""
+    chosen = find_json(folder / "config.json").get(TASK_KEY) or {}
+    if chosen.get("index") is not None:
+        return {}
+    return {name: index for index, name in enumerate(chosen.get("input_types", ()))}
+
+
 @contextlib.contextmanager
 def task_layout(folder: Path, task: str | None) -> Iterator[Path]:
     """Give a checkpoint with adapters for tasks the files of transformers' class for one task; give any other as it is.
 
     Args:
         folder: the checkpoint.
-        task: the task that the user chose.
+        task: the task that the user chose; None for all of them.
 
     Raises:
         InputError: a task was chosen that the checkpoint does not have.
-        CheckpointError: no task was chosen, or the adapters are not those of a trained model.
+        CheckpointError: the adapters are not those of a trained model.
     """
     config = find_json(folder / "config.json")
     tasks = tasks_of(config)
@@ -119,16 +134,13 @@ def task_layout(folder: Path, task: str | None) -> Iterator[Path]:
     if not tasks:
         yield folder
         return
-    if task is None:
-        raise CheckpointError(
-            f"{folder} has adapters for the tasks {', '.join(tasks)}, and an artifact has one of them: choose it with --task"
-        )
     with tempfile.TemporaryDirectory() as name:
         view = Path(name)
         for path in folder.iterdir():
             if path.suffix != ".py":
                 (view / path.name).symlink_to(path.resolve())
-        _rewrite(view / "config.json", _configuration(folder / "config.json", config, tasks.index(task)))
+        index = None if task is None else tasks.index(task)
+        _rewrite(view / "config.json", _configuration(folder / "config.json", config, index))
         entries = [dict(module.entry) for module in read_modules(folder)]
         for entry in entries[:1]:  # the repository's own class, which adds the prompt and chooses the adapter
             entry["type"] = "sentence_transformers.models.Transformer"
@@ -136,8 +148,8 @@ def task_layout(folder: Path, task: str | None) -> Iterator[Path]:
         if entries:
             _rewrite(view / "modules.json", entries)
         settings = find_json(folder / "config_sentence_transformers.json")
-        instruction = (config.get("task_instructions") or {}).get(task, "")
-        prompts = {input_type_of(task): instruction} if instruction else {}
+        given = config.get("task_instructions") or {}
+        prompts = {input_type_of(name): given[name] for name in tasks if task in (None, name) and given.get(name)}
         _rewrite(
             view / "config_sentence_transformers.json", {**settings, "prompts": prompts, "default_prompt_name": None}
         )
@@ -151,6 +163,9 @@ def merge_task(
     folder: Path, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]
 ) -> Mapping[str, StoredTensor]:
     """Return the tensors with the adapter of the task that the configuration of `task_layout` names, under their usual names.
+
+    If it names no task, the base tensors have their usual names, and the adapters of NAME.weight are NAME.lora_A and
+    NAME.lora_B, one matrix of all tasks each.
 
     Raises:
         CheckpointError: the adapter of a tensor is missing, or of another shape.
@@ -173,6 +188,12 @@ def merge_task(
             raise CheckpointError(
                 f"{folder}: the adapter of {stem} has the shapes {first.shape} and {second.shape}, its weight {base.shape}"
             )
+        if chosen["index"] is None:
+            merged[f"{stem}.weight"] = replace(base, name=f"{stem}.weight")
+            for suffix, part in zip((DOWN, UP), parts, strict=True):
+                if part is not None:
+                    merged[f"{stem}{suffix}"] = replace(part, name=f"{stem}{suffix}")
+            continue
         merged[f"{stem}.weight"] = _Merged(
             f"{stem}.weight",
             base.shape,
@@ -188,8 +209,8 @@ def merge_task(
     return merged
 
 
-def _configuration(file: Path, config: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Return the configuration of transformers' class, with the place of the task's adapter."""
+def _configuration(file: Path, config: Mapping[str, Any], index: int | None) -> dict[str, Any]:
+    """Return the configuration of transformers' class, with the place of the task's adapter, or of none for all tasks."""
     if config.get("load_trained_adapters") is not True:
         raise CheckpointError(
             f"{file}: load_trained_adapters is not true, with which the original makes up its adapters"
@@ -205,7 +226,13 @@ def _configuration(file: Path, config: Mapping[str, Any], index: int) -> dict[st
         **kept,
         "model_type": "jina_embeddings_v3",
         "rope_parameters": {"rope_type": "default", "rope_theta": config.get("rotary_emb_base", 10_000.0)},
-        TASK_KEY: {"index": index, "count": len(tasks_of(config)), "rank": int(rank), "scale": alpha / rank},
+        TASK_KEY: {
+            "index": index,
+            "count": len(tasks_of(config)),
+            "input_types": list(map(input_type_of, tasks_of(config))),
+            "rank": int(rank),
+            "scale": alpha / rank,
+        },
     }
 
 

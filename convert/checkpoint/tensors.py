@@ -21,6 +21,7 @@ from .checkpoint import Checkpoint
 from .weights.stored import StoredTensor
 
 __all__ = [
+    "Adapter",
     "Linear",
     "Norm",
     "NormKind",
@@ -81,16 +82,31 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """Products of small rank for several tasks: (x · down, where the columns of other tasks are zeros) · up.
+
+    Attributes:
+        down: (in, tasks · rank), or for a table a row for each entry.
+        up: (tasks · rank, out), with the factor of the adapter.
+    """
+
+    down: Weight
+    up: Weight
+
+
+@dataclass(frozen=True, slots=True)
 class Linear:
     """Linear map: y = x · weight + bias.
 
     Attributes:
         weight: (in, out); checkpoints store its transpose.
         bias: (out,), if it has one.
+        adapter: what the task of a text adds to the product, if there is such a choice.
     """
 
     weight: Weight
     bias: Weight | None
+    adapter: Adapter | None = None
 
     def renamed(self, prefix: str) -> Linear:
         """Return the same weights under `PREFIX.`."""

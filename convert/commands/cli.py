@@ -142,7 +142,8 @@ def export_model(
     task: Annotated[
         str | None,
         typer.Option(
-            help="Task whose adapter is merged, for a checkpoint with adapters for several tasks. Default: none.",
+            help="Task whose adapter is merged, for a checkpoint with adapters for several tasks. Default: all tasks; the "
+            "input type of a text chooses one.",
         ),
     ] = None,
     tokenizer_like: Annotated[

@@ -93,9 +93,11 @@ def mine(
         typer.Option(help="A candidate must score lower than the least similar positive by this much. Default: none."),
     ] = None,
     relative_margin: Annotated[
-        float | None,
-        typer.Option(help="A candidate may score at most (1 - margin) of the least similar positive. Default: none."),
-    ] = None,
+        float,
+        typer.Option(
+            help="A candidate may score at most (1 - margin) of the least similar positive. A negative margin allows more."
+        ),
+    ] = 0.1,
     max_score: Annotated[float | None, typer.Option(help="Largest score of a negative. Default: none.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Smallest score of a negative. Default: none.")] = None,
     sampling: Annotated[

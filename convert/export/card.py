@@ -12,7 +12,7 @@ from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, p
 from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
 from fletcher.runtime.errors import InputError
 
-from ..checkpoint.task_adapters import input_type_of
+from ..checkpoint.task_adapters import input_type_of, task_types
 from .options import ExportOptions
 
 __all__ = ["model_name", "settle_card"]
@@ -33,7 +33,10 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
             checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head, dimensions=options.dimensions
         )
         card = read if checkout.model is None else _as_listed(read, checkout.model)
-        return card if options.task is None else _of_task(card, options.task)
+        if options.task is not None:
+            return _of_task(card, options.task)
+        types = task_types(checkout.folder)
+        return msgspec.structs.replace(card, tasks=types) if types else card
     card = checkout.card
     if options.dimensions and tuple(sorted(set(options.dimensions), reverse=True)) != card.matryoshka:
         raise InputError(

@@ -85,7 +85,7 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
     if "vocab_size" in checkpoint.config and (
         (table := read_query_table(checkpoint.folder, checkpoint.config["vocab_size"])) is not None
     ):
-        yield "queries/weight", table
+        yield f"queries/{table.name}", table
     for module in read_modules(checkpoint.folder) or ():
         if module.path and module.kind in ("Dense", "LayerNorm", "WeightedLayerPooling"):
             yield from ((f"{module.path}/{name}", tensor) for name, tensor in read_weights(module.folder).items())

@@ -47,7 +47,7 @@ from ..checkpoint.routed_layout import read_query_table, routed_layout
 from ..checkpoint.static_layout import static_layout
 from ..checkpoint.task_adapters import task_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
-from ..families import check_family
+from ..families import check_family, explain_limit
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..reference.load import load_witness
@@ -164,7 +164,7 @@ def export(
         if card.max_tokens > architecture.max_positions:
             raise CheckpointError(
                 f"the longest input would be {card.max_tokens} tokens, the positions of {source} end at "
-                f"{architecture.max_positions}: choose a smaller --max-tokens"
+                f"{architecture.max_positions}{explain_limit(checkpoint)}: choose a smaller --max-tokens"
             )
         recipe = _Recipe(card, architecture, emitter, pairs, tools)
         if base is not None:  # the weights are the base model's and the adapter's
@@ -278,7 +278,11 @@ def _write(
     progress.line("writing the tokenizer")
     written = write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
-    if (table := read_query_table(checkpoint.folder, card.dimension)) is not None:
+    if (table := read_query_table(checkpoint.folder, architecture.embedding.word.shape[0])) is not None:
+        if len(table.shape) == 2 and table.shape[1] != card.dimension:
+            raise CheckpointError(
+                f"queries of {checkout.source} have vectors of {table.shape[1]} elements, its documents {card.dimension}"
+            )
         write_query_weights(folder / QUERY_WEIGHTS, np.array(table.read(), np.float32))
     checkpoint.ignored.check_met(checkpoint.folder)
     strips = written.strips_texts and card.output != "scores"  # CrossEncoder takes pairs as they are

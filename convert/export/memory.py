@@ -62,6 +62,9 @@ def memory_shape(architecture: Architecture, *, padded: bool, in_blocks: bool = 
             token = max(token, ATTENTION_STATES * width + attention.num_heads * keys)
         else:
             square = max(square, attention.num_heads * squares)
+    for short in architecture.short_convolutions:
+        size, hidden = short.kernel.shape
+        token = max(token, (KERNEL_STATES * size + 4) * hidden)
     for part in architecture.feed_forwards:
         # A feed-forward part holds its input, the up projection (and the gate), and the activation.
         up = part.up.weight.shape[1]

@@ -13,6 +13,7 @@ from .albert import describe_albert
 from .bert import describe_bert
 from .decoders.embedding_gemma2 import describe_embedding_gemma2
 from .decoders.gemma import describe_gemma, describe_gemma3
+from .decoders.lfm2 import describe_lfm2
 from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
 from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
@@ -25,14 +26,14 @@ from .rotary.gte import describe_gte
 from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
 from .rotary.nomic_bert import describe_nomic_bert
 from .settings.nearest import explain_nearest
-from .special_attention.big_bird import describe_big_bird
+from .special_attention.big_bird import describe_big_bird, explain_blocks
 from .special_attention.convbert import describe_convbert
 from .special_attention.deberta_v2 import describe_deberta_v2
 from .special_attention.longformer import describe_longformer
 from .static_embedding import describe_static_embedding
 from .t5 import describe_t5
 
-__all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe"]
+__all__ = ["FAMILIES", "TRACED", "UNTRACED", "check_family", "describe", "explain_limit"]
 
 #: Authored families by `model_type`.
 FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
@@ -52,6 +53,8 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "gte": describe_gte,
         "jina_bert": describe_jina_bert,
         "jina_embeddings_v3": describe_jina_embeddings_v3,
+        "lfm2": describe_lfm2,
+        "lfm2_bidirectional": describe_lfm2,
         "llama": describe_llama,
         "longformer": describe_longformer,
         "mistral": describe_mistral,
@@ -97,6 +100,13 @@ UNTRACED: Mapping[str, str] = MappingProxyType(
         "nystromformer": _PADDING,
     }
 )
+
+
+def explain_limit(checkpoint: Checkpoint) -> str:
+    """Return why texts beyond the longest one are refused, as the rest of a sentence; nothing for most families."""
+    if checkpoint.config.get("model_type") == "big_bird":
+        return explain_blocks(checkpoint)
+    return ""
 
 
 def check_family(checkpoint: Checkpoint) -> str:

@@ -1,8 +1,7 @@
 """Places of the points in transformers' models: one table for each family, from points to module paths.
 
-Source: the `modeling_*.py` of transformers 5, and `reference/jina.py`. A module that a checkpoint does not use is absent or
-    the
-identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
+Source: the `modeling_*.py` of transformers 5, `reference/jina.py` and `reference/nomic_experts.py`. A module that a
+checkpoint does not use is absent or the identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
 """
 
 from __future__ import annotations
@@ -32,7 +31,9 @@ class Tap:
         part: index of one of `parts` equal parts of the last axis.
         parts: number of equal parts of the last axis.
         heads: axis of the heads of one text's value, which are put side by side; None for a value without this axis.
-        needs: path of a module without which the point does not exist; empty if there is none.
+        needs: path of a module without which the point does not exist, relative to the layer for points of layers; empty if
+            there is none.
+        other: path of the module where there is none at `path`; empty if there is no other place.
         texts: axis of the texts; the next one is that of the tokens, or the one before.
         first: whether the first call in a layer alone counts; else the values of all calls are summed.
     """
@@ -44,6 +45,7 @@ class Tap:
     parts: int = 1
     heads: int | None = None
     needs: str = ""
+    other: str = ""
     first: bool = False
     texts: int = 0
 
@@ -63,6 +65,7 @@ class Family:
             argument is the number of products in the scores (DeBERTa).
         window: key of the configuration with the sizes of the layers' windows, for a family that computes its scores in
             another form (Longformer): the reference's are then computed from query and key.
+        unshown: points of a layer's graph that neither enter nor leave a module.
         final_norm: path of the norm after the last layer.
     """
 
@@ -74,6 +77,7 @@ class Family:
     softmax: Tap | None = None
     bias_method: tuple[str, str] | None = None
     window: str | None = None
+    unshown: frozenset[str] = frozenset()
     final_norm: str | None = None
 
 
@@ -253,6 +257,20 @@ _NOMIC_BERT = Family(
     },
     rotary=True,
 )
+_NOMIC_EXPERTS = Family(
+    embeddings={**_embeddings("token_type"), "norm": (_out("emb_ln"),)},
+    layer=r"encoder\.layers\.\d+",
+    points={
+        **_attention(_out("attn.Wqkv", 0, 3), _out("attn.Wqkv", 1, 3), _out("attn.Wqkv", 2, 3), "attn.out_proj"),
+        **_norm_sum("attention", "norm1"),
+        **_feed_forward("mlp.fc1", "mlp.fc2"),  # of layers without experts
+        "feed_forward/router/scores": _out("mlp.router.layer"),
+        "feed_forward/router/shares": _out("mlp.router.shares"),
+        "feed_forward/with_bias": _out("mlp.experts"),
+        **_norm_sum("feed_forward", "norm2"),
+    },
+    rotary=True,
+)
 _JINA_EMBEDDINGS_V3 = Family(
     embeddings=_embeddings("token_type"),
     layer=r"layers\.\d+",
@@ -297,6 +315,28 @@ _XLM_ROBERTA_XL = Family(
         **_feed_forward("intermediate.dense", "output.dense"),
     },
     final_norm="encoder.LayerNorm",
+)
+
+
+_T5 = Family(
+    embeddings={"word": (_out("encoder.embed_tokens"),)},
+    layer=r"encoder\.block\.\d+",
+    points={
+        **_norm_before("attention", "layer.0.layer_norm", residual=_out("layer.0")),
+        **_attention(
+            _out("layer.0.SelfAttention.q"),
+            _out("layer.0.SelfAttention.k"),
+            _out("layer.0.SelfAttention.v"),
+            "layer.0.SelfAttention.o",
+        ),
+        **_norm_before("feed_forward", "layer.1.layer_norm", residual=_out("layer.1")),
+        "feed_forward/up": Tap("layer.1.DenseReluDense.wi_1", "out", other="layer.1.DenseReluDense.wi"),
+        "feed_forward/gate": _out("layer.1.DenseReluDense.wi_0"),
+        "feed_forward/activation": _out("layer.1.DenseReluDense.act"),
+        "feed_forward/gated": Tap("layer.1.DenseReluDense.wo", "in", needs="layer.1.DenseReluDense.wi_1"),
+        "feed_forward/down": _out("layer.1.DenseReluDense.wo"),
+    },
+    final_norm="encoder.final_layer_norm",
 )
 
 
@@ -365,6 +405,33 @@ _EMBEDDING_GATE = {
     "embedding_gate/residual": _out("ple_block"),
 }
 
+_LFM2 = Family(
+    embeddings={"word": (Tap("embed_tokens", "rows"),)},
+    layer=r"layers\.\d+",
+    points={
+        "attention/norm": Tap("operator_norm", "out", needs="self_attn"),
+        **_attention(
+            _out("self_attn.q_proj"), _out("self_attn.k_proj"), _out("self_attn.v_proj"), "self_attn.out_proj"
+        ),
+        "attention/query/norm": Tap("self_attn.q_layernorm", "out", heads=1),
+        "attention/key/norm": Tap("self_attn.k_layernorm", "out", heads=1),
+        "attention/residual": Tap("ffn_norm", "in", needs="self_attn"),
+        "convolution/norm": Tap("operator_norm", "out", needs="conv"),
+        "convolution/input": _out("conv.in_proj"),
+        "convolution/result": _into("conv.out_proj"),
+        "convolution/output": _out("conv.out_proj"),
+        "convolution/residual": Tap("ffn_norm", "in", needs="conv"),
+        **_norm_before("feed_forward", "ffn_norm", residual=_out("")),
+        "feed_forward/up": _out("feed_forward.w3"),
+        "feed_forward/gate": _out("feed_forward.w1"),
+        "feed_forward/gated": _into("feed_forward.w2"),
+        "feed_forward/down": _out("feed_forward.w2"),
+    },
+    rotary=True,
+    unshown=frozenset({"feed_forward/activation"}),
+    final_norm="embedding_norm",
+)
+
 _DECODER = _decoder()
 
 
@@ -391,7 +458,7 @@ def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
     )
 
 
-#: By transformers' `model_type`, or that of `reference/jina.py`.
+#: By transformers' `model_type`, or that of `reference/jina.py` and `reference/nomic_experts.py`.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "albert": _ALBERT,
@@ -415,15 +482,19 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "jina_bert": _jina("mlp.gated_layers", 0, "mlp.wo", "mlp.layernorm"),
         "jina_bert_qk_post_norm": _jina("mlp.up_gated_layer", 1, "mlp.down_layer", "layer_norm_2"),
         "jina_embeddings_v3": _JINA_EMBEDDINGS_V3,
+        "lfm2": _LFM2,
         "llama": _DECODER,
         "longformer": _LONGFORMER,
         "mistral": _DECODER,
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
+        "mt5": _T5,
         "nomic_bert": _NOMIC_BERT,
+        "nomic_bert_experts": _NOMIC_EXPERTS,
         "qwen2": _DECODER,
         "qwen3": _decoder(head_norms=_head_norms("query", "key", axis=1)),
         "roberta": _BERT,
+        "t5": _T5,
         "xlm-roberta": _BERT,
         "xlm-roberta-xl": _XLM_ROBERTA_XL,
     }

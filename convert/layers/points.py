@@ -99,11 +99,19 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
         "attention/norm": "LayerNorm of the attention",
         "attention/residual_again": "second attention residual",
         "attention/norm_again": "second LayerNorm of the attention",
+        "convolution/norm": "LayerNorm of the convolution",
+        "convolution/input": "input product of the convolution",
+        "convolution/result": "gated convolution",
+        "convolution/output": "convolution output",
+        "convolution/residual": "convolution residual",
         "feed_forward/up": "up projection",
         "feed_forward/gate": "gate projection",
         "feed_forward/activation": "activation",
         "feed_forward/gated": "gated activation",
         "feed_forward/down": "down projection",
+        "feed_forward/router/scores": "scores of the router",
+        "feed_forward/router/shares": "shares of the experts",
+        "feed_forward/with_bias": "sum of the experts",
         "feed_forward/norm_after": "LayerNorm of the down projection",
         "feed_forward/residual": "feed-forward residual",
         "feed_forward/norm": "LayerNorm of the feed-forward part",
@@ -146,7 +154,7 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     }
 )
 
-_LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward|embedding_gate)/.+)")
+_LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|convolution|feed_forward|embedding_gate)/.+)")
 _MODULE = re.compile(r"(?P<module>modules\.(?P<index>\d+))/(?P<part>.+)")
 
 #: Last parts of the names of a pooling's results.

@@ -82,8 +82,9 @@ class Tracer:
         """Drop activations that are the identity (`linear`), for which a graph has no node."""
         for layer in range(self._layer + 1):
             name = f"layers.{layer}/feed_forward"
-            before = self._found.get(f"{name}/gate", self._found[f"{name}/up"])
-            if before.equal(self._found[f"{name}/activation"]):
+            before = self._found.get(f"{name}/gate", self._found.get(f"{name}/up"))
+            after = self._found.get(f"{name}/activation")
+            if before is not None and after is not None and before.equal(after):
                 del self._found[f"{name}/activation"]
 
     # Hooks ------------------------------------------------------------------------------------------------------------
@@ -99,7 +100,10 @@ class Tracer:
                 stack.callback(self._modules[path].register_forward_pre_hook(self._next_layer).remove)
                 for point, tap in self._layer_taps():
                     full = f"{path}.{tap.path}" if tap.path else path
-                    if full in self._modules and not self._is_identity(full):
+                    if tap.other and full not in self._modules:
+                        full = f"{path}.{tap.other}"
+                    needed = not tap.needs or f"{path}.{tap.needs}" in self._modules
+                    if needed and full in self._modules and not self._is_identity(full):
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
                 if self._family.bias_method is not None:
                     self._wrap_bias(stack, path, *self._family.bias_method)
@@ -192,6 +196,8 @@ class Tracer:
                 self._found[f"{layer}/attention/key/rotated"] = _side_by_side(key)
             scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
             bias = None if attention_mask is None else attention_mask[0]
+            if (learned := rest.get("position_bias")) is not None:  # T5's, which its function adds besides the mask
+                bias = learned[0] if bias is None else learned[0] + bias
             # Fewer heads of keys: each one belongs to a group of query heads, side by side.
             keys = key[0].repeat_interleave(query.shape[1] // key.shape[1], 0)
             self._score(layer, query[0], keys, scale, bias, softmax[0])

@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fletcher.model_zoo.card import LogitScore, ModelCard, Output
+from fletcher.runtime.errors import InputError
 
 from ..reference.load import load_witness
-from ..reference.witness import TOKEN_FILTERS, Witness
+from ..reference.witness import STATIC, TOKEN_FILTERS, Witness
 from .families import CLASSIFIERS, MASKED_LM, Family, Tap, taps_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class TracedModel:
 
 def _embedder(folder: Path, card: ModelCard) -> TracedModel:
     witness = load_witness(folder, card)
+    if type(witness.input_modules[0]).__name__ == STATIC:
+        raise InputError(f"{folder} has static embeddings, which have no layers: verify without --layers")
     modules = _later_modules(witness)
     _settle_attention(witness.transformer)
 

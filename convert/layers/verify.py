@@ -26,8 +26,10 @@ from fletcher.runtime.providers.selection import default_provider
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.ignored_keys import IgnoredKeys
+from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.routed_layout import routed_layout
+from ..checkpoint.task_adapters import task_layout, task_of
 from ..checkpoint.tensors import Weight
 from ..checkpoint.tokenizer_version import read_version
 from ..heads import describe_model
@@ -82,16 +84,29 @@ def verify_layers(
     artifact.check_files()
     checkout = fetch_reference(artifact, reference, progress)
     name = reference_name(checkout)
+    if card.tasks:
+        raise InputError(
+            f"{card.name} has adapters for {', '.join(card.tasks)}, of which each text chooses one: compare an artifact of "
+            "one task (--task) layer by layer, or verify without --layers"
+        )
     with routed_layout(checkout.folder) as folder:
         traced = TRACED_MODELS[card.output](folder, card)
         rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
         batches = _encode(rows, chosen)
-        with usual_layout(folder) as layout, GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
+        task = task_of(find_json(folder / "config.json"), card.input_type)
+        with (
+            usual_layout(folder) as usual,
+            task_layout(usual, task) as layout,
+            GraphProbe(artifact, chosen) as probe,
+            Tracer(traced) as tracer,
+        ):
             # The reference does not show the result of a sentence-transformers Dense module before its activation.
             probe.points = [
                 point
                 for point in probe.points
-                if point.key in traced.taps or point.key in traced.steps or not point.key.endswith("/dense")
+                if point.key in traced.taps
+                or point.key in traced.steps
+                or not (point.key.endswith("/dense") or point.key.partition("/")[2] in traced.family.unshown)
             ]
             results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
             progress.line("comparing the weights with the checkpoint's")

@@ -1,4 +1,4 @@
-"""Loading of a checkpoint folder by sentence-transformers, untouched; and of JinaBERT, which transformers lacks.
+"""Loading of a checkpoint folder by sentence-transformers, untouched; `restated.py` has the models that transformers lacks.
 
 A checkpoint without `modules.json` gets the pooling of the artifact's card. torch, transformers and sentence-transformers
 are imported by a load. Code that comes with a checkpoint is never run.
@@ -11,16 +11,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from fletcher.model_zoo.card import ModelCard, Output, TokenHeads
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
-from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.routed_layout import documents_folder
-from ..checkpoint.task_adapters import tasks_of
 from ..checkpoint.weights.files import has_pickles, read_weights
+from .restated import find_restatement
 from .token_heads import load_token_maps
-from .witness import Witness, input_modules, quiet
+from .witness import STATIC, Witness, input_modules, quiet
 
 __all__ = ["load_witness"]
 
@@ -38,6 +39,9 @@ CLASSES: Mapping[Output, str] = MappingProxyType(
 UNUSED: Mapping[Output, tuple[str, ...]] = MappingProxyType(
     {"vectors": ("pooler.",), "token_vectors": ("pooler.",), "scores": (), "sparse": ()}
 )
+
+#: Longest text, in tokens, that is made for static embeddings, which have no limit.
+LONGEST_STATIC = 1024
 
 #: A limit above this one means that a tokenizer has none.
 NO_LIMIT = 1 << 30
@@ -67,7 +71,6 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
     hub_logging: Any = transformers.utils.logging
     hub_logging.disable_progress_bar()  # the commands report progress themselves
     folder = Path(folder)
-    _check_known(folder)
     kind = CLASSES[card.output]
     version = str(sentence_transformers.__version__)
     tools = {
@@ -75,13 +78,15 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         "transformers": str(transformers.__version__),
         "sentence-transformers": version,
     }
-    restated = card.output == "vectors" and find_json(folder / "config.json").get("position_embedding_type") == "alibi"
+    restated = find_restatement(folder, card)
     try:
         with quiet():
-            model = _load(getattr(sentence_transformers, kind), folder)
-            if restated:
-                _put_jina(model, folder)
+            if restated is not None:
+                with restated.layout(folder) as view:
+                    model = _load(getattr(sentence_transformers, kind), view)
+                restated.put(model, folder)
             else:
+                model = _load(getattr(sentence_transformers, kind), folder)
                 _require_weights(model, folder, UNUSED[card.output])
     except Exception as error:
         if isinstance(error, CheckpointError):
@@ -92,8 +97,10 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         model = _with_pooling(model, card)
         method = f"transformers {transformers.__version__} ({type(model[0].model).__name__})"
         method += f" with the pooling {'+'.join(card.pooling)} of the export (the checkpoint has no modules.json)"
-    if restated:
-        method += ", and Fletcher's restatement of JinaBERT, whose code the repository would bring itself"
+    if restated is not None:
+        method += f", and {restated.note}"
+    if type(input_modules(model)[0]).__name__ == STATIC:
+        card = msgspec.structs.replace(card, max_tokens=min(card.max_tokens, LONGEST_STATIC))
     maps = None
     if isinstance(card.token_heads, TokenHeads):
         maps = load_token_maps(folder, input_modules(model)[0].tokenizer)
@@ -107,26 +114,8 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         _set_limit(model, card, zoo=zoo),
         prompts=dict(card.prompts) if zoo else None,
         maps=maps,
+        select=restated.select(model, folder) if restated is not None and restated.select is not None else None,
     )
-
-
-def _check_known(folder: Path) -> None:
-    """Refuse a model whose computation neither transformers nor Fletcher's references have.
-
-    Raises:
-        CheckpointError: the model has experts or adapters, for which its repository brings its own code.
-    """
-    config = find_json(folder / "config.json")
-    if config.get("model_type") == "nomic_bert" and config.get("num_experts"):
-        raise CheckpointError(
-            f"{folder} has experts (num_experts), which transformers' NomicBert lacks, and code of a checkpoint is not run: "
-            "the artifact cannot be verified. Its canary stays self-made"
-        )
-    if tasks_of(config):
-        raise CheckpointError(
-            f"{folder} has adapters for tasks among its tensors, which transformers' class does not read, and code of a "
-            "checkpoint is not run: the artifact cannot be verified. Its canary stays self-made"
-        )
 
 
 def _load(kind: Any, folder: Path) -> Any:
@@ -169,6 +158,8 @@ def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
     import torch
 
     first = input_modules(model)[0]
+    if type(first).__name__ == STATIC:
+        return  # its class reads its one tensor itself
     if not hasattr(first, "model") or not hasattr(first, "tokenizer"):
         raise CheckpointError(f"{folder} has no model of transformers in sentence-transformers: it cannot be compared")
     _, loading = type(first.model).from_pretrained(
@@ -187,14 +178,6 @@ def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
         )
 
 
-def _put_jina(model: Any, folder: Path) -> None:
-    """Replace the BERT that transformers made of a JinaBERT checkpoint by the restated model."""
-    from .jina import load_jina
-
-    model[0].model = load_jina(folder)
-    model[0].model_forward_params = {"input_ids", "attention_mask", "token_type_ids"}
-
-
 def _with_pooling(model: Any, card: ModelCard) -> Any:
     """Return a model with the card's pooling and normalization after the transformer."""
     from sentence_transformers import SentenceTransformer
@@ -210,6 +193,10 @@ def _with_pooling(model: Any, card: ModelCard) -> Any:
 def _set_limit(model: Any, card: ModelCard, *, zoo: bool) -> tuple[str, ...]:
     """Apply the artifact's longest inputs to the reference where the export may choose them; return notes on it."""
     late = card.late_interaction
+    if type(input_modules(model)[0]).__name__ == STATIC:
+        return (
+            f"texts of at most {card.max_tokens} tokens are compared; static embeddings have no limit of their own",
+        )
     if late is None:
         limits = {"max_seq_length": card.max_tokens}
     else:

@@ -7,9 +7,11 @@ sentence-transformers are imported by `load_witness`. Code that comes with a che
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +23,20 @@ from fletcher.runtime.errors import InputError
 
 from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.routed_layout import documents_folder
+from ..checkpoint.sentence_transformers import read_modules
 from .token_heads import FurtherAnswer, TokenMaps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TOKEN_FILTERS", "Answer", "Tokens", "Witness", "quiet"]
+__all__ = ["STATIC", "TOKEN_FILTERS", "Answer", "Tokens", "Witness", "quiet"]
 
 #: Modules that drop tokens of a ColBERT model after their vectors were computed.
 TOKEN_FILTERS = ("MultiVectorMask",)
 
+
+#: Module of sentence-transformers without a model of transformers: a table of word vectors.
+STATIC = "StaticEmbedding"
 
 #: Parameters below which one thread computes: MiniLM (23 million) took a sixth of the processor time of two threads.
 SMALL = 60_000_000
@@ -49,7 +55,8 @@ class Tokens:
     @property
     def ids(self) -> tuple[int, ...]:
         """Return the token ids, special and expansion tokens included."""
-        return tuple(self.features["input_ids"][0].tolist())
+        ids = self.features["input_ids"]
+        return tuple((ids[0] if ids.dim() == 2 else ids).tolist())  # StaticEmbedding has one row of all texts
 
     @property
     def types(self) -> tuple[int, ...] | None:
@@ -121,6 +128,7 @@ class Witness:
         prompts: prompts of the zoo's card by input type; None calls the reference with the checkpoint's own.
         strips: whether blanks around a text are removed first, as sentence-transformers 5 does and 6 does not.
         maps: maps from a token's state to BGE-M3's further outputs; None for other models.
+        select: loads the weights for an input type, for a model with adapters for tasks; None for other models.
     """
 
     folder: Path
@@ -132,10 +140,13 @@ class Witness:
     prompts: Mapping[str, str] | None = None
     strips: bool = False
     maps: TokenMaps | None = None
+    select: Callable[[str], None] | None = None
 
     @property
     def encoder_folder(self) -> Path:
         """Return the folder of the configuration and of the tokenizer's files."""
+        if type(self.input_modules[0]).__name__ == STATIC and (modules := read_modules(self.folder)):
+            return modules[0].folder
         return documents_folder(self.folder) or encoder_folder(self.folder)
 
     @property
@@ -150,8 +161,9 @@ class Witness:
 
     @property
     def tokenizer(self) -> Any:
-        """Return transformers' tokenizer."""
-        return self.input_modules[0].tokenizer
+        """Return transformers' tokenizer; of static embeddings one around theirs, without special tokens around a text."""
+        module = self.input_modules[0]
+        return _wrapped(module.tokenizer.to_str()) if type(module).__name__ == STATIC else module.tokenizer
 
     @contextlib.contextmanager
     def threads(self) -> Iterator[None]:
@@ -211,6 +223,8 @@ class Witness:
             query: first text of a pair, for a reranker.
             ids_only: whether to stop before the model computes.
         """
+        if self.select is not None and not ids_only:
+            self.select(input_type)
         seen: dict[str, Any] = {}
 
         def keep(module: Any, given: tuple[Any, ...]) -> None:
@@ -302,6 +316,17 @@ class Witness:
         if input_type in ("query", "document") or input_type in self.model.prompts:
             return own.get(input_type, "")
         return own.get(self.model.default_prompt_name or "", "")
+
+
+@cache
+def _wrapped(description: str) -> Any:
+    """Return transformers' tokenizer around a description, without its special tokens and truncation."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    plain = {**json.loads(description), "post_processor": None, "truncation": None, "padding": None}
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(tokenizer_object=Tokenizer.from_str(json.dumps(plain)))
 
 
 def _is_blank(features: Mapping[str, Any]) -> bool:

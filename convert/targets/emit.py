@@ -77,6 +77,11 @@ def emit(
             f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
             "model for cpu"
         )
+    if target != "cpu" and architecture.embedding.adapters is not None:
+        raise InputError(
+            f"the target {target} cannot choose the adapter of a task for each text: export the model for cpu, or with "
+            "--task for one task"
+        )
     return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 

@@ -14,31 +14,34 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.errors import InputError
 
-from .data.examples import Example, Examples, read_examples
-from .data.split import Split, SplitTexts, split_without_leaks
+from .data.examples import Example, read_examples
 from .models.load import convert_trainable, fetch_trainable, load_trainable
 from .options import ContrastiveOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import Embed, RankingData, pair_sample, ranking_sample
-from .outcome.finish import Outcome, quantize_base, write_artifacts
+from .outcome.finish import Outcome, baselines, write_artifacts
 from .outcome.results import TuneReport
 from .outcome.state import open_run
 from .packages import require_training
 from .request import (
     TuneRequest,
     artifact_embed,
-    changed_share,
-    cut_texts,
+    column_prompts,
+    cut_share,
     describe_data,
     make_report,
+    split_pairs,
     torch_embed,
-    with_progress,
 )
 
-__all__ = ["ranking_data", "training_columns", "tune_contrastive"]
+__all__ = ["default_rate", "ranking_data", "training_columns", "tune_contrastive"]
 
-#: Learning rates of all weights and of LoRA.
-FULL_RATE, LORA_RATE = 2e-5, 2e-4
+#: Learning rates of all weights of a model of MiniLM's width, of all weights of a wider one, and of LoRA. On the
+#: documentation of `benchmarks/tune/run.py contrastive` 1e-4 gained 0.101, 5e-5 0.094 and 2e-5 0.086 (validation data).
+SMALL_RATE, WIDE_RATE, LORA_RATE = 1e-4, 2e-5, 2e-4
+
+#: Largest width of a small model.
+SMALL_WIDTH = 384
 
 #: Most documents that the test's queries search.
 MOST_DOCUMENTS = 5000
@@ -69,7 +72,7 @@ def tune_contrastive(
     run = open_run(request.output, request.key("contrastive", dict(checkout.sha256), content, options))
     base = convert_trainable(request.source, checkout, run.base, progress)
     _check_lengths(options, base.card)
-    split = _split(request, examples, run.base, progress)
+    split = split_pairs(request, examples.items, run.base, progress)
 
     from .models.adapters import add_lora, merge_lora
     from .training.losses import ranking_loss, scored_loss, with_lengths
@@ -87,19 +90,15 @@ def tune_contrastive(
     columns = training_columns(train, options.num_negatives, held, request.training.seed)
     loss = scored_loss(model, options) if scored else ranking_loss(model, options, request.training)
     texts = [text for one in train for text in (one.query, one.positive)]
-    length = training_length(model, request.training)
-    cut = changed_share(texts, cut_texts(model, texts, length)), length
-    if cut[0]:
-        progress.line(f"{cut[0]:.1%} of the training texts have more than {length} tokens and are cut")
-    prompts = {column: base.card.prompts.get("query" if column == "query" else "document", "") for column in columns}
+    cut = cut_share(model, texts, training_length(model, request.training), progress)
     task = TrainingTask(
         model=model,
         loss=with_lengths(model, loss, options.lengths, base.card.dimension),
         columns=columns,
         validate=_validation(validation, base.card, scored=scored),
         metric="rank correlation" if scored else "nDCG@10",
-        learning_rate=FULL_RATE if options.lora is None else LORA_RATE,
-        prompts={} if scored else {name: prompt for name, prompt in prompts.items() if prompt},
+        learning_rate=default_rate(model, options),
+        prompts={} if scored else column_prompts(base.card, columns),
         unique=not scored,
     )
     trained = run_training(task, request.training, run.training, progress)
@@ -108,9 +107,7 @@ def tune_contrastive(
     different = list(dict.fromkeys(text for one in test for text in (one.query, one.positive)))
     outcome = Outcome(model, different, request.calibrating(texts), recipe, lengths=options.lengths)
     artifacts = write_artifacts(outcome, run, request.artifacts, progress)
-    before = {"float32": run.base}
-    if recipe is not None and (quantized := quantize_base(run, outcome, progress)) is not None:
-        before[recipe.name] = quantized
+    before = baselines(run, outcome, progress)
     gains: list[Gain] = []
     for artifact in artifacts:
         progress.line(f"measuring {artifact.graph} before and after")
@@ -118,6 +115,14 @@ def tune_contrastive(
             gains += _gains(artifact.graph, (test, train), request, (old, new), scored=scored)
     data = describe_data(request, examples.kind, examples.copies, split, cut)
     return make_report(request, "contrastive", run, base.card, (artifacts, gains, data, trained), options)
+
+
+def default_rate(model: Any, options: ContrastiveOptions) -> float:
+    """Return the largest learning rate of a model, unless the options of the training have one."""
+    if options.lora is not None:
+        return LORA_RATE
+    width = getattr(model[0].model.config, "hidden_size", SMALL_WIDTH + 1)
+    return SMALL_RATE if width <= SMALL_WIDTH else WIDE_RATE
 
 
 def _check_lengths(options: ContrastiveOptions, card: ModelCard) -> None:
@@ -130,23 +135,6 @@ def _check_lengths(options: ContrastiveOptions, card: ModelCard) -> None:
         raise InputError(
             f"--dimensions {options.dimensions}: {card.name} has {card.dimension} dimensions; choose fewer"
         )
-
-
-def _split(request: TuneRequest, examples: Examples, base: Any, progress: Progress) -> Split:
-    """Split the examples by the vectors of the model before the training."""
-    keys = [(one.query, one.positive) for one in examples.items]
-    texts = list(dict.fromkeys(text for pair in keys for text in pair))
-    with artifact_embed(base) as embed:
-        vectors = with_progress(embed, progress)(texts, "raw")
-    places = {text: row for row, text in enumerate(texts)}
-    split = split_without_leaks(
-        SplitTexts(keys, places, vectors, [one.group for one in examples.items]), request.split, request.training.seed
-    )
-    progress.line(
-        f"{len(split.train):,} examples to train, {len(split.validation):,} to validate, {len(split.test):,} to test; "
-        f"{split.moved:,} moved because of near-duplicates"
-    )
-    return split
 
 
 def training_columns(train: Sequence[Example], num_negatives: int, held: set[str], seed: int) -> dict[str, list[Any]]:

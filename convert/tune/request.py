@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,8 @@ from fletcher.runtime import Encoder
 
 from ..quality.embedded import unit_vectors
 from ..verify.comparison import versions
-from .data.split import Split
+from .data.examples import Example
+from .data.split import Split, SplitTexts, split_without_leaks
 from .options import OutputOptions, SplitOptions, TrainingOptions
 from .outcome.bootstrap import Gain
 from .outcome.figures import Embed
@@ -33,9 +34,13 @@ __all__ = [
     "TuneRequest",
     "artifact_embed",
     "changed_share",
+    "column_prompts",
+    "cut_share",
     "cut_texts",
     "describe_data",
     "make_report",
+    "split_pairs",
+    "split_texts",
     "torch_embed",
     "with_progress",
 ]
@@ -151,6 +156,48 @@ def cut_texts(model: Any, texts: Sequence[str], max_tokens: int) -> list[str]:
 def changed_share(texts: Sequence[str], cut: Sequence[str]) -> float:
     """Return the share of the texts that were cut."""
     return float(np.mean([one != other for one, other in zip(texts, cut, strict=True)]))
+
+
+def cut_share(model: Any, texts: Sequence[str], length: int, progress: Progress) -> tuple[float, int]:
+    """Return the share of the texts that are cut in training, and the tokens of the longest text."""
+    share = changed_share(texts, cut_texts(model, texts, length))
+    if share:
+        progress.line(f"{share:.1%} of the training texts have more than {length} tokens and are cut")
+    return share, length
+
+
+def column_prompts(card: ModelCard, columns: Iterable[str]) -> dict[str, str]:
+    """Return the model's prompt of each column of pairs that has one: `query`, and columns of documents."""
+    prompts = {name: card.prompts.get("query" if name == "query" else "document", "") for name in columns}
+    return {name: prompt for name, prompt in prompts.items() if prompt}
+
+
+def split_pairs(request: TuneRequest, items: Sequence[Example], base: Path, progress: Progress) -> Split:
+    """Split examples by the vectors of the model before the training.
+
+    Raises:
+        InputError: too few examples remain for validation or test.
+    """
+    keys = [(one.query, one.positive) for one in items]
+    texts = list(dict.fromkeys(text for pair in keys for text in pair))
+    with artifact_embed(base) as embed:
+        vectors = with_progress(embed, progress)(texts, "raw")
+    places = {text: row for row, text in enumerate(texts)}
+    return split_texts(request, SplitTexts(keys, places, vectors, [one.group for one in items]), progress)
+
+
+def split_texts(request: TuneRequest, texts: SplitTexts, progress: Progress) -> Split:
+    """Split examples, and show their numbers.
+
+    Raises:
+        InputError: too few examples remain for validation or test.
+    """
+    split = split_without_leaks(texts, request.split, request.training.seed)
+    progress.line(
+        f"{len(split.train):,} examples to train, {len(split.validation):,} to validate, {len(split.test):,} to test; "
+        f"{split.moved:,} moved because of near-duplicates"
+    )
+    return split
 
 
 def describe_data(request: TuneRequest, kind: str, copies: int, split: Split, cut: tuple[float, int]) -> DataFigures:

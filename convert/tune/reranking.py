@@ -16,24 +16,23 @@ from fletcher.runtime.model_info import require_output
 
 from .contrastive import training_columns
 from .data.examples import Example, read_examples
-from .data.split import SplitTexts, split_without_leaks
 from .models.load import convert_trainable, fetch_trainable, load_trainable
 from .options import DistilOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import TIE, Embed, order_sample
-from .outcome.finish import Outcome, quantize_base, write_artifacts
+from .outcome.finish import Outcome, baselines, write_artifacts
 from .outcome.results import TuneReport
 from .outcome.state import open_run
 from .packages import require_training
 from .request import (
     TuneRequest,
     artifact_embed,
-    changed_share,
-    cut_texts,
+    column_prompts,
+    cut_share,
     describe_data,
     make_report,
+    split_pairs,
     torch_embed,
-    with_progress,
 )
 
 __all__ = ["tune_on_reranker"]
@@ -92,14 +91,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     files = [dict(checkout.sha256), Artifact.open(options.reranker).digest]
     run = open_run(request.output, request.key("distil", files, content, options))
     base = convert_trainable(request.source, checkout, run.base, progress)
-    keys = [(one.query, one.positive) for one in items]
-    texts = list(dict.fromkeys(text for pair in keys for text in pair))
-    with artifact_embed(run.base) as embed:
-        vectors = with_progress(embed, progress)(texts, "raw")
-    places = {text: row for row, text in enumerate(texts)}
-    split = split_without_leaks(
-        SplitTexts(keys, places, vectors, [one.group for one in items]), request.split, request.training.seed
-    )
+    split = split_pairs(request, items, run.base, progress)
     parts = [[items[row] for row in rows] for rows in (split.train, split.validation, split.test)]
     columns = training_columns(
         parts[0], NEGATIVES, {one.positive for part in parts[1:] for one in part}, request.training.seed
@@ -119,10 +111,8 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
 
     model = load_trainable(base)
     card = base.card
-    length = training_length(model, request.training)
     flat = [text for one in train for text in (one.query, one.positive)]
-    cut = changed_share(flat, cut_texts(model, flat, length)), length
-    prompts = {name: card.prompts.get("query" if name == "query" else "document", "") for name in columns}
+    cut = cut_share(model, flat, training_length(model, request.training), progress)
     task = TrainingTask(
         model=model,
         loss=order_loss(model, SCALE),
@@ -130,15 +120,13 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
         validate=lambda trained: validation.sample(torch_embed(trained, card)).figure(),
         metric="order of the reranker",
         learning_rate=RATE,
-        prompts={name: prompt for name, prompt in prompts.items() if prompt},
+        prompts=column_prompts(card, columns),
     )
     trained = run_training(task, request.training, run.training, progress)
     asked = list(dict.fromkeys(text for one in parts[2] for text in (one.query, one.positive)))
     outcome = Outcome(model, asked, request.calibrating(flat), recipe)
     artifacts = write_artifacts(outcome, run, request.artifacts, progress)
-    before: dict[str, Path] = {"float32": run.base}
-    if recipe is not None and (quantized := quantize_base(run, outcome, progress)) is not None:
-        before[recipe.name] = quantized
+    before = baselines(run, outcome, progress)
     gains: list[Gain] = []
     for artifact in artifacts:
         with artifact_embed(before[artifact.graph]) as old, artifact_embed(Path(artifact.path)) as new:

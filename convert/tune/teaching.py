@@ -20,7 +20,7 @@ from fletcher.runtime.errors import InputError
 from ..quality.embedded import unit_vectors
 from ..quality.measures.projection import fit_projection
 from .data.examples import read_training_texts
-from .data.split import Split, SplitTexts, split_without_leaks
+from .data.split import Split, SplitTexts
 from .models.load import Trainable, convert_trainable, fetch_trainable, load_trainable
 from .options import DistilOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
@@ -36,6 +36,7 @@ from .request import (
     cut_texts,
     describe_data,
     make_report,
+    split_texts,
     torch_embed,
     with_progress,
 )
@@ -176,13 +177,7 @@ def _teach(request: TuneRequest, texts: list[str], base: Path, progress: Progres
         raw = with_progress(lambda part, kind: encoder.embed(part, input_type=kind).vectors, progress)(texts, "raw")
     teacher = unit_vectors(raw, texts)
     places = {text: row for row, text in enumerate(texts)}
-    split = split_without_leaks(
-        SplitTexts([(text,) for text in texts], places, teacher), request.split, request.training.seed
-    )
-    progress.line(
-        f"{len(split.train):,} texts to train, {len(split.validation):,} to validate, {len(split.test):,} to test; "
-        f"{split.moved:,} moved because of near-duplicates"
-    )
+    split = split_texts(request, SplitTexts([(text,) for text in texts], places, teacher), progress)
     return _Lesson(texts, raw, teacher, split)
 
 

@@ -147,11 +147,14 @@ def _prompted(witness: Witness, built: _Texts, tokens: CheckpointTokens, texts: 
     few = (base, "", SENTENCES[0])
     more = (*few, base.title(), f"  {base} ", SENTENCES[17], SENTENCES[21], *built.tokens[:1])
     prompts = {**witness.own_prompts, **witness.card.prompts}
-    for name in spread(list(dict.fromkeys((*INPUT_TYPES, *prompts))), MOST_PROMPTS):
+    own = witness.card.input_type
+    every = witness.card.tasks or (*INPUT_TYPES, *prompts)
+    types = [own] if isinstance(own, str) else list(dict.fromkeys(every))
+    for name in spread(types, MOST_PROMPTS):
         for text in more if name in prompts else few:
             yield Case(text, name)
         yield Case(built.beyond[0], name, ids_only=limit > LONG_LIMIT)
-    yield from _of_user(texts)
+    yield from _of_user(texts, own if isinstance(own, str) else "document")
 
 
 def _roles(built: _Texts, texts: Sequence[str]) -> Iterator[Case]:
@@ -190,9 +193,9 @@ def _pairs(built: _Texts, tokens: CheckpointTokens, texts: Sequence[str]) -> Ite
         yield from (Case(text, "pair", base, ids_only=True), Case(base, "pair", text, ids_only=True))
 
 
-def _of_user(texts: Sequence[str]) -> Iterator[Case]:
+def _of_user(texts: Sequence[str], input_type: str = "document") -> Iterator[Case]:
     for text in spread(texts, USER_TEXTS):
-        yield Case(text, "document")
+        yield Case(text, input_type)
 
 
 def _describe(cases: Iterable[Case], witness: Witness, tokens: CheckpointTokens) -> list[Case]:

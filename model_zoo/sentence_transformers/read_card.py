@@ -106,6 +106,7 @@ def read_card(
         similarity=_similarity(files, SIMILARITIES[:4]),
         default_prompt=files.settings.default_prompt_name or msgspec.UNSET,
         token_heads=read_token_heads(folder),
+        static_queries=read_static_queries(folder),
         include_prompt=False if modules is not None and not modules.include_prompt and prompts else msgspec.UNSET,
     )
     return check_card(card, str(folder))

@@ -129,9 +129,9 @@ def require_weights(folder: Path, origin: str) -> None:
 
 
 def _has_static_queries(folder: Path) -> bool:
-    """Return whether a Router has queries with weights by token, as inference-free SPLADE models have."""
+    """Return whether a Router has queries that need no encoder: weights or vectors by token."""
     config = read_json(folder / "router_config.json", _Router) or _Router()
-    return any(kind.endswith(".SparseStaticEmbedding") for kind in config.types.values())
+    return any(kind.endswith((".SparseStaticEmbedding", ".StaticEmbedding")) for kind in config.types.values())
 
 
 def _require_table(folder: Path, origin: str) -> None:

@@ -105,15 +105,20 @@ class GraphEditor:
         """Return the number of reads of each value, by nodes and as an output of the graph."""
         return Counter([name for node in self.nodes for name in node.input] + self.outputs)
 
-    def expose(self, names: Sequence[str]) -> bytes:
-        """Return the model with its present nodes and more outputs; its weights are in the artifact's folder."""
+    def expose(self, names: Sequence[str], kind: int = TensorProto.FLOAT) -> bytes:
+        """Return the model with its present nodes and more outputs; its weights are in the artifact's folder.
+
+        Args:
+            names: names of the outputs.
+            kind: number of their type in ONNX.
+        """
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         del model.graph.node[:]
         model.graph.node.extend(self.nodes)
         for name in names:
             if name not in self.outputs:
-                model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+                model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
         return bytes(model.SerializeToString())
 
     def inline(self) -> bytes:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.artifact.durable import new_file
-from fletcher.runtime.errors import InputError
 
+from ..resumption import Run, resumed_state
 from ..sensitivity import Sensitivity
 from .results import Candidate
 
@@ -21,6 +20,12 @@ __all__ = ["STATE", "WORK", "StateFile", "SweepState", "open_state"]
 
 #: In the folder of a sweep: the file of its state, and the folder of the artifact that is being measured.
 STATE, WORK = "sweep.json", "work"
+
+SWEEP = Run(
+    "sweep",
+    "of another artifact, of other texts, or of another machine, whose results cannot be compared with these",
+    "another folder",
+)
 
 
 class SweepState(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,21 +86,8 @@ def open_state(folder: Path, key: str) -> Iterator[StateFile]:
         InputError: the folder is not a sweep, or is a sweep with another key.
     """
     path = folder / STATE
-    if path.is_file():
-        try:
-            state = decode_json(path.read_bytes(), SweepState)
-        except msgspec.DecodeError as error:
-            raise InputError(f"{path} is not a sweep of this version: {error}. Choose another folder") from error
-        if state.key != key:
-            raise InputError(
-                f"{folder} is a sweep of another artifact, of other texts, or of another machine, and its results cannot be "
-                "compared with these: choose another folder, or remove this one"
-            )
-    else:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists and is not a sweep: choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        state = SweepState(key)
+    state = resumed_state(path, SweepState, key, SWEEP) or SweepState(key)
+    folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     file = StateFile(path, state)
     file.save()

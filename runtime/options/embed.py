@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypedDict, get_args
 
 from msgspec import Meta
 
-from fletcher.model_zoo.card import INPUT_TYPE_SYNONYMS, INPUT_TYPES, RAW, ModelCard
+from fletcher.model_zoo.card import INPUT_TYPE_SYNONYMS, INPUT_TYPES, RAW, ModelCard, StaticQueries
 
 from ..errors import OptionError
 from .struct import Options
@@ -162,12 +162,30 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
         if card.input_type:  # unset for nearly all models
             return self._only(card, card.input_type)
         input_type = DEFAULT_INPUT_TYPE if self.input_type is None else self.input_type
+        if card.tasks:
+            task = INPUT_TYPE_SYNONYMS.get(input_type, input_type)
+            if task in card.tasks or task == RAW:
+                return task
+            available = ", ".join([*card.tasks, RAW])
+            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
         if input_type in card.prompts or input_type in INPUT_TYPES or input_type == RAW:
             return input_type
         if (meant := INPUT_TYPE_SYNONYMS.get(input_type)) is None:
             available = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
             raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
         return meant
+
+    def reads_static(self, card: ModelCard) -> bool:
+        """Return whether the texts are queries that need no model.
+
+        Raises:
+            OptionError: neither Fletcher nor the card defines the input type.
+        """
+        settings = card.static_queries
+        if not isinstance(settings, StaticQueries):
+            return False
+        purpose = self.purpose(card)
+        return purpose == "query" or (purpose != "document" and settings.others)
 
     def _only(self, card: ModelCard, own: str) -> str:
         """Return the input type for a model whose weights are for one alone."""
@@ -213,6 +231,11 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
                 "overflow",
                 f"{card.name} leaves the prompt out of its vectors, and finds it at the beginning of the text only: "
                 "truncate at the end",
+            )
+        if self.splits and self.reads_static(card):
+            raise OptionError(
+                "overflow",
+                f"queries of {card.name} need no model and are read whole: {self.overflow} is for its documents",
             )
         for field in ("window_tokens", "overlap_tokens", "chunk_tokens"):
             self._check_cut(field)

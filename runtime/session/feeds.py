@@ -15,6 +15,7 @@ input                           shape                       content
 `position_ids`                  as `input_ids`              rows of the table of learned positions
 `positions`                     as `input_ids`              0, 1, 2, … in each text
 `attention_mask`                (texts, longest)            1 for a token, 0 for padding and for `FeedRules.unseen_tail`
+`seen_tokens`                   (tokens,)                   1 for a token, 0 for `FeedRules.unseen_tail`
 `last_positions`                (texts,)                    position of the last token of each text
 `total_sequence_length`         ()                          the longest text of the batch, in memory of the host
 `steps`                         (longest,)                  0, 1, 2, … up to the last token; a longer array repeats it
@@ -237,6 +238,8 @@ class Feeds:
             return self._offsets
         if name == "attention_mask":
             return self._attended()
+        if name == "seen_tokens":
+            return self._attended()[self._valid]
         if name == "steps":
             return np.minimum(self._steps, self._last)
         if name == "last_positions":

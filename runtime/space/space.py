@@ -58,6 +58,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         late_interaction: settings of a ColBERT model.
         logit_score: tokens and chat template of a reranker that is a language model; left out for other models.
         static_queries: settings of queries that need no model; left out for other models.
+        tasks: number of the adapter by input type; left out for other models.
     """
 
     weights: str
@@ -77,6 +78,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     late_interaction: LateInteraction | None = None
     logit_score: LogitScore | msgspec.UnsetType = msgspec.UNSET
     static_queries: StaticQueries | msgspec.UnsetType = msgspec.UNSET
+    tasks: Mapping[str, int] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def id(self) -> str:
@@ -116,6 +118,7 @@ def space_of(artifact: Artifact, variant: Variant, cut: str, tolerance: Accuracy
         late_interaction=card.late_interaction,
         logit_score=card.logit_score,
         static_queries=card.static_queries,
+        tasks=card.tasks,
     )
 
 

@@ -28,6 +28,7 @@ from ..options.embed import EmbedOptions
 from ..tokenizing.long_text import PIECE
 from ..tokenizing.tokenizer import Tokenizer
 from .postprocess import normalize
+from .task_adapters import with_task
 
 __all__ = ["Folding", "Row", "Rows", "cut_documents"]
 
@@ -103,10 +104,10 @@ def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], o
             places.append(place)
             tokens += len(row)
             if tokens >= most:
-                yield Rows(Encodings.from_lists(ids), output, places)
+                yield Rows(with_task(Encodings.from_lists(ids), card, options), output, places)
                 ids, places, tokens = [], [], 0
     if ids:
-        yield Rows(Encodings.from_lists(ids), output, places)
+        yield Rows(with_task(Encodings.from_lists(ids), card, options), output, places)
 
 
 def _rows_of(

@@ -22,7 +22,7 @@ from ..tokenizing.tokenizer import Tokenizer
 from .duplicates import Known, Promise, VectorCache
 from .further_outputs import FURTHER, prepare_further
 from .heads import prepare_head
-from .static_queries import prepare_static, takes_static
+from .static_queries import prepare_mean, prepare_static, takes_static
 from .task import Task, prepare_ids, prepare_vectors
 
 __all__ = ["Preparer"]
@@ -71,15 +71,16 @@ class Preparer:
         Raises:
             InputError: the model has no such output, or inputs or options cannot be used.
         """
-        card = self.info.card
+        card, weights = self.info.card, self._query_weights
         if output != "vectors" or isinstance(inputs, Pairs):
             if not isinstance(output, str) or (self.info.token_dimension and output in FURTHER):
                 return prepare_further(self.tokenizer, self.info, inputs, options, output)
-            weights = self._query_weights
             if weights is not None and output == "sparse" and isinstance(inputs, Texts) and takes_static(card, options):
                 return prepare_static(self.tokenizer, card, weights, inputs.texts, options)
             has_states = self.info.has_token_states
             return prepare_head(self.tokenizer, card, inputs, options, output, has_states=has_states)
+        if weights is not None and isinstance(inputs, Texts) and takes_static(card, options):
+            return prepare_mean(self.tokenizer, card, weights, inputs.texts, options)
         if isinstance(inputs, TokenIds):
             task = prepare_ids(self.tokenizer, card, inputs, options)
         else:

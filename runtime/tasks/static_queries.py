@@ -1,6 +1,6 @@
-"""Queries of inference-free SPLADE: each token that a query has gets its own weight, without a model.
+"""Queries that need no model: a SPLADE query has the weights of its tokens, an embedder's the mean of their vectors.
 
-Source: `SparseStaticEmbedding.forward` and `preprocess` of sentence-transformers.
+Source: `forward` and `preprocess` of SparseStaticEmbedding and StaticEmbedding in sentence-transformers.
 """
 
 from __future__ import annotations
@@ -16,26 +16,34 @@ from safetensors.numpy import load, save
 
 from fletcher.model_zoo.card import ModelCard, StaticQueries
 
-from ..encodings import Encodings
+from ..encodings import Embeddings, Encodings
 from ..errors import ArtifactError, TooLongError
 from ..options.embed import EmbedOptions
 from ..tokenizing.tokenizer import Tokenizer
 from ..tokenizing.truncation import truncate
 from .heads import SparseEmbeddings
-from .task import Task
+from .postprocess import normalize
+from .task import Task, finish, refuse_empty
 
-__all__ = ["encode_static", "prepare_static", "read_query_weights", "takes_static", "write_query_weights"]
+__all__ = [
+    "encode_static",
+    "prepare_mean",
+    "prepare_static",
+    "read_query_weights",
+    "takes_static",
+    "write_query_weights",
+]
 
 QueryWeights = NDArray[np.float32]
 
 
 def write_query_weights(path: Path, weights: QueryWeights) -> None:
-    """Write the weight of each token, float32, (vocabulary,)."""
+    """Write what each token has, float32: weights, (vocabulary,), or vectors, (vocabulary, dimension)."""
     path.write_bytes(save({"weights": np.ascontiguousarray(weights, np.float32)}))
 
 
 def read_query_weights(path: Path) -> QueryWeights:
-    """Read the weight of each token, float32, (vocabulary,).
+    """Read what each token has, float32: weights, (vocabulary,), or vectors, (vocabulary, dimension).
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -46,22 +54,18 @@ def read_query_weights(path: Path) -> QueryWeights:
         raise ArtifactError(
             f"the query weights {path} cannot be read ({error}): convert the checkpoint again"
         ) from error
-    if weights.ndim != 1 or weights.dtype != np.float32 or not np.isfinite(weights).all():
+    if weights.ndim not in (1, 2) or weights.dtype != np.float32 or not np.isfinite(weights).all():
         raise ArtifactError(f"the query weights {path} are not finite float32 numbers: convert the checkpoint again")
     return weights
 
 
 def takes_static(card: ModelCard, options: EmbedOptions) -> bool:
-    """Return whether texts of an input type get the weights of their tokens alone.
+    """Return whether texts of an input type need no model.
 
     Raises:
         OptionError: neither Fletcher nor the card defines the input type.
     """
-    settings = card.static_queries
-    if not isinstance(settings, StaticQueries):
-        return False
-    purpose = options.purpose(card)
-    return purpose == "query" or (purpose != "document" and settings.others)
+    return options.reads_static(card)
 
 
 def encode_static(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Encodings:
@@ -86,6 +90,46 @@ def encode_static(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], o
     )
 
 
+def prepare_mean(
+    tokenizer: Tokenizer, card: ModelCard, vectors: QueryWeights, texts: Sequence[str], options: EmbedOptions
+) -> Task:
+    """Return a task without rows to compute, whose `finish` gives the mean of each text's token vectors.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        card: the model's card.
+        vectors: vector of each token, (vocabulary, dimension).
+        texts: any number of texts.
+        options: options of embedding, which `ModelInfo.check` accepted.
+
+    Raises:
+        InputError: a text is not a valid Unicode string, or has no token.
+        TooLongError: a text is too long, and the options refuse such texts.
+    """
+    encodings = _encode_checked(tokenizer, card, texts, options)
+    if not encodings.lengths.all():
+        refuse_empty(encodings, card)
+    sums = np.zeros((len(encodings), vectors.shape[1]), np.float32)
+    if len(encodings):
+        np.add.reduceat(vectors[encodings.ids], encodings.offsets[:-1], axis=0, out=sums)
+    means: QueryWeights = np.divide(sums, encodings.lengths[:, None].astype(np.float32))
+    embeddings = Embeddings(normalize(means) if card.normalize else means, encodings.lengths, encodings.dropped)
+
+    def answer(values: NDArray[Any]) -> Embeddings:
+        return finish(embeddings, None, card, options)
+
+    return Task(Encodings.from_lists([]), None, answer)
+
+
+def _encode_checked(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Encodings:
+    """Encode queries, and refuse those that truncation cuts if the options say so."""
+    encodings = encode_static(tokenizer, card, texts, options)
+    if options.overflow == "refuse" and encodings.dropped.any():
+        text = int(np.argmax(encodings.dropped > 0))
+        raise TooLongError(f"text {text} is too long for a query of {card.name}: shorten it, or request truncation")
+    return encodings
+
+
 def prepare_static(
     tokenizer: Tokenizer, card: ModelCard, weights: QueryWeights, texts: Sequence[str], options: EmbedOptions
 ) -> Task:
@@ -95,10 +139,7 @@ def prepare_static(
         InputError: a text is not a valid Unicode string.
         TooLongError: a text is too long, and the options refuse such texts.
     """
-    encodings = encode_static(tokenizer, card, texts, options)
-    if options.overflow == "refuse" and encodings.dropped.any():
-        text = int(np.argmax(encodings.dropped > 0))
-        raise TooLongError(f"text {text} is too long for a query of {card.name}: shorten it, or request truncation")
+    encodings = _encode_checked(tokenizer, card, texts, options)
     texts_of = np.repeat(np.arange(len(encodings)), encodings.lengths)
     order = np.lexsort((encodings.ids, texts_of))
     ids, rows = encodings.ids[order], texts_of[order]

@@ -23,6 +23,7 @@ from .duplicates import Known, Promise, VectorCache, unique
 from .long_documents import Folding, Rows, cut_documents
 from .postprocess import cast, normalize, shorten
 from .split_text_cache import KnownDocuments
+from .task_adapters import with_task
 
 __all__ = [
     "Task",
@@ -110,7 +111,7 @@ def prepare_ids(tokenizer: Tokenizer, card: ModelCard, inputs: TokenIds, options
     Raises:
         InputError: token ids cannot be used; see `encode_ids`.
     """
-    encodings = encode_ids(tokenizer, inputs, card.name)
+    encodings = with_task(encode_ids(tokenizer, inputs, card.name), card, options)
     return Task(encodings, None, partial(finish_rows, encodings, None, card, options))
 
 
@@ -304,6 +305,8 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
         refuse_empty(encodings, card)
     if options.overflow == "refuse":
         refuse_long(encodings, card, texts)
+    if card.tasks:
+        return with_task(encodings, card, options)
     if prompt and card.include_prompt is False:
         return _mark_prompt(encodings, tokenizer.prompt_length(prompt))
     return encodings

@@ -87,7 +87,7 @@ class ModelDescription:
             dimension=info.dimension,
             dimensions=tuple(dict.fromkeys([info.dimension, *card.matryoshka])),
             max_tokens=info.max_tokens,
-            input_types=tuple(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW])),
+            input_types=tuple(dict.fromkeys([*(card.tasks or (*INPUT_TYPES, *card.prompts)), RAW])),
             normalized=card.normalize,
             variant=info.variant,
             provider=info.provider,

@@ -24,6 +24,10 @@ PUBLISHED = {
     "mxbai-embed-large-v1": ("vectors", "bert", 1024, 335),
     "potion-base-8M": ("vectors", "static_embedding", 256, 8),
     "GTE-ModernColBERT-v1": ("token_vectors", "modernbert", 128, 149),
+    "LFM2-ColBERT-350M": ("token_vectors", "lfm2", 128, 353),
+    "LFM2.5-Embedding-350M": ("vectors", "lfm2", 1024, 354),
+    "jina-embeddings-v3": ("vectors", "jina_embeddings_v3", 1024, 572),
+    "opensearch-neural-sparse-encoding-doc-v3-distill": ("sparse", "distilbert", 30522, 66),
     "all-MiniLM-L6-v2": ("vectors", "bert", 384, 23),
 }
 

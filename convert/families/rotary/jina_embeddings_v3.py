@@ -2,7 +2,7 @@
 
 There are two sets of names of one architecture: the original repository's (`mixer.Wqkv`) and transformers' (`q_proj`). Task
 adapters of PEFT are merged by `checkpoint/adapters.py`, the original's, which are tensors of the checkpoint itself, by
-`checkpoint/task_adapters.py`.
+`checkpoint/task_adapters.py`; for an artifact of all tasks they stay beside the base tensors.
 
 Source: transformers' modeling_jina_embeddings_v3.py, and its `conversion_mapping.py` for the original's names.
 """
@@ -17,6 +17,7 @@ from ...graph.activations import check_activation
 from ..decoders.rope import RopeContext, read_rope
 from ..settings.reader import Config
 from ..settings.values import head_size
+from .adapter_reader import AdapterReader
 from .gated_layer import GatedShape, rotary_layer
 
 __all__ = ["describe_jina_embeddings_v3"]
@@ -50,7 +51,7 @@ def describe_jina_embeddings_v3(checkpoint: Checkpoint) -> Architecture:
         up_bias=True,
         down_bias=True,
     )
-    config.ignore(TASK_KEY)  # of the adapter, which is merged
+    chosen = config.value(TASK_KEY)
     config.finish()
 
     tensors = TensorReader(checkpoint, prefixes=("roberta.",))
@@ -61,8 +62,13 @@ def describe_jina_embeddings_v3(checkpoint: Checkpoint) -> Architecture:
         token_type=tensors.row("embeddings.token_type_embeddings.weight", (types, hidden), 0),
         norm=tensors.norm("emb_ln" if original else "embeddings.LayerNorm", hidden, shape.epsilon),
     )
-    read = _original_layer if original else _read_layer
-    layers = tuple(read(tensors, shape, index) for index in range(num_layers))
+    if chosen is not None and chosen["index"] is None:
+        adapters = AdapterReader(tensors, chosen["count"], chosen["rank"], chosen["scale"])
+        embedding = adapters.embedding(embedding, types)
+        layers = tuple(_adapted_layer(adapters, shape, index) for index in range(num_layers))
+    else:
+        read = _original_layer if original else _read_layer
+        layers = tuple(read(tensors, shape, index) for index in range(num_layers))
     tensors.ignore("embeddings.position_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs.")
     tensors.finish()
     return Architecture("jina_embeddings_v3", hidden, embedding, layers, max_positions=positions)
@@ -82,4 +88,15 @@ def _original_layer(tensors: TensorReader, shape: GatedShape, index: int) -> Lay
     output = tensors.linear(f"{name}.mixer.out_proj", hidden, hidden)
     up = tensors.linear(f"{name}.mlp.fc1", hidden, shape.intermediate)
     down = tensors.linear(f"{name}.mlp.fc2", shape.intermediate, hidden)
+    return rotary_layer(tensors, shape, name, (query, key, value, output), (up, None, down), ("norm1", "norm2"))
+
+
+def _adapted_layer(adapters: AdapterReader, shape: GatedShape, index: int) -> Layer:
+    """Read a layer of the original's names whose products have adapters for several tasks."""
+    hidden, name, tensors = shape.hidden, f"encoder.layers.{index}", adapters.tensors
+    parts = {"query": hidden, "key": hidden, "value": hidden}
+    query, key, value = adapters.linears(f"{name}.mixer.Wqkv", hidden, parts)
+    output = adapters.linear(f"{name}.mixer.out_proj", hidden, hidden)
+    up = adapters.linear(f"{name}.mlp.fc1", hidden, shape.intermediate)
+    down = adapters.linear(f"{name}.mlp.fc2", shape.intermediate, hidden)
     return rotary_layer(tensors, shape, name, (query, key, value, output), (up, None, down), ("norm1", "norm2"))

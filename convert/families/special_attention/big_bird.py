@@ -19,7 +19,7 @@ from ..post_norm import Sizes, read_embedding, read_sizes
 from ..settings.reader import Config
 from ..settings.values import switch
 
-__all__ = ["describe_big_bird"]
+__all__ = ["describe_big_bird", "explain_blocks"]
 
 
 def describe_big_bird(checkpoint: Checkpoint) -> Architecture:
@@ -43,6 +43,16 @@ def describe_big_bird(checkpoint: Checkpoint) -> Architecture:
     tensors.ignore("qa_classifier.", "qa_outputs.")
     tensors.finish()
     return Architecture("big_bird", sizes.hidden, embedding, layers, max_positions=longest)
+
+
+def explain_blocks(checkpoint: Checkpoint) -> str:
+    """Return why longer texts than those of full attention are refused, as the rest of a sentence; nothing without blocks."""
+    if checkpoint.config.get("attention_type", "block_sparse") != "block_sparse":
+        return ""
+    return (
+        " (attention_type is block_sparse: transformers gives a longer text two vectors, one after the load and another "
+        "once it has had a short text)"
+    )
 
 
 def _longest(config: Config, positions: int) -> int:

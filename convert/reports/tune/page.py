@@ -62,7 +62,7 @@ def _to_html(report: TuneReport) -> str:
             "tokens.</p>",
             "<h2>Artifacts</h2>",
             html_table(
-                ("graph", "folder", "canary", "#bytes", "#difference from torch, median", "#largest"),
+                ("graph", "folder", "canary", "#bytes", "#difference from torch, median", "#largest", "#same codes"),
                 (
                     _row(
                         (
@@ -72,6 +72,7 @@ def _to_html(report: TuneReport) -> str:
                             f"{one.num_bytes:,}",
                             f"{one.exactness.median:.1e}" if one.exactness.texts else "",
                             f"{one.exactness.largest:.1e}" if one.exactness.texts else "",
+                            "" if one.exactness.settled is None else f"{one.exactness.settled:.1e}",
                         )
                     )
                     for one in report.artifacts

@@ -38,6 +38,7 @@ from ..shared.positions import (
     rotary_tables,
 )
 from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
+from .convolutions import emit_shifted_convolution
 
 __all__ = ["LARGEST_SIDE", "OPERATORS", "emit_coreml", "lengths"]
 
@@ -108,6 +109,11 @@ def emit_coreml(
     Raises:
         InputError: the model needs an operator or a size that CoreML lacks.
     """
+    if architecture.unseen_tail is not None and any(part.sees_tail for part in architecture.short_convolutions):
+        raise InputError(
+            "the target coreml cannot tell padding from the tokens of a query's expansion, which are in this model's "
+            "convolutions and to which no token attends: export it for another target"
+        )
     if architecture.output == "sparse":
         raise InputError(
             f"the target coreml has no Log, and no dimension above {LARGEST_SIDE:,}; this model computes log(1 + weight) "
@@ -145,6 +151,7 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
         assert embedding.positions is not None  # `emit_encoder` asks for them only then
         return rows(POSITION_TABLE, embedding.positions.table)
 
+    seen = rectangle.emit_seen_tokens(graph) if architecture.short_convolutions else ""
     parts = Parts(
         word=rows(WORD_TABLE, embedding.word),
         position=position_rows,
@@ -153,6 +160,7 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
         ),
         pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=lambda table: _emit_token_types(graph, table, shape),
+        convolve=lambda part, hidden, name: emit_shifted_convolution(graph, part, hidden, (seen, length), name),
         rows=shape,
     )
     emit_encoder(graph, architecture, parts, 1, dimension)

@@ -53,8 +53,8 @@ def emit_attention(
         graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)
         for part, rows in (("query", query), ("key", key), ("value", value))
     ]
-    is_causal = bias_key(attention) == CAUSAL
     bias = positions.bias_of(attention)
+    is_causal = bias_key(attention) == CAUSAL and not bias  # tokens that no token sees need the lengths, and so a bias
     if positions.by_distance is not None:
         heads = [
             _emit_heads(graph, attention, rows, f"{name}/{part}_heads")
@@ -72,7 +72,7 @@ def emit_attention(
     )
     width = attention.query_heads.width
     flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")
-    around = positions.around
+    around = None if attention.convolution is None else positions.around
     packed = f"{name}/context" if around is None else f"{name}/self_context"
     context = graph.node("Gather", [flat, layout.packed], packed)  # (tokens, heads · head_size)
     if around is not None:

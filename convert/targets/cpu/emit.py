@@ -7,7 +7,8 @@ padded graph, and for mixed lengths it saves the cost of the padding (benchmarks
 The inputs are those of `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
 `token_type_ids` int32 (tokens,).
 
-A pooling that leaves out the tokens of a prompt has the input `skipped_tokens`, int32 (tokens,): 1 for such a token.
+A pooling that leaves out the tokens of a prompt has the input `skipped_tokens`, int32 (tokens,): 1 for such a token. A model
+with adapters for tasks has the input `task_ids`, int32 (tokens,): the number of the task of each token's text.
 
 If a text's vector is the mean of its tokens', the last hidden states are an output too, `token_states` float32 (tokens,
 hidden): late chunking averages other spans of tokens. A session copies them only on request.
@@ -21,10 +22,12 @@ import numpy as np
 
 from fletcher.runtime.artifact.manifest import TOKEN_STATES, TensorInfo
 
-from ...architecture import Architecture, LearnedPositions, Normalize, Pooling
-from ...checkpoint.tensors import Weight
+from ...architecture import Architecture, LearnedPositions, Normalize, Pooling, TaskAdapters
+from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
+from ..shared.blocks import TASK_COLUMNS, emit_adapter
+from ..shared.convolutions import convolve_by_index, masks_tail
 from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import CAUSAL, NO_BIAS, bias_key, emit_positions, has_bias
 from .around import emit_around
@@ -54,17 +57,20 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_packed_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
+    if architecture.embedding.adapters is not None:
+        word = _emit_tasks(graph, architecture.embedding.adapters, ids, word)
     # Attentions in blocks have masks of their own.
-    without = (NO_BIAS, CAUSAL, *(bias_key(part) for part in architecture.attentions if is_blockwise(part)))
+    without = (
+        NO_BIAS,
+        *((CAUSAL,) if architecture.unseen_tail is None else ()),
+        *(bias_key(part) for part in architecture.attentions if is_blockwise(part)),
+    )
     steps = (
         graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture, without) else ""
     )  # int32
     positions = emit_positions(graph, architecture, layout.positions, steps, without=without)
-    positions = replace(
-        positions,
-        by_distance=emit_skew(graph, architecture, layout),
-        around=emit_around(graph, architecture, layout),
-    )
+    around = emit_around(graph, architecture, layout)
+    positions = replace(positions, by_distance=emit_skew(graph, architecture, layout), around=around)
     blocks = emit_blocks(graph, architecture, layout)
     seen = layout
     if architecture.unseen_tail is not None:
@@ -72,6 +78,7 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     pooled = layout
     if any(isinstance(module, Pooling) and module.skips_prompt for module in architecture.modules):
         pooled = _emit_without_prompt(graph, layout)
+    seen_tokens = _emit_seen_tokens(graph, layout, seen) if masks_tail(architecture) else ""
     parts = Parts(
         word=word,
         position=lambda: _emit_position_rows(graph, architecture.embedding.positions, ids, layout),
@@ -79,6 +86,7 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
         pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, pooled, name),
         token_type=lambda table: _emit_token_types(graph, table),
         experts=emit_experts,
+        convolve=convolve_by_index(graph, architecture, around, seen_tokens),
     )
     hidden = emit_encoder(graph, architecture, parts, "texts", dimension)
     if _averages_tokens(architecture):
@@ -127,6 +135,28 @@ def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: PackedL
     rectangle = graph.node("Gather", [places, layout.rectangle], "tail/rectangle")  # (texts, longest)
     valid = graph.node("Where", [layout.valid, rectangle, one], "tail/valid")
     return graph.node("ReduceMax", [valid, graph.constant([1])], "tail/seen_lengths", keepdims=0)
+
+
+def _emit_tasks(graph: GraphBuilder, adapters: TaskAdapters, ids: str, word: str) -> str:
+    """Add the columns of each token's task, and the rows of the tables with their adapters, (tokens, width)."""
+    tasks = graph.input(TensorInfo("task_ids", "int32", ("tokens",)))
+    columns = np.kron(np.eye(adapters.tasks + 1, adapters.tasks), np.ones((1, adapters.rank))).astype(np.float32)
+    table = graph.weight(constant(f"tasks.{adapters.tasks}.{adapters.rank}", columns))
+    graph.node("Gather", [table, tasks], TASK_COLUMNS)  # without a task: a row of zeros
+    low = graph.node("Gather", [graph.weight(adapters.word.down), ids], "embeddings/word/adapter/low")
+    word = emit_adapter(graph, adapters.word, low, word, "embeddings/word/adapted")
+    first = graph.weight(adapters.token_type.down)
+    return emit_adapter(graph, adapters.token_type, first, word, "embeddings/token_type/adapted")
+
+
+def _emit_seen_tokens(graph: GraphBuilder, layout: PackedLayout, seen: PackedLayout) -> str:
+    """Add 1 for each token before its text's unseen tail, else 0, float32, (tokens, 1)."""
+    longest = graph.node("Shape", [layout.steps], "tail/longest")
+    text = graph.node("Div", [layout.packed, longest], "tail/text")
+    length = graph.node("Gather", [seen.lengths, text], "tail/length")
+    is_seen = graph.node("Less", [layout.positions, length], "tail/is_seen")
+    flags = graph.node("Cast", [is_seen], "tail/seen", to=1)
+    return graph.node("Unsqueeze", [flags, graph.constant([1])], "tail/seen_tokens")
 
 
 def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: PackedLayout) -> str:

@@ -24,6 +24,7 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT
 from ...precision import Precision
 from ..shared.blocks import emit_linear, side_by_side
+from ..shared.convolutions import convolve_by_index, input_around
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
 from ..shared.positions import rotary_weights
@@ -90,11 +91,13 @@ def emit_causal(architecture: Architecture, dimension: int, precision: Precision
         context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
         return emit_linear(graph, attention.output, context, f"{name}/output")
 
+    around = input_around(graph, architecture, SHAPE, (0, 0))
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, SHAPE),
         attend=attend,
         pool=lambda mode, hidden, name: _emit_row(graph, architecture.hidden_size, mode, hidden, name),
+        convolve=convolve_by_index(graph, architecture, around),
         rows=SHAPE,
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)

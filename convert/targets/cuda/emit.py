@@ -29,7 +29,7 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
 from ..shared.blocks import emit_linear
-from ..shared.convolutions import emit_span_convolution, input_around
+from ..shared.convolutions import convolve_by_index, emit_span_convolution, input_around, masks_tail
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import PARTS, Parts, emit_encoder, position_rows, token_type_rows
@@ -128,7 +128,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         bias = positions.bias_of(attention)
         if positions.by_distance is not None:
             bias = _emit_by_distance(graph, attention, (qkv[0], qkv[1]), positions, name)
-        around = positions.around
+        around = None if attention.convolution is None else positions.around
         result = graph.node(
             "PackedMultiHeadAttention",
             [*qkv, token_offset, cumulative, bias],
@@ -145,6 +145,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     def attend(attention: Attention, hidden: str, name: str) -> str:
         return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
 
+    seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, ("tokens",)),
@@ -153,6 +154,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         token_type=token_type_rows(graph, ("tokens",)),
         sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
         layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
+        convolve=convolve_by_index(graph, architecture, positions.around, seen),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     if architecture.output == "vectors":
@@ -165,6 +167,13 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         unseen_tail=architecture.unseen_tail,
     )
     return Emission(graph, feeds=feeds)
+
+
+def _emit_seen_tokens(graph: GraphBuilder) -> str:
+    """Add 1 for each token before its text's unseen tail, else 0, (tokens, 1)."""
+    flags = graph.input(TensorInfo("seen_tokens", "int32", ("tokens",)))
+    seen = graph.node("Cast", [flags], "tail/seen", to=1)
+    return graph.node("Unsqueeze", [seen, graph.constant([1])], "tail/seen_tokens")
 
 
 def _inexact_gates(architecture: Architecture) -> frozenset[str]:

@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 from ...architecture import EmbeddingGate, FeedForward
-from ...checkpoint.tensors import Linear, concatenate
+from ...checkpoint.tensors import Adapter, Linear, concatenate
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 
-__all__ = ["emit_embedding_gate", "emit_feed_forward", "emit_inner", "emit_linear", "side_by_side"]
+__all__ = [
+    "TASK_COLUMNS",
+    "emit_adapter",
+    "emit_embedding_gate",
+    "emit_feed_forward",
+    "emit_inner",
+    "emit_linear",
+    "side_by_side",
+]
+
+#: Node with 1 in the columns of each token's task and 0 in the others, (…, tasks · rank).
+TASK_COLUMNS = "tasks/columns"
 
 
 def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
-    """Add x · weight + bias."""
+    """Add x · weight + bias, and what the adapter of each token's task adds."""
+    if linear.adapter is not None:
+        product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/product")
+        low = graph.node("MatMul", [value, graph.weight(linear.adapter.down)], f"{name}/adapter/low")
+        if linear.bias is None:
+            return emit_adapter(graph, linear.adapter, low, product, name)
+        adapted = emit_adapter(graph, linear.adapter, low, product, f"{name}/adapted")
+        return graph.node("Add", [adapted, graph.weight(linear.bias)], name)
     if linear.bias is None:
         return graph.node("MatMul", [value, graph.weight(linear.weight)], name)
     product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/product")
     return graph.node("Add", [product, graph.weight(linear.bias)], name)
+
+
+def emit_adapter(graph: GraphBuilder, adapter: Adapter, low: str, value: str, name: str) -> str:
+    """Add value + (low, where the columns of other tasks are zeros) · up.
+
+    Args:
+        graph: graph to add to, which has the node `TASK_COLUMNS`.
+        adapter: the adapter.
+        low: (…, tasks · rank).
+        value: what the adapter is added to, (…, out).
+        name: name of the sum.
+    """
+    own = graph.node("Mul", [low, TASK_COLUMNS], f"{name}/adapter/own")
+    added = graph.node("MatMul", [own, graph.weight(adapter.up)], f"{name}/adapter/added")
+    return graph.node("Add", [value, added], name)
 
 
 def emit_feed_forward(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
@@ -58,8 +91,12 @@ def side_by_side(parts: tuple[Linear, ...], name: str) -> Linear:
     joined = f"{stems[0][0]}.{'_'.join(last for _, _, last in stems)}"
     weight = concatenate(f"{joined}.weight", [part.weight for part in parts], axis=1)
     biases = [part.bias for part in parts if part.bias is not None]
+    adapters = [part.adapter for part in parts if part.adapter is not None]
+    adapter = None
+    if adapters:  # the parts share the first matrix
+        adapter = Adapter(adapters[0].down, concatenate(f"{joined}.lora_B", [part.up for part in adapters], axis=1))
     if not biases:
-        return Linear(weight, None)
-    if len(biases) != len(parts):
-        raise ValueError(f"{name}: either every part has a bias or none")
-    return Linear(weight, concatenate(f"{joined}.bias", biases, axis=0))
+        return Linear(weight, None, adapter)
+    if len(biases) != len(parts) or len(adapters) not in (0, len(parts)):
+        raise ValueError(f"{name}: either every part has a bias and an adapter or none")
+    return Linear(weight, concatenate(f"{joined}.bias", biases, axis=0), adapter)

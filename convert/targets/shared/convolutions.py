@@ -6,19 +6,30 @@ its neighbors in a batch. Index 0 is a row of zeros, for places beyond the ends 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fletcher.runtime.artifact.manifest import TensorInfo
 
-from ...architecture import Architecture, Attention
+from ...architecture import Architecture, Attention, ShortConvolution
 from ...checkpoint.tensors import constant
 from ...graph.builder import GraphBuilder
 from .blocks import emit_linear
 
-__all__ = ["Around", "emit_span_convolution", "input_around", "kernel_size"]
+__all__ = [
+    "Around",
+    "Convolve",
+    "convolve_by_index",
+    "emit_span_convolution",
+    "input_around",
+    "kernel_size",
+    "masks_tail",
+]
+
+#: Adds a gated convolution: its description, the hidden states, and the prefix of the nodes' names.
+Convolve = Callable[[ShortConvolution, str, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +46,12 @@ class Around:
 
 
 def kernel_size(architecture: Architecture) -> int | None:
-    """Return the number of tokens of the kernels of an architecture, or None if it has none."""
+    """Return the number of tokens of the kernels of an architecture, or None if it has none.
+
+    The token itself is in the middle: a kernel that reaches further to one side counts as if it did to both.
+    """
     sizes = {part.convolution.size for part in architecture.attentions if part.convolution is not None}
+    sizes |= {2 * max(part.reach) + 1 for part in architecture.short_convolutions}
     if len(sizes) > 1:
         raise ValueError(f"the family {architecture.family} has kernels of several sizes: {sorted(sizes)}")
     return next(iter(sizes), None)
@@ -57,6 +72,66 @@ def input_around(
     if size is None:
         return None
     return Around(graph.input(TensorInfo(f"around.{size}", "int32", (*shape, size))), sides)
+
+
+def convolve_by_index(
+    graph: GraphBuilder, architecture: Architecture, around: Around | None, seen: str = ""
+) -> Convolve | None:
+    """Return the function that adds gated convolutions; None for an architecture without them.
+
+    Args:
+        graph: graph to add to.
+        architecture: architecture with the layers, whose convolutions have the same reach.
+        around: index of the tokens around each token, as many before as after it.
+        seen: 1 for a token that counts, else 0, (…, 1); an empty name if all count.
+    """
+    reaches = {part.reach for part in architecture.short_convolutions}
+    if not reaches or around is None:
+        return None
+    ((before, after),) = reaches
+    covered, furthest = around, max(before, after)
+    if before != after:
+        columns = (graph.constant([furthest - before]), graph.constant([furthest + after + 1]), graph.constant([-1]))
+        covered = Around(graph.node("Slice", [around.index, *columns], "layout/around/covered"), around.sides)
+
+    def convolve(part: ShortConvolution, hidden: str, name: str) -> str:
+        return _emit_short_convolution(graph, part, hidden, covered, "" if part.sees_tail else seen, name)
+
+    return convolve
+
+
+def masks_tail(architecture: Architecture) -> bool:
+    """Return whether tokens to which no token attends count as zeros in a model's gated convolutions."""
+    return architecture.unseen_tail is not None and any(not part.sees_tail for part in architecture.short_convolutions)
+
+
+def _emit_short_convolution(
+    graph: GraphBuilder, part: ShortConvolution, hidden: str, around: Around, seen: str, name: str
+) -> str:
+    """Add a gated convolution, (…, hidden).
+
+    Args:
+        graph: graph to add to.
+        part: the convolution.
+        hidden: hidden states, (…, hidden).
+        around: index of the tokens that the kernel covers.
+        seen: 1 for a token that counts, else 0, (…, 1); an empty name if all count.
+        name: prefix of the nodes' names.
+    """
+    width = part.kernel.shape[1]
+    if seen:
+        hidden = graph.node("Mul", [hidden, seen], f"{name}/seen")
+    packed = emit_linear(graph, part.input, hidden, f"{name}/input")
+    parts = [f"{name}/{which}" for which in ("before", "after", "value")]
+    before, after, value = graph.nodes("Split", [packed, graph.constant([width] * 3)], f"{name}/split", parts, axis=-1)
+    gated = graph.node("Mul", [before, value], f"{name}/gated")
+    rows = _emit_rows(graph, gated, width, around, f"{name}/around")  # (…, size, hidden)
+    rows = graph.node("Mul", [rows, graph.weight(part.kernel)], f"{name}/weighted")
+    mixed = graph.node("ReduceSum", [rows, graph.constant([-2])], f"{name}/mixed", keepdims=0)
+    if part.bias is not None:
+        mixed = graph.node("Add", [mixed, graph.weight(part.bias)], f"{name}/with_bias")
+    result = graph.node("Mul", [after, mixed], f"{name}/result")
+    return emit_linear(graph, part.output, result, f"{name}/output")
 
 
 def emit_span_convolution(

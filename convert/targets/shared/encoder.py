@@ -22,11 +22,13 @@ from ...architecture import (
     Experts,
     FeedForward,
     Layer,
+    ShortConvolution,
 )
 from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
+from .convolutions import Convolve
 from .experts import emit_all_experts
 from .modules import emit_decoder, emit_layer_average, emit_modules, emit_token_output
 
@@ -47,6 +49,7 @@ class Parts:
         sum: adds the sum of the tables' rows with its norm, or returns None for the common nodes.
         experts: adds a feed-forward part of several experts: graph, part, hidden states, and the prefix of the nodes' names.
         layer: adds a whole layer, from its description and the hidden states, or returns None for the common nodes.
+        convolve: adds a gated convolution; called only for families that have them.
         rows: names of the axes that count tokens: ("tokens",) packed, or texts and longest of a rectangle.
     """
 
@@ -59,6 +62,7 @@ class Parts:
     sum: Callable[[Embedding, Parts], str | None] = lambda embedding, parts: None
     experts: Callable[[GraphBuilder, Experts, str, str], str] = emit_all_experts
     layer: Callable[[Layer, str], str | None] = lambda layer, hidden: None
+    convolve: Convolve | None = None
     rows: tuple[int | str, ...] = ("tokens",)
 
 
@@ -150,6 +154,7 @@ PARTS = {
     FeedForward: "feed_forward",
     Experts: "feed_forward",
     EmbeddingGate: "embedding_gate",
+    ShortConvolution: "convolution",
 }
 
 
@@ -182,6 +187,10 @@ def _emit_block(graph: GraphBuilder, block: Block, states: tuple[str, str], part
         value = parts.attend(block.body, value, name)
     elif isinstance(block.body, EmbeddingGate):
         value = emit_embedding_gate(graph, block.body, value, embedded, name)
+    elif isinstance(block.body, ShortConvolution):
+        if parts.convolve is None:
+            raise ValueError(f"this target has no convolutions: {name}")
+        value = parts.convolve(block.body, value, name)
     elif isinstance(block.body, Experts):
         value = parts.experts(graph, block.body, value, name)
     else:

@@ -36,17 +36,23 @@ class Rectangle:
 
     Attributes:
         shape: texts and tokens as the inputs declare them: numbers, or names of free sizes.
+        tokens: 1 for a token, 0 for padding, (texts, longest).
         mask: 0 for a token, -10,000 for padding, (texts, longest).
         scores_mask: the same for scores, (texts, 1, 1, longest).
     """
 
     shape: tuple[int | str, int | str]
+    tokens: str
     mask: str
     scores_mask: str
 
     def sizes(self, *widths: int) -> list[int]:
         """Return a shape for Reshape: the rectangle's sides, then the widths; 0 copies a free side."""
         return [*(side if isinstance(side, int) else 0 for side in self.shape), *widths]
+
+    def emit_seen_tokens(self, graph: GraphBuilder) -> str:
+        """Add 1 for a token that other tokens attend to, 0 for others and for padding, (texts, longest, 1)."""
+        return graph.node("Unsqueeze", [self.tokens, graph.constant([2])], "mask/seen_tokens")
 
 
 def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectangle:
@@ -55,7 +61,7 @@ def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectan
     ones = graph.node("Cast", [tokens], "mask/tokens", to=1)
     padding = graph.node("Sub", [ones, graph.constant(1.0)], "mask/padding")  # 0 or -1
     mask = graph.node("Mul", [padding, graph.constant(-OUT_OF_SIGHT_HALF)], "mask/tokens_or_out")
-    return Rectangle(shape, mask, graph.node("Unsqueeze", [mask, graph.constant([1, 2])], "mask/scores"))
+    return Rectangle(shape, ones, mask, graph.node("Unsqueeze", [mask, graph.constant([1, 2])], "mask/scores"))
 
 
 def emit_rectangle_attention(
@@ -97,7 +103,7 @@ def emit_rectangle_attention(
     context = graph.node("MatMul", [weights, heads["value"]], f"{name}/context/heads")
     context = graph.node("Transpose", [context], f"{name}/context/split", perm=(0, 2, 1, 3))
     width = attention.query_heads.width
-    around = positions.around
+    around = None if attention.convolution is None else positions.around
     last = f"{name}/context" if around is None else f"{name}/self_context"
     context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], last)
     if around is not None:

@@ -19,7 +19,7 @@ from ...architecture import Architecture
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
 from ...precision import FP32, Precision
-from ..shared.convolutions import input_around
+from ..shared.convolutions import convolve_by_index, input_around, masks_tail
 from ..shared.disentangled import emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
@@ -96,6 +96,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     if disentangled:
         positions = replace(positions, by_distance=emit_lookup(graph, architecture, steps, ids))
     positions = replace(positions, around=input_around(graph, architecture, SHAPE, (0, 0)))
+    seen = rectangle.emit_seen_tokens(graph) if masks_tail(architecture) else ""
     learned = architecture.embedding.positions
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
@@ -106,6 +107,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
         pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=token_type_rows(graph, SHAPE),
         decode=emit_rectangle_decoder,
+        convolve=convolve_by_index(graph, architecture, positions.around, seen),
         rows=SHAPE,
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)

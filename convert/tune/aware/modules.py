@@ -16,13 +16,18 @@ from fletcher.quantize.graph.activations import uneven_steps
 from fletcher.quantize.plan import PlannedProduct
 from fletcher.quantize.recipe import Recipe
 
-from .product import IntegerProduct, Rounding, round_columns_through, round_rows_through
+from .product import GraphCodes, IntegerProduct, Rounding, round_columns_through, round_rows_through
 
 __all__ = ["QuantizedEmbedding", "QuantizedLinear"]
 
 
 class QuantizedLinear(nn.Linear):
-    """`QuantizedLinear`: a linear layer whose product is computed as the graph of a recipe computes it."""
+    """`QuantizedLinear`: a linear layer whose product is computed as the graph of a recipe computes it.
+
+    Attributes:
+        product: name of the matrix of its product, which may have the columns of several layers.
+        graph: codes of a graph that decide ties in the next computation; None in training.
+    """
 
     multipliers: Tensor | None
     factors: Tensor | None
@@ -48,6 +53,8 @@ class QuantizedLinear(nn.Linear):
             steps = uneven_steps(activations.low, activations.high)
         self.rounding = Rounding(63 if recipe.reduced_range else 127, None if static else product.bound, steps)
         self._static = static
+        self.product = product.name
+        self.graph: GraphCodes | None = None
         kept: dict[str, NDArray[np.generic] | None] = dict.fromkeys(("multipliers", "factors", "loud", "mean", "coded"))
         if activations is not None and activations.multipliers is not None:
             factors = (
@@ -69,7 +76,7 @@ class QuantizedLinear(nn.Linear):
         value = rows
         if self.multipliers is not None and self.factors is not None:
             value, weight = rows * self.multipliers, weight * self.factors[:, None]
-        product = IntegerProduct.apply(value, weight, self.rounding)  # type: ignore[no-untyped-call]
+        product = IntegerProduct.apply(value, weight, self.rounding, self.graph)  # type: ignore[no-untyped-call]
         if self.mean is not None and self.coded is not None:
             rounded = round_columns_through(weight, self.rounding.limit)
             product = product + self.mean @ weight - (self.coded if self._static else self.mean) @ rounded

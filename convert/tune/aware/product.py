@@ -15,13 +15,17 @@ from torch import Tensor
 
 from fletcher.quantize.graph.activations import Steps
 
-__all__ = ["IntegerProduct", "Rounding", "round_columns_through", "round_rows_through"]
+__all__ = ["GraphCodes", "IntegerProduct", "Rounding", "round_columns_through", "round_rows_through"]
 
 #: Smallest row maximum, as in the graph.
 TINY = 1e-20
 
 #: Smallest largest element of a column or a row of weights, as in `quantize.graph.rounding`.
 TINY_WEIGHT = float(np.finfo(np.float32).tiny)
+
+#: Largest distance from the border between two codes, in steps, at which float32's rounding may choose either code. Sums in
+#: another order differ by about 1e-6 of a row's largest element, which is 127 or 255 steps.
+TIE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,41 @@ class Rounding:
     bound: float | None
     steps: Steps | None
 
+    @property
+    def zero(self) -> int:
+        """Code of the value 0 in the graph, or of `-bound`."""
+        if self.steps is not None:
+            return self.steps.zero
+        return 128 if self.bound is None else 0
+
+
+@dataclass(slots=True)
+class GraphCodes:
+    """`GraphCodes`: codes that a graph computed for the rows of a product, which decide where both codes are right.
+
+    Attributes:
+        codes: codes without their zero point, float32, (rows, in).
+        ties: number of codes that were taken from the graph, because the value lies between both.
+        others: number of codes that differ although the value does not lie between them.
+    """
+
+    codes: Tensor
+    ties: int = 0
+    others: int = 0
+
+    def settle(self, steps: Tensor, own: Tensor) -> Tensor:
+        """Return codes that are the graph's where the value lies between the graph's and the own one.
+
+        Args:
+            steps: values in steps, before the rounding, (rows, in).
+            own: their codes, (rows, in).
+        """
+        different = self.codes != own
+        tied = different & ((steps - (self.codes + own) / 2).abs() <= TIE) & ((self.codes - own).abs() == 1)
+        self.ties += int(tied.sum())
+        self.others += int((different & ~tied).sum())
+        return torch.where(tied, self.codes, own)
+
 
 def _code_columns(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """Return the codes, (in, out), and the scales, (out,), of a weight."""
@@ -46,25 +85,27 @@ def _code_columns(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     return torch.clamp(torch.round(weight / scales), -limit, limit), scales
 
 
-def _code_rows(rows: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
+def _code_rows(rows: Tensor, rounding: Rounding, graph: GraphCodes | None) -> tuple[Tensor, Tensor]:
     """Return codes without their zero point, (rows, in), and the scale of each row, (rows, 1), or of all, ()."""
-    if (steps := rounding.steps) is not None:
-        scale = torch.tensor(steps.scale, dtype=torch.float32, device=rows.device)
-        codes = torch.clamp(torch.round(rows / scale) + steps.zero, steps.least, steps.least + 255)
-        return codes - steps.zero, scale
-    if rounding.bound is not None:
+    if (range_ := rounding.steps) is not None:
+        scale = torch.tensor(range_.scale, dtype=torch.float32, device=rows.device)
+        steps, least, most = rows / scale, range_.least - range_.zero, range_.least + 255 - range_.zero
+    elif rounding.bound is not None:
         moved = rows + torch.tensor(rounding.bound, dtype=torch.float32, device=rows.device)
-        scales = moved.amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 255))
-        return torch.clamp(torch.round(moved / scales), 0, 255), scales
-    scales = rows.abs().amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 127))
-    return torch.clamp(torch.round(rows / scales), -128, 127), scales
+        scale = moved.amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 255))
+        steps, least, most = moved / scale, 0, 255
+    else:
+        scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 127))
+        steps, least, most = rows / scale, -128, 127
+    codes = torch.clamp(torch.round(steps), least, most)
+    return codes if graph is None else graph.settle(steps, codes), scale
 
 
 class IntegerProduct(torch.autograd.Function):
     """`IntegerProduct`: the product of quantized activations and a quantized weight, (rows, in) by (in, out)."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, rounding: Rounding) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, rounding: Rounding, graph: GraphCodes | None = None) -> Tensor:
         """Return the product, float32, (rows, out).
 
         Args:
@@ -72,8 +113,9 @@ class IntegerProduct(torch.autograd.Function):
             rows: activations, float32, (rows, in).
             weight: weight in float32, (in, out).
             rounding: settings.
+            graph: codes of a graph for these rows, which decide ties; None to round without them.
         """
-        codes, scale = _code_rows(rows, rounding)
+        codes, scale = _code_rows(rows, rounding, graph)
         columns, column_scales = _code_columns(weight, rounding.limit)
         product = (codes @ columns) * column_scales * scale
         if rounding.bound:
@@ -87,14 +129,14 @@ class IntegerProduct(torch.autograd.Function):
         return product
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Return the gradients of the activations and of the weight."""
         (gradient,) = gradients
         codes, scale, columns, column_scales, inside = ctx.saved_tensors
         rows = (gradient * column_scales) @ columns.T
         if inside is not None:
             rows = rows * inside
-        return rows, (codes * scale - ctx.bound).T @ gradient, None
+        return rows, (codes * scale - ctx.bound).T @ gradient, None, None
 
 
 def round_columns_through(weight: Tensor, limit: int) -> Tensor:

@@ -12,13 +12,17 @@ __all__ = ["MiningOptions"]
 class MiningOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`MiningOptions`: the options of mining. Names and meanings are those of sentence-transformers' `mine_hard_negatives`.
 
+    `relative_margin` alone has another default: on documentation, negatives that are as near as the positive are so often
+    false that a training gained nothing from them (`docs/howto/mining.md`).
+
     Attributes:
         num_negatives: negatives of each query.
         range_min: number of the nearest candidates to skip, after positives and false negatives were removed.
         range_max: last rank that a negative may have among the texts that do not belong to the query. Default: 10 for each
             negative, behind `range_min`.
         absolute_margin: a candidate closer than the least similar positive minus this margin is a false negative.
-        relative_margin: a candidate with more than (1 - margin) of the least similar positive's score is a false negative.
+        relative_margin: a candidate with more than (1 - margin) of the least similar positive's score is a false negative;
+            None for no such bound.
         max_score: largest score of a negative.
         min_score: smallest score of a negative.
         sampling: `top` takes the nearest candidates in the window, `random` some of them.
@@ -30,7 +34,7 @@ class MiningOptions(msgspec.Struct, frozen=True, kw_only=True):
     range_min: int = 0
     range_max: int | None = None
     absolute_margin: float | None = None
-    relative_margin: float | None = None
+    relative_margin: float | None = 0.1
     max_score: float | None = None
     min_score: float | None = None
     sampling: str = "top"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from fletcher.model_zoo.progress import Progress
@@ -14,6 +15,7 @@ from fletcher.quantize.graph.activations import Activations
 from fletcher.quantize.measure.parent_comparison import embed_texts
 from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import Recipe
+from fletcher.quantize.samples import evenly_spaced
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import VerificationError
 
@@ -24,15 +26,13 @@ from ..options import OutputOptions
 from .results import Exactness, TunedArtifact
 from .state import RunFolder
 
-__all__ = ["Outcome", "quantize_base", "write_artifacts"]
+__all__ = ["Outcome", "baselines", "quantize_base", "write_artifacts"]
 
-#: Texts that are compared with the trained model: the shortest ones, because the difference of two float32 computations may
-#: move a value across the border between two codes, and such steps add up in long texts.
+#: Texts that are compared with the trained model, evenly spaced by length.
 COMPARED = 32
 
-#: Largest median difference of an element: ten times what float32 gives without such steps, and a tenth of what a wrong
-#: factor gives.
-LARGEST_MEDIAN = 1e-4
+#: Largest difference of an element: ten times what float32 gives, and a tenth of what a wrong factor gives.
+LARGEST = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,13 @@ def quantize_base(run: RunFolder, outcome: Outcome, progress: Progress) -> Path 
     return path
 
 
+def baselines(run: RunFolder, outcome: Outcome, progress: Progress) -> dict[str, Path]:
+    """Return the artifacts of the model before the training by the graphs of the artifacts after it."""
+    quantized = quantize_base(run, outcome, progress)
+    found = {"float32": run.base}
+    return found if outcome.recipe is None or quantized is None else found | {outcome.recipe.name: quantized}
+
+
 def _is_aware(model: Any) -> bool:
     from ..aware.modules import QuantizedLinear
 
@@ -122,10 +129,11 @@ def _describe(path: Path, graph: str, status: str, model: Any, texts: Sequence[s
     """
     artifact = Artifact.open(path)
     exactness = _compare(artifact, model, texts)
-    if exactness.median > LARGEST_MEDIAN:
+    difference = exactness.median if exactness.settled is None else exactness.settled
+    if difference > LARGEST:
         raise VerificationError(
-            f"the vectors of {path} differ from those of the trained model by {exactness.median:.1e} (median of "
-            f"{exactness.texts} short texts): do not use it, and report this as a defect of Fletcher"
+            f"the vectors of {path} differ from those of the trained model by {difference:.1e} ({exactness.texts} texts): do "
+            "not use it, and report this as a defect of Fletcher"
         )
     num_bytes = sum(info.size for info in artifact.manifest.files.values())
     return TunedArtifact(
@@ -137,11 +145,22 @@ def _compare(artifact: Artifact, model: Any, texts: Sequence[str]) -> Exactness:
     """Compare the first graph of an artifact with a model in torch, text by text."""
     import torch
 
-    few = sorted(texts, key=len)[:COMPARED]
-    if not few:
+    from ..aware.ties import settled_vectors
+
+    if not texts:
         return Exactness(texts=0, median=0.0, largest=0.0)
+    ordered = sorted(texts, key=len)
+    few = [ordered[row] for row in evenly_spaced(len(ordered), COMPARED)]
     found = embed_texts(artifact, artifact.manifest.variants[0], few, batch=1)
     with torch.no_grad():
         expected = np.stack([model.encode(text, prompt="", convert_to_numpy=True) for text in few])
     differences = np.abs(found - expected).max(axis=1)
-    return Exactness(texts=len(few), median=float(np.median(differences)), largest=float(differences.max()))
+    exactness = Exactness(texts=len(few), median=float(np.median(differences)), largest=float(differences.max()))
+    if not _is_aware(model):
+        return exactness
+    settled = settled_vectors(model, artifact, few)
+    return msgspec.structs.replace(
+        exactness,
+        settled=float(np.abs(settled.graph - settled.layers).max()),
+        ties=settled.ties / settled.codes,
+    )

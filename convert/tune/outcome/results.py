@@ -44,14 +44,18 @@ class Exactness(msgspec.Struct, frozen=True, kw_only=True):
     """`Exactness`: difference of an artifact's vectors from those of the trained model in torch.
 
     Attributes:
-        texts: number of compared texts, the shortest of the test.
+        texts: number of compared texts of the test, evenly spaced by length.
         median: median over the texts of the largest absolute difference of an element.
         largest: largest of these differences.
+        settled: largest difference if values between two codes have one code in both; None without quantized layers.
+        ties: share of the activations that lie between two codes, and have another code in torch.
     """
 
     texts: int
     median: float
     largest: float
+    settled: float | None = None
+    ties: float | None = None
 
 
 class TunedArtifact(msgspec.Struct, frozen=True, kw_only=True):

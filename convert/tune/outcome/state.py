@@ -8,14 +8,19 @@ from pathlib import Path
 
 import msgspec
 
-from fletcher.model_zoo.decode import decode_json
+from fletcher.quantize.resumption import Run, resumed_state
 from fletcher.runtime.artifact.durable import new_file
-from fletcher.runtime.errors import InputError
 
 __all__ = ["RunFolder", "make_key", "open_run"]
 
 #: File of a training's key.
 STATE = "tune.json"
+
+TRAINING = Run(
+    "training",
+    "of another checkpoint, of other data or with other options, which cannot be continued with these",
+    "another -o",
+)
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,19 +73,7 @@ def open_run(folder: Path, key: str) -> RunFolder:
         InputError: the folder has something else, or a training with another key.
     """
     file = folder / STATE
-    if file.is_file():
-        try:
-            state = decode_json(file.read_bytes(), _State)
-        except msgspec.DecodeError as error:
-            raise InputError(f"{file} is not a training of this version: {error}. Choose another folder") from error
-        if state.key != key:
-            raise InputError(
-                f"{folder} has a training of another checkpoint, of other data or with other options, and cannot be "
-                "continued with these: choose another -o, or remove this folder"
-            )
-        return RunFolder(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and has no training: choose another -o")
-    with new_file(file) as stream:
-        stream.write(msgspec.json.encode(_State(key)))
+    if resumed_state(file, _State, key, TRAINING) is None:
+        with new_file(file) as stream:
+            stream.write(msgspec.json.encode(_State(key)))
     return RunFolder(folder)

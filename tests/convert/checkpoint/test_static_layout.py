@@ -17,9 +17,12 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from tokenizers import Tokenizer
 
 from fletcher.convert.export.export import export
+from fletcher.convert.layers.verify import verify_layers
+from fletcher.convert.verify.verify import verify
 from fletcher.runtime import Encoder
-from fletcher.runtime.errors import CheckpointError, SourceError
+from fletcher.runtime.errors import CheckpointError, InputError, SourceError
 
+from ..layers.sabotage import Patient
 from ..tiny import save_bert
 
 TEXTS = ["a text", "another text, much longer than the other one. " * 60, "x", "[CLS] [SEP] ünï ☃"]
@@ -65,6 +68,25 @@ def test_a_static_embedding_of_sentence_transformers(
         rtol=0,
         atol=2e-5,
     )
+
+
+def test_the_truncation_of_the_tokenizers_file_applies(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=WIDTH)], device="cpu")
+    model.save(str(tmp_path / "model"))
+    file = next((tmp_path / "model").rglob("tokenizer.json"))
+    settings = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation": settings}))
+    expected = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS)
+    assert export(str(tmp_path / "model"), tmp_path / "artifact").max_tokens == 4
+    with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
+        result = encoder.embed(TEXTS)
+    np.testing.assert_allclose(result.vectors, expected, rtol=0, atol=2e-5)
+    assert result.dropped[1] > 0
+    settings["direction"] = "Left"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation": settings}))
+    with pytest.raises(CheckpointError, match="truncation cuts the beginning"):
+        export(str(tmp_path / "model"), tmp_path / "artifact")
 
 
 def test_a_pickled_table_in_a_folder_of_its_own(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -122,3 +144,19 @@ def test_what_is_missing_or_unknown_is_refused(tokenizer: Tokenizer, tmp_path: P
     next((tmp_path / "c").rglob("tokenizer.json")).unlink()
     with pytest.raises(SourceError, match=r"has no tokenizer\.json, which static embeddings need"):
         export(str(tmp_path / "c"), tmp_path / "artifact")
+
+
+def test_static_embeddings_are_verified(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    modules: list[Any] = [StaticEmbedding(tokenizer, embedding_dim=WIDTH), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu", prompts={"query": "search: "}).save(str(tmp_path / "model"))
+    export(str(tmp_path / "model"), tmp_path / "artifact")
+    damaged = Patient.copy_of(tmp_path / "artifact", tmp_path / "damaged")
+    report = verify(tmp_path / "artifact")
+    report.raise_if_failed()
+    assert {text.input_type for text in report.variants[0].texts} >= {"raw", "query", "document"}
+    with pytest.raises(InputError, match="have no layers"):
+        verify_layers(tmp_path / "artifact")
+    table = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: -tensor for name, tensor in table.items()}, tmp_path / "model" / "model.safetensors")
+    assert verify(damaged.path, str(tmp_path / "model")).verdict == "failed"

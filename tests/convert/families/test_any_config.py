@@ -118,6 +118,7 @@ def test_every_family_has_a_model_here_or_in_a_test_of_its_own() -> None:
         "bert",
         "big_bird",
         "convbert",
+        "lfm2_bidirectional",
         "longformer",
         "jina_bert",
         "mt5",

@@ -29,8 +29,14 @@ QUERIES = (QUERY, "", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16")
 DIMENSION = 12
 
 
+#: Settings of families that have more than BERT's.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "Lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8}
+}
+
+
 def backbone(folder: Path, family: str = "Bert") -> Path:
-    config = getattr(transformers, f"{family}Config")(**SIZES)
+    config = getattr(transformers, f"{family}Config")(**SIZES | SETTINGS.get(family, {}))
     return save(randomize(getattr(transformers, f"{family}Model")(config)), folder, types=family == "Bert")
 
 

@@ -175,7 +175,7 @@ def test_two_tokenizers_and_other_weights_are_refused(folder: Path, tmp_path: Pa
         export(str(copy), tmp_path / "artifact")
     copy = shutil.copytree(folder, tmp_path / "weights")
     save_file({"weight": np.ones(3, np.float32)}, copy / "query_0_SparseStaticEmbedding" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"`weight` of shape \(64,\) was expected"):
+    with pytest.raises(CheckpointError, match=r"`weight` of shape \(64,\) or "):
         export(str(copy), tmp_path / "artifact")
     copy = shutil.copytree(folder, tmp_path / "json")
     _edit(copy / "query_0_SparseStaticEmbedding" / "config.json", path="idf.json")

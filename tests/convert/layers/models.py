@@ -29,6 +29,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 100,
 }
 _DISTILBERT: dict[str, Any] = {"vocab_size": 120, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 56}
+_T5: dict[str, Any] = {"vocab_size": 120, "d_model": 48, "d_kv": 10, "num_heads": 4, "num_layers": 3, "d_ff": 56}
 _IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 _COUNTED: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
@@ -47,7 +48,7 @@ DEBERTA: dict[str, Any] = {
 COUNTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "jina_embeddings_v3", "longformer")
 
 #: Families with RMS norms that are compared here, by their case, and all of them with `-m slow`.
-RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "llama", "mistral", "qwen3", "qwen3_window")
+RMS_NORMED = ("embedding_gemma2", "gemma", "gemma3_both", "lfm2", "llama", "mistral", "qwen3", "qwen3_window")
 
 
 def _make_rms_normed(name: str) -> Any:
@@ -80,6 +81,8 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "longformer": lambda: transformers.LongformerModel(
         transformers.LongformerConfig(**SIZES, **_COUNTED, attention_window=16)
     ),
+    "mt5": lambda: transformers.MT5EncoderModel(transformers.MT5Config(**_T5, feed_forward_proj="gated-gelu")),
+    "t5": lambda: transformers.T5EncoderModel(transformers.T5Config(**_T5, relative_attention_max_distance=16)),
     "nomic_bert": lambda: transformers.NomicBertModel(transformers.NomicBertConfig(**SIZES)),
     "modernbert": lambda: transformers.ModernBertModel(
         transformers.ModernBertConfig(**SIZES, **_IDS, local_attention=16)
@@ -101,7 +104,8 @@ def save_artifact(family: str, folder: Path) -> Path:
     checkpoint = folder / "checkpoint"
     tokens = ROBERTA_TOKENS if family in COUNTED else BERT_TOKENS
     model = MODELS[family]()
-    save_checkpoint(model if family in RMS_NORMED else randomize(model), checkpoint, tokens)
+    std = 0.1 if family in ("mt5", "t5") else 0.2  # T5 does not scale its scores
+    save_checkpoint(model if family in RMS_NORMED else randomize(model, std=std), checkpoint, tokens)
     return export_mean(checkpoint, SIZES["hidden_size"])
 
 

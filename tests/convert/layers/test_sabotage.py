@@ -179,7 +179,7 @@ CASES: dict[str, Case] = {
 
 
 #: Models whose points are those of another model here.
-SLOW = {*RMS_NORMED} - {"embedding_gemma2", "qwen3_window"}
+SLOW = {*RMS_NORMED, "mt5"} - {"embedding_gemma2", "lfm2", "qwen3_window"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import transformers
 
-from ..families.decoders.models import QUICK, make_tiny
+from ..families.decoders.lfm2_encoder import tiny_encoder
+from ..families.decoders.models import CASES, QUICK, make_tiny
 from ..families.restated import Restated, Static
 from ..families.rotary.test_gte import New
 from ..families.rotary.test_nomic_bert import EXPERTS, Nomic
@@ -76,7 +77,7 @@ def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden
 
 
 #: Models of families whose paths through the emitters are those of other models; their tests run with `-m slow`.
-SLOW = ("eurobert", "gemma", "mistral", "qwen2")
+SLOW = ("eurobert", "gemma", "lfm2_bidirectional", "mistral", "qwen2")
 
 #: Models that a target refuses by name.
 REFUSED: Mapping[str, tuple[str, ...]] = {"coreml": ("convbert",)}
@@ -92,7 +93,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     "convbert": bert_like("convbert", "ConvBert", **CONVBERT),
     "deberta-v2": bert_like("deberta-v2", "DebertaV2", **DEBERTA),
     "distilbert": lambda: _transformers("distilbert", "DistilBert", DISTILBERT_SIZES, BERT_TOKENS, POSITIONS),
-    **{name: partial(make_tiny, name) for name in (*QUICK, *SLOW)},
+    **{name: partial(make_tiny, name) for name in (*QUICK, *SLOW) if name in CASES},
     "electra": bert_like("electra", "Electra", embedding_size=16),
     "gte": _restated("new", lambda: New(rope_scaling={"type": "ntk", "factor": 2.0}), 60, 32),
     "jina_embeddings_v3": lambda: _transformers(
@@ -100,6 +101,7 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     ),
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
     "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
+    "lfm2_bidirectional": lambda: tiny_encoder("lfm2_bidirectional"),
     "longformer": roberta_like("longformer", "Longformer", attention_window=6, type_vocab_size=1),
     "modernbert": _modernbert,
     "mpnet": roberta_like("mpnet", "MPNet"),

@@ -52,6 +52,8 @@ COMBINATIONS = [
     *(("token_vectors", "Bert", target) for target in ("cuda", "tensorrt", "coreml")),
     # MPNet adds a bias to the scores; on cuda, this bias also masks the tokens that no token attends to.
     *(("filled_queries", family, target) for family in ("Bert", "MPNet") for target in ("cuda", "tensorrt", "coreml")),
+    # Causal attention, and convolutions without those tokens.
+    *(("filled_queries", "Lfm2", target) for target in ("cuda", "tensorrt", "coreml")),
 ]
 
 

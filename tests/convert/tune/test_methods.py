@@ -177,6 +177,9 @@ def test_quantization_aware(tiny_checkpoint: Path, tmp_path: Path) -> None:
     int8 = report.artifacts[1].exactness
     assert int8.texts > 10
     assert int8.median < 1e-4
+    assert int8.settled is not None and int8.ties is not None
+    assert int8.settled < 1e-4  # all texts
+    assert 0 <= int8.ties < 1e-3
     assert [gain.name for gain in report.gains] == [
         "teacher's ten neighbors",
         "cosine with the teacher",

@@ -349,7 +349,7 @@ def test_artifacts_that_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_
         sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("cuda-qdq",)), texts=texts())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("precious")
-    with pytest.raises(InputError, match="exists and is not a sweep"):
+    with pytest.raises(InputError, match="exists and has no sweep"):
         sweep(minilm_artifact, tmp_path / "full", QUICK, texts=texts())
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / STATE).write_text("{")

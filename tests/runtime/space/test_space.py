@@ -44,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "late_interaction": LateInteraction(query_tokens=32, document_tokens=180),
     "logit_score": LogitScore(true_token=9693, false_token=2152),
     "static_queries": StaticQueries(max_tokens=512),
+    "tasks": {"query": 0, "document": 1},
 }
 
 

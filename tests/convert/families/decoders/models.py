@@ -52,6 +52,8 @@ _TWO_BASES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
 }
 
+_LFM2 = {"layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 8}
+
 CASES: Mapping[str, Case] = {
     "eurobert": Case("EuroBert", {"mlp_bias": True, "mask_token_id": 4}),
     "gemma": Case("Gemma", {"head_dim": 16, "num_key_value_heads": 1}),
@@ -73,6 +75,12 @@ CASES: Mapping[str, Case] = {
             "embedding_dim": 20,
         },
     ),
+    "lfm2": Case("Lfm2", _LFM2),
+    "lfm2_biased": Case(
+        "Lfm2",
+        {**_LFM2, "conv_bias": True, "conv_L_cache": 4, "block_auto_adjust_ff_dim": False, "num_key_value_heads": 1},
+    ),
+    "lfm2_attends_both": Case("Lfm2", {**_LFM2, "is_causal": False, "conv_L_cache": 5}),
     "llama": Case("Llama", {"rope_parameters": _LLAMA3, "attention_bias": True, "mlp_bias": True}),
     "llama_both": Case("Llama", {"is_causal": False, "num_key_value_heads": 4, "head_dim": 6}),
     "llama_yarn": Case(
@@ -89,8 +97,9 @@ CASES: Mapping[str, Case] = {
     "qwen3_both": Case("Qwen3", {**_WINDOW, "head_dim": 8, "is_causal": False}),
 }
 
-#: Cases that always run: each kind of norm and of mask, grouped heads, a gate by the embeddings. The others are slow.
-QUICK = ("embedding_gemma2", "gemma3_both", "llama", "qwen3", "qwen3_window")
+#: Cases that always run: each kind of norm and of mask, grouped heads, a gate by the embeddings, short convolutions. The
+#: others are slow.
+QUICK = ("embedding_gemma2", "gemma3_both", "lfm2", "llama", "qwen3", "qwen3_window")
 
 
 def settings_of(name: str, **changes: Any) -> dict[str, Any]:

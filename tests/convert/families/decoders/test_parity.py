@@ -22,13 +22,19 @@ from .models import CASES, QUICK, make_tiny, settings_of
 #: Parameters without effect: a bias of a key cancels in the softmax.
 UNSEEN = ("k_proj.bias",)
 
+#: Cases in which transformers lets padding before a text into its convolutions, by the bias of their products.
+LEAKING = ("lfm2_biased",)
+
 
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
 def test_parity(tmp_path: Path, name: str) -> None:
     parity = parity_of(make_tiny(name), tmp_path, "cpu")
-    parity.check()
+    if name in LEAKING:
+        parity.check_batches()
+    else:
+        parity.check()
     parity.check_sensitivity(*UNSEEN)
 
 
@@ -62,6 +68,8 @@ def test_any_size(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.
     if CASES[name].name == "Qwen2":
         del changes["head_dim"]
         changes["hidden_size"] = heads * 2 * data.draw(st.integers(1, 5), "half a head")
+    if name.startswith("lfm2"):
+        changes["intermediate_size"] += 2  # the class takes two thirds of it
     if not name.startswith("embedding"):
         del changes["global_head_dim"], changes["num_global_key_value_heads"]
     folder = tmp_path_factory.mktemp(name)

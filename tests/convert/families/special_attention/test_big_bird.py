@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers import BigBirdConfig, BigBirdForMaskedLM, BigBirdForSequenceClassification, BigBirdModel
 
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.export.export import export
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 
@@ -46,6 +48,15 @@ def test_longer_texts_depend_on_what_was_computed_before() -> None:
         model(short)
         second = model(long).last_hidden_state.numpy()
     assert np.abs(first - second).max() > 0.01
+
+
+def test_longer_texts_are_refused_by_name(tmp_path: Path) -> None:
+    folder = save_checkpoint(make(BLOCKS), tmp_path / "checkpoint", BERT_TOKENS)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 39}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"attention_type is block_sparse: .* two vectors"):
+        export(str(folder), tmp_path / "artifact", pooling="mean")
+    export(str(folder), tmp_path / "artifact", pooling="mean", max_tokens=8)
 
 
 @pytest.mark.parametrize("kind", [BigBirdForMaskedLM, BigBirdForSequenceClassification])

@@ -27,12 +27,13 @@ POSITIVES = np.array([0.95, 0.85], np.float32)
 @pytest.mark.parametrize(
     ("options", "chosen"),
     [
-        (MiningOptions(), [0, 1, 2]),
-        (MiningOptions(range_min=2), [2, 3, 4]),
-        (MiningOptions(range_min=2, range_max=4, num_negatives=2), [2, 3]),
+        (MiningOptions(relative_margin=None), [0, 1, 2]),
+        (MiningOptions(), [2, 3, 4]),  # at most .85 · .9
+        (MiningOptions(range_min=2, relative_margin=None), [2, 3, 4]),
+        (MiningOptions(range_min=2, range_max=4, num_negatives=2, relative_margin=None), [2, 3]),
         (MiningOptions(absolute_margin=0.2), [3, 4, 5]),  # at most .85 - .2
         (MiningOptions(absolute_margin=0.2, range_min=1), [4, 5]),  # the window counts what is left
-        (MiningOptions(relative_margin=0.1), [2, 3, 4]),  # at most .85 · .9
+        (MiningOptions(relative_margin=0.4), [4, 5]),  # at most .85 · .6
         (MiningOptions(max_score=0.65, min_score=0.45), [3, 4]),
         (MiningOptions(max_score=0.1), []),
     ],
@@ -48,7 +49,7 @@ def test_a_relative_margin_of_a_negative_score_lowers_the_bound() -> None:
 
 
 def test_random_sampling_stays_in_the_window() -> None:
-    options = MiningOptions(sampling="random", num_negatives=2, range_min=1, range_max=5)
+    options = MiningOptions(sampling="random", num_negatives=2, range_min=1, range_max=5, relative_margin=None)
     found = {tuple(choose_negatives(SCORES, POSITIVES, options, random.Random(seed))[0]) for seed in range(50)}
     assert {place for places in found for place in places} == {1, 2, 3, 4}
     assert all(first < second for first, second in found)
@@ -88,7 +89,8 @@ def test_copies_positives_and_the_query_are_not_negatives(
 ) -> None:
     monkeypatch.setattr(files_module, "CHUNK", 7)  # copies in other chunks
     lines = [*texts(), "", *texts()[:5], texts()[0][:9]]
-    report = mine_negatives(tiny_artifact, pairs(), write_corpus(tmp_path / "c.jsonl", lines), tmp_path / "out.jsonl")
+    corpus, options = write_corpus(tmp_path / "c.jsonl", lines), MiningOptions(relative_margin=None)
+    report = mine_negatives(tiny_artifact, pairs(), corpus, tmp_path / "out.jsonl", options)
     assert (report.queries, report.pairs, report.without) == (10, 11, 0)
     assert (report.documents, report.copies) == (len(texts()) + 1, 5)
     mined = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -170,6 +172,7 @@ def test_negatives_are_those_of_sentence_transformers(
     for one in triplets:
         expected.setdefault((one["query"], one["positive"]), []).append(one["negative"])
     corpus = write_corpus(tmp_path / "c.jsonl", texts())
-    mine_negatives(tiny_artifact, given, corpus, tmp_path / "out.jsonl", MiningOptions(**fields))  # type: ignore[arg-type]
+    options = MiningOptions(**({"relative_margin": None} | fields))  # type: ignore[arg-type]
+    mine_negatives(tiny_artifact, given, corpus, tmp_path / "out.jsonl", options)
     mined = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {(one["query"], one["positive"]): one["negatives"] for one in mined} == expected
