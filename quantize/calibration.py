@@ -67,6 +67,8 @@ def calibrate(
         if place.matrix.kind == "product" and place.matrix.name in schemes
     }
     sources = {name: inputs[place.node] for name, place in places.items()}
+    if not sources:  # a static embedding, whose only matrix is its table
+        return {}
     tokenizer = open_tokenizer(artifact)
     chosen = [texts[row] for row in evenly_spaced(len(texts), MOST_TEXTS)]
     encodings = tokenizer.encode(chosen)

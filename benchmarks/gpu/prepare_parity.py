@@ -115,7 +115,7 @@ def write_cases(output: Path, name: str, subject: Subject) -> None:
         folder.mkdir()
         with tempfile.TemporaryDirectory() as scratch:
             (recorded,), (model,) = models_of(subject.architecture, subject.card, Path(scratch), "tensorrt", "fp32")
-            maxima = record_maxima(recorded, model, Path(scratch), Encodings.concatenate(subject.batches))
+            maxima = record_maxima(recorded, model, Encodings.concatenate(subject.batches))
         islands = find_islands(model, maxima, precision) if precision != "fp32" else frozenset()
         (emission,), _ = models_of(subject.architecture, subject.card, folder, "cuda", precision, islands)
         for index, (batch, expected) in enumerate(zip(subject.batches, subject.expected, strict=True)):

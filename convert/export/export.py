@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,6 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.origin.zoo import shorten_canary
-from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
@@ -58,6 +58,7 @@ from .card import settle_card
 from .content import describe_content
 from .options import ExportFields, ExportOptions
 from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
+from .pieces import LARGE
 from .traced import check_traceable, trace
 from .variants import Emitter, GraphWriter, check_variants
 
@@ -295,14 +296,23 @@ def _write(
     if published is not None and not gives_tokens(open_tokenizer(), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
     half = any(choose(target, precision).arithmetic != "fp32" for target, precision in recipe.variants)
-    texts = published or own_texts(open_tokenizer(), card, checkout.source, half=half)
+    texts = published or own_texts(open_tokenizer(), card, architecture, checkout.source, half=half)
     progress.line("writing the weights")
-    with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
-        variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
+    writer = GraphWriter(folder, architecture, card, recipe.emitter)
+    writer.find_islands(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
+    # The disk decides how long the weights of a large model take. Meanwhile another thread hashes the checkpoint's tensors,
+    # and a third one computes the canary, unless a session of a written graph will.
+    with ThreadPoolExecutor(2, thread_name_prefix="fletcher-export") as beside:
+        content = beside.submit(describe_content, checkpoint, architecture, folder / TOKENIZER, _unweighted(card))
+        early = published is None and ("cpu", "fp32") not in recipe.variants
+        canary = beside.submit(own_canary, None, writer, texts) if early else None
+        variants = writer.write(recipe.variants)
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
         try:
-            write_canary(folder / CANARY, published or own_canary(session, writer, texts))
+            own = published or (own_canary(session, writer, texts) if canary is None else canary.result())
+            write_canary(folder / CANARY, own)
+            described = content.result()
         except BaseException:
             if session is not None:
                 session.close()
@@ -319,7 +329,7 @@ def _write(
         ignored_keys=checkpoint.ignored.met,
         tokenizer_like=f"transformers {written.like}",
         strips_texts=strips,
-        content=describe_content(checkpoint, architecture, folder / TOKENIZER, _unweighted(card)),
+        content=described,
     )
     write_manifest(folder, manifest)
     return session
@@ -335,17 +345,11 @@ def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:
 
 
 def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None:
-    """Open the graph that computes an own canary; return None if it was not written."""
+    """Open the graph that computes an own canary on all cores; return None if it was not written, or is large."""
     for variant in variants:
-        if (variant.target, variant.precision) == ("cpu", "fp32"):
-            return _open(folder, variant)
+        if (variant.target, variant.precision) == ("cpu", "fp32") and (folder / variant.weights).stat().st_size < LARGE:
+            return MlasSession(folder / variant.file, threads=len(this_machine().processors))
     return None
-
-
-def _open(folder: Path, variant: Variant) -> Session:
-    """Open one session on all cores; several workers would need more memory for the same answer."""
-    mapped = (folder / variant.weights).stat().st_size >= LARGE
-    return MlasSession(folder / variant.file, threads=len(this_machine().processors), mapped=mapped)
 
 
 def _tools() -> dict[str, str]:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from fletcher.model_zoo import ModelCard
 from fletcher.runtime import Artifact
+from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary
 from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
-from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.mlas.provider import MLAS
-from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider, find_provider, runnable_targets
+from fletcher.runtime.session.feeds import make_feeds
 from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 from fletcher.runtime.workers.pool import Workers
 
+from ..architecture import Architecture
 from ..texts import EXTREMES, SENTENCES
+from .pieces import LARGE, compute_in_pieces, group_rows
 from .variants import GraphWriter
 
 __all__ = ["CanaryCheck", "check_canaries", "own_canary", "own_texts", "with_tokens"]
@@ -35,6 +39,13 @@ CANARY_STEP = 8
 
 #: Origin of an own canary's vectors.
 ORIGIN = "self-made: this artifact's cpu-fp32"
+
+#: Most scores of a text in all heads of an attention, of which a graph holds several copies of 64 MB: 1,024 tokens with 16
+#: heads, 724 with 32.
+SCORES = 16 << 20
+
+#: Outputs by name; None is the first one.
+_Values = dict[str | None, NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,57 +82,98 @@ def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryCh
         provider = find_provider(default_provider(variant.target))
         checked.update(other.name for other in provider.variants(artifact, variant))
         is_open = (variant.target, variant.precision) == ("cpu", "fp32")
-        opened = session if is_open and session is not None else _open_for_check(artifact, variant)
-        workers = Workers(opened, variant.outputs, name=card.name, count=1, token_budget=card.max_tokens)
-        with closing(workers):
-            together = workers.compute(canary.encodings)
-            rows = [canary.encodings.select(np.array([row])) for row in range(len(canary.encodings))]
-            apart = float(np.abs(together - np.concatenate([workers.compute(row) for row in rows])).max(initial=0.0))
-            values: dict[str | None, NDArray[np.float32]] = {None: together}
-            values |= {name: workers.compute(canary.encodings, name) for name in canary.further}
-            result = canary.judge_all(values.__getitem__, card.output, variant.tolerance)
+        if provider.name == MLAS.name and (artifact.path / variant.weights).stat().st_size >= LARGE:
+            values, apart = _compute_in_pieces(artifact, variant, canary)
+        else:
+            opened = session if is_open and session is not None else _open(artifact, variant, provider.name)
+            workers = Workers(opened, variant.outputs, name=card.name, count=1, token_budget=card.max_tokens)
+            with closing(workers):
+                values, apart = _compute(workers, canary)
+        result = canary.judge_all(values.__getitem__, card.output, variant.tolerance)
         if not result.passed:
             raise CanaryError(
-                f"{card.name} ({variant.name} on {opened.provider}) does not reproduce its canary: {result.reason}. It "
+                f"{card.name} ({variant.name} on {provider.name}) does not reproduce its canary: {result.reason}. It "
                 "would serve wrong vectors, so it was removed"
             )
-        results.append(CanaryCheck(variant.name, result, apart))
+        difference = float(np.abs(values[None] - apart).max(initial=0.0))
+        results.append(CanaryCheck(variant.name, result, difference))
     return results
 
 
-def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
-    """Open a variant on its target's default provider, on all cores; large weights stay in their file where they can."""
-    provider, threads = default_provider(variant.target), len(this_machine().processors)
-    if provider == MLAS.name and (artifact.path / variant.weights).stat().st_size >= LARGE:
-        return MlasSession(artifact.path / variant.file, threads=threads, mapped=True)
-    return open_session(artifact, variant, provider=provider, threads=threads)
+def _open(artifact: Artifact, variant: Variant, provider: str) -> Session:
+    """Open a variant on all cores."""
+    return open_session(artifact, variant, provider=provider, threads=len(this_machine().processors))
 
 
-def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str, *, half: bool = False) -> Canary:
+def _compute(workers: Workers, canary: Canary) -> tuple[_Values, NDArray[np.float32]]:
+    """Return the outputs of all texts by name, None for the first one, and the first one of each text alone."""
+    texts = canary.encodings
+    values: _Values = {None: workers.compute(texts)}
+    values |= {name: workers.compute(texts, name) for name in canary.further}
+    return values, np.concatenate([workers.compute(texts.select(np.array([row]))) for row in range(len(texts))])
+
+
+def _compute_in_pieces(artifact: Artifact, variant: Variant, canary: Canary) -> tuple[_Values, NDArray[np.float32]]:
+    """Return the same without a session of the whole model, whose weights may be more than the memory."""
+    texts, first = canary.encodings, variant.outputs[0].name
+    single = [[row] for row in range(len(texts))]
+    model = onnx.load_model_from_string(read_graph(artifact, variant))
+    feeds = [
+        make_feeds(variant.inputs, variant.feeds, texts.select(np.array(rows)))
+        for rows in (*group_rows(texts.lengths.tolist()), *single)
+    ]
+    found = compute_in_pieces(model, artifact.path, feeds, (first, *canary.further))
+    together, apart = found[: -len(single)], found[-len(single) :]
+    values: _Values = {
+        name: np.concatenate([batch[name or first] for batch in together]) for name in (None, *canary.further)
+    }
+    return values, np.concatenate([batch[first] for batch in apart])
+
+
+def own_texts(
+    tokenizer: Tokenizer, card: ModelCard, architecture: Architecture, source: str, *, half: bool = False
+) -> Canary:
     """Return a canary without its vectors: a few texts and their token ids.
 
     Args:
         tokenizer: tokenizer of the artifact.
         card: card of the model.
+        architecture: encoder and modules.
         source: name of the checkpoint in messages.
         half: whether a variant computes in a half type, so that the texts with the largest activations belong to the canary.
     """
     prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
-    chosen = ["", *SENTENCES[::CANARY_STEP], *prompted, *(EXTREMES if half else ())]
+    heads = max((attention.num_heads for attention in architecture.attentions), default=1)
+    most = math.isqrt(SCORES // heads)
+    extremes = (_shortened(tokenizer, text, most) for text in EXTREMES) if half else ()
+    chosen = ["", *SENTENCES[::CANARY_STEP], *prompted, *extremes]
     texts = with_tokens(tokenizer, chosen, source)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     return Canary(texts, encodings, np.zeros((0, 0), np.float32), ORIGIN, queries)
 
 
+def _shortened(tokenizer: Tokenizer, text: str, most: int) -> str:
+    """Return the beginning of a text that has at most `most` tokens."""
+    while (count := len(tokenizer.encode([text]).ids)) > most:
+        text = text[: len(text) * most // count]
+    return text
+
+
 def own_canary(session: Session | None, writer: GraphWriter, texts: Canary) -> Canary:
-    """Add the fp32 graph's vectors of the texts, one at a time. They show later damage, not that the graph is right."""
+    """Add the fp32 graph's vectors of the texts. They show later damage, not that the graph is right.
+
+    Args:
+        session: session of the written `cpu-fp32`, which computes one text at a time; None computes the graph in pieces.
+        writer: writer of the graphs.
+        texts: the canary without its vectors.
+    """
     encodings, outputs = texts.encodings, writer.token_outputs
-    rows = [encodings.select(np.array([row])) for row in range(len(encodings))]
     if session is None:
-        vectors = writer.reference(encodings)
-        further = {name: writer.reference(encodings, name) for name in outputs}
+        further = writer.reference(encodings)
+        vectors = further.pop(writer.output)
     else:
+        rows = [encodings.select(np.array([row])) for row in range(len(encodings))]
         vectors = np.concatenate([session.run(row) for row in rows])
         further = {name: np.concatenate([session.run(row, name) for row in rows]) for name in outputs}
     return dataclasses.replace(texts, vectors=vectors, further=further)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.providers.mlas.graph import CpuGraph
-from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..graph.norms import NORMS
 from ..precision import FLOATS, RMS_STEPS, Float, is_fp32_step
 from ..targets.shared.emission import Emission
+from .pieces import LARGE, compute_in_pieces
 
 __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
 
@@ -37,6 +36,8 @@ FLOOR = -5e3
 #: Most texts in a recorded batch, and most of its tokens, padding included. A text with more tokens is a batch of its own.
 TEXTS = 8
 TOKENS = 1024
+#: Most tokens of a recorded batch, and of a text, of a large model: all values of a piece are in memory until its end.
+FEW_TOKENS = 512
 #: Names of the nodes inside an attention on other targets.
 ATTENTION_CORE = (
     "context",
@@ -44,38 +45,38 @@ ATTENTION_CORE = (
 )
 
 
-def record_maxima(emission: Emission, model: onnx.ModelProto, weights: Path, texts: Encodings) -> dict[str, float]:
+def record_maxima(emission: Emission, model: onnx.ModelProto, texts: Encodings) -> dict[str, float]:
     """Run a graph, and record the largest absolute element of each float value.
 
     Args:
-        emission: description of the graph.
+        emission: description of the graph, with its weights.
         model: the graph, fp32.
-        weights: folder of its weights.
-        texts: texts to run it on.
+        texts: texts to run it on; long ones are cut for a large model.
 
     Returns:
         Maxima by value; for each norm also the largest sum of squares of a row that it norms, as `NAME#squares`.
     """
     recorder, outputs = _with_maxima(model, list(emission.graph.float_values))
-    graph = CpuGraph(recorder.SerializeToString(), weights, mapped=True)
-    maxima = dict.fromkeys(outputs, 0.0)
-    # ONNX Runtime keeps the values of all layers until their maxima are computed: those of a large model are many.
-    size = 4 * sum(math.prod(weight.shape) for weight in emission.graph.weights.values())
-    lengths = texts.lengths.tolist()
-    for rows in _batches(lengths) if size < LARGE else ([row] for row in range(len(lengths))):
-        batch = texts.select(np.array(rows, np.int64))
-        values = graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, batch), list(outputs.values()))
-        for name, value in zip(outputs, values, strict=True):
-            maxima[name] = max(maxima[name], float(value))
+    is_large = 4 * sum(math.prod(weight.shape) for weight in emission.graph.weights.values()) >= LARGE
+    tokens = FEW_TOKENS if is_large else TOKENS
+    if is_large:
+        rows = np.split(texts.ids, texts.offsets[1:-1])
+        texts = Encodings.from_lists([row[:FEW_TOKENS] for row in rows])
+    feeds = [
+        make_feeds(tuple(emission.graph.inputs), emission.feeds, texts.select(np.array(rows, np.int64)))
+        for rows in _batches(texts.lengths.tolist(), tokens)
+    ]
+    found = compute_in_pieces(recorder, emission.graph.weights, feeds, list(outputs.values()))
+    maxima = {name: max(0.0, *(float(batch[output]) for batch in found)) for name, output in outputs.items()}
     return {name: float(f"{value:.4g}") for name, value in maxima.items()}
 
 
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
+def _batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Return the rows of each batch, short texts first."""
     batches: list[list[int]] = [[]]
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         count = len(batches[-1])
-        if count == TEXTS or (count and (count + 1) * lengths[row] > TOKENS):
+        if count == TEXTS or (count and (count + 1) * lengths[row] > tokens):
             batches.append([])
         batches[-1].append(row)
     return batches
@@ -107,22 +108,25 @@ def _with_maxima(model: onnx.ModelProto, values: Iterable[str]) -> tuple[onnx.Mo
     """Return a copy of the graph that computes maxima, and the names of its outputs by value."""
     recorder = onnx.ModelProto()
     recorder.CopyFrom(model)
+    del recorder.graph.node[:]
+    recorded = set(values)
     outputs = {}
-    sources = {}
-    for value in values:
-        seen = value
-        if value.startswith(MASKS) or value.endswith(MASKED):
-            seen = f"{value}#seen"
-            recorder.graph.node.append(helper.make_node("Max", [value, "#floor"], [seen]))
-        sources[value] = helper.make_node("Abs", [seen], [f"{value}#of"])
-    for node in model.graph.node:
-        if node.op_type in NORMS.values():
-            name = f"{node.name}{SQUARES}"
-            sources[name] = helper.make_node("ReduceSumSquare", [node.input[0], "#last"], [f"{name}#of"], keepdims=0)
-    for name, source in sources.items():
-        recorder.graph.node.append(source)
+
+    def add(name: str, operator: str, inputs: list[str], **attributes: Any) -> None:
         outputs[name] = f"{name}#max"
+        recorder.graph.node.append(helper.make_node(operator, inputs, [f"{name}#of"], **attributes))
         recorder.graph.node.append(helper.make_node("ReduceMax", [f"{name}#of"], [outputs[name]], keepdims=0))
+
+    for node in model.graph.node:  # a value's maximum follows its node, so that both are in one piece
+        if node.op_type in NORMS.values():
+            add(f"{node.name}{SQUARES}", "ReduceSumSquare", [node.input[0], "#last"], keepdims=0)
+        recorder.graph.node.append(node)
+        for value in recorded.intersection(node.output):
+            seen = value
+            if value.startswith(MASKS) or value.endswith(MASKED):
+                seen = f"{value}#seen"
+                recorder.graph.node.append(helper.make_node("Max", [value, "#floor"], [seen]))
+            add(value, "Abs", [seen])
     recorder.graph.initializer.append(helper.make_tensor("#last", TensorProto.INT64, [1], [-1]))
     recorder.graph.initializer.append(helper.make_tensor("#floor", TensorProto.FLOAT, [], [FLOOR]))
     recorder.graph.output.extend(

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings, Variant
 from fletcher.runtime.artifact.manifest import FileInfo, Target
-from fletcher.runtime.closing import Closing
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.origin.tolerances import default_tolerance
-from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..architecture import Architecture
 from ..checkpoint.tensors import Weight
-from ..graph.weights_file import WeightsFile, write_weights
+from ..graph.weights_file import WeightsFile, unwritten, write_weights
 from ..precision import FLOATS, FP32, Float, Precision
+from ..targets.cuda.causal import is_causal
 from ..targets.emit import PRECISIONS, choose, emit
 from ..targets.shared.emission import Emission
 from .memory import memory_shape
+from .pieces import compute_in_pieces, group_rows
 from .precision_islands import SQUARES, find_islands, record_maxima
 
 __all__ = ["Emitter", "GraphWriter", "check_variants"]
@@ -63,8 +60,8 @@ def check_variants(targets: Sequence[str], precisions: Sequence[str]) -> list[tu
     return pairs
 
 
-class GraphWriter(Closing):
-    """Writer of graphs and weights into an artifact's folder; a context manager that removes its temporary files.
+class GraphWriter:
+    """Writer of graphs and weights into an artifact's folder.
 
     Attributes:
         maxima: see `Manifest.maxima`; empty unless a graph computes in a half type.
@@ -72,7 +69,7 @@ class GraphWriter(Closing):
     """
 
     def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
-        """Create a temporary folder inside the artifact's.
+        """Write nothing yet.
 
         Args:
             folder: folder of the artifact.
@@ -86,58 +83,65 @@ class GraphWriter(Closing):
         self._architecture = architecture
         self._card = card
         self._runnable = runnable_targets()
-        self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=folder)
-        self._fp32: WeightsFile | None = None
-        self._temporary: dict[str, WeightsFile] = {}
+        self._islands: dict[tuple[Target, Float], frozenset[str]] = {}
         self.written: dict[str, FileInfo] = {}
 
-    def write(self, pairs: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
+    def find_islands(self, pairs: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> None:
+        """Find the nodes of graphs that must be fp32.
+
+        Args:
+            pairs: targets and precisions.
+            texts: returns the texts on which maxima are recorded; called if a graph computes in a half type.
+        """
+        self._islands = {(target, name): self._find_islands(target, name, texts) for target, name in pairs}
+
+    def write(self, pairs: Sequence[tuple[Target, Float]]) -> tuple[Variant, ...]:
         """Write graphs and their weights.
 
         Args:
-            pairs: targets and precisions, in the order of the manifest.
-            texts: returns the texts on which maxima are recorded; called if a graph computes in a half type.
+            pairs: targets and precisions of `find_islands`, in the order of the manifest.
         """
         variants: dict[tuple[Target, Float], list[Variant]] = {}
         for name in (name for name in FLOATS if any(name == other for _, other in pairs)):
             targets = [target for target, other in pairs if other == name]
-            islands = {target: self._find_islands(target, name, texts) for target in targets}
-            emissions = {target: self._emit(target, choose(target, name, islands[target])) for target in targets}
+            emissions = {
+                target: self._emit(target, choose(target, name, self._islands[target, name])) for target in targets
+            }
             places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
             self.written[places.name] = places.info
-            if name == "fp32":
-                self._fp32 = places
             for target, parts in emissions.items():
                 variants[target, name] = [self._write_variant(target, name, part, places) for part in parts]
         return tuple(variant for pair in pairs for variant in variants[pair])
+
+    @property
+    def output(self) -> str:
+        """Return the name of the model's own output."""
+        return self._architecture.output
 
     @property
     def token_outputs(self) -> tuple[str, ...]:
         """Return the names of the graphs' further outputs."""
         return tuple(output.name for output in self._architecture.token_outputs)
 
-    def reference(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
-        """Return the results of the fp32 CPU graph, one text at a time.
+    def reference(self, encodings: Encodings) -> dict[str, NDArray[np.float32]]:
+        """Return the results of the fp32 CPU graph.
 
         Args:
             encodings: token ids of the texts.
-            output: name of an output of the graph; None is the model's own.
 
         Returns:
-            float32, (n, dimension), or (tokens, dimension) for an output with a row for each token.
+            The model's own output and the further ones by name, float32, (n, dimension), or (tokens, dimension) for an output
+            with a row for each token.
         """
-        emission, model, folder = self._fp32_graph("cpu")
-        graph = CpuGraph(model.SerializeToString(), folder, mapped=True)
-        rows = []
-        for row in range(len(encodings)):
-            text = encodings.select(np.array([row]))
-            feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, text)
-            rows += graph.run(feeds, [output or self._architecture.output])
-        return np.concatenate(rows)
-
-    def close(self) -> None:
-        """Remove the temporary files."""
-        self._scratch.cleanup()
+        (emission,) = self._emit("cpu", FP32)
+        graph, outputs = emission.graph, (self.output, *self.token_outputs)
+        feeds = [
+            make_feeds(tuple(graph.inputs), emission.feeds, encodings.select(np.array(rows)))
+            for rows in group_rows(encodings.lengths.tolist())
+        ]
+        model = graph.model(unwritten(graph.weights.values()))
+        batches = compute_in_pieces(model, graph.weights, feeds, outputs)
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in outputs}
 
     def _emit(self, target: str, precision: Precision) -> tuple[Emission, ...]:
         return self._emitter(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)
@@ -174,25 +178,21 @@ class GraphWriter(Closing):
         )
 
     def _find_islands(self, target: str, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:
-        if choose(target, name).arithmetic == "fp32":
+        precision = choose(target, name)
+        if precision.arithmetic == "fp32":
             return frozenset()
-        emission, model, folder = self._fp32_graph("tensorrt")
+        if (
+            name == "bf16"
+            and target == "cuda"
+            and self._architecture.layers
+            and is_causal(self._architecture, precision)
+        ):
+            return frozenset()  # its attention is in bf16, too, and nothing needs the maxima
+        (emission,) = self._emit("tensorrt", FP32)
+        model = emission.graph.model(unwritten(emission.graph.weights.values()))
         if not self.maxima:
-            self.maxima = record_maxima(emission, model, folder, texts())
+            self.maxima = record_maxima(emission, model, texts())
         maxima = self.maxima
         if target in WIDE_STATISTICS:
             maxima = {value: maximum for value, maximum in maxima.items() if not value.endswith(SQUARES)}
         return find_islands(model, maxima, name)
-
-    def _fp32_graph(self, target: str) -> tuple[Emission, onnx.ModelProto, Path]:
-        """Return a graph that runs on the processor: its description, the graph, and the folder of its weights."""
-        (emission,) = self._emit(target, FP32)
-        if self._fp32 is not None and self._fp32.holds(emission.graph.weights):
-            return emission, emission.graph.model(self._fp32), self._folder
-        folder = Path(self._scratch.name) / target
-        if target not in self._temporary:
-            for other in self._temporary:  # a large model's weights fill the disk
-                shutil.rmtree(Path(self._scratch.name) / other)
-            folder.mkdir()
-            self._temporary = {target: self._write_weights(folder / "weights", [(emission,)])}
-        return emission, emission.graph.model(self._temporary[target]), folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from fletcher.runtime.errors import CheckpointError
 from ..checkpoint.tensors import Weight
 from ..precision import FLOATS
 
-__all__ = ["WeightsFile", "write_weights"]
+__all__ = ["WeightsFile", "unwritten", "write_weights"]
 
 #: Alignment of the first tensor in bytes: a multiple of the widest vector register and of a cache line.
 ALIGNMENT = 64
@@ -39,10 +40,6 @@ class WeightsFile:
         self.info = info
         self._places = places
 
-    def holds(self, names: Iterable[str]) -> bool:
-        """Return whether the file has all these tensors."""
-        return self._places.keys() >= set(names)
-
     def reference(self, weight: Weight) -> onnx.TensorProto:
         """Return an initializer whose data are in this file."""
         offset, length = self._places[weight.name]
@@ -51,6 +48,12 @@ class WeightsFile:
         for key, value in (("location", self.name), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
+
+
+def unwritten(weights: Iterable[Weight]) -> WeightsFile:
+    """Return places of weights in a file that does not exist, for a graph whose weights are given in memory."""
+    sizes = {weight.name: FLOATS[weight.precision].numpy.itemsize * math.prod(weight.shape) for weight in weights}
+    return WeightsFile("memory", {name: (0, size) for name, size in sizes.items()}, FileInfo(0, ""))
 
 
 def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:

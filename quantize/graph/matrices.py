@@ -32,7 +32,7 @@ __all__ = [
 #: Name of the word table.
 WORD_TABLE = "embeddings.word"
 
-_LAYER = re.compile(r"^(?:.*\.)?layers?\.(\d+)/")
+_LAYER = re.compile(r"^(?:.*\.)?(?:layers?|block)\.(\d+)/")
 
 
 @dataclass(frozen=True, slots=True)

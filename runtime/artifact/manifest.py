@@ -143,8 +143,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             an element between two providers. Before a verification, only `batch_max_abs` of the canary, alone and together.
         canary: `passed` if it passed the canary at export; `unchecked` if the exporting machine could not run its target.
         arithmetic: type in which its nodes compute, if that is not `precision`; else None.
-        islands: nodes of the encoder that compute in fp32 because a half type would overflow. The nodes after the encoder
-            (pooling, projections, normalization) are fp32 in every variant.
+        islands: nodes of the encoder that compute in fp32, because a half type would overflow or a device's kernel for it is
+            not exact enough. The nodes after the encoder (pooling, projections, normalization) are fp32 in every variant.
         feeds: rules by which its inputs are made.
         profiles: shape ranges to build engines for (only tensorrt).
         memory: peak memory of a batch; None if it is not known (traced graphs).

@@ -110,7 +110,7 @@ def _loud_model() -> BertModel:
 def _record(model: BertModel, folder: Path, texts: Encodings) -> tuple[onnx.ModelProto, dict[str, float]]:
     card = make_card(save_checkpoint(model, folder), 48, POSITIONS, pooling=("mean",))
     (emission,), (graph,) = models_of(architecture_of(folder, card), card, folder, "tensorrt", "fp32")
-    return graph, record_maxima(emission, graph, folder, texts)
+    return graph, record_maxima(emission, graph, texts)
 
 
 def _texts(lengths: tuple[int, ...]) -> Encodings:

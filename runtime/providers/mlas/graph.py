@@ -26,7 +26,7 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, map
         graph: serialized model whose external data are relative to `weights_folder`.
         weights_folder: folder of the weights.
         optimize: whether ONNX Runtime may join nodes, which removes the values between them.
-        mapped: whether the weights stay in their file; see `mapped.py`.
+        mapped: whether the weights stay where they are, and the memory of values is returned at once; see `mapped.py`.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
@@ -46,6 +46,9 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True, map
         "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
     )
     disabled = map_weights(options) if mapped else []
+    if mapped:  # nodes in the order of the graph: a value's maximum before the next values, so that few are kept
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = not mapped  # an arena grows by powers of two, and keeps the largest values of a run
     try:
         return onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled

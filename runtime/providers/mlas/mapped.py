@@ -1,4 +1,4 @@
-"""Weights that stay mapped from their file, so that a session takes little memory of its own however large the model is.
+"""Weights that a session reads where they are, mapped from their file or in the caller's memory, without a copy of its own.
 
 ONNX Runtime usually copies the weights into the layout of the processor's kernels when a session opens. Without the copy a
 session opens at once, and each run is slower. Pages of the file belong to the system's cache, which drops them if another
@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["LARGE", "map_weights"]
-
-#: Bytes of a file of weights from which a conversion maps them. A smaller model's copy stays below 300 MB.
-LARGE = 256 << 20
+__all__ = ["map_weights"]
 
 
 def map_weights(options: Any) -> list[str]:

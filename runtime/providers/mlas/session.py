@@ -13,7 +13,6 @@ from ...batch import Batch
 from ...errors import ArtifactError, MissingPackageError, ProviderError
 from ...session.session import Session
 from ...versions import version_numbers
-from .mapped import map_weights
 
 __all__ = ["MlasSession"]
 
@@ -37,13 +36,12 @@ class MlasSession(Session):
 
     provider = "MLAS"
 
-    def __init__(self, graph: Path, *, threads: int, mapped: bool = False) -> None:
+    def __init__(self, graph: Path, *, threads: int) -> None:
         """Load a graph.
 
         Args:
             graph: ONNX file, with the weights in the same folder.
             threads: threads inside one run; 1 uses only the calling thread.
-            mapped: whether the weights stay in their file (`mapped.py`), which is for conversions, not for serving.
 
         Raises:
             MissingPackageError: onnxruntime is not installed.
@@ -66,11 +64,8 @@ class MlasSession(Session):
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
         options.add_session_config_entry("session.force_spinning_stop", "1")  # when the run ends
-        disabled = map_weights(options) if mapped else []
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                graph, options, providers=[PROVIDER], disabled_optimizers=disabled
-            )
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
         except Exception as error:
             raise ArtifactError(f"ONNX Runtime cannot load {graph}: {error}") from error
         if self._session.get_providers() != [PROVIDER]:

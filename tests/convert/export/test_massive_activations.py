@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from safetensors import safe_open
 
+from fletcher.convert.export.export import export
 from fletcher.convert.export.precision_islands import find_islands, record_maxima
+from fletcher.runtime import Artifact
 from fletcher.runtime.encodings import Encodings
 
 from ..families.decoders.models import make_tiny
@@ -71,7 +75,7 @@ def test_islands_hold_what_fp16_cannot(tmp_path: Path, name: str, target: str) -
     rows = _rows(tiny)
     texts = Encodings.from_lists(rows)
     (emission,), (graph,) = models_of(architecture, card, tmp_path, "tensorrt", "fp32")
-    maxima = record_maxima(emission, graph, tmp_path, texts)
+    maxima = record_maxima(emission, graph, texts)
     found = find_islands(graph, maxima, "fp16")
     assert {f"layers.{index}/feed_forward/residual" for index in (0, 1, 2)} <= found
     assert not any("/attention/" in name and name.partition("/attention/")[2] in CALM for name in found)
@@ -99,7 +103,7 @@ def test_masks_are_no_overflow(tmp_path: Path, name: str) -> None:
     tiny = MODELS[name]()
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
     (emission,), (graph,) = models_of(architecture_of(tmp_path, card), card, tmp_path, "tensorrt", "fp32")
-    maxima = record_maxima(emission, graph, tmp_path, Encodings.from_lists(_rows(tiny)))
+    maxima = record_maxima(emission, graph, Encodings.from_lists(_rows(tiny)))
     assert not find_islands(graph, maxima, "fp16")
     assert not find_islands(graph, maxima, "bf16")
 
@@ -107,3 +111,19 @@ def test_masks_are_no_overflow(tmp_path: Path, name: str) -> None:
 def _rows(tiny: Tiny) -> list[list[int]]:
     generator = np.random.default_rng(0)
     return [generator.integers(5, tiny.vocabulary, length).tolist() for length in LENGTHS]
+
+
+@pytest.mark.parametrize("name", ["gemma3_both", "embedding_gemma2"])
+def test_the_manifest_lists_gates_that_are_fp32_on_cuda(tmp_path: Path, name: str) -> None:
+    """Gates with a GELU by tanh are fp32, whatever their values; the graph shows which nodes they are."""
+    checkpoint = MODELS[name]().save(tmp_path / "checkpoint")
+    export(
+        str(checkpoint), tmp_path / "artifact", targets=("cuda",), precisions=("fp16",), pooling="mean", max_tokens=20
+    )
+    (variant,) = Artifact.open(tmp_path / "artifact").manifest.variants
+    nodes = onnx.load(tmp_path / "artifact" / variant.file, load_external_data=False).graph.node
+    casts = {node.output[0] for node in nodes if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT}
+    gates = {node.name for node in nodes if node.op_type == "Gelu"}
+    assert len(gates) >= 3
+    assert gates <= set(variant.islands)
+    assert {node.input[0] for node in nodes if node.op_type == "Gelu"} <= casts
