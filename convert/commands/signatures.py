@@ -71,7 +71,8 @@ def verify_model_signature(
     identity: Annotated[
         str,
         typer.Argument(
-            metavar="IDENTITY", help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER[,TRUST.json]."
+            metavar="IDENTITY",
+            help="key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER (with ,TRUST.json for a private service).",
         ),
     ],
 ) -> None:

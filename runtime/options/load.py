@@ -102,7 +102,7 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
         str | None,
         Meta(
             description="Signer of the artifact: `key:PUBLIC_KEY.pem`, `certificate:ROOT.pem` or "
-            "`sigstore:NAME,ISSUER[,TRUST.json]`. Default: no signature is required.",
+            "`sigstore:NAME,ISSUER` (with `,TRUST.json` for a private service). Default: no signature is required.",
             extra={"metavar": "IDENTITY"},
         ),
     ] = None

@@ -20,7 +20,9 @@ __all__ = ["SIGNATURE", "Identity", "Signer", "parse_identity", "sign", "verify_
 #: File of the signature in an artifact's folder.
 SIGNATURE = "model.sig"
 
-IDENTITY_FORMS = "key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER[,TRUST.json]"
+IDENTITY_FORMS = (
+    "key:PUBLIC_KEY.pem, certificate:ROOT.pem or sigstore:NAME,ISSUER (with ,TRUST.json for a private service)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def test_every_value_of_the_chart_reaches_the_command(started: Started, tmp_path
 def test_commands_and_variables_in_texts_exist() -> None:
     help_texts: dict[str, set[str]] = {}
     for file in DEPLOY.rglob("*"):
-        if file.is_dir() or file.suffix in (".json", ".lock", ".py") or file.is_symlink():
+        if file.is_dir() or file.suffix in (".json", ".lock", ".py", ".pyc") or file.is_symlink():
             continue
         text = file.read_text()
         for variable in re.findall(r"FLETCHER_RUN_([A-Z_]+)", text):
