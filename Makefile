@@ -53,7 +53,7 @@ test-newest: | $(NEWEST)/bin/python ## Run the tests with the newest versions th
 	$(NEWEST)/bin/pytest $(WORKERS)
 
 test-lowest: $(TOOLS)/.installed | $(LOWEST)/bin/python ## Run the tests with the lowest versions that pyproject.toml allows.
-	echo '$(TORCH)' | $(COMPILE) --resolution lowest-direct --python $(LOWEST)/bin/python \
+	echo '$(TORCH)' | $(COMPILE) --upgrade --resolution lowest-direct --python $(LOWEST)/bin/python \
 		--output-file $(LOWEST)/constraints.txt
 	$(call PIP,$(LOWEST)) install --upgrade --constraint $(LOCK) pip
 	$(call PIP,$(LOWEST)) install --constraint $(LOWEST)/constraints.txt '$(TORCH)'
