@@ -13,8 +13,14 @@ __all__ = ["is_heavy"]
 #: Modules whose use makes a test heavy.
 MODULES = frozenset({"torch", "transformers", "sentence_transformers", "subprocess", "multiprocessing"})
 
-#: Fixtures whose use makes a test heavy: they fetch or convert real weights, or wait for the timeouts of a database.
-FIXTURES = frozenset({"minilm_checkpoint", "minilm_artifact", "longbow", "longbow_url"})
+#: Helpers whose use makes a test heavy, though their code names no heavy module: `shared` calls a function of a mapping.
+HELPERS = frozenset({"shared"})
+
+#: Fixtures whose use makes a test heavy: they fetch or convert real weights, make models of torch with functions that they
+#: import themselves, or wait for the timeouts of a database.
+FIXTURES = frozenset(
+    {"minilm_checkpoint", "minilm_artifact", "tiny_checkpoint", "bge_m3_checkpoint", "longbow", "longbow_url"}
+)
 
 
 def is_heavy(test: pytest.Function) -> bool:
@@ -40,7 +46,7 @@ def _reaches(used: Any, visited: set[object]) -> bool:
     for name in _names(used.__code__):
         value = used.__globals__.get(name)
         module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if MODULES & {name, str(module).partition(".")[0]}:
+        if name in HELPERS or MODULES & {name, str(module).partition(".")[0]}:
             return True
         if str(module).startswith("tests") and _reaches(value, visited):
             return True
