@@ -15,6 +15,8 @@ from fletcher.serve.engine.open_request import OpenRequest
 
 from .run import failing_seeds, simulate, simulator
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 #: Seeds within which a planted fault must be found.
 FEW = 30
 

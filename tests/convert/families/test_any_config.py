@@ -21,6 +21,8 @@ from .rotary.test_gte import New
 from .rotary.test_nomic_bert import Nomic
 from .test_jina_bert import Jina
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 #: Number of examples of each family; those of BERT are in test_bert.py.
 EXAMPLES = 4
 

@@ -29,6 +29,8 @@ from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime.errors import InputError, VerificationError
 from tests.look import check_look, check_rendered
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 
 def text_result(text: str, tokens: int, cosine: float, max_abs: float) -> TextResult:
     return TextResult(text=text, input_type="raw", tokens=tokens, cosine=cosine, max_abs=max_abs)

@@ -36,6 +36,8 @@ from ..verify.parity import make_card
 from .models import MODELS, REFUSED, SLOW
 from .sessions import architecture_of
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 QUANTIZE = Path(__file__).parents[3] / "quantize" / "graph"
 
 

@@ -16,6 +16,8 @@ from fletcher.convert.commands.cli import app as convert_app
 from fletcher.runtime.commandline.console import run
 from fletcher.serve.commands.cli import app as serve_app
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 APPS = {"fletcher-convert": convert_app, "fletcher-serve": serve_app}
 
 #: Characters between and around words of help texts: white space and the frames of panels, which wrap their contents.

@@ -27,6 +27,8 @@ from fletcher.runtime.tokenizing.truncation import Side
 
 from .test_tokenizer import HOSTILE, KINDS
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 #: Parts of hostile texts: special tokens, marks, blanks of all kinds, texts without a place for a cut.
 PARTS = st.lists(
     st.sampled_from(

@@ -27,6 +27,8 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
+pytestmark = pytest.mark.heavy  # by the seconds that it waits
+
 SECONDS = 20.0
 BODY = {"model": "fake-model", "input": "ab"}
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from benchmarks.cluster.measured import API, RENTAL
 from benchmarks.cluster.simulation import calibrate, costs, lines, report
+
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
 
 PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "cluster.md"
 BENCHMARKS = PAGE.parents[1] / "reference" / "benchmarks.md"

@@ -20,6 +20,8 @@ from fletcher.runtime.tuning.history import measuring_key, recall
 from fletcher.serve.commands import device_report as devices
 from fletcher.serve.commands.cli import app
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from ..engine.test_engine import wait_for
 from .floods import FLOODS, Target, ask_single_texts, flooding, p99
 from .timed_encoder import TimedEncoder, reference
 
+pytestmark = pytest.mark.heavy  # by the seconds that it waits
+
 SECONDS = 60.0
 REFERENCE = reference(8192)
 

@@ -20,6 +20,8 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
+pytestmark = pytest.mark.heavy  # by the seconds that it waits
+
 SECONDS = 10.0
 GET = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 

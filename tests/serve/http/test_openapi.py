@@ -23,6 +23,8 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 #: Checks that run. The server may reject a body that fits the schema, because the model decides which dimensions and token
 #: ids exist; so that check is left out.
 CHECKS = [

@@ -26,6 +26,8 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
+pytestmark = pytest.mark.heavy  # by the seconds that it waits
+
 SECONDS = 30.0
 FRONTS = [0, 2]
 

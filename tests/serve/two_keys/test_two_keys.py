@@ -30,6 +30,8 @@ from ..fake_encoder import FakeEncoder
 from .disturbing import DISTURBANCES, disturbing
 from .kinds import SECONDS, Answer, Kind, Target, kinds
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 #: Limits that do not refill during a test, so that what is left is the same at the same request.
 LIMITS = ["requests=0.0001/s:5000", "tokens=0.0001/s:5000000", "bytes=1000000000/day"]
 

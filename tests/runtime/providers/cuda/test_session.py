@@ -36,6 +36,8 @@ from tests.convert.targets.sessions import architecture_of, load_target, models_
 from tests.convert.verify.parity import make_card
 from tests.doubles.cuda import FakeCuda, FakeOnnxRuntime
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 #: One family for each kind of position: learned, learned with counted padding, rotary, and relative bias.
 FAMILIES = ("bert", "roberta", "nomic_bert", "mpnet")
 

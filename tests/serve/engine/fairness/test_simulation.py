@@ -24,6 +24,8 @@ from fletcher.serve.observe.metrics import Metrics
 
 from ...fake_encoder import FakeEncoder, info, vector_of
 
+pytestmark = pytest.mark.heavy  # by the seconds that it computes
+
 BUDGET = 64
 INFO = info(token_budget=BUDGET)
 
