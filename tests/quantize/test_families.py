@@ -32,7 +32,10 @@ from ..convert.verify.parity import BERT_TOKENS, SpecialTokens, randomize, save_
 pytestmark = pytest.mark.slow
 
 #: Smallest cosine with float32, of random weights, by recipe.
-RECIPES = {"w8": 0.997, "w4": 0.9, "int8-per-token": 0.99, "int8-dynamic": 0.9}
+RECIPES = {"w8": 0.998, "w4": 0.9, "int8-per-token": 0.99, "int8-dynamic": 0.9}
+
+#: The same of families whose random weights amplify errors, where it is another one.
+OTHERS = {(family, "w8"): 0.997 for family in ("embedding_gemma2", "eurobert", "mistral")}
 
 
 def _experts(folder: Path) -> Path:
@@ -89,6 +92,7 @@ def test_vectors_of_each_recipe_are_near_float32(tmp_path: Path, family: str) ->
     ]
     reference = _vectors(artifact, texts)
     for name, limit in RECIPES.items():
+        limit = OTHERS.get((family, name), limit)
         path = tmp_path / name
         quantize(artifact, path, load_recipe(name), texts=texts)
         vectors = _vectors(path, texts)

@@ -13,9 +13,10 @@ import transformers
 from fletcher.convert.export.export import export
 
 from ..families.decoders.models import make_tiny
-from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint
+from ..families.restated import Restated
+from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint, save_tokenizer
 
-__all__ = ["MAX_TOKENS", "MODELS", "export_mean", "save_artifact"]
+__all__ = ["MAX_TOKENS", "MODELS", "export_mean", "export_restated", "save_artifact"]
 
 MAX_TOKENS = 96
 
@@ -107,6 +108,13 @@ def save_artifact(family: str, folder: Path) -> Path:
     std = 0.1 if family in ("mt5", "t5") else 0.2  # T5 does not scale its scores
     save_checkpoint(model if family in RMS_NORMED else randomize(model, std=std), checkpoint, tokens)
     return export_mean(checkpoint, SIZES["hidden_size"])
+
+
+def export_restated(model: Restated, folder: Path, *, vocabulary: int, hidden: int) -> Path:
+    """Write the checkpoint of a restated model with a tokenizer into a folder, and export it by `export_mean`."""
+    checkpoint = model.save(folder / "checkpoint")
+    save_tokenizer(checkpoint, vocabulary)
+    return export_mean(checkpoint, hidden)
 
 
 def export_mean(checkpoint: Path, hidden: int) -> Path:

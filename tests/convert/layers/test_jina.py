@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..families.test_jina_bert import HIDDEN, VOCABULARY, Jina
 from ..verify.parity import make_card, save_tokenizer
-from .models import export_mean
+from .models import export_restated
 from .sabotage import Patient
 
 KINDS: dict[str, tuple[int, bool, dict[str, Any]]] = {
@@ -40,14 +41,9 @@ def restate(kind: str) -> Jina:
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    artifacts: dict[str, Path] = {}
-
+    @functools.cache
     def make(kind: str) -> Path:
-        if kind not in artifacts:
-            checkpoint = restate(kind).save(tmp_path_factory.mktemp(kind) / "checkpoint")
-            save_tokenizer(checkpoint, VOCABULARY)
-            artifacts[kind] = export_mean(checkpoint, HIDDEN)
-        return artifacts[kind]
+        return export_restated(restate(kind), tmp_path_factory.mktemp(kind), vocabulary=VOCABULARY, hidden=HIDDEN)
 
     return make
 

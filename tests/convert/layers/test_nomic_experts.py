@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..families.rotary.test_nomic_bert import EXPERTS, HIDDEN, VOCABULARY, Nomic
 from ..verify.parity import make_card, save_tokenizer
-from .models import export_mean
+from .models import export_restated
 from .sabotage import Patient
 from .test_devices import _open
 
@@ -44,14 +45,9 @@ def restate(kind: str) -> Nomic:
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    artifacts: dict[str, Path] = {}
-
+    @functools.cache
     def make(kind: str) -> Path:
-        if kind not in artifacts:
-            checkpoint = restate(kind).save(tmp_path_factory.mktemp(kind) / "checkpoint")
-            save_tokenizer(checkpoint, VOCABULARY)
-            artifacts[kind] = export_mean(checkpoint, HIDDEN)
-        return artifacts[kind]
+        return export_restated(restate(kind), tmp_path_factory.mktemp(kind), vocabulary=VOCABULARY, hidden=HIDDEN)
 
     return make
 

@@ -70,9 +70,8 @@ def same(made: Any, right: Any) -> None:
     assert made.shape == right.shape
     found, expected = (np.asarray(value).astype(np.float64) for value in (made, right))
     if np.issubdtype(np.asarray(right).dtype, np.integer):
-        # An element that float32 rounds to the other side of a step or of 0 has another code. The largest one of each
-        # dimension lies on such a border in int8, as the steps are made from it.
-        assert np.count_nonzero(found != expected) <= max(1, found.size // 50)
+        # An element that float32 rounds to the other side of a step or of 0 has another code.
+        assert np.mean(found != expected) < 0.01
         return
     assert float(np.abs(found - expected).max(initial=0)) <= 1e-5
 

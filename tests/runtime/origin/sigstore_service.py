@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-__all__ = ["SigstoreService", "sigstore_service"]
+__all__ = ["SigstoreService", "key_usage", "sigstore_service"]
 
 #: Extensions of a certificate of Fulcio (the issuer of the token, as text) and of RFC 6962 (timestamps of logs).
 ISSUER, TIMESTAMPS = ObjectIdentifier("1.3.6.1.4.1.57264.1.1"), ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
@@ -79,7 +79,7 @@ class SigstoreService:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=30))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(root=True), critical=True)
+            .add_extension(key_usage(root=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._authority.public_key()), critical=False)
             .sign(self._authority, hashes.SHA256())
         )
@@ -150,7 +150,7 @@ class SigstoreService:
             .not_valid_before(now - datetime.timedelta(minutes=1))
             .not_valid_after(now + datetime.timedelta(minutes=10))
             .add_extension(x509.SubjectAlternativeName([x509.RFC822Name(claims["sub"])]), critical=True)
-            .add_extension(_usage(root=False), critical=True)
+            .add_extension(key_usage(root=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._authority.public_key()), critical=False
@@ -208,7 +208,8 @@ class SigstoreService:
         return {top.hex(): promised | {"verification": verification}}
 
 
-def _usage(*, root: bool) -> x509.KeyUsage:
+def key_usage(*, root: bool) -> x509.KeyUsage:
+    """Return what the key of a certificate is for: to sign certificates if it is a root, else to sign data."""
     return x509.KeyUsage(
         digital_signature=not root,
         key_cert_sign=root,

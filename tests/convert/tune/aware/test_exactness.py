@@ -91,7 +91,9 @@ def test_vectors_of_the_graph_are_those_of_the_layers(
     with torch.no_grad():
         layers = np.stack([model.encode(text, prompt="") for text in TEXTS])
     # The last bit of a float32 sum may move a value across the border between two codes. Most texts have no such value.
-    assert np.median(np.abs(layers - graph).max(axis=1)) < 1e-6
+    differences = np.abs(layers - graph).max(axis=1)
+    assert np.median(differences) < 1e-6
+    assert (differences < 1e-4).mean() > 0.8
     assert np.median(np.abs(plain - graph).max(axis=1)) > 1e-3
     # With one code for such values all texts have the same vectors.
     settled = settled_vectors(model, written, TEXTS)
