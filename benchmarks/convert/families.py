@@ -27,7 +27,9 @@ import ml_dtypes
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from fletcher.convert.texts import SENTENCES
 
 COMMAND = "from fletcher.convert.commands.cli import main; main()"
 BLOCK = 4 << 20
@@ -274,12 +276,15 @@ def save(folder: Path, config: Mapping[str, Any], shapes: Shapes, kind: str) -> 
             values = (noise + float(is_norm)).astype(TYPES[kind]).tobytes()
             for size in _blocks(header[name]["data_offsets"], len(values)):
                 stream.write(values[:size])
-    words = ["[UNK]", "w1", *pre_tokenizers.ByteLevel.alphabet()]
-    vocabulary = {word: index for index, word in enumerate(words)}
+    words = ["[UNK]", "w1"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     if config["model_type"] == "qwen2":  # transformers' class of this family has BPE alone
-        tokenizer = Tokenizer(models.BPE(vocabulary, []))
+        tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=words, initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator(SENTENCES, trainer)  # a word is a token or two, as for a published tokenizer
     else:
+        vocabulary = {word: index for index, word in enumerate([*words, *alphabet])}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -39,8 +39,9 @@ NormKind = Literal["layer_norm", "rms_norm"]
 #: Rows that are transposed at once: 16 float32 fill a cache line of the result. That is 3 to 10 times as fast as all at once.
 STRIP = 16
 
-#: Elements of a large tensor that are read at once: 32 MB in float32.
-PART = 8 << 20
+#: Elements of a large tensor that are read at once: 16 MB in float32. glibc keeps memory of blocks below 32 MB for the next
+#: block, and maps a larger one anew each time, whose pages the kernel has to clear.
+PART = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -301,10 +302,10 @@ def _write(
     writer = GraphWriter(folder, architecture, card, recipe.emitter)
     writer.find_islands(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
     # The disk decides how long the weights of a large model take. Meanwhile another thread hashes the checkpoint's tensors,
-    # and a third one computes the canary, unless a session of a written graph will.
+    # and a third one computes the canary in pieces, unless a session of a written graph will.
     with ThreadPoolExecutor(2, thread_name_prefix="fletcher-export") as beside:
         content = beside.submit(describe_content, checkpoint, architecture, folder / TOKENIZER, _unweighted(card))
-        early = published is None and ("cpu", "fp32") not in recipe.variants
+        early = published is None and (("cpu", "fp32") not in recipe.variants or _is_large(checkpoint))
         canary = beside.submit(own_canary, None, writer, texts) if early else None
         variants = writer.write(recipe.variants)
         progress.line("writing the canary")
@@ -333,6 +334,11 @@ def _write(
     )
     write_manifest(folder, manifest)
     return session
+
+
+def _is_large(checkpoint: Checkpoint) -> bool:
+    """Return whether the model is too large for a session of its own, by the size of its tensors in float32."""
+    return 4 * sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()) >= LARGE
 
 
 def _unweighted(card: ModelCard) -> tuple[str, ...]:
