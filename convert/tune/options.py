@@ -61,7 +61,7 @@ class TrainingOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[float, Meta(gt=0)] | None,
         Meta(
             description="Largest learning rate. Default: 1e-4 for contrastive with a hidden size up to 384, 2e-5 with a "
-            "larger one or a reranker, 2e-4 with --lora or a student, 1e-5 for qat."
+            "larger one or a reranker, 2e-4 with --lora or a student, 2e-5 for qat."
         ),
     ] = None
     warmup: Annotated[float, Meta(ge=0, lt=1, description="Share of the steps in which the learning rate rises.")] = 0.1

@@ -96,9 +96,9 @@ class TuneRequest:
         """
         return make_key([method, files, content, msgspec.to_builtins([self.split, self.training, options])])
 
-    def calibrating(self, texts: Sequence[str]) -> list[str]:
-        """Return an even sample of the training texts that calibrates the recipe."""
-        rows = np.unique(np.linspace(0, len(texts) - 1, min(CALIBRATING, len(texts))).astype(int))
+    def calibrating(self, texts: Sequence[str], most: int = CALIBRATING) -> list[str]:
+        """Return an even sample of the training texts, at most `most`, that calibrates the recipe."""
+        rows = np.unique(np.linspace(0, len(texts) - 1, min(most, len(texts))).astype(int))
         return [texts[row] for row in rows.tolist()]
 
 

@@ -16,7 +16,7 @@ from fletcher.quantize.graph.activations import uneven_steps
 from fletcher.quantize.plan import PlannedProduct
 from fletcher.quantize.recipe import Recipe
 
-from .product import GraphCodes, IntegerProduct, Rounding, round_columns_through, round_rows_through
+from .product import GraphCodes, IntegerProduct, Rounding, code_rows, round_columns_through, round_rows_through
 
 __all__ = ["QuantizedEmbedding", "QuantizedLinear"]
 
@@ -72,10 +72,7 @@ class QuantizedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
         """Return the result of the layer, (..., out)."""
         rows = input.reshape(-1, self.in_features)
-        weight = self.weight.T
-        value = rows
-        if self.multipliers is not None and self.factors is not None:
-            value, weight = rows * self.multipliers, weight * self.factors[:, None]
+        value, weight = self._divided(rows), self.smoothed()
         product = IntegerProduct.apply(value, weight, self.rounding, self.graph)  # type: ignore[no-untyped-call]
         if self.mean is not None and self.coded is not None:
             rounded = round_columns_through(weight, self.rounding.limit)
@@ -85,6 +82,28 @@ class QuantizedLinear(nn.Linear):
         if self.loud is not None:
             product = product + rows[:, self.loud] @ self.weight.T[self.loud]
         return torch.reshape(product, (*input.shape[:-1], self.out_features))
+
+    def _divided(self, rows: Tensor) -> Tensor:
+        return rows if self.multipliers is None else rows * self.multipliers
+
+    def represented(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
+        """Return the values of the activations' codes, which the rounded weight is multiplied by, (rows, in)."""
+        codes, scales = code_rows(self._divided(input.reshape(-1, self.in_features)), self.rounding, None)
+        return codes * scales - (self.rounding.bound or 0.0)
+
+    def smoothed(self) -> Tensor:
+        """Return the weight that is rounded, (in, out): smoothing moved spread into it, and outlier columns are 0."""
+        return self.weight.T if self.factors is None else self.weight.T * self.factors[:, None]
+
+    def set_smoothed(self, weight: Tensor) -> None:
+        """Set the weight by the one that is rounded, (in, out). Outlier columns do not change."""
+        if self.factors is None:
+            self.weight.copy_(weight.T)
+            return
+        kept = self.factors == 0
+        self.weight.copy_(
+            torch.where(kept[:, None], self.weight.T, weight / self.factors.masked_fill(kept, 1)[:, None]).T
+        )
 
 
 class QuantizedEmbedding(nn.Embedding):

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from fletcher.quantize.graph.activations import Steps
 
-__all__ = ["GraphCodes", "IntegerProduct", "Rounding", "round_columns_through", "round_rows_through"]
+__all__ = [
+    "GraphCodes",
+    "IntegerProduct",
+    "Rounding",
+    "code_columns",
+    "code_rows",
+    "round_columns_through",
+    "round_rows_through",
+]
 
 #: Smallest row maximum, as in the graph.
 TINY = 1e-20
@@ -78,14 +86,14 @@ class GraphCodes:
         return torch.where(tied, self.codes, own)
 
 
-def _code_columns(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def code_columns(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """Return the codes, (in, out), and the scales, (out,), of a weight."""
     largest = weight.abs().amax(dim=0).clamp_min(TINY_WEIGHT)
     scales = largest / torch.tensor(limit, dtype=torch.float32, device=weight.device)
     return torch.clamp(torch.round(weight / scales), -limit, limit), scales
 
 
-def _code_rows(rows: Tensor, rounding: Rounding, graph: GraphCodes | None) -> tuple[Tensor, Tensor]:
+def code_rows(rows: Tensor, rounding: Rounding, graph: GraphCodes | None) -> tuple[Tensor, Tensor]:
     """Return codes without their zero point, (rows, in), and the scale of each row, (rows, 1), or of all, ()."""
     if (range_ := rounding.steps) is not None:
         scale = torch.tensor(range_.scale, dtype=torch.float32, device=rows.device)
@@ -115,8 +123,8 @@ class IntegerProduct(torch.autograd.Function):
             rounding: settings.
             graph: codes of a graph for these rows, which decide ties; None to round without them.
         """
-        codes, scale = _code_rows(rows, rounding, graph)
-        columns, column_scales = _code_columns(weight, rounding.limit)
+        codes, scale = code_rows(rows, rounding, graph)
+        columns, column_scales = code_columns(weight, rounding.limit)
         product = (codes @ columns) * column_scales * scale
         if rounding.bound:
             product = product - rounding.bound * (columns * column_scales).sum(dim=0)
@@ -142,7 +150,7 @@ class IntegerProduct(torch.autograd.Function):
 def round_columns_through(weight: Tensor, limit: int) -> Tensor:
     """Return the weight that the codes represent, with the gradient of the weight itself, (in, out)."""
     with torch.no_grad():
-        codes, scales = _code_columns(weight, limit)
+        codes, scales = code_columns(weight, limit)
         error = codes * scales - weight
     return weight + error
 
