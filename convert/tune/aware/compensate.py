@@ -8,6 +8,7 @@ begins with these codes. The module is imported by a training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from .modules import QuantizedLinear
 from .product import code_columns
 
-__all__ = ["compensate_rounding", "compensated"]
+__all__ = ["activation_products", "compensate_rounding", "compensated"]
 
 #: Share of the mean squared activation that is added to each input's, as in the paper: few texts do not show all directions.
 DAMPING = 0.01
@@ -30,28 +31,42 @@ def compensate_rounding(model: Any, texts: Sequence[str]) -> None:
 
     Args:
         model: a model of sentence-transformers whose layers `make_aware` replaced, with its weights before the training.
-        texts: training texts, which are computed one at a time: padding is not an activation.
+        texts: training texts.
     """
-    squares: dict[QuantizedLinear, Tensor] = {}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    with torch.no_grad():
+        for name, products in activation_products(model, texts).items():  # an expert that no text reaches has none
+            layer = layers[name]
+            layer.set_smoothed(compensated(layer.smoothed(), products, layer.rounding.limit))
 
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, QuantizedLinear)  # the hook is only on these
-        rows = layer.represented(inputs[0].detach())
+
+def activation_products(model: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Return the sum over all tokens of the outer product of a layer's rounded activations, (in, in), by the layer's name."""
+    sums: dict[str, Tensor] = {}
+    mask: Tensor | None = None
+
+    def remember(_: nn.Module, inputs: tuple[dict[str, Tensor], ...]) -> None:
+        nonlocal mask
+        mask = inputs[0].get("attention_mask")
+
+    def add(name: str, layer: QuantizedLinear, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].detach()
+        if mask is not None and values.shape[:-1] == mask.shape:  # padding is not an activation
+            values = values[mask.bool()]
+        rows = layer.represented(values)
         found = rows.T @ rows
-        squares[layer] = squares[layer] + found if layer in squares else found
+        sums[name] = sums[name] + found if name in sums else found
 
-    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    hooks = [layer.register_forward_pre_hook(add) for layer in layers]
+    hooks = [model[0].register_forward_pre_hook(remember)]
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            hooks.append(module.register_forward_pre_hook(partial(add, name)))
     try:
-        with torch.no_grad():
-            for text in texts:
-                model.encode(text, prompt="")
+        model.encode(list(texts), prompt="", batch_size=32, show_progress_bar=False)
     finally:
         for hook in hooks:
             hook.remove()
-    with torch.no_grad():
-        for layer, products in squares.items():  # an expert that no text reaches keeps its weights
-            layer.set_smoothed(compensated(layer.smoothed(), products, layer.rounding.limit))
+    return sums
 
 
 def compensated(weight: Tensor, products: Tensor, limit: int) -> Tensor:

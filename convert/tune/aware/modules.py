@@ -72,7 +72,7 @@ class QuantizedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
         """Return the result of the layer, (..., out)."""
         rows = input.reshape(-1, self.in_features)
-        value, weight = self._divided(rows), self.smoothed()
+        value, weight = self.divided(rows), self.smoothed()
         product = IntegerProduct.apply(value, weight, self.rounding, self.graph)  # type: ignore[no-untyped-call]
         if self.mean is not None and self.coded is not None:
             rounded = round_columns_through(weight, self.rounding.limit)
@@ -83,12 +83,13 @@ class QuantizedLinear(nn.Linear):
             product = product + rows[:, self.loud] @ self.weight.T[self.loud]
         return torch.reshape(product, (*input.shape[:-1], self.out_features))
 
-    def _divided(self, rows: Tensor) -> Tensor:
+    def divided(self, rows: Tensor) -> Tensor:
+        """Return the activations that are rounded, (rows, in): smoothing divides their columns, and outlier columns are 0."""
         return rows if self.multipliers is None else rows * self.multipliers
 
     def represented(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
         """Return the values of the activations' codes, which the rounded weight is multiplied by, (rows, in)."""
-        codes, scales = code_rows(self._divided(input.reshape(-1, self.in_features)), self.rounding, None)
+        codes, scales = code_rows(self.divided(input.reshape(-1, self.in_features)), self.rounding, None)
         return codes * scales - (self.rounding.bound or 0.0)
 
     def smoothed(self) -> Tensor:

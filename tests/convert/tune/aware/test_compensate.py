@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fletcher.convert.reference.load import load_witness
 from fletcher.convert.texts import SENTENCES
-from fletcher.convert.tune.aware.compensate import compensate_rounding, compensated
+from fletcher.convert.tune.aware.compensate import activation_products, compensate_rounding, compensated
 from fletcher.convert.tune.aware.insert import make_aware
 from fletcher.convert.tune.aware.modules import QuantizedLinear
 from fletcher.quantize.graph.rounding import round_columns
@@ -101,3 +101,22 @@ def test_products_of_a_model_come_nearer_to_float(name: str, tiny_artifact: Path
             assert layer.loud is not None
             assert (layer.weight[:, layer.loud] == weights[path][:, layer.loud]).all()
             assert (layer.weight != weights[path]).any()
+
+
+def test_padding_is_not_an_activation(tiny_artifact: Path, tiny_checkpoint: Path) -> None:
+    """A batch of one text and a long one gives the weights of the two texts by themselves."""
+    artifact, recipe = Artifact.open(tiny_artifact), recipe_of("int8-per-token")
+    plan = plan_quantization(artifact, recipe, list(SENTENCES))
+    texts = ["a cat", " ".join(SENTENCES[:4])]
+    sums: list[dict[str, Tensor]] = []
+    for batches in ([texts], [[text] for text in texts]):
+        model = load_witness(tiny_checkpoint, artifact.manifest.card).model
+        make_aware(model, model[0].model.get_input_embeddings(), plan)
+        found: dict[str, Tensor] = {}
+        for batch in batches:
+            for path, products in activation_products(model, batch).items():
+                found[path] = found[path] + products if path in found else products
+        sums.append(found)
+    assert len(sums[0]) == 12
+    for path, products in sums[0].items():
+        assert products.numpy() == pytest.approx(sums[1][path].numpy(), rel=1e-3, abs=1e-2)
