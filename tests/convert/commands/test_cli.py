@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +73,30 @@ def test_list_shows_every_model_in_groups() -> None:
     assert listed["all-MiniLM-L6-v2"]["verified"] and not listed["bge-m3"]["verified"]
     assert listed["embeddinggemma-300m"]["needs"] == ["terms accepted on the hub"]
     assert (listed["gte-modernbert-base"]["settings"], listed["gte-modernbert-base"]["card"]) == ("checkpoint", None)
+    assert listed["jina-embeddings-v3"]["non_commercial"] and not listed["bge-m3"]["non_commercial"]
+    assert [figure["benchmark"] for figure in listed["all-MiniLM-L6-v2"]["figures"]] == ["MTEB(eng, v2)", "BEIR"]
     table = convert("model", "list").stdout.splitlines()
-    groups = list(dict.fromkeys(line.partition("  ")[0] for line in table[2:]))
-    assert groups[:2] == ["embedding", "reranker"] and "late interaction (ColBERT)" in groups
-    [minilm] = [line for line in table if " all-MiniLM-L6-v2 " in line]
-    assert minilm.split()[2:] == ["22.7", "M", "90.9", "MB", "384", "256", "en", "Apache-2.0", "yes"]
+    titles = [table[0], *(line for before, line in pairwise(table) if not before)]
+    assert titles[:4] == ["dense", "static", "reranker", "classifier"] and titles[-1].startswith("not converted yet")
+    [minilm] = [line for line in table if line.startswith("all-MiniLM-L6-v2 ")]
+    cells = ["22.7 M", "90.9 MB", "384", "256", "en", "Apache-2.0", "59.0 MTEB(eng, v2) mean", "yes"]
+    assert re.split("  +", minilm)[1:] == cells
+    marked = [line.split()[0] for line in table if "CC-BY-NC" in line and " *" in line]
+    assert {"jina-embeddings-v3", "SFR-Embedding-Mistral", "splade-v3"} < set(marked)
+    assert "* for non-commercial use only" in table
+
+
+def test_show_has_prompts_commit_and_every_figure_with_its_benchmark_and_source() -> None:
+    shown = convert("model", "show", "E5-Mistral-7b-Instruct").stdout
+    assert "07163b72af1488142a360786df853f237b1a3ca1" in shown
+    assert 'prompt of query                   "Instruct: Given a web search query, retrieve relevant' in shown
+    assert 'the query\\nQuery: "' in shown
+    assert re.search(
+        r"^BEIR nDCG@10 +57\.07, mean over 15 data sets; from embeddings-benchmark/results at ", shown, re.M
+    )
+    refused = convert("model", "show", "voyage-4-nano", "--json")
+    assert refused.returncode == 0 and json.loads(refused.stdout)["refused"].startswith("its own code makes a Qwen3")
+    check_failed(convert("model", "show", "voyage-4-nan"), "Did you mean voyage-4-nano?")
 
 
 def test_export_verify_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
