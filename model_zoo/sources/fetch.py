@@ -44,7 +44,7 @@ class Checkout:
 
     @property
     def has_published_settings(self) -> bool:
-        """Whether the zoo has settings that the authors published beside the files: a card, or prompts."""
+        """True if the zoo has settings that the authors published beside the files: a card, or prompts."""
         return self.model is not None and (self.model.card is not None or bool(self.model.prompts))
 
 
