@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from fletcher.convert.export.card import settle_card
+from fletcher.convert.export.export import export
 from fletcher.convert.export.options import ExportOptions
-from fletcher.model_zoo import CatalogModel, Checkout
+from fletcher.model_zoo import CatalogModel, Checkout, Output
 from fletcher.model_zoo.errors import CardError
+from fletcher.runtime.artifact.folder import Artifact
 
 from ..tiny import save_bert, save_embedder
 
@@ -81,6 +84,27 @@ def test_a_sparse_model_of_the_zoo_needs_no_modules_json(tmp_path: Path) -> None
     listed = replace(LISTED, output="sparse", dimension=config["vocab_size"])
     card = settle_card(replace(checkout, model=listed), ExportOptions())
     assert (card.output, card.dimension, card.license) == ("sparse", config["vocab_size"], "MIT")
+
+
+@pytest.mark.parametrize("output", ["vectors", "sparse"])
+def test_an_export_with_prompts_or_the_head_of_the_zoo_agrees_with_sentence_transformers(
+    output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "files"
+    if output == "sparse":
+        save_bert(folder)
+        config = transformers.BertConfig.from_pretrained(folder)
+        transformers.BertForMaskedLM(config).save_pretrained(folder)
+        listed = replace(LISTED, output=output, dimension=config.vocab_size)
+    else:
+        save_embedder(folder)
+        listed = replace(LISTED, prompts={"query": "find: ", "document": "text: "})
+    sha256 = {file.name: "0" * 64 for file in folder.iterdir() if file.is_file()}
+    checkout = Checkout(folder=folder, source="hf:org/listed", revision=COMMIT, model=listed, sha256=sha256)
+    monkeypatch.setattr("fletcher.convert.export.export.fetch", lambda *_args, **_options: checkout)
+    exported = export("listed", tmp_path / "artifact", ExportOptions(verify=True))
+    assert exported.status == "verified"
+    assert Artifact.open(exported.path).manifest.card.prompts == listed.prompts
 
 
 @pytest.mark.parametrize("change", [{"dimension": 7}, {"family": "mpnet"}, {"output": "scores"}])
