@@ -26,7 +26,7 @@ def _short_ticks() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _kept_heap() -> Iterator[None]:
-    """Keep the memory of closed models, because each of many servers would collect garbage among a million objects of torch."""
+    """Keep the memory of closed models: many servers would each collect garbage among a million objects of torch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fletcher.serve.models.version.give_memory_back", lambda: None)
         yield
