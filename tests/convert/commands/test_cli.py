@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 
+from fletcher.convert.commands.cli import app
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import list_models
 from fletcher.runtime.artifact.folder import Artifact
+from tests.command_here import run_here
 
 from ..tiny import save_embedder
 
@@ -42,6 +44,11 @@ def convert(*args: str | Path, before: Callable[[], None] | None = None, **varia
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env=environment() | variables, preexec_fn=before
     )
+
+
+def here(*args: str | Path) -> Any:
+    """Run the command in this process."""
+    return run_here(app, *args)
 
 
 def check_failed(done: Any, message: str, code: int = 1) -> None:
@@ -109,26 +116,26 @@ def test_export_verify_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
     assert "self-made canary" in done.stderr
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
-    done = convert("model", "verify", path, "--json")
+    done = here("model", "verify", path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "passed"
 
-    done = convert("model", "inspect", path, "--json")
+    done = here("model", "inspect", path, "--json")
     assert done.returncode == 0 and done.stderr == ""
     inspected = json.loads(done.stdout)
     assert inspected["status"] == "verified" and inspected["digest"] == exported["digest"]
-    done = convert("model", "inspect", path)
+    done = here("model", "inspect", path)
     assert done.returncode == 0 and "cpu-fp32" in done.stdout and exported["digest"] in done.stdout
 
 
 def test_bad_input_gets_one_message_and_a_traceback_only_on_request(tmp_path: Path) -> None:
     missing = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a")
     check_failed(missing, "'/no/such/folder' is not a folder; a source is")
-    debugged = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a", "--debug")
+    debugged = here("model", "export", "/no/such/folder", "-o", tmp_path / "a", "--debug")
     assert debugged.returncode == 1 and "Traceback" in debugged.stderr
     assert list(tmp_path.iterdir()) == []
-    assert convert("model", "export").returncode == 2
-    assert convert("model", "export", "x", "-o", tmp_path / "a", "--max-tokens", "0").returncode == 2
+    assert here("model", "export").returncode == 2
+    assert here("model", "export", "x", "-o", tmp_path / "a", "--max-tokens", "0").returncode == 2
 
 
 def test_a_damaged_artifact_is_reported(artifact: Path, tmp_path: Path) -> None:
@@ -137,7 +144,7 @@ def test_a_damaged_artifact_is_reported(artifact: Path, tmp_path: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    check_failed(convert("model", "inspect", path), "has sha256")
+    check_failed(here("model", "inspect", path), "has sha256")
 
 
 @pytest.mark.parametrize("limit", [2_000, 60_000])
@@ -226,16 +233,16 @@ def test_an_interrupted_export_keeps_the_previous_artifact(
 def test_diff_says_why_two_artifacts_differ_and_that_two_are_equal(
     checkpoint: Path, artifact: Path, tmp_path: Path
 ) -> None:
-    equal = convert("model", "diff", artifact, artifact)
+    equal = here("model", "diff", artifact, artifact)
     assert equal.returncode == 0 and equal.stdout.startswith("equal: fs1-"), equal.stderr
     export(str(checkpoint), tmp_path / "short", max_tokens=12, verify=False)
-    different = convert("model", "diff", artifact, tmp_path / "short")
+    different = here("model", "diff", artifact, tmp_path / "short")
     assert different.returncode == 1 and different.stderr == ""
     assert "max_tokens" in different.stdout and "longer texts are cut at another place" in different.stdout
     assert "tokenizer" not in different.stdout
-    as_json = convert("model", "diff", artifact, tmp_path / "short", "--json")
+    as_json = here("model", "diff", artifact, tmp_path / "short", "--json")
     assert as_json.returncode == 1
     assert json.loads(as_json.stdout)["differences"] == [{"component": "max_tokens", "first": 20, "second": 12}]
-    check_failed(convert("model", "diff", artifact, tmp_path), "is not an artifact")
-    inspected = json.loads(convert("model", "inspect", artifact, "--json").stdout)
+    check_failed(here("model", "diff", artifact, tmp_path), "is not an artifact")
+    inspected = json.loads(here("model", "inspect", artifact, "--json").stdout)
     assert equal.stdout.split()[1].strip(".") == inspected["space"]
