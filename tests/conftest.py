@@ -253,9 +253,17 @@ def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_artifact(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> Path:
-    """Return the artifact of the real all-MiniLM-L6-v2. Tests only read it."""
-    path = tmp_path_factory.mktemp("artifacts") / "minilm"
-    export("all-MiniLM-L6-v2", path)
+    """Return the artifact of the real all-MiniLM-L6-v2, which the workers of a test run share. Tests only read it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        path = tmp_path_factory.mktemp("artifacts") / "minilm"
+        export("all-MiniLM-L6-v2", path)
+        return path
+    shared = tmp_path_factory.getbasetemp().parent
+    path = shared / "minilm"
+    with (shared / "minilm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            export("all-MiniLM-L6-v2", path)
     return path
 
 
