@@ -22,6 +22,7 @@ from fletcher.runtime.errors import CheckpointError
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.task_adapters import input_type_of, task_layout, task_of, tasks_of
+from .flag_reranker import FlagReranker, describe_reranker, find_flag_reranker, put_steps
 
 __all__ = ["Restatement", "find_restatement"]
 
@@ -57,6 +58,10 @@ def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
     if is_encoder(config):
         note = "Fletcher's restatement of LFM2's encoder, which transformers has in later versions"
         return Restatement(note, _plain_lfm2, _put_lfm2)
+    reranker = find_flag_reranker(card)
+    if reranker is not None:
+        note = "Fletcher's restatement of FlagEmbedding's steps from a pair to token ids"
+        return Restatement(note, partial(_reranker, reranker=reranker), lambda model, _: put_steps(model, reranker))
     experts = config.get("model_type") == "nomic_bert" and bool(config.get("num_experts"))
     tasks = tasks_of(config)
     if card.output != "vectors":
@@ -85,6 +90,14 @@ def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
         note = f"the authors' formula of adapters in torch, for the task {task}"
         return Restatement(note, partial(task_layout, task=task), partial(_put_task, task=task))
     return None
+
+
+@contextlib.contextmanager
+def _reranker(folder: Path, *, reranker: FlagReranker) -> Iterator[Path]:
+    """Give a folder in which sentence-transformers finds the modules of a reranker."""
+    with _view(folder, find_json(folder / "config.json")) as view:
+        describe_reranker(view, reranker)
+        yield view
 
 
 def _put_jina(model: Any, folder: Path) -> None:
