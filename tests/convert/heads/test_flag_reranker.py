@@ -77,7 +77,7 @@ def texts_of(query: str, passage: str) -> tuple[str, ...]:
 def theirs(folder: Path) -> tuple[list[list[int]], NDArray[np.float32]]:
     """Return token ids and scores of the reference: the logit of "Yes" after the last token, without a sigmoid."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     yes = tokenizer("Yes", add_special_tokens=False)["input_ids"][0]
     rows = [pair_ids(tokenizer, *pair) for pair in PAIRS]
     with torch.inference_mode():
