@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
 
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
@@ -85,13 +86,24 @@ def theirs(folder: Path) -> tuple[list[list[int]], NDArray[np.float32]]:
     return rows, np.array(logits, np.float32)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_variant("gemma", tmp_path_factory.mktemp("flag") / "checkpoint")
+def make(folder: Path) -> Path:
+    """Write a small Gemma with a random language model, and return its folder.
+
+    Two ends of lines are one token, as in Gemma's vocabulary, so that the ids of a pair are not those of its text as a whole.
+    """
+    write_variant("gemma", folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
     size = len(transformers.AutoTokenizer.from_pretrained(folder))
     config = transformers.GemmaConfig(**settings_of("gemma", vocab_size=size, max_position_embeddings=600))
     randomize(transformers.GemmaForCausalLM(config), norms=0.0).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("flag") / "checkpoint")
 
 
 def card_for(folder: Path) -> ModelCard:
@@ -109,6 +121,7 @@ def card_for(folder: Path) -> ModelCard:
 
 
 def convert(folder: Path, artifact: Path, card: ModelCard, max_tokens: int | None = None) -> Path:
+    """Export a checkpoint as the zoo's model with a card, and return the artifact."""
     model = dataclasses.replace(find_model(NAME), card=card)
     checkout = Checkout(folder=folder, source=str(folder), revision=None, model=model, sha256={})
     with pytest.MonkeyPatch.context() as patch:
@@ -131,6 +144,8 @@ def test_ids_and_scores_are_those_of_flag_embedding(checkpoint: Path, artifact: 
             np.testing.assert_allclose(encoder.score(pair[0], [pair[1]]).scores[0, 0], score, rtol=0, atol=2e-5)
             whole = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts_of(*pair))
             assert task.encodings.dropped.tolist() == [whole - len(row)], pair
+    joined = [tokenizer("".join(texts_of(*pair)), add_special_tokens=False)["input_ids"] for pair in PAIRS[:4]]
+    assert [ids == row for ids, row in zip(joined, rows, strict=False)] == [True, True, False, False]
 
 
 def test_the_template_is_in_the_artifact_and_in_its_canary(checkpoint: Path, artifact: Path) -> None:
