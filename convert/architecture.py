@@ -45,6 +45,7 @@ __all__ = [
     "Pooling",
     "RelativeBias",
     "Rotary",
+    "Routes",
     "Saturation",
     "SpanConvolution",
     "TokenOutput",
@@ -514,7 +515,18 @@ class LayerAverage:
     weights: tuple[float, ...]
 
 
-Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Modules of which each text takes those of its route, after the pooling.
+
+    Attributes:
+        modules: modules of each route, by its number; a route without modules leaves the vector as it is.
+    """
+
+    modules: tuple[tuple[Dense | Norm | Normalize | Truncate, ...], ...]
+
+
+Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation | Routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -598,4 +610,6 @@ class Architecture:
             yield from block.norms
         if self.final_norm is not None:
             yield self.final_norm
-        yield from (module for module in self.modules if isinstance(module, Norm))
+        for module in self.modules:
+            inside = [part for parts in module.modules for part in parts] if isinstance(module, Routes) else [module]
+            yield from (part for part in inside if isinstance(part, Norm))

@@ -12,6 +12,7 @@ from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, p
 from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
 from fletcher.runtime.errors import InputError
 
+from ..checkpoint.routes.layout import route_types
 from ..checkpoint.task_adapters import input_type_of, task_types
 from .options import ExportOptions
 
@@ -35,7 +36,7 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
         card = read if checkout.model is None else _as_listed(read, checkout.model)
         if options.task is not None:
             return _of_task(card, options.task)
-        types = task_types(checkout.folder)
+        types = task_types(checkout.folder) or route_types(checkout.folder, card)
         return msgspec.structs.replace(card, tasks=types) if types else card
     card = checkout.card
     if options.dimensions and tuple(sorted(set(options.dimensions), reverse=True)) != card.matryoshka:

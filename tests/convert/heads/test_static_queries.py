@@ -158,7 +158,7 @@ def test_other_routers_are_refused(folder: Path, tmp_path: Path) -> None:
     more = {**config["structure"], "image": config["structure"]["query"]}
     assert "image: SparseStaticEmbedding" in refused("more", structure=more)
     mappings = {**config["parameters"], "route_mappings": {"('query', 'text')": "document"}}
-    assert "Another Router sends queries" in refused("mapped", parameters=mappings)
+    assert "`route_mappings`, by which kinds" in refused("mapped", parameters=mappings)
     nowhere = {**config["parameters"], "default_route": None, "allow_empty_key": False}
     assert "default_route is None" in refused("nowhere", parameters=nowhere)
     foreign = {**config["types"], "document_1_SpladePooling": "other.SpladePooling"}
