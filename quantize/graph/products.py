@@ -19,7 +19,7 @@ from .activations import Activations, even_steps, lower_bounds, uneven_steps
 from .editor import CONTRIB, GraphEditor
 from .matrices import Place
 from .nodes import Nodes, Product
-from .rounding import Columns, round_columns
+from .rounding import Columns, mean_error, round_columns, rounded_product
 from .weight_only import write_blocks, write_half, write_table, write_widened
 
 __all__ = ["ProductWriter"]
@@ -124,9 +124,9 @@ class ProductWriter:
             codes, scales, zero = self._even_rows(value)
         columns = self._round(weight)
         if bound:
-            bias = _plus(bias, -bound * columns.floats.sum(axis=0, dtype=np.float64))
+            bias = _plus(bias, -bound * rounded_product(np.ones(len(weight)), columns))
         if self._recipe.bias_correction:  # with a scale per row only the weight's error remains in the mean
-            bias = _plus(bias, self._activations[name].mean.astype(np.float64) @ (weight - columns.floats))
+            bias = _plus(bias, mean_error(self._activations[name].mean, weight, columns))
         weights, weight_scales = self._store(product, columns)
         inputs = [codes, weights, nodes.constant("one", np.float32(1)), weight_scales, zero]
         value = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
@@ -206,7 +206,7 @@ class ProductWriter:
         columns = self._round(weight)
         if self._recipe.bias_correction:
             error = activations.mean.astype(np.float64) @ weight
-            error -= activations.coded.astype(np.float64) @ columns.floats
+            error -= rounded_product(activations.coded.astype(np.float64), columns)
             bias = _plus(bias, error)
         zero = np.int8(steps.zero) if gpu else np.uint8(steps.zero)
         scale = nodes.constant(f"{name}/scale", product.kind.type(steps.scale))
