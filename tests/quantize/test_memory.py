@@ -16,9 +16,12 @@ from fletcher.quantize.graph.editor import GraphEditor, write_graphs
 from fletcher.quantize.graph.spool import Spool
 from fletcher.quantize.quantized_artifact import quantize
 from fletcher.runtime import Artifact
+from fletcher.runtime.artifact.folder import MANIFEST
 
 from ..convert.export.sparse import run_watched, save_sparse
 from ..runtime.peak import needs_proc
+
+TEXTS = tuple(" ".join("abcdefg"[: 1 + number % 7]) for number in range(40))
 
 _QUANTIZE = """
 from fletcher.quantize.quantized_artifact import quantize
@@ -30,7 +33,7 @@ quantize(sys.argv[1], sys.argv[2], sys.argv[3], texts=["a b c d", "e f", "g", "h
 def test_new_weights_wait_in_a_file(
     tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
-    quantize(tiny_artifact, tmp_path / "memory", recipe)
+    quantize(tiny_artifact, tmp_path / "memory", recipe, texts=TEXTS)
     kept: list[bool] = []
 
     def watch(editors: Mapping[Path, GraphEditor], *arguments: Any) -> Any:
@@ -40,12 +43,12 @@ def test_new_weights_wait_in_a_file(
 
     monkeypatch.setattr(spool, "SMALLEST", 1)
     monkeypatch.setattr(quantized_artifact, "write_graphs", watch)
-    quantize(tiny_artifact, tmp_path / "file", recipe)
+    quantize(tiny_artifact, tmp_path / "file", recipe, texts=TEXTS)
     assert kept and all(kept)
     files = [Artifact.open(tmp_path / name).manifest.files for name in ("memory", "file")]
     assert files[0] == files[1]
     Artifact.open(tmp_path / "file").check_files()
-    assert not [file for file in (tmp_path / "file").iterdir() if file.name not in files[1] and file.suffix != ".json"]
+    assert {file.name for file in (tmp_path / "file").iterdir()} == {*files[1], MANIFEST}
 
 
 def test_a_spool_gives_back_what_it_keeps(tmp_path: Path) -> None:
@@ -74,15 +77,8 @@ def test_strips_of_columns_round_as_the_whole_matrix(monkeypatch: pytest.MonkeyP
             rounding.round_blocks(weight, bits=4, block=32, asymmetric=True, search=search),
         )
         error = rounding.mean_error(np.arange(70, dtype=np.float32), weight, columns)
-        return [
-            columns.values,
-            columns.scales,
-            *rounding.round_rows(weight),
-            blocks.values,
-            blocks.scales,
-            blocks.zeros,
-            error,
-        ]
+        parts = [columns.values, columns.scales, *rounding.round_rows(weight), error]
+        return [*parts, blocks.values, blocks.scales, blocks.zeros]
 
     whole = round_all()
     monkeypatch.setattr(rounding, "STRIP", 70 * 4)
