@@ -12,8 +12,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from ..verify.parity import randomize
-from .tiny import SIZES, save
+from ...verify.parity import randomize
+from ..tiny import SIZES, save
 
 __all__ = ["DIMENSION", "PROMPTS", "age_router", "bert", "dense", "save_model", "save_shared", "save_two"]
 

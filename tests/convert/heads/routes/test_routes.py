@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.verify.verify import verify
+from fletcher.quantize.quantized_artifact import quantize
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.errors import CheckpointError, InputError, OptionError
 from fletcher.runtime.inputs import Texts
@@ -25,9 +26,9 @@ from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.models.spec import ModelSpec
 
-from ...serve.fronts.channel.pair import open_engine, open_front
+from ....serve.fronts.channel.pair import open_engine, open_front
+from ..tiny import DOCUMENTS
 from .routers import DIMENSION, age_router, bert, dense, save_model, save_shared, save_two
-from .tiny import DOCUMENTS
 
 TEXTS = [*DOCUMENTS, "w9 w9 w1", "<s> w3 unheard"]
 #: Names of sentence-transformers' calls by input type, with their arguments.
@@ -210,3 +211,13 @@ def test_other_routers_are_refused(shared: Path, tmp_path: Path) -> None:
     raw = {"raw": config["structure"]["query"], "document": config["structure"]["document"]}
     assert "the name 'raw'" in refused("raw", structure=raw, parameters={})
     assert re.search("no structure and types", refused("empty", structure={}))
+
+
+def test_a_quantized_artifact_keeps_the_routes(shared: Path, tmp_path: Path) -> None:
+    quantize(
+        shared.parent / "artifact", tmp_path / "int8", "int8-per-token", texts=[" ".join(TEXTS[:n]) for n in range(40)]
+    )
+    with Encoder.load(tmp_path / "int8", provider="mlas", workers=1) as encoder:
+        for kind in CALLS:
+            cosines = np.sum(encoder.embed(TEXTS, input_type=kind).vectors * expect(shared, kind), axis=1)
+            assert cosines.min() > 0.99
