@@ -62,16 +62,10 @@ def artifact(folder: Path) -> Path:
     return folder.parent / "artifact"
 
 
-@pytest.mark.parametrize(
-    ("default", "normalized"),
-    [("document", True), ("query", True), ("document", False)],
-    ids=["document", "query", "raw"],
-)
-def test_each_route_is_that_of_sentence_transformers(tmp_path: Path, default: str, normalized: bool) -> None:
-    folder = save_router(tmp_path, normalized=normalized, default_route=default)
-    export(str(folder), tmp_path / "artifact")
+def check_routes(folder: Path, artifact: Path, *, normalized: bool = True) -> None:
+    """Compare each route of an artifact with sentence-transformers."""
     model = SentenceTransformer(str(folder), device="cpu")
-    with Encoder.load(tmp_path / "artifact", provider="mlas", workers=1) as encoder:
+    with Encoder.load(artifact, provider="mlas", workers=1) as encoder:
         assert encoder.card.normalize is normalized
         for kind, method in (("query", model.encode_query), ("document", model.encode_document)):
             expected = np.stack([method(text) for text in TEXTS])
@@ -80,6 +74,17 @@ def test_each_route_is_that_of_sentence_transformers(tmp_path: Path, default: st
         np.testing.assert_allclose(encoder.embed(TEXTS, input_type="raw").vectors, expected, rtol=0, atol=1e-5)
         plain = encoder.embed(TEXTS).vectors
         np.testing.assert_array_equal(plain, encoder.embed(TEXTS, input_type="document").vectors)
+
+
+def test_each_route_is_that_of_sentence_transformers(folder: Path, artifact: Path) -> None:
+    check_routes(folder, artifact)
+
+
+@pytest.mark.parametrize(("default", "normalized"), [("query", True), ("document", False)], ids=["query", "raw"])
+def test_other_default_routes_and_norms(tmp_path: Path, default: str, normalized: bool) -> None:
+    folder = save_router(tmp_path, normalized=normalized, default_route=default)
+    export(str(folder), tmp_path / "artifact")
+    check_routes(folder, tmp_path / "artifact", normalized=normalized)
 
 
 def test_a_query_needs_no_row_of_the_model(artifact: Path) -> None:
@@ -96,17 +101,19 @@ def test_a_query_needs_no_row_of_the_model(artifact: Path) -> None:
         assert len(encoder.prepare(TokenIds(([0, 11, 2],)), EmbedOptions(input_type="query")).encodings) == 1
 
 
-def test_queries_without_a_token_and_windows_of_queries_are_refused(artifact: Path, tmp_path: Path) -> None:
+def test_queries_without_a_token_and_windows_of_queries_are_refused(
+    folder: Path, artifact: Path, tmp_path: Path
+) -> None:
     with Encoder.load(artifact, provider="mlas", workers=1) as encoder:
         with pytest.raises(OptionError, match="read whole: windows is for its documents"):
             encoder.embed(["w1"], input_type="query", overflow="windows")
         assert len(encoder.embed(["w1"], input_type="document", overflow="windows")) == 1
         card, tokenizer = encoder.card, encoder.tokenizer
         assert len(tokenizer.encode([""])) == 1 and card.static_queries
-    folder = save_router(tmp_path)
-    settings = folder / "config_sentence_transformers.json"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    settings = copy / "config_sentence_transformers.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"prompts": {}}))
-    export(str(folder), tmp_path / "artifact")
+    export(str(copy), tmp_path / "artifact")
     with (
         Encoder.load(tmp_path / "artifact", provider="mlas", workers=1) as encoder,
         pytest.raises(InputError, match="text 1 has no token"),

@@ -66,18 +66,26 @@ def call(method: Any, texts: list[str]) -> NDArray[np.float32]:
     return rows
 
 
-@pytest.mark.parametrize("default", ["document", "query"])
-def test_each_route_is_that_of_sentence_transformers(tmp_path: Path, default: str) -> None:
-    folder = save_router(tmp_path, default_route=default)
-    export(str(folder), tmp_path / "artifact")
+def check_routes(folder: Path, artifact: Path) -> None:
+    """Compare each route of an artifact with sentence-transformers."""
     model = SparseEncoder(str(folder), device="cpu")
-    with Encoder.load(tmp_path / "artifact", provider="mlas", workers=1) as encoder:
+    with Encoder.load(artifact, provider="mlas", workers=1) as encoder:
         for kind, method in (("query", model.encode_query), ("document", model.encode_document), ("raw", model.encode)):
             found = encoder.embed_sparse(TEXTS, input_type=kind)
             np.testing.assert_allclose(dense(found), call(method, TEXTS), rtol=0, atol=1e-5)
         np.testing.assert_array_equal(
             dense(encoder.embed_sparse(TEXTS)), dense(encoder.embed_sparse(TEXTS, input_type="document"))
         )
+
+
+def test_each_route_is_that_of_sentence_transformers(folder: Path, artifact: Path) -> None:
+    check_routes(folder, artifact)
+
+
+def test_other_texts_can_be_read_like_queries(tmp_path: Path) -> None:
+    folder = save_router(tmp_path, default_route="query")
+    export(str(folder), tmp_path / "artifact")
+    check_routes(folder, tmp_path / "artifact")
 
 
 def test_a_query_needs_no_row_of_the_model(artifact: Path) -> None:
