@@ -56,7 +56,7 @@ from ..reference.load import load_witness
 from ..targets.emit import choose, emit
 from ..texts import EXTREMES, SENTENCES
 from ..verify.verify import reference_name, verify_with
-from .card import settle_card
+from .card import check_routes, settle_card
 from .content import describe_content
 from .options import ExportFields, ExportOptions
 from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
@@ -157,6 +157,8 @@ def export(
         if options.exporter == "fletcher":
             check_family(checkpoint)  # before the card asks for keys that another family does not have
         card = settle_card(dataclasses.replace(checkout, folder=layout), options)
+        if routed != checkout.folder:
+            check_routes(layout, card, options)
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}
         if options.exporter == "optimum":

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.verify.verify import verify
+from fletcher.quantize.quantized_artifact import quantize
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError, InputError, OptionError, TooLongError
 from fletcher.runtime.inputs import Texts, TokenIds
@@ -134,6 +135,25 @@ def test_the_truncation_of_the_tables_tokenizer_applies(folder: Path, tmp_path: 
         assert (found.tokens.tolist(), found.dropped.tolist()) == ([3], [2])
         with pytest.raises(TooLongError, match="text 0 is too long for a query"):
             encoder.embed(["w1 w2 w3 w4"], input_type="query", overflow="refuse")
+
+
+def test_each_route_alone(folder: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(folder), device="cpu")
+    for kind, method in (("query", model.encode_query), ("document", model.encode_document)):
+        export(str(folder), tmp_path / kind, task=kind)
+        with Encoder.load(tmp_path / kind, provider="mlas", workers=1) as encoder:
+            expected = np.stack([method(text) for text in TEXTS])
+            np.testing.assert_allclose(encoder.embed(TEXTS).vectors, expected, rtol=0, atol=1e-5)
+        verify(tmp_path / kind).raise_if_failed()
+
+
+def test_a_quantized_artifact_keeps_the_table(artifact: Path, tmp_path: Path) -> None:
+    quantize(artifact, tmp_path / "w8", "w8", texts=TEXTS)
+    found = []
+    for path in (artifact, tmp_path / "w8"):
+        with Encoder.load(path, provider="mlas", workers=1) as encoder:
+            found.append(encoder.embed(TEXTS, input_type="query").vectors)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_verification_compares_both_routes(artifact: Path) -> None:

@@ -20,7 +20,7 @@ from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.verify.verify import verify
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.artifact.folder import QUERY_WEIGHTS
-from fletcher.runtime.errors import ArtifactError, CheckpointError, TooLongError
+from fletcher.runtime.errors import ArtifactError, CheckpointError, FletcherError, TooLongError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.embed_request import EmbedRequest
@@ -86,6 +86,17 @@ def test_other_texts_can_be_read_like_queries(tmp_path: Path) -> None:
     folder = save_router(tmp_path, default_route="query")
     export(str(folder), tmp_path / "artifact")
     check_routes(folder, tmp_path / "artifact")
+
+
+def test_the_route_of_documents_alone_is_a_usual_model(folder: Path, tmp_path: Path) -> None:
+    export(str(folder), tmp_path / "documents", task="document")
+    model = SparseEncoder(str(folder), device="cpu")
+    with Encoder.load(tmp_path / "documents", provider="mlas", workers=1) as encoder:
+        np.testing.assert_allclose(
+            dense(encoder.embed_sparse(TEXTS)), call(model.encode_document, TEXTS), rtol=0, atol=1e-5
+        )
+    with pytest.raises(FletcherError, match="SparseStaticEmbedding"):
+        export(str(folder), tmp_path / "queries", task="query")
 
 
 def test_a_query_needs_no_row_of_the_model(artifact: Path) -> None:

@@ -24,7 +24,8 @@ PROMPTS = {"query": "w7 ", "document": "w8 ", "titles": "w9 "}
 def bert(folder: Path, seed: int = 0) -> Transformer:
     """Return a tiny random BERT with its tokenizer."""
     save(randomize(transformers.BertModel(transformers.BertConfig(**SIZES)), seed), folder)
-    return Transformer(str(folder))
+    transformer: Transformer = Transformer(str(folder))
+    return transformer
 
 
 def dense(seed: int, out: int = DIMENSION, **settings: Any) -> Dense:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from fletcher.convert.export.export import export
+from fletcher.convert.checkpoint.routes.layout import routed_layout
+from fletcher.convert.export.card import check_routes
+from fletcher.convert.export.export import ExportOptions, export
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.verify.verify import verify
 from fletcher.quantize.quantized_artifact import quantize
@@ -221,3 +224,15 @@ def test_a_quantized_artifact_keeps_the_routes(shared: Path, tmp_path: Path) -> 
         for kind in CALLS:
             cosines = np.sum(encoder.embed(TEXTS, input_type=kind).vectors * expect(shared, kind), axis=1)
             assert cosines.min() > 0.99
+
+
+def test_what_a_router_cannot_be_part_of_is_refused(shared: Path) -> None:
+    card = Artifact.open(shared.parent / "artifact").manifest.card
+    with routed_layout(shared) as view:
+        check_routes(view, card, ExportOptions())
+        with pytest.raises(InputError, match="--exporter optimum traces one route: choose it with --task"):
+            check_routes(view, card, ExportOptions(exporter="optimum"))
+        with pytest.raises(
+            CheckpointError, match="whose output is token_vectors; Fletcher converts embedders and SPLADE"
+        ):
+            check_routes(view, msgspec.structs.replace(card, output="token_vectors"), ExportOptions())
