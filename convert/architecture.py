@@ -35,6 +35,7 @@ __all__ = [
     "EmbeddingGate",
     "Experts",
     "FeedForward",
+    "GlobalFirst",
     "Heads",
     "Layer",
     "LayerAverage",
@@ -217,6 +218,24 @@ class SpanConvolution:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class GlobalFirst:
+    """Global attention of each text's first token, by projections of its own (Longformer's classifiers).
+
+    The first token attends to all tokens by these projections. Every other token attends to it by the attention's own ones,
+    also outside its window.
+
+    Attributes:
+        query: (hidden, heads · head_size), of the first token.
+        key: (hidden, heads · head_size), of all tokens.
+        value: (hidden, heads · head_size), of all tokens.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """Multi-head self-attention over each text.
@@ -244,6 +263,7 @@ class Attention:
         value_norm: the same of the projected value.
         disentangled: bias by content and distance.
         convolution: as many heads of convolutions beside those of the attention.
+        first: global attention of the first token, in addition to a symmetric window.
     """
 
     query: Linear
@@ -264,6 +284,7 @@ class Attention:
     disentangled: Disentangled | None = None
     convolution: SpanConvolution | None = None
     blockwise: bool = False
+    first: GlobalFirst | None = None
 
     def __post_init__(self) -> None:
         contexts = self.query_heads.width * (1 if self.convolution is None else 2)

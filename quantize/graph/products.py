@@ -24,8 +24,9 @@ from .weight_only import write_blocks, write_half, write_table, write_widened
 
 __all__ = ["ProductWriter"]
 
-#: Beginning of the names of an expert's values: encoder.layers.1/feed_forward/experts.4
-EXPERT = re.compile(r".+/experts\.\d+(?=/)")
+#: Beginning of the names of values with other rows than all tokens': encoder.layers.1/feed_forward/experts.4 and
+#: encoder.layer.1/attention/first/hidden
+OTHER_ROWS = re.compile(r".+/(experts\.\d+|attention/first/hidden)(?=/)")
 
 
 class ProductWriter:
@@ -167,11 +168,11 @@ class ProductWriter:
 
     def _middles(self, row: str) -> str:
         """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for a module after the pooling."""
-        # The encoder's values have a row for each token. A module may have one for each text, and an expert has those of its
-        # tokens: they share with none.
+        # The encoder's values have a row for each token. A module may have one for each text, as the first tokens have, and an
+        # expert has those of its tokens: they share with none.
         owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else ""
-        if (expert := EXPERT.match(row)) is not None:
-            owner = f"/{expert[0]}"
+        if (others := OTHER_ROWS.match(row)) is not None:
+            owner = f"/{others[0]}"
         nodes, key = self._nodes, ("middles", owner)
         if key not in nodes.shared:
             shape = nodes.node("Shape", [row], f"quantize{owner}/rows")

@@ -97,7 +97,7 @@ def test_a_text_has_the_number_of_its_route_and_an_empty_row_has_none() -> None:
     info = TensorInfo("text_tasks", "int32", ("texts",))
     for batch, shape, expected in ((BATCH, None, [0, 0]), (routed, None, [2, 1]), (routed, (4, 8), [2, 1, 0, 0])):
         found = make_feeds((info,), FeedRules(shape=shape), batch)["text_tasks"]
-        assert (found.tolist(), found.dtype) == (expected, np.int32)
+        assert found.tolist() == expected and found.dtype == np.int32
     assert routed.tensors(["text_tasks"])["text_tasks"].tolist() == [2, 1]
 
 
