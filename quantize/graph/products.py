@@ -168,8 +168,8 @@ class ProductWriter:
 
     def _middles(self, row: str) -> str:
         """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for a module after the pooling."""
-        # The encoder's values have a row for each token. A module may have one for each text, as the first tokens have, and an
-        # expert has those of its tokens: they share with none.
+        # The encoder's values have a row for each token. A module may have one for each text, as the first tokens have, and
+        # an expert has those of its tokens: they share with none.
         owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else ""
         if (others := OTHER_ROWS.match(row)) is not None:
             owner = f"/{others[0]}"

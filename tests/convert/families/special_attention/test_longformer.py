@@ -66,8 +66,8 @@ def test_a_head_is_left_out(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a classifier, whose first token has global attention."""
-    sizes = {**PAIR_SIZES, "type_vocab_size": 1, "attention_window": [4, 12]}
-    model = randomize(LongformerForSequenceClassification(LongformerConfig(**sizes, num_labels=1)))
+    sizes = {**PAIR_SIZES, "type_vocab_size": 1, "attention_window": [4, 12], "num_labels": 1}
+    model = randomize(LongformerForSequenceClassification(LongformerConfig(**sizes)))
     return save(model, tmp_path_factory.mktemp("classifier") / "model", types=False)
 
 
@@ -84,7 +84,7 @@ def test_a_quantized_classifier(classifier: Path, tmp_path: Path) -> None:
     assert quantize(tmp_path / "artifact", tmp_path / "int8", "int8-per-token", texts=texts).cosine_min > 0.99
     expected = CrossEncoder(str(classifier), device="cpu").predict([("w1 w2", text) for text in texts], batch_size=1)
     with Encoder.load(tmp_path / "int8", provider="mlas", workers=1) as encoder:
-        np.testing.assert_allclose(encoder.score("w1 w2", texts).values[:, 0], expected, rtol=0, atol=0.05)
+        np.testing.assert_allclose(encoder.score("w1 w2", texts).scores[:, 0], expected, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("target", ["cuda", "tensorrt", "coreml"])
