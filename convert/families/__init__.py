@@ -14,7 +14,14 @@ from .bert import describe_bert
 from .decoders.embedding_gemma2 import describe_embedding_gemma2
 from .decoders.gemma import describe_gemma, describe_gemma3
 from .decoders.lfm2 import describe_lfm2
-from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
+from .decoders.llama import (
+    describe_eurobert,
+    describe_llama,
+    describe_llama_bidirec,
+    describe_ministral3,
+    describe_mistral,
+    explain_scale,
+)
 from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
 from .electra import describe_electra
@@ -24,7 +31,7 @@ from .mpnet import describe_mpnet
 from .roberta import describe_roberta, describe_xlm_roberta_xl
 from .rotary.gte import describe_gte
 from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
-from .rotary.nomic_bert import describe_nomic_bert
+from .rotary.nomic_bert import describe_nomic_bert, explain_scaling
 from .settings.nearest import explain_nearest
 from .special_attention.big_bird import describe_big_bird, explain_blocks
 from .special_attention.convbert import describe_convbert
@@ -56,7 +63,10 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "lfm2": describe_lfm2,
         "lfm2_bidirectional": describe_lfm2,
         "llama": describe_llama,
+        "llama_bidirec": describe_llama_bidirec,
         "longformer": describe_longformer,
+        "ministral3": describe_ministral3,
+        "ministral3_bidirec": describe_ministral3,
         "mistral": describe_mistral,
         "modernbert": describe_modernbert,
         "new": describe_gte,
@@ -104,8 +114,13 @@ UNTRACED: Mapping[str, str] = MappingProxyType(
 
 def explain_limit(checkpoint: Checkpoint) -> str:
     """Return why texts beyond the longest one are refused, as the rest of a sentence; nothing for most families."""
-    if checkpoint.config.get("model_type") == "big_bird":
-        return explain_blocks(checkpoint)
+    match checkpoint.config.get("model_type"):
+        case "big_bird":
+            return explain_blocks(checkpoint)
+        case "ministral3" | "ministral3_bidirec":
+            return explain_scale()
+        case "nomic_bert":
+            return explain_scaling(checkpoint)
     return ""
 
 
