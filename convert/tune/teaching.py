@@ -102,13 +102,15 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
 
     from .aware.compensate import compensate_rounding
     from .aware.insert import make_aware
+    from .training.run import training_length
 
     progress.line(f"measuring activations for {recipe.name}")
     plan = plan_quantization(base.artifact, _smoother(recipe), request.calibrating(train_texts))
     model = load_trainable(base)
     make_aware(model, model[0].model.get_input_embeddings(), plan)
     progress.line("rounding the weights so that their errors cancel")
-    compensate_rounding(model, request.calibrating(train_texts, COMPENSATING))
+    length = training_length(model, request.training)
+    compensate_rounding(model, cut_texts(model, request.calibrating(train_texts, COMPENSATING), length))
     trained, cut = _train(request, model, base, lesson, (run, AWARE_RATE), progress)
     outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe, plan.activations)
     artifacts = write_artifacts(outcome, run, request.artifacts, progress)
