@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
@@ -64,6 +64,21 @@ class CheckedTrainer(SentenceTransformerTrainer):
             )
         return loss
 
+    def train_on(self, checkpoint: Path | None) -> None:
+        """Train from the beginning, or from a checkpoint. After the last step of a training nothing is left to do.
+
+        The library would compute another step after the last one, or after the patience ended.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / STATE))
+        if state.global_step < self.args.max_steps and not _out_of_patience(state):
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self.state = state
+        self._load_best_model()
+
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: a model card would need the hub."""
 
@@ -102,6 +117,14 @@ class CheckedTrainer(SentenceTransformerTrainer):
 def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     """Give a model the weights of a checkpoint of its training."""
     load_model(model, str(checkpoint / WEIGHTS))
+
+
+def _out_of_patience(state: TrainerState) -> bool:
+    stored = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+    if not isinstance(stored, dict):
+        return False
+    waited = int(stored["attributes"]["early_stopping_patience_counter"])
+    return waited >= int(stored["args"]["early_stopping_patience"])
 
 
 def _is_full(error: Exception) -> bool:
