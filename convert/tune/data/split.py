@@ -149,10 +149,5 @@ def _near_pairs(
         rows = held[start : start + CHUNK]
         queries, documents = np.nonzero(vectors[rows] @ vectors.T >= cosine)
         for row, other in zip(rows[queries].tolist(), documents.tolist(), strict=True):
-            pairs.update(
-                (one, two)
-                for one in owners[row]
-                for two in owners.get(other, ())
-                if one != two
-            )
+            pairs.update((one, two) for one in owners[row] for two in owners.get(other, ()) if one != two)
     return sorted(pairs)

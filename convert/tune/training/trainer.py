@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -57,12 +57,25 @@ class CheckedTrainer(SentenceTransformerTrainer):
         loss = super().compute_loss(*args, **kwargs)
         value = loss[0] if isinstance(loss, tuple) else loss
         if not math.isfinite(float(value.detach())):
-            kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
-            raise InputError(
-                f"the loss of step {self.state.global_step + 1} is {float(value.detach())}: lower --learning-rate. "
-                f"Checkpoints kept: {', '.join(kept) or 'none'}; remove {self.args.output_dir} to begin anew"
-            )
+            raise self._diverged(f"the loss of step {self.state.global_step + 1} is {float(value.detach())}")
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the model, whose weights then may become a checkpoint.
+
+        Raises:
+            InputError: a weight is NaN or infinite, although the losses before it were finite.
+        """
+        if not all(bool(torch.isfinite(one).all()) for one in self.model.parameters()):
+            raise self._diverged(f"the weights after step {self.state.global_step} have NaN or infinity")
+        return cast("dict[str, float]", super().evaluate(*args, **kwargs))
+
+    def _diverged(self, cause: str) -> InputError:
+        kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
+        return InputError(
+            f"{cause}: lower --learning-rate. Checkpoints kept: {', '.join(kept) or 'none'}; remove {self.args.output_dir} "
+            "to begin anew"
+        )
 
     def train_on(self, checkpoint: Path | None) -> None:
         """Train from the beginning, or from a checkpoint. After the last step of a training nothing is left to do.

@@ -150,6 +150,15 @@ def test_a_loss_that_is_not_a_number_is_an_error(tiny_checkpoint: Path, tmp_path
     assert (tmp_path / "checkpoint-3" / "trainer_state.json").is_file()
 
 
+def test_weights_that_are_not_numbers_are_found_before_they_are_a_checkpoint(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    options = OPTIONS.replace(steps=1, evaluations=1, warmup=0, learning_rate=1e39)  # beyond float32
+    with pytest.raises(InputError, match=r"the weights after step 1 have NaN or infinity: lower --learning-rate"):
+        train(tiny_checkpoint, tmp_path, options)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 @pytest.fixture
 def small_files(tmp_path: Path) -> Iterator[Callable[[int], None]]:
     """Yield a function that limits the size of files, so that the system itself refuses a write."""
