@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import silhouette_samples, silhouette_score
+from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -29,6 +30,13 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found.probe_accuracy == pytest.approx(cross_val_score(probe, unit, labels, cv=folds).mean())
     assert found.probe_f1 == pytest.approx(cross_val_score(probe, unit, labels, cv=folds, scoring="f1_macro").mean())
     assert found.neighbors_accuracy == pytest.approx(cross_val_score(votes, unit, labels, cv=folds).mean())
+    assert found.neighbors_f1 == pytest.approx(cross_val_score(votes, unit, labels, cv=folds, scoring="f1_macro").mean())
+    each = silhouette_samples(unit, labels, metric="cosine")
+    expected = [each[np.array(labels) == one.label].mean() for one in found.labels]
+    assert [one.silhouette for one in found.labels] == pytest.approx(expected)
+    # Of all pairs of one label; the report has a sample of them.
+    same = np.equal.outer(labels, labels) & ~np.eye(len(labels), dtype=bool)
+    assert found.alignment == pytest.approx(euclidean_distances(unit, squared=True)[same].mean(), rel=0.01)
     assert found.majority == pytest.approx(1 / 3)
     assert [(one.label, one.texts) for one in found.labels] == [("air", 80), ("land", 80), ("sea", 80)]
 
