@@ -134,7 +134,10 @@ def mine(
         seed=seed,
         reranker=None if reranker is None else str(reranker),
     )
-    report.result(mine_negatives(folder, read_positive_pairs(pairs), corpus, output, options, progress=report))
+    mined = mine_negatives(folder, read_positive_pairs(pairs), corpus, output, options, progress=report)
+    report.result(mined)
+    if mined.without == mined.pairs:
+        report.line("no pair has a negative: margins and bounds removed all candidates, so loosen them, such as --relative-margin")
 
 
 @tune.command("contrastive")

@@ -58,8 +58,8 @@ def test_rare_labels_and_unlabeled_texts_are_left_out() -> None:
     [
         (["a"] * 20, "one label"),
         ([None] * 20, "no label"),
-        (["a"] * 18 + ["b", "c"], "3 labels, of which 1"),
-        ([str(row) for row in range(20)], "20 labels, of which 0"),
+        (["a"] * 18 + ["b", "c"], "3 labels, 1 of them"),
+        ([str(row) for row in range(20)], "20 labels, 0 of them"),
     ],
 )
 def test_labels_that_cannot_be_separated_are_refused(labels: list[str | None], message: str) -> None:

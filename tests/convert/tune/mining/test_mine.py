@@ -120,6 +120,7 @@ def test_a_corpus_of_lines_and_the_command(tiny_artifact: Path, tmp_path: Path) 
     assert [(one["query"], one["positive"]) for one in mined] == sorted_by_query(pairs())
     assert all(one["negatives"] == [] and len(one["scores"]) == 1 for one in mined)
     assert "without" in done.stdout
+    assert "no pair has a negative" in done.output
 
 
 def sorted_by_query(given: list[Example]) -> list[tuple[str, str]]:
