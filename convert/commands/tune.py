@@ -137,7 +137,9 @@ def mine(
     mined = mine_negatives(folder, read_positive_pairs(pairs), corpus, output, options, progress=report)
     report.result(mined)
     if mined.without == mined.pairs:
-        report.line("no pair has a negative: margins and bounds removed all candidates, so loosen them, such as --relative-margin")
+        report.line(
+            "no pair has a negative: margins and bounds removed all candidates. Loosen them, such as --relative-margin"
+        )
 
 
 @tune.command("contrastive")

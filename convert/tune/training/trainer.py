@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -68,7 +68,7 @@ class CheckedTrainer(SentenceTransformerTrainer):
         """
         if not all(bool(torch.isfinite(one).all()) for one in self.model.parameters()):
             raise self._diverged(f"the weights after step {self.state.global_step} have NaN or infinity")
-        return cast("dict[str, float]", super().evaluate(*args, **kwargs))
+        return super().evaluate(*args, **kwargs)
 
     def _diverged(self, cause: str) -> InputError:
         kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
@@ -133,8 +133,9 @@ def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
 
 
 def _out_of_patience(state: TrainerState) -> bool:
-    stored = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
-    if not isinstance(stored, dict):
+    callbacks: Any = state.stateful_callbacks  # a mapping in files, whatever its annotation says
+    stored = callbacks.get(EarlyStoppingCallback.__name__)
+    if stored is None:
         return False
     waited = int(stored["attributes"]["early_stopping_patience_counter"])
     return waited >= int(stored["args"]["early_stopping_patience"])

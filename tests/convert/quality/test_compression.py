@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -55,7 +57,7 @@ def test_vectors_of_few_directions_lose_no_neighbor_by_pca_and_some_by_a_cut() -
     assert not any(one.method == "pca-whitened" for one in results)
 
 
-def neighbors_of(vectors: NDArray[np.float32], count: int, metric: str = "cosine") -> list[set[int]]:
+def neighbors_of(vectors: NDArray[Any], count: int, metric: str = "cosine") -> list[set[int]]:
     """Return the nearest others of each vector by scikit-learn."""
     rows = NearestNeighbors(n_neighbors=count + 1, metric=metric).fit(vectors).kneighbors(vectors)[1]
     return [set(found[found != row][:count].tolist()) for row, found in enumerate(rows)]
@@ -80,7 +82,8 @@ def test_neighbors_that_stay_are_those_of_scikit_learn() -> None:
     candidates = neighbors_of(held > 0, 40, "hamming")
     scaled = codes * np.abs(held).max(axis=1, keepdims=True) / 127
     best = [
-        set(sorted(found, key=lambda other: -float(held[row] @ scaled[other]))[:10]) for row, found in enumerate(candidates)
+        set(sorted(found, key=lambda other: -float(held[row] @ scaled[other]))[:10])
+        for row, found in enumerate(candidates)
     ]
     # The fortieth has equally many bits as others, of which either order is right.
     assert by["full", 64, "binary"] == pytest.approx(share(best), abs=0.01)

@@ -30,7 +30,9 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found.probe_accuracy == pytest.approx(cross_val_score(probe, unit, labels, cv=folds).mean())
     assert found.probe_f1 == pytest.approx(cross_val_score(probe, unit, labels, cv=folds, scoring="f1_macro").mean())
     assert found.neighbors_accuracy == pytest.approx(cross_val_score(votes, unit, labels, cv=folds).mean())
-    assert found.neighbors_f1 == pytest.approx(cross_val_score(votes, unit, labels, cv=folds, scoring="f1_macro").mean())
+    assert found.neighbors_f1 == pytest.approx(
+        cross_val_score(votes, unit, labels, cv=folds, scoring="f1_macro").mean()
+    )
     each = silhouette_samples(unit, labels, metric="cosine")
     expected = [each[np.array(labels) == one.label].mean() for one in found.labels]
     assert [one.silhouette for one in found.labels] == pytest.approx(expected)

@@ -34,12 +34,12 @@ def test_pairs_triplets_and_scored_pairs() -> None:
 
 
 def test_columns_are_those_of_all_rows() -> None:
-    later = [(place, row | {"negative": "n", "group": "g"}) for place, row in rows()[30:]]
+    later = [(place, dict(row) | {"negative": "n", "group": "g"}) for place, row in rows()[30:]]
     found = make_examples("x", [*rows()[:30], *later])
     assert found.kind == "triplets"
     assert [found.items[row] for row in (0, 30)] == [Example("q0", "d0"), Example("q30", "d30", ("n",), None, "g")]
     with pytest.raises(InputError, match="row 0: score is None"):
-        make_examples("x", [*rows(30), *((place, row | {"score": 1}) for place, row in rows()[30:])])
+        make_examples("x", [*rows(30), *((place, dict(row) | {"score": 1}) for place, row in rows()[30:])])
 
 
 def test_positive_pairs_are_of_any_number_and_keep_their_groups(tmp_path: Path) -> None:
