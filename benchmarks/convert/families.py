@@ -281,7 +281,9 @@ def save(folder: Path, config: Mapping[str, Any], shapes: Shapes, kind: str) -> 
     if config["model_type"] == "qwen2":  # transformers' class of this family has BPE alone
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=words, initial_alphabet=alphabet, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=4000, special_tokens=words, initial_alphabet=alphabet, show_progress=False
+        )
         tokenizer.train_from_iterator(SENTENCES, trainer)  # a word is a token or two, as for a published tokenizer
     else:
         vocabulary = {word: index for index, word in enumerate([*words, *alphabet])}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from fletcher.model_zoo import Head, list_models
+from fletcher.model_zoo import Head, find_model, list_models
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.zoo import published_digest
 from fletcher.runtime.artifact.folder import Artifact
@@ -17,7 +17,7 @@ from fletcher.runtime.errors import InputError
 
 from .calibrate import calibrate
 from .diff import diff_models
-from .listing import show_zoo
+from .listing import show_model, show_zoo
 from .quality import quality
 from .quantize import quantize
 from .reduce import reduce
@@ -63,6 +63,17 @@ def list_or_show(
         show_url(reporter(ctx), url)
         return
     show_zoo(reporter(ctx), list_models())
+
+
+@model.command("show")
+def show_zoo_model(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name or alias of a model of the zoo.", show_default=False)
+    ],
+) -> None:
+    """Show a model of the zoo: source, license, prompts, and published accuracy with its benchmark and source."""
+    show_model(reporter(ctx), find_model(name))
 
 
 @model.command("export")

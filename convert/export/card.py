@@ -29,6 +29,8 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
     pooling, max_tokens, head = options.pooling, options.max_tokens, options.head
     if checkout.card is None:
         name = model_name(checkout.source) if checkout.model is None else checkout.model.name
+        if head is None and checkout.model is not None and checkout.model.output == "sparse":
+            head = "splade"  # older files of SPLADE models do not say so
         read = read_card(
             checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head, dimensions=options.dimensions
         )
@@ -57,18 +59,29 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
 
 
 def _as_listed(card: ModelCard, model: CatalogModel) -> ModelCard:
-    """Return the card that was read from the files of a model of the zoo, with the names, source and license of the zoo."""
+    """Return the card that was read from the files of a model of the zoo, with its names, license and prompts there.
+
+    A prompt of the files has precedence over the zoo's.
+
+    Raises:
+        CardError: the files are not those of the model that the zoo lists.
+    """
     different = [
         f"{key} {ours} instead of {theirs}"
         for key in ("family", "output", "dimension")
-        if (ours := getattr(card, key)) != (theirs := getattr(model, key))
+        if (ours := getattr(card, key)) != (theirs := getattr(model, key)) and theirs is not None
     ]
     if different:
         raise CardError(
             f"the files of {model.name} at {model.revision} are not those that the zoo lists: {', '.join(different)}"
         )
     return msgspec.structs.replace(
-        card, license=model.license, sources=model.sources, revision=model.revision, aliases=model.aliases
+        card,
+        license=model.license,
+        sources=model.sources,
+        revision=model.revision,
+        aliases=model.aliases,
+        prompts={**model.prompts, **card.prompts},
     )
 
 

@@ -242,7 +242,7 @@ def _verify(artifact: Artifact, checkout: Checkout, output: str | Path, progress
         return artifact
     progress.line("comparing with sentence-transformers")
     try:
-        witness = load_witness(checkout.folder, artifact.manifest.card, zoo=checkout.card is not None)
+        witness = load_witness(checkout.folder, artifact.manifest.card, zoo=checkout.has_published_settings)
         report = verify_with(artifact.path, witness, name=reference_name(checkout), progress=progress)
     except CheckpointError as error:
         progress.warn(f"not verified: {error}")

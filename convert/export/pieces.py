@@ -28,8 +28,8 @@ Array = NDArray[Any]
 #: Bytes of weights from which a model has no session of its own. A smaller model's copy of them stays below 300 MB.
 LARGE = 256 << 20
 
-#: Bytes of the weights of a piece, unless a single weight has more.
-PIECE = 256 << 20
+#: Bytes of the weights of a piece in float32, unless a single weight has more.
+PIECE = 128 << 20
 
 #: Most tokens of a batch, padding included; a longer text is a batch of its own.
 TOKENS = 512
@@ -149,7 +149,8 @@ def _is_external(tensor: TensorProto) -> bool:
 
 
 def _bytes(tensor: TensorProto) -> int:
-    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    """Return the bytes of a tensor in float32, to which a session converts the half types when it is opened."""
+    return 4 * math.prod(tensor.dims)
 
 
 def _is_lookup(node: onnx.NodeProto) -> bool:

@@ -54,7 +54,7 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         folder: the checkpoint.
         card: card of the artifact. Its pooling is used if the checkpoint has no `modules.json`, and its longest input if that
             is the shorter one.
-        zoo: whether the card is the zoo's, whose limit and prompts the authors published beside the checkpoint.
+        zoo: whether the card has a limit or prompts of the zoo, which the authors published beside the checkpoint.
 
     Raises:
         MissingPackageError: torch, transformers or sentence-transformers is not installed.

@@ -80,7 +80,7 @@ def verify(
         )
     checkout = fetch_reference(opened, reference, progress)
     progress.line("loading the reference")
-    witness = load_witness(checkout.folder, opened.manifest.card, zoo=checkout.card is not None)
+    witness = load_witness(checkout.folder, opened.manifest.card, zoo=checkout.has_published_settings)
     name = reference_name(checkout)
     report = verify_with(artifact, witness, name=name, texts=texts, variant=variant, progress=progress)
     if report.verdict == "passed" and report.complete:

@@ -42,6 +42,11 @@ class Checkout:
         """The zoo's card of the model, or None if its own files have its settings."""
         return None if self.model is None else self.model.card
 
+    @property
+    def has_published_settings(self) -> bool:
+        """True if the zoo has settings that the authors published beside the files: a card, or prompts."""
+        return self.model is not None and (self.model.card is not None or bool(self.model.prompts))
+
 
 def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress = SILENT) -> Checkout:
     """Download a model's files, or take them from the cache, and check them.
@@ -57,10 +62,12 @@ def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress = SI
 
     Raises:
         ChecksumError: a file is not the one that was published or recorded; no other source is tried then.
-        SourceError: all sources failed; the message has each source's reason.
+        SourceError: all sources failed, with each source's reason; or the zoo says that Fletcher does not convert the model.
         CardError: a packaged card is malformed.
     """
     model = _zoo_model(source)
+    if model is not None and model.refused is not None:
+        raise SourceError(f"Fletcher does not convert {model.name} yet: {model.refused}. Nothing was downloaded")
     if model is not None:
         return _first_that_works(model, cache_dir, progress)
     location = parse_location(source)

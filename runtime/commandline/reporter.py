@@ -6,9 +6,10 @@ result object goes to stdout. This module does not know commands.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -21,6 +22,8 @@ import typer
 
 from fletcher.model_zoo.progress import Counter
 
+from .tables import Table, format_fields, format_tables
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -29,21 +32,6 @@ __all__ = ["Reporter", "Table"]
 
 #: Seconds between two lines of one counter, so that the log of a run of hours stays readable.
 LINE_INTERVAL_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """`Table`: a result as rows of text.
-
-    Attributes:
-        columns: headings.
-        rows: cells; columns of numbers are aligned right.
-        title: line above the table, or None.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +92,23 @@ class Reporter:
             counts = _Counts(total, units, note)
             yield _Bar(bars, bars.add_task(label, total=total, counts=counts.text()), counts)
 
-    def result(self, result: object, table: Table | None = None) -> None:
+    def result(self, result: object, table: Table | Sequence[Table] | None = None) -> None:
         """Print the command's result. Call it last.
 
         Args:
             result: a msgspec struct, a dataclass, a mapping or a sequence; it may contain paths and numpy scalars.
-            table: the result as text; None prints a line per field. `as_json` ignores it.
+            table: the result as text, one table or several; None prints a line per field. `as_json` ignores it.
         """
         if self.as_json:
             encoded = msgspec.json.encode(result, enc_hook=_to_builtin)
             typer.echo(msgspec.json.format(encoded, indent=2).decode())
             return
-        for text in (
-            _format_table(table) if table else _format_fields(msgspec.to_builtins(result, enc_hook=_to_builtin))
-        ):
+        if table is None:
+            lines = format_fields(msgspec.to_builtins(result, enc_hook=_to_builtin))
+        else:
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            lines = format_tables([table] if isinstance(table, Table) else table, width)
+        for text in lines:
             typer.echo(text)
 
 
@@ -129,52 +120,6 @@ def _to_builtin(value: object) -> object:
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise NotImplementedError(f"a result cannot hold a {type(value).__name__}")
-
-
-# Text -----------------------------------------------------------------------------------------------------------------
-
-
-def _format_cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        # Four digits are enough for a rate; a cosine such as 0.9999998 needs all its nines.
-        return f"{value:.7f}" if 0.99 < value < 1 else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_format_cell(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_format_cell, value)) or "none"
-    return str(value)
-
-
-def _format_fields(result: object) -> Iterator[str]:
-    if not isinstance(result, Mapping):
-        yield _format_cell(result)
-        return
-    width = max((len(str(key)) for key in result), default=0)
-    for key, value in result.items():
-        yield f"{str(key).replace('_', ' '):<{width}}  {_format_cell(value)}".rstrip()
-
-
-def _format_table(table: Table) -> Iterator[str]:
-    cells = [[_format_cell(value) for value in row] for row in table.rows]
-    widths = [max(len(text) for text in column) for column in zip(table.columns, *cells, strict=True)]
-    right = [
-        bool(table.rows) and all(isinstance(row[index], int | float) or row[index] is None for row in table.rows)
-        for index in range(len(widths))
-    ]
-    if table.title:
-        yield table.title
-    for row in ([*table.columns], ["-" * width for width in widths], *cells):
-        padded = (
-            text.rjust(width) if flush else text.ljust(width)
-            for text, width, flush in zip(row, widths, right, strict=True)
-        )
-        yield "  ".join(padded).rstrip()
 
 
 class _Counts:

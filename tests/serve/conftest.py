@@ -24,6 +24,14 @@ def _short_ticks() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kept_heap() -> Iterator[None]:
+    """Keep the memory of closed models: many servers would each collect garbage among a million objects of torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fletcher.serve.models.version.give_memory_back", lambda: None)
+        yield
+
+
 @pytest.fixture
 def fake_encoder() -> FakeEncoder:
     return FakeEncoder()

@@ -110,7 +110,7 @@ def load_trainable(checkpoint: Trainable) -> Any:
         MissingPackageError: a package is not installed.
     """
     checkout = checkpoint.checkout
-    model = load_witness(checkout.folder, checkpoint.card, zoo=checkout.card is not None).model
+    model = load_witness(checkout.folder, checkpoint.card, zoo=checkout.has_published_settings).model
     if not hasattr(model[0].model, "save_pretrained"):
         raise CheckpointError(f"transformers has no {type(model[0].model).__name__}, so a tuned one could not be saved")
     model.prompts = {**model.prompts, **checkpoint.card.prompts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -11,14 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fletcher.convert.commands.cli import app
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import list_models
 from fletcher.runtime.artifact.folder import Artifact
+from tests.command_here import run_here
 
 from ..tiny import save_embedder
 
@@ -40,6 +44,11 @@ def convert(*args: str | Path, before: Callable[[], None] | None = None, **varia
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env=environment() | variables, preexec_fn=before
     )
+
+
+def here(*args: str | Path) -> Any:
+    """Run the command in this process."""
+    return run_here(app, *args)
 
 
 def check_failed(done: Any, message: str, code: int = 1) -> None:
@@ -71,11 +80,30 @@ def test_list_shows_every_model_in_groups() -> None:
     assert listed["all-MiniLM-L6-v2"]["verified"] and not listed["bge-m3"]["verified"]
     assert listed["embeddinggemma-300m"]["needs"] == ["terms accepted on the hub"]
     assert (listed["gte-modernbert-base"]["settings"], listed["gte-modernbert-base"]["card"]) == ("checkpoint", None)
+    assert listed["jina-embeddings-v3"]["non_commercial"] and not listed["bge-m3"]["non_commercial"]
+    assert [figure["benchmark"] for figure in listed["all-MiniLM-L6-v2"]["figures"]] == ["MTEB(eng, v2)", "BEIR"]
     table = convert("model", "list").stdout.splitlines()
-    groups = list(dict.fromkeys(line.partition("  ")[0] for line in table[2:]))
-    assert groups[:2] == ["embedding", "reranker"] and "late interaction (ColBERT)" in groups
-    [minilm] = [line for line in table if " all-MiniLM-L6-v2 " in line]
-    assert minilm.split()[2:] == ["22.7", "M", "90.9", "MB", "384", "256", "en", "Apache-2.0", "yes"]
+    titles = [table[0], *(line for before, line in pairwise(table) if not before)]
+    assert titles[:4] == ["dense", "static", "reranker", "classifier"] and titles[-1].startswith("not converted yet")
+    [minilm] = [line for line in table if line.startswith("all-MiniLM-L6-v2 ")]
+    cells = ["22.7 M", "90.9 MB", "384", "256", "en", "Apache-2.0", "59.0 MTEB(eng, v2) mean", "yes"]
+    assert re.split("  +", minilm)[1:] == cells
+    marked = [line.split()[0] for line in table if "CC-BY-NC" in line and " *" in line]
+    assert {"jina-embeddings-v3", "SFR-Embedding-Mistral", "splade-v3"} < set(marked)
+    assert "* for non-commercial use only" in table
+
+
+def test_show_has_prompts_commit_and_every_figure_with_its_benchmark_and_source() -> None:
+    shown = convert("model", "show", "E5-Mistral-7b-Instruct").stdout
+    assert "07163b72af1488142a360786df853f237b1a3ca1" in shown
+    assert 'prompt of query                   "Instruct: Given a web search query, retrieve relevant' in shown
+    assert 'the query\\nQuery: "' in shown
+    assert re.search(
+        r"^BEIR nDCG@10 +57\.07, mean over 15 data sets; from embeddings-benchmark/results at ", shown, re.M
+    )
+    refused = convert("model", "show", "voyage-4-nano", "--json")
+    assert refused.returncode == 0 and json.loads(refused.stdout)["refused"].startswith("its own code makes a Qwen3")
+    check_failed(convert("model", "show", "voyage-4-nan"), "Did you mean voyage-4-nano?")
 
 
 def test_export_verify_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
@@ -88,26 +116,26 @@ def test_export_verify_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
     assert "self-made canary" in done.stderr
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
-    done = convert("model", "verify", path, "--json")
+    done = here("model", "verify", path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "passed"
 
-    done = convert("model", "inspect", path, "--json")
+    done = here("model", "inspect", path, "--json")
     assert done.returncode == 0 and done.stderr == ""
     inspected = json.loads(done.stdout)
     assert inspected["status"] == "verified" and inspected["digest"] == exported["digest"]
-    done = convert("model", "inspect", path)
+    done = here("model", "inspect", path)
     assert done.returncode == 0 and "cpu-fp32" in done.stdout and exported["digest"] in done.stdout
 
 
 def test_bad_input_gets_one_message_and_a_traceback_only_on_request(tmp_path: Path) -> None:
     missing = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a")
     check_failed(missing, "'/no/such/folder' is not a folder; a source is")
-    debugged = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a", "--debug")
+    debugged = here("model", "export", "/no/such/folder", "-o", tmp_path / "a", "--debug")
     assert debugged.returncode == 1 and "Traceback" in debugged.stderr
     assert list(tmp_path.iterdir()) == []
-    assert convert("model", "export").returncode == 2
-    assert convert("model", "export", "x", "-o", tmp_path / "a", "--max-tokens", "0").returncode == 2
+    assert here("model", "export").returncode == 2
+    assert here("model", "export", "x", "-o", tmp_path / "a", "--max-tokens", "0").returncode == 2
 
 
 def test_a_damaged_artifact_is_reported(artifact: Path, tmp_path: Path) -> None:
@@ -116,7 +144,7 @@ def test_a_damaged_artifact_is_reported(artifact: Path, tmp_path: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    check_failed(convert("model", "inspect", path), "has sha256")
+    check_failed(here("model", "inspect", path), "has sha256")
 
 
 @pytest.mark.parametrize("limit", [2_000, 60_000])
@@ -205,16 +233,16 @@ def test_an_interrupted_export_keeps_the_previous_artifact(
 def test_diff_says_why_two_artifacts_differ_and_that_two_are_equal(
     checkpoint: Path, artifact: Path, tmp_path: Path
 ) -> None:
-    equal = convert("model", "diff", artifact, artifact)
+    equal = here("model", "diff", artifact, artifact)
     assert equal.returncode == 0 and equal.stdout.startswith("equal: fs1-"), equal.stderr
     export(str(checkpoint), tmp_path / "short", max_tokens=12, verify=False)
-    different = convert("model", "diff", artifact, tmp_path / "short")
+    different = here("model", "diff", artifact, tmp_path / "short")
     assert different.returncode == 1 and different.stderr == ""
     assert "max_tokens" in different.stdout and "longer texts are cut at another place" in different.stdout
     assert "tokenizer" not in different.stdout
-    as_json = convert("model", "diff", artifact, tmp_path / "short", "--json")
+    as_json = here("model", "diff", artifact, tmp_path / "short", "--json")
     assert as_json.returncode == 1
     assert json.loads(as_json.stdout)["differences"] == [{"component": "max_tokens", "first": 20, "second": 12}]
-    check_failed(convert("model", "diff", artifact, tmp_path), "is not an artifact")
-    inspected = json.loads(convert("model", "inspect", artifact, "--json").stdout)
+    check_failed(here("model", "diff", artifact, tmp_path), "is not an artifact")
+    inspected = json.loads(here("model", "inspect", artifact, "--json").stdout)
     assert equal.stdout.split()[1].strip(".") == inspected["space"]

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import transformers
 from numpy.typing import NDArray
 from rich.console import Console
 
+from fletcher.convert.commands.cli import app
 from fletcher.convert.export.export import export
 from fletcher.convert.layers import verify as verify_module
 from fletcher.convert.layers.results import LayersReport
@@ -30,6 +30,7 @@ from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, ProviderError
 from fletcher.runtime.providers.opening import open_session
+from tests.command_here import run_here
 from tests.look import check_look, check_rendered
 
 from ..heads.tiny import save
@@ -42,7 +43,6 @@ pytestmark = pytest.mark.filterwarnings(
 )  # from torch and its users
 
 POOLERS = ("Bert", "DistilBert", "Albert", "ModernBert", "NomicBert")
-MAIN = "from fletcher.convert.commands.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,7 @@ def twins(artifact: Path, tmp_path: Path) -> Path:
 
 
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", MAIN, "model", "verify", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_here(app, "model", "verify", *args)
 
 
 def shown(report: LayersReport) -> str:

@@ -70,8 +70,11 @@ def same(made: Any, right: Any) -> None:
     assert made.shape == right.shape
     found, expected = (np.asarray(value).astype(np.float64) for value in (made, right))
     if np.issubdtype(np.asarray(right).dtype, np.integer):
-        # An element that float32 rounds to the other side of a step or of 0 has another code.
-        assert np.mean(found != expected) < 0.01
+        # The largest element of a dimension lies on the border of the two largest codes, because it is the end of the range.
+        top = np.iinfo(np.asarray(right).dtype).max
+        on_border = (np.maximum(found, expected) == top) & (np.minimum(found, expected) == top - 1)
+        # Another element that float32 rounds to the other side of a step or of 0 has another code.
+        assert np.mean((found != expected) & ~on_border) < 0.01
         return
     assert float(np.abs(found - expected).max(initial=0)) <= 1e-5
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fletcher.model_zoo import fetch
+from fletcher.model_zoo import fetch, list_models
 from fletcher.model_zoo.errors import SourceError
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.model_zoo.sources.cache import cache_folder
 from fletcher.model_zoo.sources.folder import checkpoint_files
+
+
+def test_a_model_that_fletcher_does_not_convert_is_refused_before_any_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = [model for model in list_models() if model.refused is not None]
+    monkeypatch.setattr("fletcher.model_zoo.sources.fetch.fetch_hub", pytest.fail)
+    assert refused
+    for model in refused:
+        with pytest.raises(SourceError, match=f"does not convert {re.escape(model.name)} yet: ") as raised:
+            fetch(model.name)
+        assert str(model.refused) in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -183,15 +183,20 @@ def test_vectors_pass_the_pipe_unchanged(artifact: Path) -> None:
         np.testing.assert_allclose(participant.vectors(TEXTS), encoder.embed(TEXTS).vectors, rtol=0, atol=1e-6)
 
 
-@pytest.mark.heavy  # the test parses the standard library twice
-def test_corpora_are_different_texts_in_a_fixed_order() -> None:
+@pytest.mark.heavy  # the test parses the standard library
+def test_corpora_are_different_texts_of_the_stated_lengths(all_docstrings: None) -> None:
     for name, low, high in (("docstrings", 20, 80), ("sentences", 6, 14)):
         texts = corpus(name, 3000)  # type: ignore[arg-type]
         assert len(set(texts)) == 3000
         words: Any = np.array([len(text.split()) for text in texts])
         assert low / 2 < words.mean() < high
+
+
+def test_corpora_have_a_fixed_order() -> None:
+    texts = corpus("sentences", 3000)
     corpora._docstrings.cache_clear()
     assert texts == corpus("sentences", 3000)
+    assert texts != corpus("sentences", 3000, seed=1)
 
 
 def test_figures_without_a_round_have_no_throughput() -> None:

@@ -95,6 +95,14 @@ async def ask(shelf: Shelf, seconds: float) -> None:
         shelf.released.set()
 
 
+def test_a_closed_model_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("fletcher.serve.models.version.give_memory_back", lambda: given.append("closed"))
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")):
+        assert given == []
+    assert given == ["closed"]
+
+
 def test_a_call_of_a_model_that_wakes_has_a_deadline(shelf: Shelf) -> None:
     asyncio.run(ask(shelf, 0.2))
 

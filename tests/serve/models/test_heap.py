@@ -1,15 +1,17 @@
-"""Number of glibc's arenas: limited in a server's process, unlimited in other processes."""
+"""Number of glibc's arenas, limited in a server's process, unlimited in other processes; return of freed memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from fletcher.serve.models.heap import ARENAS, VARIABLE
+from fletcher.serve.models.heap import ARENAS, VARIABLE, give_memory_back
 
 #: Program that allocates memory from many threads at once and prints the number of arenas (malloc_info(3)).
 PROGRAM = """
@@ -50,3 +52,23 @@ def test_threads_share_few_arenas_unless_the_environment_sets_the_number() -> No
     assert arenas("many") > ARENAS
     assert arenas("few") == ARENAS
     assert arenas("few", MALLOC_ARENA_MAX="5") == 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heap")
+def test_freed_memory_below_a_block_in_use_returns_to_the_system() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    blocks = [libc.malloc(100_000) for _ in range(2_000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    for block in blocks[:-1]:
+        libc.free(ctypes.c_void_p(block))
+    before = resident()
+    give_memory_back()
+    assert before - resident() > 150 << 20
+    libc.free(ctypes.c_void_p(blocks[-1]))
+
+
+def resident() -> int:
+    """Return the bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,21 @@ def test_any_size(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.
     folder = tmp_path_factory.mktemp(name)
     parity = parity_of(make_tiny(name, **changes), folder, "cpu")
     rows = parity.rows([1, 2, 7, 19, 40])
-    ours, theirs = (_normalized(side(rows)) for side in (parity.fletcher, parity.huggingface))
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+    ours, theirs = parity.fletcher(rows), parity.huggingface(rows)
+    exact = dataclasses.replace(parity, model=parity.model.double(), known={}).huggingface(rows)
+    # A norm over two elements that nearly vanish multiplies rounding: float32 of transformers is then as far from float64.
+    bound = 2e-5 + _largest_difference(theirs, exact)
+    assert _largest_difference(ours, exact) <= bound
 
 
-def _normalized(vectors: np.ndarray) -> np.ndarray:
-    """Return each pooling's part of the vectors scaled to L2 norm 1."""
-    parts = vectors.reshape(len(vectors), 4, -1)
-    return np.asarray(parts / np.linalg.norm(parts, axis=-1, keepdims=True))
+def _largest_difference(vectors: np.ndarray, exact: np.ndarray) -> float:
+    """Return the largest difference of an element, where each pooling's part of the exact vectors has L2 norm 1.
+
+    The mean of states that cancel each other has no direction; it counts as a hundredth of the longest part.
+    """
+    parts, right = (side.reshape(len(side), 4, -1) for side in (vectors, exact))
+    norms = np.linalg.norm(right, axis=-1, keepdims=True)
+    return float(np.abs((parts - right) / np.maximum(norms, norms.max() / 100)).max())
 
 
 @pytest.mark.parametrize("tied", [False, True])
