@@ -35,6 +35,7 @@ __all__ = [
     "EmbeddingGate",
     "Experts",
     "FeedForward",
+    "GlobalFirst",
     "Heads",
     "Layer",
     "LayerAverage",
@@ -45,6 +46,7 @@ __all__ = [
     "Pooling",
     "RelativeBias",
     "Rotary",
+    "Routes",
     "Saturation",
     "SpanConvolution",
     "TokenOutput",
@@ -216,6 +218,24 @@ class SpanConvolution:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class GlobalFirst:
+    """Global attention of each text's first token, by projections of its own (Longformer's classifiers).
+
+    The first token attends to all tokens by these projections. Every other token attends to it by the attention's own ones,
+    also outside its window.
+
+    Attributes:
+        query: (hidden, heads · head_size), of the first token.
+        key: (hidden, heads · head_size), of all tokens.
+        value: (hidden, heads · head_size), of all tokens.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """Multi-head self-attention over each text.
@@ -243,6 +263,7 @@ class Attention:
         value_norm: the same of the projected value.
         disentangled: bias by content and distance.
         convolution: as many heads of convolutions beside those of the attention.
+        first: global attention of the first token, in addition to a symmetric window.
     """
 
     query: Linear
@@ -263,6 +284,7 @@ class Attention:
     disentangled: Disentangled | None = None
     convolution: SpanConvolution | None = None
     blockwise: bool = False
+    first: GlobalFirst | None = None
 
     def __post_init__(self) -> None:
         contexts = self.query_heads.width * (1 if self.convolution is None else 2)
@@ -514,7 +536,18 @@ class LayerAverage:
     weights: tuple[float, ...]
 
 
-Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Modules of which each text takes those of its route, after the pooling.
+
+    Attributes:
+        modules: modules of each route, by its number; a route without modules leaves the vector as it is.
+    """
+
+    modules: tuple[tuple[Dense | Norm | Normalize | Truncate, ...], ...]
+
+
+Module = LayerAverage | Pooling | Dense | Norm | Normalize | Truncate | Decoder | Saturation | Activation | Routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -598,4 +631,6 @@ class Architecture:
             yield from block.norms
         if self.final_norm is not None:
             yield self.final_norm
-        yield from (module for module in self.modules if isinstance(module, Norm))
+        for module in self.modules:
+            inside = [part for parts in module.modules for part in parts] if isinstance(module, Routes) else [module]
+            yield from (part for part in inside if isinstance(part, Norm))

@@ -188,7 +188,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         include_prompt: False if the tokens of a prompt are left out of the pooling. The key is left out for other models.
         input_type: the only input type that the weights are for, besides `raw`: those of a task's adapter. The key is left
             out for other models.
-        tasks: number of the adapter in the graphs by input type; `raw` has none. The key is left out for other models.
+        tasks: number of the adapter in the graphs by input type, and `raw` has none; or number of the route by input type,
+            `raw` included. The key is left out for other models.
     """
 
     name: str

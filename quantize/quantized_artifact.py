@@ -15,8 +15,8 @@ import onnx
 import fletcher
 from fletcher.model_zoo.card import Accuracy
 from fletcher.model_zoo.progress import SILENT, Progress
-from fletcher.runtime.artifact.folder import CANARY, TOKENIZER, Artifact
-from fletcher.runtime.artifact.manifest import Manifest, Variant
+from fletcher.runtime.artifact.folder import CANARY, QUERY_WEIGHTS, TOKENIZER, Artifact
+from fletcher.runtime.artifact.manifest import FileInfo, Manifest, Variant
 from fletcher.runtime.artifact.writing import describe_files, new_artifact, write_manifest
 from fletcher.runtime.errors import ArtifactError, InputError
 
@@ -27,6 +27,7 @@ from .graph.editor import GraphEditor, write_graphs
 from .graph.matrices import find_matrices, float_variants
 from .graph.products import ProductWriter
 from .graph.schemes import assign_schemes
+from .graph.spool import Spool
 from .measure.parent_comparison import Graphs, ParentComparison, canary_floor, compare_with_parent
 from .measure.texts import built_in_texts
 from .recipe import DEFAULT_RECIPE, MatrixScheme, Recipe, load_recipe
@@ -149,8 +150,8 @@ def quantize(
             progress.line("calibrating")
             activations = calibrate(parent.artifact, recipe, schemes, calibrating)
         progress.line("rewriting the graph")
-        variants = _write_graphs(folder, parent, editors, recipe, schemes, activations)
-        manifest = _write_manifest(folder, parent.artifact, variants)
+        variants, info = _write_graphs(folder, parent, editors, recipe, schemes, activations)
+        manifest = _write_manifest(folder, parent.artifact, variants, {variants[0].weights: info})
         written = Graphs(Artifact.open(folder), variants)
         comparison = None
         if variants[0].target == "cpu" or variants[0].target in STAND_IN_TARGETS:
@@ -215,29 +216,39 @@ def _write_graphs(
     recipe: Recipe,
     schemes: dict[str, MatrixScheme],
     activations: Mapping[str, Activations] | None,
-) -> list[Variant]:
-    """Write the rewritten graphs and their weights, and return their variants."""
-    for editor in editors:
-        ProductWriter(editor, recipe, activations).rewrite(find_matrices(editor), schemes)
+) -> tuple[list[Variant], FileInfo]:
+    """Write the rewritten graphs and their weights, and return their variants, and size and digest of the weights."""
     weights = f"weights.{recipe.name}.safetensors"
     variants = [_describe_variant(source, recipe, schemes, weights) for source in parent.variants]
     files = {folder / variant.file: editor for variant, editor in zip(variants, editors, strict=True)}
     first = parent.variants[0]
     tables = {first.feeds.tables[name]: table for name, table in parent.artifact.tables(first).items()}
-    write_graphs(files, folder / weights, tables)
-    return variants
+    with Spool(folder) as spool:
+        for editor in editors:
+            editor.keep = spool.keep
+            ProductWriter(editor, recipe, activations).rewrite(find_matrices(editor), schemes)
+        return variants, write_graphs(files, folder / weights, tables)
 
 
-def _write_manifest(folder: Path, parent: Artifact, variants: Sequence[Variant]) -> Manifest:
-    """Copy the parent's tokenizer and canary, and write the manifest of graphs that are not measured yet."""
-    for file in (TOKENIZER, CANARY):
+def _write_manifest(
+    folder: Path, parent: Artifact, variants: Sequence[Variant], known: Mapping[str, FileInfo]
+) -> Manifest:
+    """Copy the parent's other files, and write the manifest of graphs that are not measured yet.
+
+    Args:
+        folder: folder of the new artifact.
+        parent: artifact that was quantized.
+        variants: the graphs.
+        known: size and digest of files that were hashed when they were written.
+    """
+    for file in (TOKENIZER, CANARY, *([QUERY_WEIGHTS] if QUERY_WEIGHTS in parent.manifest.files else [])):
         shutil.copyfile(parent.path / file, folder / file)
     manifest = Manifest(
         format=parent.manifest.format,
         card=parent.manifest.card,
         origin=parent.manifest.origin,
         variants=tuple(variants),
-        files=describe_files(folder),
+        files=describe_files(folder, known),
         canary_reference=parent.manifest.canary_reference,
         parent=parent.digest,
         tools=tool_versions(),

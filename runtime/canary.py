@@ -28,6 +28,7 @@ from .encodings import Encodings
 from .errors import ArtifactError, CanaryError
 from .session.session import Session
 from .tasks.heads import encode_scored, prepare_late, to_sparse
+from .tasks.task_adapters import count_tasks
 from .tokenizing.tokenizer import Tokenizer
 
 __all__ = [
@@ -225,8 +226,8 @@ def encode_canary(
     if queries:
         return encode_scored(tokenizer, card, queries, texts)
     encodings = tokenizer.encode(texts)
-    if card.tasks:  # each adapter, and none
-        numbers = np.arange(len(texts)) % (len(card.tasks) + 1)
+    if card.tasks:  # each adapter, and none; or each route
+        numbers = np.arange(len(texts)) % count_tasks(card)
         return replace(encodings, token_types=np.repeat(numbers, encodings.lengths).astype(np.int32))
     if card.late_interaction is None:
         return encodings

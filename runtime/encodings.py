@@ -22,6 +22,7 @@ _TENSORS: Mapping[str, str] = MappingProxyType(
         "token_type_ids": "types",
         "skipped_tokens": "types",
         "task_ids": "types",
+        "text_tasks": "text_types",
     }
 )
 
@@ -72,8 +73,8 @@ class Encodings:
         dropped: number of tokens that truncation cut from each text, int32, (n,); for very long texts at least that number,
             see `Tokenizer.encode`.
         token_types: for pairs of texts, 0 or 1 for a token of the first or the second text, and for a prompt that is left
-            out of the pooling 1; for a model with adapters the number of the text's task; int32, (total_tokens,). None
-            means 0 for all.
+            out of the pooling 1; for a model with adapters or routes the number of the text's task; int32,
+            (total_tokens,). None means 0 for all.
     """
 
     ids: NDArray[np.int32]
@@ -121,13 +122,19 @@ class Encodings:
         """Token types, int32, (total_tokens,)."""
         return np.zeros(len(self.ids), np.int32) if self.token_types is None else self.token_types
 
+    @property
+    def text_types(self) -> NDArray[np.int32]:
+        """Token type of each text's first token, int32, (n,); every text has a token."""
+        return self.types[self.offsets[:-1]]
+
     def token_index(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices of the tokens of the selected rows, row by row, int64, (tokens of those rows,)."""
         return ragged_index(self.offsets, rows)
 
     def tensors(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the inputs of a graph for packed tokens: `input_ids`, `offsets`, for pairs `token_type_ids`, and where a
-        prompt is left out of the pooling `skipped_tokens`; for a model with adapters for tasks `task_ids`.
+        prompt is left out of the pooling `skipped_tokens`; for a model with adapters for tasks `task_ids`, and for one
+        with routes `text_tasks`.
 
         Raises:
             KeyError: texts have no tensor of that name.

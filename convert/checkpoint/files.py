@@ -72,7 +72,7 @@ RULES: tuple[FileRule, ...] = (
     FileRule("config_sentence_transformers.json", "read", "model_zoo/sentence_transformers/read_card.py"),
     FileRule("sentence_*_config.json", "read", "model_zoo/sentence_transformers/files.py"),
     FileRule(
-        "router_config.json", "refused", "it belongs to sentence-transformers' Router, which Fletcher does not convert"
+        "router_config.json", "refused", "it belongs to sentence-transformers' Router, which modules.json does not name"
     ),
     FileRule("artifact.metadata", "read", "model_zoo/sentence_transformers/heads.py, for Stanford's ColBERT"),
     FileRule("tokenizer.json", "read", _VOCABULARY),

@@ -97,8 +97,8 @@ def tasks_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def input_type_of(task: str) -> str:
-    """Return Fletcher's input type of a task: `query` for `retrieval.query`."""
-    return INPUT_TYPE_SYNONYMS.get(task, task)
+    """Return Fletcher's input type of a task or a route: `query` for `retrieval.query`, `document` for Asym's `doc`."""
+    return "document" if task == "doc" else INPUT_TYPE_SYNONYMS.get(task, task)
 
 
 def task_of(config: Mapping[str, Any], input_type: str | msgspec.UnsetType) -> str | None:

@@ -7,7 +7,7 @@ a time and large ones a part at a time, so that the peak memory does not grow wi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ PART = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """Float array that is read when it is written.
+    """Float array that is read when it is written. Weights of one name are the same weight.
 
     Attributes:
         name: name in the graph and in the artifact's weights file.
@@ -59,9 +59,9 @@ class Weight:
 
     name: str
     shape: tuple[int, ...]
-    load: Callable[[], NDArray[np.float32]]
+    load: Callable[[], NDArray[np.float32]] = field(compare=False)
     precision: Float = "fp32"
-    stream: Callable[[], Iterator[NDArray[np.float32]]] | None = None
+    stream: Callable[[], Iterator[NDArray[np.float32]]] | None = field(default=None, compare=False)
 
     def parts(self) -> Iterator[NDArray[np.float32]]:
         """Yield its elements in their order, in float32, with as little memory as it allows.

@@ -154,8 +154,8 @@ def export_model(
     task: Annotated[
         str | None,
         typer.Option(
-            help="Task whose adapter is merged, for a checkpoint with adapters for several tasks. Default: all tasks; the "
-            "input type of a text chooses one.",
+            help="Task whose adapter is merged, for a checkpoint with adapters for several tasks, or route that is taken, "
+            "for one with a Router. Default: all; the input type of a text chooses one.",
         ),
     ] = None,
     tokenizer_like: Annotated[

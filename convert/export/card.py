@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 
@@ -10,12 +11,13 @@ from fletcher.model_zoo import CatalogModel, Checkout, ModelCard, read_card
 from fletcher.model_zoo.errors import CardError
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import CheckpointError, InputError
 
+from ..checkpoint.routes.layout import route_folders, route_types
 from ..checkpoint.task_adapters import input_type_of, task_types
 from .options import ExportOptions
 
-__all__ = ["model_name", "settle_card"]
+__all__ = ["check_routes", "model_name", "settle_card"]
 
 
 def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
@@ -37,7 +39,7 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
         card = read if checkout.model is None else _as_listed(read, checkout.model)
         if options.task is not None:
             return _of_task(card, options.task)
-        types = task_types(checkout.folder)
+        types = task_types(checkout.folder) or route_types(checkout.folder, card)
         return msgspec.structs.replace(card, tasks=types) if types else card
     card = checkout.card
     if options.dimensions and tuple(sorted(set(options.dimensions), reverse=True)) != card.matryoshka:
@@ -56,6 +58,29 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
     if max_tokens > card.max_tokens:
         raise InputError(f"--max-tokens {max_tokens} exceeds the {card.max_tokens} that the card of {card.name} allows")
     return msgspec.structs.replace(card, max_tokens=max_tokens)
+
+
+def check_routes(folder: Path, card: ModelCard, options: ExportOptions) -> None:
+    """Refuse a model with a Router that Fletcher converts in no other way than these: see `routed_layout`.
+
+    Args:
+        folder: layout of its routes, or of the chosen one.
+        card: card of the model.
+        options: options of the export.
+
+    Raises:
+        CheckpointError: the model has adapters for tasks too, or gives scores or a vector for each token.
+        InputError: several routes would be traced.
+    """
+    if task_types(folder):
+        raise CheckpointError(f"{folder} has a Router and adapters for tasks, and an input type chooses one of the two")
+    if card.output not in ("vectors", "sparse"):
+        raise CheckpointError(
+            f"{folder} has a Router in a model whose output is {card.output}; Fletcher converts embedders and SPLADE models "
+            "with one"
+        )
+    if options.exporter == "optimum" and route_folders(folder):
+        raise InputError("--exporter optimum traces one route: choose it with --task")
 
 
 def _as_listed(card: ModelCard, model: CatalogModel) -> ModelCard:

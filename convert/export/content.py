@@ -20,7 +20,8 @@ from fletcher.runtime.artifact.manifest import Content
 
 from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.routed_layout import read_query_table
+from ..checkpoint.routes.layout import route_folders
+from ..checkpoint.routes.query_table import read_query_table
 from ..checkpoint.sentence_transformers import read_modules
 from ..checkpoint.tensors import Weight
 from ..checkpoint.weights.files import read_weights
@@ -86,7 +87,9 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, StoredTensor]]:
         (table := read_query_table(checkpoint.folder, checkpoint.config["vocab_size"])) is not None
     ):
         yield f"queries/{table.name}", table
-    for module in read_modules(checkpoint.folder) or ():
+    places = (checkpoint.folder, *route_folders(checkpoint.folder))
+    modules = {module.path: module for place in places for module in read_modules(place) or ()}
+    for module in modules.values():
         if module.path and module.kind in ("Dense", "LayerNorm", "WeightedLayerPooling"):
             yield from ((f"{module.path}/{name}", tensor) for name, tensor in read_weights(module.folder).items())
 

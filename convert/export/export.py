@@ -44,7 +44,8 @@ from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
-from ..checkpoint.routed_layout import read_query_table, routed_layout
+from ..checkpoint.routes.layout import route_folders, routed_layout
+from ..checkpoint.routes.query_table import read_query_table
 from ..checkpoint.static_layout import static_layout
 from ..checkpoint.task_adapters import task_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
@@ -55,7 +56,7 @@ from ..reference.load import load_witness
 from ..targets.emit import choose, emit
 from ..texts import EXTREMES, SENTENCES
 from ..verify.verify import reference_name, verify_with
-from .card import settle_card
+from .card import check_routes, settle_card
 from .content import describe_content
 from .options import ExportFields, ExportOptions
 from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
@@ -141,19 +142,23 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        routed = stack.enter_context(routed_layout(checkout.folder))
+        routed = stack.enter_context(routed_layout(checkout.folder, options.task))
         usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(routed))))
-        usual = stack.enter_context(task_layout(usual, options.task))
+        task = options.task if routed == checkout.folder else None
+        usual = stack.enter_context(task_layout(usual, task))
         layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
         ignored = IgnoredKeys(options.ignored_keys)
         templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)
-        check_files(layout, ignored, templated=templated)
-        check_settings(layout, ignored)
+        for place in (layout, *route_folders(layout)):
+            check_files(place, ignored, templated=templated)
+            check_settings(place, ignored)
         _check_tokenizer(layout)
         checkpoint = Checkpoint.open(layout, ignored, tokenizer_like=options.tokenizer_like)
         if options.exporter == "fletcher":
             check_family(checkpoint)  # before the card asks for keys that another family does not have
         card = settle_card(dataclasses.replace(checkout, folder=layout), options)
+        if routed != checkout.folder:
+            check_routes(layout, card, options)
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}
         if options.exporter == "optimum":

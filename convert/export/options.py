@@ -37,8 +37,8 @@ class ExportOptions:
             differs is not written.
         dimensions: shorter lengths that the vectors were trained for (Matryoshka), which requests may then ask for. Default:
             those that the checkpoint lists.
-        task: task whose adapter is merged, for a checkpoint with adapters for several tasks. Default: an artifact of all
-            tasks, whose texts choose the adapter by their input type.
+        task: task whose adapter is merged, for a checkpoint with adapters for several tasks, or route that is taken, for one
+            with a Router. Default: an artifact of all of them, whose texts choose one by their input type.
         ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
 
     Raises:

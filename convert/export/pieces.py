@@ -150,7 +150,7 @@ def _is_external(tensor: TensorProto) -> bool:
 
 def _bytes(tensor: TensorProto) -> int:
     """Return the bytes of a tensor in float32, to which a session converts the half types when it is opened."""
-    return 4 * math.prod(tensor.dims)
+    return int(4 * math.prod(tensor.dims))
 
 
 def _is_lookup(node: onnx.NodeProto) -> bool:

@@ -24,7 +24,7 @@ from .mpnet import describe_mpnet
 from .roberta import describe_roberta, describe_xlm_roberta_xl
 from .rotary.gte import describe_gte
 from .rotary.jina_embeddings_v3 import describe_jina_embeddings_v3
-from .rotary.nomic_bert import describe_nomic_bert
+from .rotary.nomic_bert import describe_nomic_bert, explain_scaling
 from .settings.nearest import explain_nearest
 from .special_attention.big_bird import describe_big_bird, explain_blocks
 from .special_attention.convbert import describe_convbert
@@ -104,8 +104,11 @@ UNTRACED: Mapping[str, str] = MappingProxyType(
 
 def explain_limit(checkpoint: Checkpoint) -> str:
     """Return why texts beyond the longest one are refused, as the rest of a sentence; nothing for most families."""
-    if checkpoint.config.get("model_type") == "big_bird":
-        return explain_blocks(checkpoint)
+    match checkpoint.config.get("model_type"):
+        case "big_bird":
+            return explain_blocks(checkpoint)
+        case "nomic_bert":
+            return explain_scaling(checkpoint)
     return ""
 
 

@@ -20,9 +20,9 @@ from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ..checkpoint.tensors import Weight
 from ..precision import FLOATS, FP32, Float, Precision
-from .weights_file import ALIGNMENT, WeightsFile, write_weights
+from .weights_file import WeightsFile, write_weights
 
-__all__ = ["ALIGNMENT", "INLINE_BYTES", "GraphBuilder", "write_weights"]
+__all__ = ["INLINE_BYTES", "GraphBuilder", "write_weights"]
 
 #: Operator set to IR version: the newest that ONNX Runtime 1.23 reads, and what TensorRT's and CoreML's parsers know whole.
 IR_VERSIONS = {24: 11, 20: 10}

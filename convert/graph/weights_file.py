@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import struct
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +13,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from fletcher.runtime.artifact.manifest import FileInfo
+from fletcher.runtime.artifact.tensors_file import TensorData, write_tensors
 from fletcher.runtime.errors import CheckpointError
 
 from ..checkpoint.tensors import Weight
 from ..precision import FLOATS
 
 __all__ = ["WeightsFile", "unwritten", "write_weights"]
-
-#: Alignment of the first tensor in bytes: a multiple of the widest vector register and of a cache line.
-ALIGNMENT = 64
 
 
 class WeightsFile:
@@ -35,7 +30,7 @@ class WeightsFile:
         info: size and digest of the file.
     """
 
-    def __init__(self, name: str, places: dict[str, tuple[int, int]], info: FileInfo) -> None:
+    def __init__(self, name: str, places: Mapping[str, tuple[int, int]], info: FileInfo) -> None:
         self.name = name
         self.info = info
         self._places = places
@@ -59,41 +54,16 @@ def unwritten(weights: Iterable[Weight]) -> WeightsFile:
 def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
     """Write weights as safetensors, each in its precision, one at a time, and large ones a part at a time.
 
-    The safetensors library needs all tensors at once, so the header, 8 bytes of length and a JSON object, is written here.
-
     Raises:
         CheckpointError: a value of a weight is outside the range of its precision.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "np"}}
-    # The widest types first, so that every tensor begins at a multiple of its own element's size.
-    ordered = sorted(weights, key=lambda weight: (-FLOATS[weight.precision].numpy.itemsize, weight.name))
-    end = 0
-    spans = {}
-    for weight in ordered:
-        kind = FLOATS[weight.precision]
-        start, end = end, end + kind.numpy.itemsize * int(np.prod(weight.shape, dtype=np.int64))
-        spans[weight.name] = (start, end)
-        header[weight.name] = {"dtype": kind.safetensors, "shape": list(weight.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    head = struct.pack("<Q", len(text)) + text
-    digest = hashlib.sha256(head)
-    # Hashed on another thread while the next part is read, laid out and written: two parts live at most.
-    with path.open("wb") as stream, ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash") as hasher:
-        stream.write(head)
-        hashed = hasher.submit(lambda: None)
-        for weight in ordered:
-            written = 0
-            for values in _parts(weight):
-                hashed.result()
-                hashed = hasher.submit(digest.update, values)
-                written += stream.write(values)
-            start, stop = spans[weight.name]
-            if written != stop - start:
-                raise ValueError(f"the weight {weight.name} of shape {weight.shape} has {written} bytes")
-        hashed.result()
-    places = {name: (len(head) + start, stop - start) for name, (start, stop) in spans.items()}
-    return WeightsFile(path.name, places, FileInfo(len(head) + end, digest.hexdigest()))
+    written = write_tensors(path, map(_tensor, weights))
+    return WeightsFile(path.name, written.places, written.info)
+
+
+def _tensor(weight: Weight) -> TensorData:
+    kind = FLOATS[weight.precision]
+    return TensorData(weight.name, kind.safetensors, kind.numpy.itemsize, tuple(weight.shape), partial(_parts, weight))
 
 
 def _parts(weight: Weight) -> Iterator[memoryview]:

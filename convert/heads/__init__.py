@@ -20,7 +20,7 @@ from .classification import add_classification
 from .colbert import PROJECTION, add_token_vectors, register_markers
 from .logit_score import add_logit_score
 from .masked_lm import add_splade, read_saturation
-from .pooled import read_modules
+from .routes import read_routes
 from .token_heads import add_token_outputs
 
 __all__ = ["describe_model", "finish_tokenizer", "read_head_modules"]
@@ -72,7 +72,7 @@ def _remove_ends(path: Path) -> None:
 
 
 def _add_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
-    modules = read_modules(checkpoint, card, architecture.hidden_size)
+    modules = read_routes(checkpoint, card, architecture.hidden_size)
     return add_token_outputs(checkpoint, card, dataclasses.replace(architecture, modules=modules))
 
 

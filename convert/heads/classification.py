@@ -18,6 +18,7 @@ from ..architecture import Architecture, Dense, Module, Pooling
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import Norm, TensorReader, Weight
 from ..checkpoint.tokenizer.file import gives_token_types
+from ..families.special_attention.longformer import add_global_first
 from ..graph.activations import check_activation
 
 __all__ = ["add_classification"]
@@ -54,6 +55,7 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
         "distilbert": _Names("pre_classifier", "relu", "classifier"),
         "electra": _Names("classifier.dense", "gelu", "classifier.out_proj"),
         "jina_embeddings_v3": _ROBERTA,
+        "longformer": _ROBERTA,
         "modernbert": _Names("head.dense", "", "classifier"),  # its activation is configured, and a norm follows
         "mpnet": _ROBERTA,
         "nomic_bert": _POOLER,
@@ -83,10 +85,7 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
     """
     names = FAMILIES.get(architecture.family)
     if architecture.family == "longformer":
-        raise CheckpointError(
-            f"{checkpoint.folder}: the classifier of the family longformer is not authored: transformers gives its first "
-            "token global attention, with projections of its own"
-        )
+        architecture = add_global_first(checkpoint, architecture)
     if names is None:
         raise CheckpointError(
             f"{checkpoint.folder}: the classifier of the family {architecture.family} is not authored; "

@@ -516,6 +516,7 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "distilbert": ("pre_classifier", "classifier"),
         "electra": _TWO_LAYERS,
         "jina_embeddings_v3": _TWO_LAYERS,
+        "longformer": _TWO_LAYERS,
         "modernbert": ("head.dense", "head.norm", "classifier"),
         "mpnet": _TWO_LAYERS,
         "nomic_bert": _POOLER,

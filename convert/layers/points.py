@@ -27,6 +27,7 @@ __all__ = [
     "Kind",
     "find_points",
     "hidden_points",
+    "is_whole",
     "layer_of",
     "title_of",
 ]
@@ -252,8 +253,13 @@ def layer_of(key: str) -> int | None:
     return int(match["layer"]) if match else None
 
 
+def is_whole(node: onnx.NodeProto) -> bool:
+    """Return whether a node is an `Attention` of whole texts by whole texts; the scores of others are not compared."""
+    return node.op_type == "Attention" and not node.name.endswith(("/context_blocks", "/first/context"))
+
+
 def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[GraphPoint]:
-    whole = node.op_type == "Attention" and part != "attention/context_blocks"
+    whole = is_whole(node)
     if whole or part == "attention/weights":
         # Attention in standard operators scales the query before the product: raw scores do not exist.
         shown = [score for score in SCORE_POINTS if whole or score != "attention/raw_scores"]

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.encodings import Encodings
 
-from .points import SCORE_POINTS
+from .points import SCORE_POINTS, is_whole
 
-__all__ = ["OUT_OF_SIGHT", "Shown", "copies_of", "is_whole", "shown_by", "split_scores"]
+__all__ = ["OUT_OF_SIGHT", "Shown", "copies_of", "shown_by", "split_scores"]
 
 #: A score that the mask lowers by more than this is masked; learned biases and ALiBi lower it by far less.
 OUT_OF_SIGHT = 1e3
@@ -59,11 +59,6 @@ class Shown:
     @property
     def values(self) -> list[str]:
         return [value for value in (self.raw, self.scaled, self.masked, self.softmax) if value is not None]
-
-
-def is_whole(node: onnx.NodeProto) -> bool:
-    """Return whether a node is an `Attention` over whole texts; one over blocks has other scores, which are not compared."""
-    return node.op_type == "Attention" and not node.name.endswith("/context_blocks")
 
 
 def shown_by(node: onnx.NodeProto) -> Shown | None:

@@ -28,7 +28,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import usual_layout
-from ..checkpoint.routed_layout import routed_layout
+from ..checkpoint.routes.layout import route_of, routed_layout
 from ..checkpoint.task_adapters import task_layout, task_of
 from ..checkpoint.tensors import Weight
 from ..checkpoint.tokenizer_version import read_version
@@ -86,10 +86,10 @@ def verify_layers(
     name = reference_name(checkout)
     if card.tasks:
         raise InputError(
-            f"{card.name} has adapters for {', '.join(card.tasks)}, of which each text chooses one: compare an artifact of "
-            "one task (--task) layer by layer, or verify without --layers"
+            f"{card.name} has adapters or routes for {', '.join(card.tasks)}, of which each text chooses one: compare an "
+            "artifact of one task (--task) layer by layer, or verify without --layers"
         )
-    with routed_layout(checkout.folder) as folder:
+    with routed_layout(checkout.folder, route_of(checkout.folder, card.input_type)) as folder:
         traced = TRACED_MODELS[card.output](folder, card)
         rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
         batches = _encode(rows, chosen)

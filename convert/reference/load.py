@@ -13,15 +13,16 @@ from typing import Any
 
 import msgspec
 
-from fletcher.model_zoo.card import ModelCard, Output, TokenHeads
+from fletcher.model_zoo.card import RAW, ModelCard, Output, TokenHeads
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
 from ..checkpoint.old_layout import encoder_folder
-from ..checkpoint.routed_layout import documents_folder
+from ..checkpoint.routes.layout import route_encoder
+from ..checkpoint.routes.router import read_router
 from ..checkpoint.weights.files import has_pickles, read_weights
 from .restated import find_restatement
 from .token_heads import load_token_maps
-from .witness import STATIC, Witness, input_modules, quiet
+from .witness import STATIC, Witness, input_modules, name_routes, quiet
 
 __all__ = ["load_witness"]
 
@@ -79,6 +80,8 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         "sentence-transformers": version,
     }
     restated = find_restatement(folder, card)
+    routes = name_routes(read_router(folder), card)
+    route = routes.get(RAW)
     try:
         with quiet():
             if restated is not None:
@@ -87,7 +90,8 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
                 restated.put(model, folder)
             else:
                 model = _load(getattr(sentence_transformers, kind), folder)
-                _require_weights(model, folder, UNUSED[card.output])
+                place = route_encoder(folder, card.input_type) or encoder_folder(folder)
+                _require_weights(input_modules(model, route)[0], place, UNUSED[card.output])
     except Exception as error:
         if isinstance(error, CheckpointError):
             raise
@@ -99,11 +103,12 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         method += f" with the pooling {'+'.join(card.pooling)} of the export (the checkpoint has no modules.json)"
     if restated is not None:
         method += f", and {restated.note}"
-    if type(input_modules(model)[0]).__name__ == STATIC:
+    first = input_modules(model, route)[0]
+    if type(first).__name__ == STATIC:
         card = msgspec.structs.replace(card, max_tokens=min(card.max_tokens, LONGEST_STATIC))
     maps = None
     if isinstance(card.token_heads, TokenHeads):
-        maps = load_token_maps(folder, input_modules(model)[0].tokenizer)
+        maps = load_token_maps(folder, first.tokenizer)
         method += ", and FlagEmbedding's steps in torch for the sparse and token vectors"
     return Witness(
         folder,
@@ -111,10 +116,11 @@ def load_witness(folder: str | Path, card: ModelCard, *, zoo: bool = False) -> W
         model.eval(),
         method,
         tools,
-        _set_limit(model, card, zoo=zoo),
+        _set_limit(first, card, zoo=zoo),
         prompts=dict(card.prompts) if zoo else None,
         maps=maps,
         select=restated.select(model, folder) if restated is not None and restated.select is not None else None,
+        routes=routes,
     )
 
 
@@ -149,21 +155,25 @@ def _takes_safetensors(folder: Path) -> bool:
     return False
 
 
-def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
+def _require_weights(first: Any, folder: Path, unused: tuple[str, ...]) -> None:
     """Refuse a checkpoint whose missing weights transformers filled with random numbers.
+
+    Args:
+        first: module that gets token ids.
+        folder: folder of its files.
+        unused: prefixes of weights that may be missing.
 
     Raises:
         CheckpointError: weights are missing, or the first module is not a model of transformers.
     """
     import torch
 
-    first = input_modules(model)[0]
     if type(first).__name__ == STATIC:
         return  # its class reads its one tensor itself
     if not hasattr(first, "model") or not hasattr(first, "tokenizer"):
         raise CheckpointError(f"{folder} has no model of transformers in sentence-transformers: it cannot be compared")
     _, loading = type(first.model).from_pretrained(
-        documents_folder(folder) or encoder_folder(folder),
+        folder,
         dtype=torch.float32,
         use_safetensors=_takes_safetensors(folder),
         local_files_only=True,
@@ -190,10 +200,10 @@ def _with_pooling(model: Any, card: ModelCard) -> Any:
     return SentenceTransformer(modules=modules, device="cpu", prompts=dict(model.prompts))
 
 
-def _set_limit(model: Any, card: ModelCard, *, zoo: bool) -> tuple[str, ...]:
-    """Apply the artifact's longest inputs to the reference where the export may choose them; return notes on it."""
+def _set_limit(first: Any, card: ModelCard, *, zoo: bool) -> tuple[str, ...]:
+    """Apply the artifact's longest inputs to the module that gets token ids; return notes on it."""
     late = card.late_interaction
-    if type(input_modules(model)[0]).__name__ == STATIC:
+    if type(first).__name__ == STATIC:
         return (
             f"texts of at most {card.max_tokens} tokens are compared; static embeddings have no limit of their own",
         )
@@ -201,9 +211,8 @@ def _set_limit(model: Any, card: ModelCard, *, zoo: bool) -> tuple[str, ...]:
         limits = {"max_seq_length": card.max_tokens}
     else:
         limits = {"document_length": late.document_tokens}
-        limits |= {} if model[0].query_expansion else {"query_length": late.query_tokens}
+        limits |= {} if first.query_expansion else {"query_length": late.query_tokens}
     notes = []
-    first = input_modules(model)[0]
     if first.tokenizer.pad_token is None:
         notes.append("the tokenizer has no padding token, so padding is turned off; a text alone needs none")
     for name, chosen in limits.items():

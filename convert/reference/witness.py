@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from fletcher.model_zoo.card import RAW, ModelCard
 from fletcher.runtime.errors import InputError
 
 from ..checkpoint.old_layout import encoder_folder
-from ..checkpoint.routed_layout import documents_folder
+from ..checkpoint.routes.layout import route_encoder
+from ..checkpoint.routes.router import Router
 from ..checkpoint.sentence_transformers import read_modules
 from .token_heads import FurtherAnswer, TokenMaps
 
@@ -88,12 +89,21 @@ class Answer:
     further: FurtherAnswer | None = None
 
 
-def input_modules(model: Any) -> list[Any]:
+def input_modules(model: Any, route: str | None = None) -> list[Any]:
     """Return the modules of a model of sentence-transformers that get token ids, see `Witness.input_modules`."""
     if type(model[0]).__name__ != "Router":
         return [model[0]]
     routes = model[0].sub_modules
-    return [routes[name][0] for name in sorted(routes)]  # document, query
+    names = [route] if route is not None else sorted(routes)  # document, query
+    return list(dict.fromkeys(routes[name][0] for name in names))
+
+
+def name_routes(router: Router | None, card: ModelCard) -> Mapping[str, str]:
+    """Return the value of `task` for the input types for which `encode` needs one, see `Witness.routes`."""
+    if router is None:
+        return {}
+    named = {name: route for name, route in router.input_types.items() if route not in ("query", "document")}
+    return {**named, RAW: router.input_types[card.input_type]} if isinstance(card.input_type, str) else named
 
 
 @contextlib.contextmanager
@@ -129,6 +139,8 @@ class Witness:
         strips: whether blanks around a text are removed first, as sentence-transformers 5 does and 6 does not.
         maps: maps from a token's state to BGE-M3's further outputs; None for other models.
         select: loads the weights for an input type, for a model with adapters for tasks; None for other models.
+        routes: value of `task` by input type, for a model with a Router: for the input types whose route `encode_query` and
+            `encode_document` do not choose, and for `raw` texts of an artifact of one route.
     """
 
     folder: Path
@@ -141,18 +153,19 @@ class Witness:
     strips: bool = False
     maps: TokenMaps | None = None
     select: Callable[[str], None] | None = None
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def encoder_folder(self) -> Path:
         """Return the folder of the configuration and of the tokenizer's files."""
         if type(self.input_modules[0]).__name__ == STATIC and (modules := read_modules(self.folder)):
             return modules[0].folder
-        return documents_folder(self.folder) or encoder_folder(self.folder)
+        return route_encoder(self.folder, self.card.input_type) or encoder_folder(self.folder)
 
     @property
     def input_modules(self) -> list[Any]:
         """Return the modules that get token ids: the first one, or the first one of each of its routes, documents' first."""
-        return input_modules(self.model)
+        return input_modules(self.model, self.routes.get(RAW))
 
     @property
     def transformer(self) -> Any:
@@ -269,12 +282,13 @@ class Witness:
         import torch
 
         features = {name: value.clone() for name, value in tokens.features.items()}
+        routed = {"task": self.routes.get(RAW)}
         if self.card.output == "token_vectors":
             features.setdefault("token_type_ids", torch.zeros_like(features["input_ids"]))
         with torch.inference_mode():
             for module in self.model:
                 if type(module).__name__ not in TOKEN_FILTERS:
-                    features = module(features)
+                    features = module(features, **routed) if type(module).__name__ == "Router" else module(features)
         return np.asarray(self._result(features)[0].numpy(), np.float32)
 
     def _result(self, features: Mapping[str, Any]) -> Tensor:
@@ -293,10 +307,14 @@ class Witness:
             return np.asarray(self.model.predict([(query, text)], **options), np.float32).reshape(-1)
         methods = {"query": self.model.encode_query, "document": self.model.encode_document}
         method = methods.get(input_type, self.model.encode)
+        if (route := self.routes.get(input_type)) is not None:
+            method, options["task"] = self.model.encode, route
         if self.strips:
             text, options["prompt"] = (self._prompt(input_type) + text).strip(), ""
         elif input_type == RAW:
             options["prompt"] = ""
+        elif route is not None:
+            options["prompt"] = self._prompt(input_type)
         elif self.prompts is not None and input_type not in self.own_prompts:
             options["prompt"] = self.prompts.get(input_type, "")
         elif input_type not in methods and input_type in self.model.prompts:

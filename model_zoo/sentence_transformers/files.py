@@ -16,6 +16,7 @@ from ..decode import decode_json
 from ..errors import CardError
 
 __all__ = [
+    "ROUTERS",
     "TRANSFORMER_FILES",
     "CheckpointConfig",
     "ModelSettings",
@@ -39,6 +40,9 @@ TRANSFORMER_FILES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
+
+#: Kinds of the module that sends texts through one of several lists of modules; Asym is its name before version 5.
+ROUTERS = ("Router", "Asym")
 
 
 class CheckpointConfig(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Settings of models whose queries need no encoder. `convert/checkpoint/routed_layout.py` writes their file."""
+"""Settings of models whose queries need no encoder. `convert/checkpoint/routes/` writes their file."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ..decode import decode_json
 from ..errors import CardError, SourceError
-from ..sentence_transformers.files import Module, read_json, read_module_list
+from ..sentence_transformers.files import ROUTERS, Module, read_json, read_module_list
 from ..sentence_transformers.token_heads import TOKEN_HEAD_FILES
 from ..sentence_transformers.unsupported import explain_module
 from .harmless_files import HARMLESS_FILES, is_harmless
@@ -23,6 +23,7 @@ __all__ = [
     "IGNORED_PATTERNS",
     "checkpoint_files",
     "is_checkpoint_file",
+    "is_deep",
     "needed_pickles",
     "require_weights",
     "token_heads",
@@ -31,8 +32,13 @@ __all__ = [
 #: Files of sentence-transformers' modules. `0_Transformer` and its like hold the encoder in versions before 2.
 _MODULE_PATTERNS = (
     *("*/config.json", "*/model.safetensors", "0_*/*.safetensors", "0_*/*.json", "0_*/*.txt", "0_*/*.model"),
-    # A Router has each module in a folder of its own.
-    *(f"{route}_*/*.{suffix}" for route in ("query", "document") for suffix in ("safetensors", "json", "txt", "model")),
+    # A Router has each module in a folder of its own, in the checkpoint's or in one of the Router.
+    *(
+        f"{place}/*.{suffix}"
+        for place in ("*_[0-9]_*", *(f"*_{kind}/*" for kind in ROUTERS))
+        for suffix in ("safetensors", "json", "txt", "model")
+    ),
+    *(f"*_{kind}/router_config.json" for kind in ROUTERS),
 )
 
 #: For huggingface_hub, whose `*` crosses folders: every file but the harmless ones, so that no file that may decide a vector
@@ -56,11 +62,17 @@ _FROM_MLX = "python -m mlx_lm.convert --hf-path '{folder}' --mlx-path OUT --dequ
 
 def is_checkpoint_file(name: str) -> bool:
     """Return whether a file is used, by its path relative to the checkpoint (with `/`); pickles depend on other files."""
-    if any(fnmatchcase(name, pattern) for pattern in ("*/*/*", "onnx/*", "openvino/*")):
+    if is_deep(name) or any(fnmatchcase(name, pattern) for pattern in ("onnx/*", "openvino/*")):
         return False
     if is_harmless(name.rpartition("/")[2]):
         return False
     return "/" not in name or any(fnmatchcase(name, pattern) for pattern in _MODULE_PATTERNS)
+
+
+def is_deep(name: str) -> bool:
+    """Return whether a file lies below the folders of modules, by its path relative to the checkpoint (with `/`)."""
+    first, *others = PurePosixPath(name).parts
+    return len(others) > (2 if first.endswith(tuple(f"_{kind}" for kind in ROUTERS)) else 1)
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
@@ -68,8 +80,8 @@ def checkpoint_files(folder: Path) -> tuple[str, ...]:
     names = []
     for parent, folders, files in os.walk(folder):
         relative = Path(parent).relative_to(folder)
-        if relative.parts:
-            folders.clear()  # modules lie one level down
+        if is_deep((relative / "folder" / "file").as_posix()):
+            folders.clear()
         names += [(relative / file).as_posix() for file in files]
     return tuple(sorted({*filter(is_checkpoint_file, names), *needed_pickles(names), *token_heads(names)}))
 
@@ -87,7 +99,7 @@ def needed_pickles(names: Iterable[str]) -> frozenset[str]:
     return frozenset(
         str(path)
         for path in paths
-        if len(path.parts) <= 2
+        if not is_deep(str(path))
         and path.parent not in safe
         and path.parts[0] not in ("onnx", "openvino")
         and any(fnmatchcase(path.name, pattern) for pattern in _PICKLES)
@@ -110,8 +122,8 @@ def require_weights(folder: Path, origin: str) -> None:
             raise SourceError(f"{origin}: {pointer_message(folder / name)}")
     modules = _modules(folder, origin)
     encoder = modules[0].folder if modules and modules[0].kind == "Transformer" else folder
-    if modules and modules[0].kind == "Router" and _has_static_queries(modules[0].folder):
-        return  # `convert/checkpoint/routed_layout.py` reads its branches, and refuses what is missing
+    if modules and modules[0].kind in ROUTERS:
+        return  # `convert/checkpoint/routes/` reads its branches, and refuses what is missing
     if modules and modules[0].kind == "StaticEmbedding":
         _require_table(modules[0].folder, origin)
         return
@@ -126,12 +138,6 @@ def require_weights(folder: Path, origin: str) -> None:
             _require_shards(place, origin)
         elif not any(place.glob("*.safetensors")) and not needed_pickles(file.name for file in place.glob("*")):
             raise SourceError(f"{origin}: {_explain_missing(place)}")
-
-
-def _has_static_queries(folder: Path) -> bool:
-    """Return whether a Router has queries that need no encoder: weights or vectors by token."""
-    config = read_json(folder / "router_config.json", _Router) or _Router()
-    return any(kind.endswith((".SparseStaticEmbedding", ".StaticEmbedding")) for kind in config.types.values())
 
 
 def _require_table(folder: Path, origin: str) -> None:
@@ -219,12 +225,6 @@ def _explain_foreign(folder: Path) -> str | None:
             f"Mac: {_FROM_MLX.format(folder=folder)}"
         )
     return None
-
-
-class _Router(msgspec.Struct):
-    """Types of the modules in `router_config.json`."""
-
-    types: dict[str, str] = {}
 
 
 class _Index(msgspec.Struct):

@@ -22,6 +22,7 @@ from .folder import (
     CHECKPOINT_PATTERNS,
     IGNORED_PATTERNS,
     checkpoint_files,
+    is_deep,
     needed_pickles,
     require_weights,
     token_heads,
@@ -210,14 +211,19 @@ def download_file(source: HubSource, name: str, folder: Path) -> Path | None:
 
 
 def _ignored_patterns(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the patterns of files that are not downloaded: pickles are, where they alone hold weights."""
+    """Return the patterns of files that are not downloaded.
+
+    Pickles are downloaded where they alone hold weights, and files two folders down where they are a Router's.
+    """
     pickles = needed_pickles(names) | token_heads(names)
-    if not pickles:
-        return IGNORED_PATTERNS
-    formats = (".bin", ".bin.index.json", ".pt")
-    others = [pattern for pattern in IGNORED_PATTERNS if pattern.removeprefix("*") not in formats]
-    unused = [name for name in names if name.endswith(formats) and name not in pickles]
-    return (*others, *unused)
+    formats = (".bin", ".bin.index.json", ".pt") if pickles else ()
+    below = [name for name in names if name.count("/") > 1]
+    has_router = not all(map(is_deep, below))
+    left_out = {pattern for pattern in IGNORED_PATTERNS if pattern.removeprefix("*") in formats}
+    left_out |= {"*/*/*"} if has_router else set()
+    unused = [name for name in names if name.endswith(formats) and name not in pickles] if formats else []
+    unused += filter(is_deep, below) if has_router else []
+    return (*(pattern for pattern in IGNORED_PATTERNS if pattern not in left_out), *unused)
 
 
 def _status(error: Exception) -> int | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.graph.read import read_graph
-from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.artifact.manifest import FileInfo, Variant
+from fletcher.runtime.artifact.tensors_file import TensorData, write_tensors
 from fletcher.runtime.errors import ArtifactError
 
 __all__ = ["CONTRIB", "GraphEditor", "write_graphs"]
@@ -36,6 +36,9 @@ SAFETENSORS: dict[int, str] = {
     TensorProto.INT64: "I64",
 }
 
+#: Bytes that are written at once.
+PART = 16 << 20
+
 #: Bytes of the smallest tensor outside the graph: shape inference can only read tensors inside.
 SMALLEST_EXTERNAL = 256
 
@@ -47,6 +50,7 @@ class GraphEditor:
         nodes: nodes in topological order; replace the elements, then call `write_graphs`.
         weights: initializers by name.
         outputs: names of the graph's outputs.
+        keep: returns an array with the elements of a new weight, in memory or in a file (`Spool.keep`).
     """
 
     def __init__(self, artifact: Artifact, variant: Variant) -> None:
@@ -66,6 +70,7 @@ class GraphEditor:
         self.nodes: list[onnx.NodeProto] = list(self._model.graph.node)
         self.weights: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._new: dict[str, tuple[int, NDArray[Any]]] = {}
+        self.keep: Callable[[NDArray[Any]], NDArray[Any]] = np.ascontiguousarray
         self.outputs: list[str] = [value.name for value in self._model.graph.output]
 
     def values(self, name: str) -> NDArray[Any]:
@@ -98,7 +103,7 @@ class GraphEditor:
         """
         if name not in self._new:
             kind = helper.np_dtype_to_tensor_dtype(values.dtype) if kind is None else kind
-            self._new[name] = (kind, np.ascontiguousarray(values).reshape(values.shape))
+            self._new[name] = (kind, self.keep(values).reshape(values.shape))
         return name
 
     def consumers(self) -> Counter[str]:
@@ -183,8 +188,8 @@ class GraphEditor:
 
 def write_graphs(
     editors: Mapping[Path, GraphEditor], weights: Path, tables: Mapping[str, NDArray[Any]] = MappingProxyType({})
-) -> None:
-    """Write graphs and the file of weights that they share.
+) -> FileInfo:
+    """Write graphs and the file of weights that they share, a part at a time; return size and digest of that file.
 
     Args:
         editors: editors by the graph's file, in the folder of the weights file.
@@ -196,9 +201,10 @@ def write_graphs(
     }
     for editor in editors.values():
         tensors |= editor.external()
-    places = _write_tensors(weights, tensors)
+    written = write_tensors(weights, (_tensor(name, kind, values) for name, (kind, values) in tensors.items()))
     for file, editor in editors.items():
-        editor.save(file, weights.name, places)
+        editor.save(file, weights.name, written.places)
+    return written.info
 
 
 def _stays_inside(kind: int, values: NDArray[Any]) -> bool:
@@ -206,24 +212,12 @@ def _stays_inside(kind: int, values: NDArray[Any]) -> bool:
     return values.nbytes < SMALLEST_EXTERNAL and kind != TensorProto.BFLOAT16
 
 
-def _write_tensors(path: Path, tensors: dict[str, tuple[int, NDArray[Any]]]) -> dict[str, tuple[int, int]]:
-    """Write a safetensors file one tensor at a time; the library needs all of them in memory.
+def _tensor(name: str, kind: int, values: NDArray[Any]) -> TensorData:
+    return TensorData(name, SAFETENSORS[kind], values.itemsize, values.shape, partial(_parts, values))
 
-    Returns:
-        Offset and length of each tensor in the file, in bytes.
-    """
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1][1].itemsize, item[0]))
-    header: dict[str, object] = {"__metadata__": {"format": "np"}}
-    spans, end = {}, 0
-    for name, (kind, values) in ordered:
-        start, end = end, end + values.nbytes
-        spans[name] = (start, end - start)
-        header[name] = {"dtype": SAFETENSORS[kind], "shape": list(values.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # a cache line, and the widest vector register
-    head = struct.pack("<Q", len(text)) + text
-    with path.open("wb") as stream:
-        stream.write(head)
-        for _, (_, values) in ordered:
-            stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-    return {name: (len(head) + start, length) for name, (start, length) in spans.items()}
+
+def _parts(values: NDArray[Any]) -> Iterator[memoryview]:
+    """Yield the bytes of an array, which may be a mapped file, a part at a time."""
+    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    for start in range(0, len(flat), PART):
+        yield flat[start : start + PART].data

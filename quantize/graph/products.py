@@ -19,13 +19,14 @@ from .activations import Activations, even_steps, lower_bounds, uneven_steps
 from .editor import CONTRIB, GraphEditor
 from .matrices import Place
 from .nodes import Nodes, Product
-from .rounding import Columns, round_columns
+from .rounding import Columns, mean_error, round_columns, rounded_product
 from .weight_only import write_blocks, write_half, write_table, write_widened
 
 __all__ = ["ProductWriter"]
 
-#: Beginning of the names of an expert's values: encoder.layers.1/feed_forward/experts.4
-EXPERT = re.compile(r".+/experts\.\d+(?=/)")
+#: Beginning of the names of values with other rows than all tokens': encoder.layers.1/feed_forward/experts.4 and
+#: encoder.layer.1/attention/first/hidden
+OTHER_ROWS = re.compile(r".+/(experts\.\d+|attention/first/hidden)(?=/)")
 
 
 class ProductWriter:
@@ -124,9 +125,9 @@ class ProductWriter:
             codes, scales, zero = self._even_rows(value)
         columns = self._round(weight)
         if bound:
-            bias = _plus(bias, -bound * columns.floats.sum(axis=0, dtype=np.float64))
+            bias = _plus(bias, -bound * rounded_product(np.ones(len(weight)), columns))
         if self._recipe.bias_correction:  # with a scale per row only the weight's error remains in the mean
-            bias = _plus(bias, self._activations[name].mean.astype(np.float64) @ (weight - columns.floats))
+            bias = _plus(bias, mean_error(self._activations[name].mean, weight, columns))
         weights, weight_scales = self._store(product, columns)
         inputs = [codes, weights, nodes.constant("one", np.float32(1)), weight_scales, zero]
         value = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
@@ -167,11 +168,11 @@ class ProductWriter:
 
     def _middles(self, row: str) -> str:
         """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for a module after the pooling."""
-        # The encoder's values have a row for each token. A module may have one for each text, and an expert has those of its
-        # tokens: they share with none.
+        # The encoder's values have a row for each token. A module may have one for each text, as the first tokens have, and
+        # an expert has those of its tokens: they share with none.
         owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else ""
-        if (expert := EXPERT.match(row)) is not None:
-            owner = f"/{expert[0]}"
+        if (others := OTHER_ROWS.match(row)) is not None:
+            owner = f"/{others[0]}"
         nodes, key = self._nodes, ("middles", owner)
         if key not in nodes.shared:
             shape = nodes.node("Shape", [row], f"quantize{owner}/rows")
@@ -206,7 +207,7 @@ class ProductWriter:
         columns = self._round(weight)
         if self._recipe.bias_correction:
             error = activations.mean.astype(np.float64) @ weight
-            error -= activations.coded.astype(np.float64) @ columns.floats
+            error -= rounded_product(activations.coded.astype(np.float64), columns)
             bias = _plus(bias, error)
         zero = np.int8(steps.zero) if gpu else np.uint8(steps.zero)
         scale = nodes.constant(f"{name}/scale", product.kind.type(steps.scale))

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Columns", "pack_nibbles", "round_blocks", "round_columns", "round_rows"]
+__all__ = [
+    "STRIP",
+    "Blocks",
+    "Columns",
+    "mean_error",
+    "pack_nibbles",
+    "round_blocks",
+    "round_columns",
+    "round_rows",
+    "rounded_product",
+]
+
+#: Elements that are rounded at once: 16 MB in float32, of which a search has several copies.
+STRIP = 4 << 20
 
 #: Ends of the range that a search tries, relative to the largest element.
 SHRINK = np.linspace(1.0, 0.6, 21)
@@ -30,6 +44,10 @@ class Columns:
         """The represented matrix, float32, (in, out)."""
         return self.values * self.scales
 
+    def part(self, columns: slice) -> NDArray[np.float32]:
+        """Return some columns of the represented matrix, float32, (in, columns)."""
+        return self.values[:, columns] * self.scales[columns]
+
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -50,8 +68,13 @@ class Blocks:
     @property
     def floats(self) -> NDArray[np.float32]:
         """The represented matrix, float32, (in, out)."""
-        centered = self.values.astype(np.float32) - self.zeros[..., None]
-        return np.ascontiguousarray((centered * self.scales[..., None]).reshape(len(centered), -1)[:, : self.rows].T)
+        return self.part(slice(None))
+
+    def part(self, columns: slice) -> NDArray[np.float32]:
+        """Return some columns of the represented matrix, float32, (in, columns)."""
+        centered = self.values[columns].astype(np.float32) - self.zeros[columns, :, None]
+        whole = (centered * self.scales[columns, :, None]).reshape(len(centered), -1)
+        return np.ascontiguousarray(whole[:, : self.rows].T)
 
 
 def round_columns(weight: NDArray[np.float32], *, limit: int = 127, search: bool = False) -> Columns:
@@ -62,6 +85,16 @@ def round_columns(weight: NDArray[np.float32], *, limit: int = 127, search: bool
         limit: 127, or 63 for a reduced range.
         search: whether each column has the range with the least squared error, instead of the largest element's.
     """
+    values, scales = np.empty(weight.shape, np.int8), np.empty(weight.shape[1], np.float32)
+    for part in _strips(weight):
+        values[:, part], scales[part] = _round_columns(weight[:, part], limit, search=search)
+    return Columns(values, scales)
+
+
+def _round_columns(
+    weight: NDArray[np.float32], limit: int, *, search: bool
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return codes, (in, out), and scales, (out,)."""
     weight = np.asarray(weight, np.float32)
     largest = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny)
     best, least = largest / np.float32(limit), np.full(weight.shape[1], np.inf)
@@ -70,13 +103,18 @@ def round_columns(weight: NDArray[np.float32], *, limit: int = 127, search: bool
         error = np.square(np.clip(np.rint(weight / scales), -limit, limit) * scales - weight).sum(axis=0)
         best, least = np.where(error < least, scales, best), np.minimum(error, least)
     scales = best.astype(np.float32)
-    return Columns(np.clip(np.rint(weight / scales), -limit, limit).astype(np.int8), scales)
+    return np.clip(np.rint(weight / scales), -limit, limit).astype(np.int8), scales
 
 
 def round_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Round a table to int8 with one scale per row, and return codes, (rows, columns), and scales, (rows, 1)."""
-    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
-    return np.rint(table / scales).astype(np.int8), scales.astype(np.float32)
+    codes, scales = np.empty(table.shape, np.int8), np.empty((len(table), 1), np.float32)
+    for part in _strips(table.T):
+        rows = table[part]
+        largest = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        scales[part] = largest / np.float32(127)
+        codes[part] = np.rint(rows / scales[part])
+    return codes, scales
 
 
 def round_blocks(
@@ -92,9 +130,21 @@ def round_blocks(
         search: whether each block has the range with the least squared error, instead of the largest element's.
     """
     rows, columns = weight.shape
-    padded = np.zeros((columns, -(-rows // block) * block), np.float32)
-    padded[:, :rows] = weight.T
-    blocks = padded.reshape(columns, -1, block)
+    sides = (columns, -(-rows // block))
+    values, zeros = np.empty((*sides, block), np.uint8), np.empty(sides, np.uint8)
+    scales = np.empty(sides, np.float32)
+    for part in _strips(weight):
+        padded = np.zeros((part.stop - part.start, sides[1] * block), np.float32)
+        padded[:, :rows] = weight[:, part].T
+        blocks = padded.reshape(len(padded), -1, block)
+        values[part], scales[part], zeros[part] = _round_blocks(blocks, bits, asymmetric=asymmetric, search=search)
+    return Blocks(values, scales, zeros, rows)
+
+
+def _round_blocks(
+    blocks: NDArray[np.float32], bits: int, *, asymmetric: bool, search: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return codes, (columns, blocks, block), scales and zero points, (columns, blocks), as float32."""
     top = (1 << bits) - 1
     middle = 1 << (bits - 1)
     low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
@@ -115,8 +165,31 @@ def round_blocks(
         best = (np.where(better, scales, best[0]), np.where(better, zeros, best[1]))
         least = np.minimum(least, error)
     scales, zeros = best[0].astype(np.float32), best[1]
-    values = np.clip(np.rint(blocks / scales[..., None]) + zeros[..., None], 0, top)
-    return Blocks(values.astype(np.uint8), scales, zeros.astype(np.uint8), rows)
+    return np.clip(np.rint(blocks / scales[..., None]) + zeros[..., None], 0, top), scales, zeros
+
+
+def mean_error(mean: NDArray[Any], weight: NDArray[np.float32], rounded: Columns | Blocks) -> NDArray[np.float64]:
+    """Return the error of a product's mean that the rounding of its weight makes: mean · (weight - rounded), (out,).
+
+    Args:
+        mean: mean of each column of the activations, (in,).
+        weight: the weight, (in, out).
+        rounded: the rounded weight.
+    """
+    factors = mean.astype(np.float64)
+    return np.concatenate([factors @ (weight[:, part] - rounded.part(part)) for part in _strips(weight)])
+
+
+def rounded_product(factors: NDArray[np.float64], rounded: Columns) -> NDArray[np.float64]:
+    """Return factors · rounded, (out,), for factors (in,), without the whole rounded matrix in floats."""
+    return np.concatenate([factors @ rounded.part(part) for part in _strips(rounded.values)])
+
+
+def _strips(weight: NDArray[Any]) -> list[slice]:
+    """Return ranges of columns that have about `STRIP` elements together, so that copies of them take little memory."""
+    rows, columns = weight.shape
+    step = max(1, STRIP // max(1, rows))
+    return [slice(start, min(start + step, columns)) for start in range(0, columns, step)]
 
 
 def pack_nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:

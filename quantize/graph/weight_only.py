@@ -15,7 +15,7 @@ from ..recipe import Recipe
 from .editor import CONTRIB
 from .matrices import Place
 from .nodes import Nodes, Product
-from .rounding import pack_nibbles, round_blocks, round_columns, round_rows
+from .rounding import STRIP, mean_error, pack_nibbles, round_blocks, round_columns, round_rows
 
 __all__ = ["write_blocks", "write_half", "write_table", "write_widened"]
 
@@ -39,7 +39,7 @@ def write_blocks(
     weight, bias, stored = product.weight, product.bias, product.place.weight
     blocks = round_blocks(weight, bits=bits, block=recipe.block, asymmetric=asymmetric, search=recipe.search)
     if mean is not None:
-        error = mean.astype(np.float64) @ (weight - blocks.floats)
+        error = mean_error(mean, weight, blocks)
         bias = np.asarray(error if bias is None else bias + error, np.float32)
     values = pack_nibbles(blocks.values) if bits == 4 else blocks.values
     inputs = [product.value, nodes.graph.add(f"{stored}.blocks{bits}", values)]
@@ -93,15 +93,23 @@ def write_half(nodes: Nodes, name: str, weight: NDArray[np.float32], scheme: str
     if key in nodes.shared:
         return nodes.shared[key][0]
     if scheme == "fp16":
-        if weight.size and np.abs(weight).max() > np.finfo(np.float16).max:
+        if weight.size and max(weight.max(), -weight.min()) > np.finfo(np.float16).max:
             raise InputError(f"an element of the weight {name} exceeds the range of fp16: use the recipe bf16")
         stored = nodes.graph.add(f"{name}.fp16", weight.astype(np.float16))
     else:
-        bits = weight.view(np.uint32)  # rounds to nearest, ties to even
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        stored = nodes.graph.add(f"{name}.bf16", rounded, TensorProto.BFLOAT16)
+        stored = nodes.graph.add(f"{name}.bf16", _to_bf16(weight), TensorProto.BFLOAT16)
     nodes.shared[key] = (nodes.node("Cast", [stored], f"{name}/wide", to=TensorProto.FLOAT),)
     return nodes.shared[key][0]
+
+
+def _to_bf16(weight: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return the bits of elements in bfloat16, rounded to nearest, ties to even; a copy of some rows at a time."""
+    rounded = np.empty(weight.shape, np.uint16)
+    step = max(1, STRIP // max(1, weight.shape[-1]))
+    for start in range(0, len(weight), step):
+        bits = np.ascontiguousarray(weight[start : start + step]).view(np.uint32)
+        rounded[start : start + step] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return rounded
 
 
 def write_table(nodes: Nodes, node: onnx.NodeProto, place: Place, recipe: Recipe) -> None:

@@ -163,10 +163,10 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
             return self._only(card, card.input_type)
         input_type = DEFAULT_INPUT_TYPE if self.input_type is None else self.input_type
         if card.tasks:
-            task = INPUT_TYPE_SYNONYMS.get(input_type, input_type)
+            task = input_type if input_type in card.tasks else INPUT_TYPE_SYNONYMS.get(input_type, input_type)
             if task in card.tasks or task == RAW:
                 return task
-            available = ", ".join([*card.tasks, RAW])
+            available = ", ".join(dict.fromkeys([*card.tasks, RAW]))
             raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
         if input_type in card.prompts or input_type in INPUT_TYPES or input_type == RAW:
             return input_type

@@ -9,6 +9,7 @@ input                           shape                       content
 `input_ids`                     (tokens,)                   token ids, all texts in a row
 `input_ids`                     (texts, longest)            the same in a rectangle; padding is 0
 `token_type_ids`                as `input_ids`              0 for tokens of the first text of a pair, 1 for the second
+`text_tasks`                    (texts,)                    number of each text's route; 0 for a row without a text
 `offsets`                       (texts + 1,)                start of each text, and end of the last one
 `cumulative_sequence_length`    (texts + 1,)                the same, under the name of ONNX Runtime
 `token_offset`                  (texts, longest)            places in the rectangle: tokens in order, then padding
@@ -189,6 +190,7 @@ class Feeds:
             "offsets": len(self._offsets),
             "cumulative_sequence_length": len(self._offsets),
             "steps": len(self._steps),
+            "text_tasks": len(self._lengths),
             "last_positions": len(self._lengths),
             "places.cls": len(self._lengths),
             "places.lasttoken": len(self._lengths),
@@ -236,6 +238,9 @@ class Feeds:
             return packed if rank == 1 else self._unpack(packed)
         if name in ("offsets", "cumulative_sequence_length"):
             return self._offsets
+        if name == "text_tasks":
+            tasks = self._batch.tensors((name,))[name]
+            return np.concatenate([tasks, np.zeros(len(self._lengths) - len(tasks), tasks.dtype)])
         if name == "attention_mask":
             return self._attended()
         if name == "seen_tokens":

@@ -58,7 +58,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         late_interaction: settings of a ColBERT model.
         logit_score: tokens and chat template of a reranker that is a language model; left out for other models.
         static_queries: settings of queries that need no model; left out for other models.
-        tasks: number of the adapter by input type; left out for other models.
+        tasks: number of the adapter or the route by input type; left out for other models.
     """
 
     weights: str

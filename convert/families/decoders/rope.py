@@ -115,7 +115,8 @@ def read_rope(config: Config, context: RopeContext, *, theta: float = THETA) -> 
     if newer and older and newer != older:
         raise config.refusal(f"contradicts itself: rope_parameters is {newer}, rope_scaling is {older}")
     parameters = older or newer
-    return rotary_of(config, parameters, context, "rotary", _base(config, parameters, "rope_theta", theta))
+    base, key = _base(config, parameters, "rope_theta", theta), "rope_scaling" if older else "rope_parameters"
+    return rotary_of(config, parameters, context, "rotary", base, key)
 
 
 def read_layer_ropes(
@@ -147,7 +148,14 @@ def read_layer_ropes(
     return rotaries
 
 
-def rotary_of(config: Config, values: Mapping[str, Any], context: RopeContext, name: str, theta: float) -> Rotary:
+def rotary_of(
+    config: Config,
+    values: Mapping[str, Any],
+    context: RopeContext,
+    name: str,
+    theta: float,
+    key: str = "rope_parameters",
+) -> Rotary:
     """Return the rotary positions of one object of settings.
 
     Args:
@@ -156,14 +164,16 @@ def rotary_of(config: Config, values: Mapping[str, Any], context: RopeContext, n
         context: sizes on which the frequencies depend.
         name: name of the tables in the graph.
         theta: base.
+        key: key of the settings, for messages.
 
     Raises:
         CheckpointError: the scaling is not authored, or a setting is missing, unknown or invalid.
     """
-    settings = _Settings(config, values, "rope_parameters")
+    settings = _Settings(config, values, key)
     if settings.kind not in _KINDS:
         raise config.refusal(
-            f"the rotary scaling {settings.kind!r} is not authored; Fletcher authors {', '.join(_KINDS)}"
+            f"{key} has the rope_type {settings.kind!r} ({dict(values)}), which is not authored; Fletcher authors "
+            f"{', '.join(_KINDS)}"
         )
     if context.width % 2:
         raise config.refusal(f"heads have {context.width} elements, and rotary positions need an even number")

@@ -118,6 +118,22 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
     return Architecture("nomic_bert", hidden, embedding, layers, max_positions=shape.positions)
 
 
+def explain_scaling(checkpoint: Checkpoint) -> str:
+    """Return why texts beyond the training length are refused, as the rest of a sentence; nothing without dynamic scaling."""
+    factor = checkpoint.config.get("rotary_scaling_factor")
+    if factor is None:
+        return ""
+    return (
+        f" (rotary_scaling_factor is {factor!r}: beyond max_trained_positions, {_trained(Config(checkpoint))}, the original "
+        "rescales its positions by the longest text of a batch, so that a vector depends on the texts beside it; without "
+        "this key in a copy, longer texts have the positions as they are)"
+    )
+
+
+def _trained(config: Config) -> int:
+    return config.integer("max_trained_positions", 2048)
+
+
 def _epsilon(config: Config, file: Path, original: bool) -> float:
     """Return the epsilon of the norms, which has another name and default in the original's files."""
     names = ("layer_norm_epsilon", "layer_norm_eps") if original else ("layer_norm_eps", "layer_norm_epsilon")
@@ -140,7 +156,7 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
     positions = config.integer("n_positions" if original else "max_position_embeddings", 2048)
     # Files with both names have the original's longest text in n_positions, and its training length in the other.
     config.ignore("max_position_embeddings")
-    trained = config.integer("max_trained_positions", 2048)
+    trained = _trained(config)
     if config.value("rotary_scaling_factor") is not None:
         positions = min(positions, trained)
     layer = GatedShape(

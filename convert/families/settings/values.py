@@ -89,7 +89,8 @@ def read_rotary(parameters: object, file: Path, name: str, width: int, theta: fl
     kind = values.get("rope_type", values.get("type", "default"))
     if kind not in ("default", "linear"):
         raise CheckpointError(
-            f"{file}: the rotary scaling {kind!r} is not authored; Fletcher authors default and linear"
+            f"{file}: the rotary parameters have the rope_type {kind!r} ({dict(values)}), which is not authored for this "
+            "family; Fletcher authors default and linear"
         )
     if values.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise CheckpointError(

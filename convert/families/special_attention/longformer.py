@@ -1,7 +1,7 @@
 """Longformer: RoBERTa whose attention is a window around each token.
 
-sentence-transformers gives no token global attention, so that the layers' second projections are not used. The classifiers
-of transformers give it to the first token; they are refused by name.
+sentence-transformers gives no token of an embedder global attention, so that the layers' second projections are not used.
+transformers' classifiers give it to the first token.
 
 Source: transformers' modeling_longformer.py.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...architecture import Architecture, Attention, Block, Layer, Window
+from ...architecture import Architecture, Attention, Block, GlobalFirst, Layer, Window
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tensors import TensorReader
 from ..post_norm import BERT_NAMES, Sizes, read_embedding, read_layer, read_sizes
 from ..settings.reader import Config
 
-__all__ = ["describe_longformer"]
+__all__ = ["add_global_first", "describe_longformer"]
 
 #: Keys that no class of transformers reads, and one of an export.
 UNUSED = ("attention_mode", "ignore_attention_mask", "onnx_export")
@@ -45,6 +45,27 @@ def describe_longformer(checkpoint: Checkpoint) -> Architecture:
     tensors.finish()
     longest = sizes.positions - padding_id - 1
     return Architecture("longformer", sizes.hidden, embedding, layers, max_positions=longest)
+
+
+def add_global_first(checkpoint: Checkpoint, architecture: Architecture) -> Architecture:
+    """Return the encoder with global attention of the first token, as `LongformerForSequenceClassification` has it.
+
+    Raises:
+        CheckpointError: a tensor is missing or of another shape.
+    """
+    tensors = TensorReader(checkpoint, prefixes=("longformer.",))
+    hidden = architecture.hidden_size
+    layers = []
+    for layer in architecture.layers:
+        attend, widen = layer.blocks
+        assert isinstance(attend.body, Attention)
+        query, key, value = (
+            tensors.linear(f"{layer.name}.attention.self.{part}_global", hidden, hidden)
+            for part in ("query", "key", "value")
+        )
+        attention = replace(attend.body, first=GlobalFirst(query, key, value))
+        layers.append(replace(layer, blocks=(replace(attend, body=attention), widen)))
+    return replace(architecture, layers=tuple(layers))
 
 
 def _windows(config: Config, layers: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from ..shared.disentangled import emit_by_distance
 from ..shared.positions import CAUSAL, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
 from .packed_layout import PackedLayout
-from .window_blocks import Blocks, emit_block_attention, is_blockwise
+from .window_blocks import Blocks, emit_block_attention, emit_global_first, is_blockwise
 
 __all__ = ["emit_attention"]
 
@@ -47,7 +47,9 @@ def emit_attention(
     """
     query, key, value = emit_projections(graph, attention, hidden, positions, name, emit_rotary)
     if is_blockwise(attention) and isinstance(attention.mask, Window):
-        context = emit_block_attention(graph, attention, (query, key, value), blocks[attention.mask.before], name)
+        places = blocks[attention.mask.before]
+        context = emit_block_attention(graph, attention, (query, key, value), places, name)
+        context = emit_global_first(graph, attention, hidden, context, (layout, places), name)
         return emit_linear(graph, attention.output, context, f"{name}/output")
     rectangles = [
         graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)

@@ -4,6 +4,8 @@ A text is cut into blocks of half as many tokens as the window has on one side. 
 each side, so that five blocks of keys hold the window of each of its tokens. Larger blocks compute more scores that are
 masked, smaller ones copy keys and values more often. For texts that are shorter than a block, the block has the length of
 the longest one.
+
+If the first token has global attention, each block has its key too, behind the others.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import numpy as np
 
 from ...architecture import Architecture, Attention, Window
 from ...graph.builder import GraphBuilder
+from ..shared.blocks import emit_linear
 from ..shared.positions import OUT_OF_SIGHT
 from .packed_layout import PackedLayout
 
-__all__ = ["NEIGHBORS", "SIDE", "Blocks", "emit_block_attention", "emit_blocks", "is_blockwise"]
+__all__ = ["NEIGHBORS", "SIDE", "Blocks", "emit_block_attention", "emit_blocks", "emit_global_first", "is_blockwise"]
 
 #: Blocks on each side of a block that hold the window of its tokens, and all blocks of keys for a block of queries.
 SIDE = 2
@@ -34,12 +37,15 @@ class Blocks:
         keys: the same of the block and of those around it, int64, (blocks, 5 · size).
         packed: place of each packed row in the flattened blocks, int64, (tokens,).
         mask: number added to the scores, 0 inside the window, (blocks, 1, size, 5 · size).
+        firsts: for global attention of the first token, row of each token in the local contexts, with those of the texts'
+            first tokens behind them, int64, (tokens,); else empty. Keys and mask have one more column then.
     """
 
     queries: str
     keys: str
     packed: str
     mask: str
+    firsts: str = ""
 
 
 def is_blockwise(attention: Attention) -> bool:
@@ -53,10 +59,24 @@ def emit_blocks(graph: GraphBuilder, architecture: Architecture, layout: PackedL
     """Add the places of the tokens in blocks, by the number of tokens on one side of the window."""
     attentions = filter(is_blockwise, architecture.attentions)
     sizes = {part.mask.before for part in attentions if isinstance(part.mask, Window)}
-    return {size: _emit_blocks(graph, size, layout, f"layout/window.{size}") for size in sorted(sizes)}
+    firsts = ""
+    if any(part.first is not None for part in architecture.attentions):
+        firsts = _emit_firsts(graph, layout)
+    return {size: _emit_blocks(graph, size, layout, firsts, f"layout/window.{size}") for size in sorted(sizes)}
 
 
-def _emit_blocks(graph: GraphBuilder, window: int, layout: PackedLayout, name: str) -> Blocks:
+def _emit_firsts(graph: GraphBuilder, layout: PackedLayout) -> str:
+    """Add the row of each token in packed contexts, with a row for each text behind them: for first tokens that row."""
+    zero, one, last = graph.constant(0), graph.constant(1), graph.constant([0])
+    tokens = graph.node("Squeeze", [graph.node("Shape", [layout.packed], "firsts/shape"), last], "firsts/tokens")
+    rows = graph.node("Range", [zero, tokens, one], "firsts/rows")
+    text = graph.node("Div", [layout.packed, graph.node("Shape", [layout.steps], "firsts/longest")], "firsts/text")
+    behind = graph.node("Add", [text, tokens], "firsts/behind")
+    is_first = graph.node("Equal", [layout.positions, zero], "firsts/is_first")
+    return graph.node("Where", [is_first, behind, rows], "firsts/index")
+
+
+def _emit_blocks(graph: GraphBuilder, window: int, layout: PackedLayout, firsts: str, name: str) -> Blocks:
     zero, one, flat = graph.constant(0), graph.constant(1), graph.constant([-1])
     last = graph.constant([1])
     longest = graph.node("ReduceMax", [layout.lengths], f"{name}/longest", keepdims=0)
@@ -106,11 +126,23 @@ def _emit_blocks(graph: GraphBuilder, window: int, layout: PackedLayout, name: s
     missing = graph.node("Where", [inside, none, out], f"{name}/after_end")
     missing = graph.node("Where", [before, out, missing], f"{name}/missing")
     missing = graph.node("Unsqueeze", [missing, graph.constant([1, 2])], f"{name}/missing_keys")
+    mask = graph.node("Add", [missing, beyond], f"{name}/mask")
+    if firsts:
+        # The first token's key is in the last column alone, for the tokens of every block.
+        begins = graph.node("Equal", [key_position, zero], f"{name}/is_first_key")
+        begins = graph.node("Where", [begins, out, none], f"{name}/first_key")
+        begins = graph.node("Unsqueeze", [begins, graph.constant([1, 2])], f"{name}/first_keys")
+        mask = graph.node("Add", [mask, begins], f"{name}/mask_without_first")
+        always = graph.node("Slice", [mask, graph.constant([0]), last, graph.constant([3])], f"{name}/any_column")
+        always = graph.node("Mul", [always, none], f"{name}/always")
+        mask = graph.node("Concat", [mask, always], f"{name}/mask_with_first", axis=3)
+        keys = graph.node("Concat", [keys, start], f"{name}/keys_with_first", axis=1)
     return Blocks(
         queries=queries,
         keys=keys,
         packed=graph.node("Squeeze", [packed, graph.constant([0])], f"{name}/packed"),
-        mask=graph.node("Add", [missing, beyond], f"{name}/mask"),
+        mask=mask,
+        firsts=firsts,
     )
 
 
@@ -129,6 +161,7 @@ def emit_block_attention(
     Returns:
         (tokens, heads · head_size).
     """
+    part_name = f"{name}/context" if not blocks.firsts else f"{name}/local_context"
     places = (blocks.queries, blocks.keys, blocks.keys)
     parts = [
         graph.node("Gather", [rows, place], f"{name}/{part}_blocks")
@@ -144,4 +177,41 @@ def emit_block_attention(
     )
     width = attention.query_heads.width
     flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")
-    return graph.node("Gather", [flat, blocks.packed], f"{name}/context")
+    return graph.node("Gather", [flat, blocks.packed], part_name)
+
+
+def emit_global_first(
+    graph: GraphBuilder, attention: Attention, hidden: str, local: str, places: tuple[PackedLayout, Blocks], name: str
+) -> str:
+    """Add the global attention of each text's first token, and return the contexts with its own instead of the local ones.
+
+    Args:
+        graph: graph to add to.
+        attention: description of the attention.
+        hidden: packed hidden states, (tokens, hidden).
+        local: contexts of the window, (tokens, heads · head_size).
+        places: places of the tokens in the rectangle, and in blocks.
+        name: name of the attention.
+    """
+    layout, blocks = places
+    first = attention.first
+    if first is None:
+        return local
+    states = graph.node("Gather", [hidden, layout.starts], f"{name}/first/hidden")  # (texts, hidden)
+    query = emit_linear(graph, first.query, states, f"{name}/first/query")
+    query = graph.node("Unsqueeze", [query, graph.constant([1])], f"{name}/first/query_row")
+    rows = []
+    for part, linear in (("key", first.key), ("value", first.value)):
+        packed = emit_linear(graph, linear, hidden, f"{name}/first/{part}")
+        rows.append(graph.node("Gather", [packed, layout.rectangle], f"{name}/first/{part}_rows"))
+    context = graph.node(
+        "Attention",
+        [query, *rows, "", "", "", layout.lengths],
+        f"{name}/first/context",
+        q_num_heads=attention.num_heads,
+        kv_num_heads=attention.num_kv_heads,
+        scale=attention.scale,
+    )
+    flat = graph.node("Reshape", [context, graph.constant([-1, attention.query_heads.width])], f"{name}/first/flat")
+    both = graph.node("Concat", [local, flat], f"{name}/first/behind", axis=0)
+    return graph.node("Gather", [both, blocks.firsts], f"{name}/context")

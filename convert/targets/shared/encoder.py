@@ -87,7 +87,7 @@ def emit_encoder(
     if architecture.projection is not None:
         hidden = emit_linear(graph, architecture.projection, hidden, "projection")
     tokens = emit_layer_average(graph, architecture, [*states[:-1], hidden])
-    value = emit_modules(graph, architecture, tokens, parts.pool, parts.decode)
+    value = emit_modules(graph, architecture, tokens, parts.pool, parts.decode, texts=texts)
     graph.node("Identity", [value], architecture.output)
     rows = parts.rows if architecture.output == "token_vectors" else (texts,)
     graph.output(TensorInfo(architecture.output, "float32", (*rows, dimension)))

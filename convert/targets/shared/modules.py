@@ -15,6 +15,7 @@ from ...architecture import (
     LayerAverage,
     Normalize,
     Pooling,
+    Routes,
     Saturation,
     TokenOutput,
     Truncate,
@@ -47,6 +48,8 @@ def emit_modules(
     hidden: str,
     pool: Callable[[PoolingMode, str, str], str],
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder,
+    *,
+    texts: int | str = "texts",
 ) -> str:
     """Add the modules after the encoder, from token vectors to the output.
 
@@ -56,6 +59,7 @@ def emit_modules(
         hidden: token vectors.
         pool: adds one vector per text: the mode, the token vectors, and the name of the last node.
         decode: adds the vocabulary's logits of token vectors, under a name.
+        texts: axis that counts texts.
     """
     value = hidden
     for index, module in enumerate(architecture.modules):
@@ -63,15 +67,10 @@ def emit_modules(
         if isinstance(module, Pooling):
             pooled = [pool(mode, value, f"{name}/{mode}") for mode in module.modes]
             value = pooled[0] if len(pooled) == 1 else graph.node("Concat", pooled, f"{name}/pooled", axis=1)
-        elif isinstance(module, Dense):
-            value = _emit_dense(graph, module, value, name)
-        elif isinstance(module, Norm):
-            value = emit_norm(graph, module, value, f"{name}/norm")
-        elif isinstance(module, Normalize):
-            value = _emit_normalize(graph, value, name)
-        elif isinstance(module, Truncate):
-            length = graph.constant([module.length])
-            value = graph.node("Slice", [value, graph.constant([0]), length, graph.constant([1])], f"{name}/truncated")
+        elif isinstance(module, Dense | Norm | Normalize | Truncate):
+            value = _emit_module(graph, module, value, name)
+        elif isinstance(module, Routes):
+            value = _emit_routes(graph, module, value, texts, name)
         elif isinstance(module, Decoder):
             value = decode(graph, module, value, f"{name}/logits")
         elif isinstance(module, Activation):
@@ -82,6 +81,45 @@ def emit_modules(
                 value = graph.node("Add", [value, graph.constant(1.0)], f"{name}/one_more.{time}")
                 value = graph.node("Log", [value], f"{name}/log.{time}")
     return value
+
+
+def _emit_module(graph: GraphBuilder, module: Dense | Norm | Normalize | Truncate, value: str, name: str) -> str:
+    """Add a module from vectors to vectors."""
+    if isinstance(module, Dense):
+        return _emit_dense(graph, module, value, name)
+    if isinstance(module, Norm):
+        return emit_norm(graph, module, value, f"{name}/norm")
+    if isinstance(module, Normalize):
+        return _emit_normalize(graph, value, name)
+    length = graph.constant([module.length])
+    return graph.node("Slice", [value, graph.constant([0]), length, graph.constant([1])], f"{name}/truncated")
+
+
+def _emit_routes(graph: GraphBuilder, routes: Routes, value: str, texts: int | str, name: str) -> str:
+    """Add the results of all routes, each times 1 for the texts of its route and 0 for others, and their sum.
+
+    That is exact: finite numbers times 1 and 0, of which one is not 0.
+    """
+    numbers = graph.input(TensorInfo("text_tasks", "int32", (texts,)))
+    numbers = graph.node("Cast", [numbers], f"{name}/numbers", to=1)
+    numbers = graph.node("Unsqueeze", [numbers, graph.constant([1])], f"{name}/column")
+    total = ""
+    for number, modules in enumerate(routes.modules):
+        route, result = f"{name}/route.{number}", value
+        for index, module in enumerate(modules):
+            result = _emit_module(graph, module, result, f"{route}/modules.{index}")
+        own = graph.constant(float(number))
+        # 1 - |number - own| where that is positive; CoreML has neither Abs nor Equal.
+        sides = [
+            graph.node("Sub", pair, f"{route}/{side}")
+            for side, pair in (("above", [numbers, own]), ("below", [own, numbers]))
+        ]
+        distance = graph.node("Max", sides, f"{route}/distance")
+        share = graph.node("Sub", [graph.constant(1.0), distance], f"{route}/share")
+        share = graph.node("Relu", [share], f"{route}/is_own")
+        result = graph.node("Mul", [result, share], f"{route}/kept")
+        total = graph.node("Add", [total, result], f"{route}/sum") if total else result
+    return total
 
 
 def emit_layer_average(graph: GraphBuilder, architecture: Architecture, states: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from fletcher.model_zoo.errors import CardError, SourceError
 from fletcher.runtime import Artifact
 from fletcher.runtime.errors import CheckpointError, InputError
 
-from ..tiny import HIDDEN, MAX_TOKENS, save_embedder
+from ..tiny import MAX_TOKENS, save_embedder
 
 
 @pytest.fixture(scope="module")
@@ -305,9 +305,6 @@ def listed(kind: str) -> list[dict[str, Any]]:
 def test_folders_that_are_not_checkpoints_are_named(tmp_path: Path) -> None:
     assert "neither adapter_model.safetensors nor" in other(tmp_path / "a", adapter={"peft_type": "LORA"})
     assert "which static embeddings need" in other(tmp_path / "b", modules=listed("StaticEmbedding"))
-    for kind in ("Router", "Asym"):
-        message = other(tmp_path / kind, modules=listed(kind))
-        assert f"first module, {kind}, sends queries and documents" in message and "sub_modules['document']" in message
     assert "WordEmbeddings, is for models without" in other(tmp_path / "c", modules=listed("WordEmbeddings"))
     assert "has no config.json" in other(tmp_path / "d")
     (tmp_path / "e" / "onnx").mkdir(parents=True)
@@ -317,24 +314,11 @@ def test_folders_that_are_not_checkpoints_are_named(tmp_path: Path) -> None:
         export(str(tmp_path / "e"), tmp_path / "artifact")
 
 
-def test_the_branch_of_a_router_can_be_saved_and_converted(folder: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
-
-    def branch() -> list[Any]:
-        return [Transformer(str(folder)), Pooling(HIDDEN, "mean")]
-
-    router = Router.for_query_document(branch(), branch())
-    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "router"))
-    with pytest.raises(SourceError) as caught:
-        export(str(tmp_path / "router"), tmp_path / "artifact")
-    command = str(caught.value).partition("python -c ")[2].strip().strip('"')
-    exec(command.replace("FOLDER", str(tmp_path / "router")).replace("DOCUMENT", str(tmp_path / "document")), {})
-    export(str(tmp_path / "document"), tmp_path / "artifact")
-    text = "bread and water"
-    expected = SentenceTransformer(str(tmp_path / "router"), device="cpu").encode_document(text)
-    with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
-        np.testing.assert_allclose(encoder.embed([text]).vectors[0], expected, atol=1e-5)
+@pytest.mark.parametrize("kind", ["Router", "Asym"])
+def test_a_router_without_its_file_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "modules.json").write_text(json.dumps(listed(kind)))
+    with pytest.raises(CheckpointError, match=r"has no router_config\.json"):
+        export(str(tmp_path), tmp_path.with_name("artifact"))
 
 
 def test_the_layout_before_2_0_is_read_as_sentence_transformers_reads_it(folder: Path, tmp_path: Path) -> None:

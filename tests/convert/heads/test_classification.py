@@ -53,6 +53,8 @@ FAMILIES: list[tuple[str, dict[str, Any], bool]] = [
     ("NomicBert", SIZES, True),
     ("JinaEmbeddingsV3", SIZES | {"type_vocab_size": 1}, False),
     ("BigBird", SIZES | {"attention_type": "original_full"}, True),
+    ("Longformer", SIZES | {"type_vocab_size": 1, "attention_window": 4}, False),
+    ("Longformer", SIZES | {"type_vocab_size": 1, "attention_window": [4, 16]}, False),
     ("ConvBert", SIZES | {"embedding_size": 32, "hidden_act": "relu"}, True),
     ("DebertaV2", DEBERTA | SIZES, True),
     ("DebertaV2", DEBERTA | SIZES | {"type_vocab_size": 2, "pooler_hidden_act": "tanh"}, True),

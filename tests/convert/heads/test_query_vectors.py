@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.verify.verify import verify
+from fletcher.quantize.quantized_artifact import quantize
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError, InputError, OptionError, TooLongError
 from fletcher.runtime.inputs import Texts, TokenIds
@@ -62,16 +63,10 @@ def artifact(folder: Path) -> Path:
     return folder.parent / "artifact"
 
 
-@pytest.mark.parametrize(
-    ("default", "normalized"),
-    [("document", True), ("query", True), ("document", False)],
-    ids=["document", "query", "raw"],
-)
-def test_each_route_is_that_of_sentence_transformers(tmp_path: Path, default: str, normalized: bool) -> None:
-    folder = save_router(tmp_path, normalized=normalized, default_route=default)
-    export(str(folder), tmp_path / "artifact")
+def check_routes(folder: Path, artifact: Path, *, normalized: bool = True) -> None:
+    """Compare each route of an artifact with sentence-transformers."""
     model = SentenceTransformer(str(folder), device="cpu")
-    with Encoder.load(tmp_path / "artifact", provider="mlas", workers=1) as encoder:
+    with Encoder.load(artifact, provider="mlas", workers=1) as encoder:
         assert encoder.card.normalize is normalized
         for kind, method in (("query", model.encode_query), ("document", model.encode_document)):
             expected = np.stack([method(text) for text in TEXTS])
@@ -80,6 +75,17 @@ def test_each_route_is_that_of_sentence_transformers(tmp_path: Path, default: st
         np.testing.assert_allclose(encoder.embed(TEXTS, input_type="raw").vectors, expected, rtol=0, atol=1e-5)
         plain = encoder.embed(TEXTS).vectors
         np.testing.assert_array_equal(plain, encoder.embed(TEXTS, input_type="document").vectors)
+
+
+def test_each_route_is_that_of_sentence_transformers(folder: Path, artifact: Path) -> None:
+    check_routes(folder, artifact)
+
+
+@pytest.mark.parametrize(("default", "normalized"), [("query", True), ("document", False)], ids=["query", "raw"])
+def test_other_default_routes_and_norms(tmp_path: Path, default: str, normalized: bool) -> None:
+    folder = save_router(tmp_path, normalized=normalized, default_route=default)
+    export(str(folder), tmp_path / "artifact")
+    check_routes(folder, tmp_path / "artifact", normalized=normalized)
 
 
 def test_a_query_needs_no_row_of_the_model(artifact: Path) -> None:
@@ -96,17 +102,19 @@ def test_a_query_needs_no_row_of_the_model(artifact: Path) -> None:
         assert len(encoder.prepare(TokenIds(([0, 11, 2],)), EmbedOptions(input_type="query")).encodings) == 1
 
 
-def test_queries_without_a_token_and_windows_of_queries_are_refused(artifact: Path, tmp_path: Path) -> None:
+def test_queries_without_a_token_and_windows_of_queries_are_refused(
+    folder: Path, artifact: Path, tmp_path: Path
+) -> None:
     with Encoder.load(artifact, provider="mlas", workers=1) as encoder:
         with pytest.raises(OptionError, match="read whole: windows is for its documents"):
             encoder.embed(["w1"], input_type="query", overflow="windows")
         assert len(encoder.embed(["w1"], input_type="document", overflow="windows")) == 1
         card, tokenizer = encoder.card, encoder.tokenizer
         assert len(tokenizer.encode([""])) == 1 and card.static_queries
-    folder = save_router(tmp_path)
-    settings = folder / "config_sentence_transformers.json"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    settings = copy / "config_sentence_transformers.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"prompts": {}}))
-    export(str(folder), tmp_path / "artifact")
+    export(str(copy), tmp_path / "artifact")
     with (
         Encoder.load(tmp_path / "artifact", provider="mlas", workers=1) as encoder,
         pytest.raises(InputError, match="text 1 has no token"),
@@ -127,6 +135,25 @@ def test_the_truncation_of_the_tables_tokenizer_applies(folder: Path, tmp_path: 
         assert (found.tokens.tolist(), found.dropped.tolist()) == ([3], [2])
         with pytest.raises(TooLongError, match="text 0 is too long for a query"):
             encoder.embed(["w1 w2 w3 w4"], input_type="query", overflow="refuse")
+
+
+def test_each_route_alone(folder: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(folder), device="cpu")
+    for kind, method in (("query", model.encode_query), ("document", model.encode_document)):
+        export(str(folder), tmp_path / kind, task=kind)
+        with Encoder.load(tmp_path / kind, provider="mlas", workers=1) as encoder:
+            expected = np.stack([method(text) for text in TEXTS])
+            np.testing.assert_allclose(encoder.embed(TEXTS).vectors, expected, rtol=0, atol=1e-5)
+        verify(tmp_path / kind).raise_if_failed()
+
+
+def test_a_quantized_artifact_keeps_the_table(artifact: Path, tmp_path: Path) -> None:
+    quantize(artifact, tmp_path / "w8", "w8", texts=TEXTS)
+    found = []
+    for path in (artifact, tmp_path / "w8"):
+        with Encoder.load(path, provider="mlas", workers=1) as encoder:
+            found.append(encoder.embed(TEXTS, input_type="query").vectors)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_verification_compares_both_routes(artifact: Path) -> None:
@@ -159,10 +186,9 @@ def test_what_a_table_cannot_do_is_refused(folder: Path, tmp_path: Path) -> None
         return str(caught.value)
 
     config = json.loads((folder / "router_config.json").read_text())
-    (table,), (encoder, pooling, dense) = config["structure"]["query"], config["structure"]["document"]
-    for name, query in (("dense", [table, dense]), ("encoder", [encoder, pooling, dense])):
-        structure = {"query": query, "document": [encoder, pooling, dense]}
-        assert "vectors by token (StaticEmbedding)" in refused(name, structure=structure)
+    (table,), documents = config["structure"]["query"], config["structure"]["document"]
+    structure = {"query": [table, documents[-1]], "document": documents}
+    assert "vectors by token (StaticEmbedding)" in refused("dense", structure=structure)
     other = shutil.copytree(folder, tmp_path / "longer")
     settings = other / "config_sentence_transformers.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"truncate_dim": 8}))

@@ -20,7 +20,7 @@ from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.verify.verify import verify
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.artifact.folder import QUERY_WEIGHTS
-from fletcher.runtime.errors import ArtifactError, CheckpointError, TooLongError
+from fletcher.runtime.errors import ArtifactError, CheckpointError, FletcherError, TooLongError
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.embed_request import EmbedRequest
@@ -66,18 +66,37 @@ def call(method: Any, texts: list[str]) -> NDArray[np.float32]:
     return rows
 
 
-@pytest.mark.parametrize("default", ["document", "query"])
-def test_each_route_is_that_of_sentence_transformers(tmp_path: Path, default: str) -> None:
-    folder = save_router(tmp_path, default_route=default)
-    export(str(folder), tmp_path / "artifact")
+def check_routes(folder: Path, artifact: Path) -> None:
+    """Compare each route of an artifact with sentence-transformers."""
     model = SparseEncoder(str(folder), device="cpu")
-    with Encoder.load(tmp_path / "artifact", provider="mlas", workers=1) as encoder:
+    with Encoder.load(artifact, provider="mlas", workers=1) as encoder:
         for kind, method in (("query", model.encode_query), ("document", model.encode_document), ("raw", model.encode)):
             found = encoder.embed_sparse(TEXTS, input_type=kind)
             np.testing.assert_allclose(dense(found), call(method, TEXTS), rtol=0, atol=1e-5)
         np.testing.assert_array_equal(
             dense(encoder.embed_sparse(TEXTS)), dense(encoder.embed_sparse(TEXTS, input_type="document"))
         )
+
+
+def test_each_route_is_that_of_sentence_transformers(folder: Path, artifact: Path) -> None:
+    check_routes(folder, artifact)
+
+
+def test_other_texts_can_be_read_like_queries(tmp_path: Path) -> None:
+    folder = save_router(tmp_path, default_route="query")
+    export(str(folder), tmp_path / "artifact")
+    check_routes(folder, tmp_path / "artifact")
+
+
+def test_the_route_of_documents_alone_is_a_usual_model(folder: Path, tmp_path: Path) -> None:
+    export(str(folder), tmp_path / "documents", task="document")
+    model = SparseEncoder(str(folder), device="cpu")
+    with Encoder.load(tmp_path / "documents", provider="mlas", workers=1) as encoder:
+        np.testing.assert_allclose(
+            dense(encoder.embed_sparse(TEXTS)), call(model.encode_document, TEXTS), rtol=0, atol=1e-5
+        )
+    with pytest.raises(FletcherError, match="SparseStaticEmbedding"):
+        export(str(folder), tmp_path / "queries", task="query")
 
 
 def test_a_query_needs_no_row_of_the_model(artifact: Path) -> None:
@@ -158,7 +177,7 @@ def test_other_routers_are_refused(folder: Path, tmp_path: Path) -> None:
     more = {**config["structure"], "image": config["structure"]["query"]}
     assert "image: SparseStaticEmbedding" in refused("more", structure=more)
     mappings = {**config["parameters"], "route_mappings": {"('query', 'text')": "document"}}
-    assert "Another Router sends queries" in refused("mapped", parameters=mappings)
+    assert "`route_mappings`, by which kinds" in refused("mapped", parameters=mappings)
     nowhere = {**config["parameters"], "default_route": None, "allow_empty_key": False}
     assert "default_route is None" in refused("nowhere", parameters=nowhere)
     foreign = {**config["types"], "document_1_SpladePooling": "other.SpladePooling"}

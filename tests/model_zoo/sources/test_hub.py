@@ -115,6 +115,16 @@ def test_pickles_are_downloaded_where_they_alone_hold_weights(hub: FakeHub, tmp_
     assert again["sha256"] == fetched["sha256"] and hub.requests == []
 
 
+def test_modules_inside_a_router_are_downloaded(hub: FakeHub, tmp_path: Path) -> None:
+    files = hub.files["org/minilm"]
+    inside = {f"2_Asym/{name}": b"{}" for name in ("config.json", "7_Dense/config.json", "7_Dense/pytorch_model.bin")}
+    files |= {**inside, "2_Asym/7_Dense/deeper/x.json": b"x", "runs/a/b.json": b"x", "onnx/a/model.onnx": b"x"}
+    fetched = fetch("org/minilm", tmp_path, hub.url)
+    assert {name for name in fetched["sha256"] if "Asym" in name} == inside.keys()
+    requested = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in hub.requests if "/resolve/" in path}
+    assert requested == fetched["sha256"].keys()
+
+
 @pytest.mark.parametrize("source", ["org/minilm", f"hf:org/minilm@{COMMIT}"])
 def test_a_second_fetch_does_not_use_the_network(hub: FakeHub, tmp_path: Path, source: str) -> None:
     first = fetch(source, tmp_path, hub.url)

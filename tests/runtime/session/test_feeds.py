@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_a_batch_that_does_not_fit_a_fixed_shape_is_rejected(shape: tuple[int, i
 
 def test_a_fixed_shape_may_have_rows_without_text() -> None:
     assert _feed("pooling.mean", "float32", 2, FeedRules(shape=(3, 3)))[2] == [0, 0, 0]
+
+
+def test_a_text_has_the_number_of_its_route_and_an_empty_row_has_none() -> None:
+    routed = replace(BATCH, token_types=np.array([2, 2, 2, 1], np.int32))
+    info = TensorInfo("text_tasks", "int32", ("texts",))
+    for batch, shape, expected in ((BATCH, None, [0, 0]), (routed, None, [2, 1]), (routed, (4, 8), [2, 1, 0, 0])):
+        found = make_feeds((info,), FeedRules(shape=shape), batch)["text_tasks"]
+        assert found.tolist() == expected and found.dtype == np.int32
+    assert routed.tensors(["text_tasks"])["text_tasks"].tolist() == [2, 1]
 
 
 def test_an_unseen_tail_is_masked_but_never_the_first_token_of_a_text() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import NomicBertConfig, NomicBertForMaskedLM, NomicBertModel
 
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.export.export import export
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 
@@ -282,6 +283,15 @@ def test_positions_end_where_dynamic_scaling_would_begin(tmp_path: Path) -> None
     assert describe(Checkpoint.open(Nomic(**changes).save(tmp_path / "v1"))).max_positions == 2048
     del changes["rotary_scaling_factor"]
     assert describe(Checkpoint.open(Nomic(**changes).save(tmp_path / "v1.5"))).max_positions == 8192
+
+
+def test_a_longer_text_is_refused_by_the_key_of_the_scaling(tmp_path: Path) -> None:
+    folder = Nomic(rotary_scaling_factor=2, n_positions=8192, max_trained_positions=2048).save(tmp_path / "v1")
+    with pytest.raises(CheckpointError) as caught:
+        export(str(folder), tmp_path / "artifact", pooling="mean", max_tokens=8192)
+    message = str(caught.value)
+    assert "rotary_scaling_factor is 2" in message and "max_trained_positions, 2048" in message
+    assert message.endswith("choose a smaller --max-tokens")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder
 from transformers import (
     LongformerConfig,
     LongformerForMaskedLM,
@@ -14,10 +18,16 @@ from transformers import (
 )
 
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.export.export import export
 from fletcher.convert.families import describe
-from fletcher.convert.heads.classification import add_classification
-from fletcher.runtime.errors import CheckpointError
+from fletcher.convert.layers.verify import verify_layers
+from fletcher.convert.verify.verify import verify
+from fletcher.quantize.quantized_artifact import quantize
+from fletcher.runtime import Encoder
+from fletcher.runtime.errors import CheckpointError, InputError
 
+from ...heads.tiny import SIZES as PAIR_SIZES
+from ...heads.tiny import save
 from ...verify.parity import ROBERTA_TOKENS, Parity, load, make_card, randomize, save_checkpoint
 from ..tiny import POSITIONS, SIZES, edit_config
 
@@ -53,12 +63,43 @@ def test_a_head_is_left_out(tmp_path: Path) -> None:
     Parity.of(model, tmp_path, LONGEST, ROBERTA_TOKENS, absolute=False, encoder=model.longformer).check_batches()
 
 
-def test_the_classifier_is_refused(tmp_path: Path) -> None:
-    """It gives its first token global attention."""
-    folder = save_checkpoint(make(6, LongformerForSequenceClassification), tmp_path, ROBERTA_TOKENS)
-    checkpoint = Checkpoint.open(folder)
-    with pytest.raises(CheckpointError, match=r"longformer is not authored: .* global attention"):
-        add_classification(checkpoint, make_card(folder, 2, 24, output="scores", pooling=()), describe(checkpoint))
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a classifier, whose first token has global attention."""
+    sizes = {**PAIR_SIZES, "type_vocab_size": 1, "attention_window": [4, 12], "num_labels": 1}
+    model = randomize(LongformerForSequenceClassification(LongformerConfig(**sizes)))
+    return save(model, tmp_path_factory.mktemp("classifier") / "model", types=False)
+
+
+def test_every_point_of_the_classifier(classifier: Path, tmp_path: Path) -> None:
+    """Expected values are those of `LongformerForSequenceClassification`, on texts longer and shorter than the windows."""
+    export(str(classifier), tmp_path / "artifact")
+    verify_layers(tmp_path / "artifact").raise_if_failed()
+    verify(tmp_path / "artifact").raise_if_failed()
+
+
+def test_a_quantized_classifier(classifier: Path, tmp_path: Path) -> None:
+    export(str(classifier), tmp_path / "artifact")
+    texts = [" ".join(f"w{word}" for word in range(number % 20 + 1)) for number in range(40)]
+    assert quantize(tmp_path / "artifact", tmp_path / "int8", "int8-per-token", texts=texts).cosine_min > 0.99
+    expected = CrossEncoder(str(classifier), device="cpu").predict([("w1 w2", text) for text in texts], batch_size=1)
+    with Encoder.load(tmp_path / "int8", provider="mlas", workers=1) as encoder:
+        np.testing.assert_allclose(encoder.score("w1 w2", texts).scores[:, 0], expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("target", ["cuda", "tensorrt", "coreml"])
+def test_the_classifier_is_for_processors(classifier: Path, tmp_path: Path, target: str) -> None:
+    with pytest.raises(InputError, match=rf"{target} cannot give the first token global attention"):
+        export(str(classifier), tmp_path / "artifact", targets=(target,))
+
+
+def test_the_classifier_needs_its_global_projections(classifier: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(classifier, tmp_path / "copy")
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["longformer.encoder.layer.1.attention.self.key_global.weight"]
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"layer\.1\.attention\.self\.key_global\.weight"):
+        export(str(copy), tmp_path / "artifact")
 
 
 @pytest.mark.parametrize("window", [3, 0, [6, 6], [4, 6, 6], "6", True])

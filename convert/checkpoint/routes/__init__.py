@@ -1,0 +1,1 @@
+"""Checkpoints with a Router: queries and documents take different modules."""
