@@ -17,6 +17,7 @@ __all__ = [
     "LogitScore",
     "ModelCard",
     "Output",
+    "PairParts",
     "PairTemplate",
     "PoolingMode",
     "QueryExpansion",
@@ -100,6 +101,18 @@ class LateInteraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     skipped_in: tuple[Literal["query", "document"], ...] = ("document",)
 
 
+class PairParts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Beginnings of the two texts of a pair, in a template whose parts are tokenized one by one (FlagEmbedding).
+
+    Attributes:
+        query: text before the query, tokenized with it.
+        document: text before the document, tokenized with it.
+    """
+
+    query: str
+    document: str
+
+
 class PairTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Text around a pair, which a reranker reads as one text: its chat template, with the instruction in it.
 
@@ -108,12 +121,15 @@ class PairTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         between: text between the two.
         after: text after the second one; it stays whole where a pair is too long.
         query_first: whether the query is the first text.
+        parts: beginnings of the two texts, if the five parts are tokenized one by one: `before`, the query, `between`, the
+            document and `after`. If missing, all of it is tokenized as one text. The key is left out for other models.
     """
 
     before: str
     between: str
     after: str
     query_first: bool = True
+    parts: PairParts | msgspec.UnsetType = msgspec.UNSET
 
 
 class LogitScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from .card import RAW, LogitScore, ModelCard, StaticQueries, TokenHeads
+from .card import RAW, LogitScore, ModelCard, PairParts, StaticQueries, TokenHeads
 from .errors import CardError, SourceError
 from .locator import HubSource, Location, parse_location
 
@@ -89,6 +89,9 @@ def _check_head(card: ModelCard, where: str) -> None:
             raise _refuse(where, "logit_score", "belongs to the output scores with one label")
         if min(score.true_token, score.false_token or 0) < 0:
             raise _refuse(where, "logit_score", "has a negative token id")
+        template = score.template
+        if template is not None and isinstance(template.parts, PairParts) and not template.query_first:
+            raise _refuse(where, "logit_score.template.parts", "belongs to templates with the query first")
     late = card.late_interaction
     if (card.output == "token_vectors") != (late is not None):
         raise _refuse(where, "late_interaction", "belongs to the output token_vectors, and to no other")

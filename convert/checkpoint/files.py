@@ -110,6 +110,8 @@ MODULE_RULES: tuple[FileRule, ...] = (
 _REPRODUCED: Mapping[str, tuple[str, ...]] = {
     "gte": ("Gte", "New"),
     "lfm2": ("Lfm2Bidirectional",),
+    "llama_bidirec": ("LlamaBidirectional",),
+    "ministral3_bidirec": ("Ministral3Bidirectional",),
     "new": ("New",),
     "nomic_bert": ("NomicBert",),
 }

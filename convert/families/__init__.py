@@ -14,7 +14,14 @@ from .bert import describe_bert
 from .decoders.embedding_gemma2 import describe_embedding_gemma2
 from .decoders.gemma import describe_gemma, describe_gemma3
 from .decoders.lfm2 import describe_lfm2
-from .decoders.llama import describe_eurobert, describe_llama, describe_mistral
+from .decoders.llama import (
+    describe_eurobert,
+    describe_llama,
+    describe_llama_bidirec,
+    describe_ministral3,
+    describe_mistral,
+    explain_scale,
+)
 from .decoders.qwen import describe_qwen
 from .distilbert import describe_distilbert
 from .electra import describe_electra
@@ -56,7 +63,10 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
         "lfm2": describe_lfm2,
         "lfm2_bidirectional": describe_lfm2,
         "llama": describe_llama,
+        "llama_bidirec": describe_llama_bidirec,
         "longformer": describe_longformer,
+        "ministral3": describe_ministral3,
+        "ministral3_bidirec": describe_ministral3,
         "mistral": describe_mistral,
         "modernbert": describe_modernbert,
         "new": describe_gte,
@@ -107,6 +117,8 @@ def explain_limit(checkpoint: Checkpoint) -> str:
     match checkpoint.config.get("model_type"):
         case "big_bird":
             return explain_blocks(checkpoint)
+        case "ministral3" | "ministral3_bidirec":
+            return explain_scale()
         case "nomic_bert":
             return explain_scaling(checkpoint)
     return ""

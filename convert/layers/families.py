@@ -485,6 +485,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "lfm2": _LFM2,
         "llama": _DECODER,
         "longformer": _LONGFORMER,
+        "ministral3": _DECODER,
         "mistral": _DECODER,
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,

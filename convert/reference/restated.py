@@ -22,8 +22,12 @@ from fletcher.runtime.errors import CheckpointError
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import encoder_folder
 from ..checkpoint.task_adapters import input_type_of, task_layout, task_of, tasks_of
+from .flag_reranker import FlagReranker, describe_reranker, find_flag_reranker, put_steps
 
 __all__ = ["Restatement", "find_restatement"]
+
+#: Model types of transformers' classes, by those of NVIDIA's that let them attend in both directions.
+_BOTH_DIRECTIONS: Mapping[str, str] = {"llama_bidirec": "llama", "ministral3_bidirec": "ministral3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,13 @@ def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
     if is_encoder(config):
         note = "Fletcher's restatement of LFM2's encoder, which transformers has in later versions"
         return Restatement(note, _plain_lfm2, _put_lfm2)
+    if config.get("model_type") in _BOTH_DIRECTIONS:
+        note = f"attention in both directions, as NVIDIA's class of the model type {config['model_type']} has it"
+        return Restatement(note, _both_directions, lambda model, _: None)
+    reranker = find_flag_reranker(card)
+    if reranker is not None:
+        note = "Fletcher's restatement of FlagEmbedding's steps from a pair to token ids"
+        return Restatement(note, partial(_reranker, reranker=reranker), lambda model, _: put_steps(model, reranker))
     experts = config.get("model_type") == "nomic_bert" and bool(config.get("num_experts"))
     tasks = tasks_of(config)
     if card.output != "vectors":
@@ -85,6 +96,24 @@ def find_restatement(folder: Path, card: ModelCard) -> Restatement | None:
         note = f"the authors' formula of adapters in torch, for the task {task}"
         return Restatement(note, partial(task_layout, task=task), partial(_put_task, task=task))
     return None
+
+
+@contextlib.contextmanager
+def _both_directions(folder: Path) -> Iterator[Path]:
+    """Give a folder with the configuration of transformers' class, whose mask `is_causal` decides."""
+    config = find_json(folder / "config.json")
+    usual, keys = _BOTH_DIRECTIONS[config["model_type"]], ("architectures", "auto_map", "pooling", "temperature")
+    plain = {"is_causal": False, **{key: value for key, value in config.items() if key not in keys}}
+    with _view(folder, {**plain, "model_type": usual}) as view:
+        yield view
+
+
+@contextlib.contextmanager
+def _reranker(folder: Path, *, reranker: FlagReranker) -> Iterator[Path]:
+    """Give a folder in which sentence-transformers finds the modules of a reranker."""
+    with _view(folder, find_json(folder / "config.json")) as view:
+        describe_reranker(view, reranker)
+        yield view
 
 
 def _put_jina(model: Any, folder: Path) -> None:

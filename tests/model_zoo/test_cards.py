@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fletcher.model_zoo import INPUT_TYPES, canary_path, list_cards, load_card
-from fletcher.model_zoo.card import LogitScore
+from fletcher.model_zoo.card import LogitScore, PairParts
 from fletcher.model_zoo.errors import CardError
 from fletcher.model_zoo.zoo import parse_card
 from fletcher.runtime.tokenizing.templates import render
@@ -42,10 +42,11 @@ PUBLISHED = {
     "embeddinggemma-300m": (768, 2048, "mean", "task: search result | query: ", "title: none | text: "),
 }
 RERANKERS = ("Qwen3-Reranker-0.6B", "Qwen3-Reranker-4B", "Qwen3-Reranker-8B")
+FLAG_RERANKERS = ("bge-reranker-v2-gemma",)
 
 
 def test_the_zoo_has_every_listed_model() -> None:
-    assert {card.name for card in list_cards()} == {*PUBLISHED, *RERANKERS}
+    assert {card.name for card in list_cards()} == {*PUBLISHED, *RERANKERS, *FLAG_RERANKERS}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -76,6 +77,23 @@ def test_a_reranker_has_the_published_template(name: str) -> None:
     instruction = "Given a web search query, retrieve relevant passages that answer the query"
     pair = f"<Instruct>: {instruction}\n<Query>: a query\n<Document>: a document"
     assert render(score.template, "a query", "a document") == f"{prefix}{pair}{suffix}"
+
+
+def test_bge_reranker_v2_gemma_has_the_template_of_flag_embedding() -> None:
+    card = load_card("bge-reranker-v2-gemma")
+    # FlagEmbedding 1.4.2: the score of "Yes" without a sigmoid (`normalize=False`), and the prompt, which has 33 tokens with
+    # the separator in Gemma's tokenizer; `max_length` is 1,024.
+    assert (card.output, card.dimension, card.activation, card.max_tokens) == ("scores", 1, "identity", 1024 + 2 * 33)
+    score = card.logit_score
+    assert isinstance(score, LogitScore) and score.template is not None
+    assert (score.true_token, score.false_token) == (3553, None)  # the token "Yes" of Gemma's vocabulary
+    prompt = (
+        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+        "prediction of either 'Yes' or 'No'."
+    )
+    expected = f"<bos>A: a query\nB: a passage\n{prompt}"
+    assert render(score.template, "a query", "a passage") == expected
+    assert score.template.parts == PairParts(query="A: ", document="B: ")
 
 
 def test_only_nomic_1_5_has_a_layer_norm_before_truncation() -> None:
@@ -190,4 +208,4 @@ def test_cards_are_read_from_another_folder_without_heavy_packages(tmp_path: Pat
         "print([m for m in ('torch', 'transformers', 'huggingface_hub', 'onnx') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.split("\n")[:2] == [str(len(PUBLISHED) + len(RERANKERS)), "[]"]
+    assert result.stdout.split("\n")[:2] == [str(len(PUBLISHED) + len(RERANKERS) + len(FLAG_RERANKERS)), "[]"]

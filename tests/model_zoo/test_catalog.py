@@ -37,6 +37,9 @@ PUBLISHED = {
     "nli-deberta-v3-base": ("scores", "deberta-v2", 3, 184),
     "gte-Qwen2-1.5B-instruct": ("vectors", "qwen2", 1536, 1543),
     "harrier-oss-v1-27b": ("vectors", "gemma3_text", 5376, 27009),
+    "llama-nemotron-embed-1b-v2": ("vectors", "llama_bidirec", 2048, 1000),
+    "Nemotron-3-Embed-1B": ("vectors", "ministral3", 2048, 1141),
+    "bge-reranker-v2-gemma": ("scores", "gemma", 1, 2506),
     "all-MiniLM-L6-v2": ("vectors", "bert", 384, 23),
 }
 
@@ -180,6 +183,13 @@ def test_names_and_aliases_find_a_model_in_any_case() -> None:
     assert find_model("minilm").name == "all-MiniLM-L6-v2"
     with pytest.raises(CardError, match=r"no model 'gte-modernbert'.*gte-modernbert-base"):
         find_model("gte-modernbert")
+
+
+def test_models_whose_own_code_is_needed_are_refused_by_name() -> None:
+    refused = {model.name for model in list_models() if model.refused}
+    assert {"gte-Qwen2-1.5B-instruct", "voyage-4-nano", "pplx-embed-v1-0.6b", "embeddinggemma-2"} <= refused
+    assert not {"bge-reranker-v2-gemma", "llama-nemotron-embed-1b-v2", "Nemotron-3-Embed-1B"} & refused
+    assert find_model("llama-nemotron-embed-1b-v2").prompts == {"query": "query: ", "document": "passage: "}
 
 
 def test_a_row_with_a_card_takes_its_settings() -> None:

@@ -150,14 +150,15 @@ BY_MODEL_5: Mapping[str, str] = MappingProxyType(
         "distilbert": "BertTokenizer",
         "gte": "XLMRobertaTokenizer",
         "jina_embeddings_v3": "XLMRobertaTokenizer",
+        "ministral3": "TokenizersBackend",
         "mistral": "TokenizersBackend",
         "modernbert": "TokenizersBackend",
     }
 )
 
 #: Model types for which transformers 5 takes tokenizer.json as it is, whatever class the checkpoint names: those of
-#: `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`, and Mistral's, whose own class is not the one that checkpoints name.
-ALWAYS_GENERIC_5 = frozenset({"mistral", "modernbert", "modernbert-decoder"})
+#: `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`, and the Mistrals', whose own class is not the one that checkpoints name.
+ALWAYS_GENERIC_5 = frozenset({"ministral3", "mistral", "modernbert", "modernbert-decoder"})
 
 #: Model types for which transformers 5 takes another class than the checkpoint names (the same list).
 ALWAYS_5: Mapping[str, str] = MappingProxyType({"qwen2": "Qwen2Tokenizer"})

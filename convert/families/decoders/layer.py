@@ -136,21 +136,22 @@ def read_kv_heads(config: Config, heads: int, default: int | None) -> int:
     return count
 
 
-def read_head_size(config: Config, sizes: Sizes, *, divides: bool) -> int:
-    """Return the width of a head: `head_dim`, or the hidden size's share if it is null or missing.
+def read_head_size(config: Config, sizes: Sizes, *, divides: bool, default: int | None = None) -> int:
+    """Return the width of a head: `head_dim`, or the hidden size's share if it is null, or missing without a default.
 
     Args:
         config: configuration.
         sizes: sizes of the model.
         divides: whether transformers needs the heads to divide the hidden size in any case.
+        default: width of a file without the key.
 
     Raises:
         CheckpointError: the heads do not divide the hidden size.
     """
-    size = config.value("head_dim")
+    size = config.value("head_dim", default)
     if sizes.hidden % sizes.heads and (divides or size is None):
         raise config.refusal(f"hidden_size {sizes.hidden} is not a multiple of the {sizes.heads} attention heads")
-    return sizes.hidden // sizes.heads if size is None else config.integer("head_dim")
+    return sizes.hidden // sizes.heads if size is None else config.integer("head_dim", default)
 
 
 def read_causal(config: Config) -> bool:

@@ -19,7 +19,7 @@ from ...architecture import Rotary
 from ..settings.reader import Config
 from ..settings.values import frequencies
 
-__all__ = ["RopeContext", "read_layer_ropes", "read_rope", "rotary_of"]
+__all__ = ["RopeContext", "read_layer_ropes", "read_rope", "read_rope_settings", "rotary_of"]
 
 #: Base of families that have no other default.
 THETA = 10_000.0
@@ -99,24 +99,41 @@ class _Settings:
             )
 
 
-def read_rope(config: Config, context: RopeContext, *, theta: float = THETA) -> Rotary:
+def read_rope_settings(config: Config) -> Mapping[str, Any]:
+    """Return the settings of the rotary positions that all layers share: `rope_parameters`, or the older `rope_scaling`.
+
+    Raises:
+        CheckpointError: the two contradict each other.
+    """
+    newer, older = _object(config, "rope_parameters"), _object(config, "rope_scaling")
+    if newer and older and newer != older:
+        raise config.refusal(f"contradicts itself: rope_parameters is {newer}, rope_scaling is {older}")
+    return older or newer
+
+
+def read_rope(
+    config: Config, context: RopeContext, *, theta: float = THETA, settings: Mapping[str, Any] | None = None
+) -> Rotary:
     """Return the rotary positions that all layers share.
 
     Args:
         config: configuration; `rope_parameters`, `rope_scaling` and `rope_theta` are read.
         context: sizes on which the frequencies depend.
         theta: default base.
+        settings: settings of the positions. Default: those of `read_rope_settings`.
 
     Raises:
         CheckpointError: the scaling is not authored, or two keys contradict each other.
     """
     config.must_be("partial_rotary_factor", None, 1, 1.0)
-    newer, older = _object(config, "rope_parameters"), _object(config, "rope_scaling")
-    if newer and older and newer != older:
-        raise config.refusal(f"contradicts itself: rope_parameters is {newer}, rope_scaling is {older}")
-    parameters = older or newer
-    base, key = _base(config, parameters, "rope_theta", theta), "rope_scaling" if older else "rope_parameters"
+    parameters = read_rope_settings(config) if settings is None else settings
+    base, key = _base(config, parameters, "rope_theta", theta), _key(config)
     return rotary_of(config, parameters, context, "rotary", base, key)
+
+
+def _key(config: Config) -> str:
+    """Return the key that has the settings, for messages."""
+    return "rope_scaling" if config.value("rope_scaling") else "rope_parameters"
 
 
 def read_layer_ropes(

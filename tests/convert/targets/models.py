@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import transformers
 
+from ..families.decoders.both_directions import tiny_both
 from ..families.decoders.lfm2_encoder import tiny_encoder
 from ..families.decoders.models import CASES, QUICK, make_tiny
 from ..families.restated import Restated, Static
@@ -77,7 +78,10 @@ def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden
 
 
 #: Models of families whose paths through the emitters are those of other models; their tests run with `-m slow`.
-SLOW = ("eurobert", "gemma", "lfm2_bidirectional", "mistral", "qwen2")
+SLOW = (
+    *("eurobert", "gemma", "lfm2_bidirectional", "llama_bidirec", "ministral3", "ministral3_bidirec"),
+    *("mistral", "qwen2"),
+)
 
 #: Models that a target refuses by name.
 REFUSED: Mapping[str, tuple[str, ...]] = {"coreml": ("convbert",)}
@@ -102,7 +106,9 @@ MODELS: Mapping[str, Callable[[], Tiny]] = {
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
     "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
     "lfm2_bidirectional": lambda: tiny_encoder("lfm2_bidirectional"),
+    "llama_bidirec": lambda: tiny_both("llama_bidirec"),
     "longformer": roberta_like("longformer", "Longformer", attention_window=6, type_vocab_size=1),
+    "ministral3_bidirec": lambda: tiny_both("ministral3_bidirec"),
     "modernbert": _modernbert,
     "mpnet": roberta_like("mpnet", "MPNet"),
     "nomic_bert": _restated("nomic_bert", Nomic, 64, 32),

@@ -52,6 +52,21 @@ _TWO_BASES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
 }
 
+#: Queries are scaled from position 40 on, where the texts end.
+_MINISTRAL3 = {
+    "max_position_embeddings": 4 * POSITIONS,
+    "head_dim": 16,
+    "rope_parameters": {
+        "type": "yarn",
+        "rope_theta": 100.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": POSITIONS,
+        "max_position_embeddings": 4 * POSITIONS,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    },
+}
 _LFM2 = {"layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 8}
 
 CASES: Mapping[str, Case] = {
@@ -87,6 +102,9 @@ CASES: Mapping[str, Case] = {
         "Llama",
         {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}},
     ),
+    "ministral3": Case("Ministral3", _MINISTRAL3),
+    "ministral3_both": Case("Ministral3", {**_MINISTRAL3, "is_causal": False, "num_key_value_heads": 1}),
+    "ministral3_window": Case("Ministral3", {**_MINISTRAL3, "sliding_window": 6}),
     "mistral": Case("Mistral", {"sliding_window": 7, "head_dim": 6}),
     "mistral_whole": Case("Mistral", {"sliding_window": None, "num_key_value_heads": 1}),
     "mistral_both": Case("Mistral", {"sliding_window": 4, "is_causal": False}),

@@ -22,7 +22,7 @@ from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ....convert.heads import language_models, test_classification, test_logit_score
+from ....convert.heads import language_models, test_classification, test_flag_reranker, test_logit_score
 from ....convert.heads.tiny import DOCUMENTS, MAX_TOKENS, QUERY, convert
 
 TEXTS = list(DOCUMENTS)
@@ -31,18 +31,20 @@ LABELS = 3
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the checkpoints `reranker` and `classifier` and their artifacts."""
+    """Return a folder with the checkpoints `reranker`, `classifier`, `language` and `flag`, and their artifacts."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("ranking")
     convert(test_classification.make(folder / "reranker"))
     convert(test_classification.make(folder / "classifier", labels=LABELS))
     export(str(language_models.save(folder / "language")), folder / "language.artifact", tokenizer_like="5")
+    flag = test_flag_reranker.make(folder / "flag")
+    test_flag_reranker.convert(flag, folder / "flag.artifact", test_flag_reranker.card_for(flag))
     return folder
 
 
 @pytest.fixture(scope="module")
 def specs(folder: Path, tiny_artifact: Path) -> list[ModelSpec]:
-    names = ["reranker", "classifier", "language", "embedder"]
+    names = ["reranker", "classifier", "language", "flag", "embedder"]
     paths = [*(folder / f"{name}.artifact" for name in names[:-1]), tiny_artifact]
     return [
         ModelSpec(path=str(path), name=name, provider="mlas", workers=1, cache="0")
@@ -212,6 +214,14 @@ def test_scores_of_a_language_model_are_those_of_its_chat_template(http: httpx.C
     answer = http.post("/rerank", json={"model": "language", "query": query, "texts": documents}).json()
     assert [item["index"] for item in answer] == best_first(reference)
     np.testing.assert_allclose([item["score"] for item in answer], sorted(reference, reverse=True), atol=2e-5)
+
+
+def test_scores_of_a_language_model_are_those_of_flag_embedding(http: httpx.Client, folder: Path) -> None:
+    _, reference = test_flag_reranker.theirs(folder / "flag")
+    for (query, passage), expected in zip(test_flag_reranker.PAIRS, reference, strict=True):
+        body = {"model": "flag", "query": query, "texts": [passage], "truncate": True, "raw_scores": True}
+        [answer] = http.post("/rerank", json=body).json()
+        assert answer["score"] == pytest.approx(expected, abs=2e-5), (query, passage)
 
 
 # Labels ---------------------------------------------------------------------------------------------------------------
