@@ -28,7 +28,7 @@ from fletcher.convert.reports.tune.table import render_tune
 from fletcher.convert.tune.aware.insert import make_aware
 from fletcher.convert.tune.aware.ties import settled_vectors
 from fletcher.convert.tune.contrastive import tune_contrastive
-from fletcher.convert.tune.mining.files import read_pairs as read_positive_pairs
+from fletcher.convert.tune.data.examples import read_positive_pairs
 from fletcher.convert.tune.mining.mine import mine_negatives
 from fletcher.convert.tune.mining.options import MiningOptions
 from fletcher.convert.tune.models.load import Trainable, fetch_trainable, load_trainable
@@ -145,6 +145,7 @@ def request(
         max_tokens=arguments.max_tokens,
         learning_rate=arguments.learning_rate or rate,
         evaluations=arguments.evaluations,
+        seed=arguments.seed,
     )
     pairs = None if arguments.pairs is None else read_pairs(arguments.pairs)
     # A random model gives all texts nearly the same direction, so that each would be a duplicate of the others.
@@ -234,24 +235,23 @@ def contrastive(arguments: argparse.Namespace) -> None:
         write_lines(plain, pairs)
     if arguments.only != "mined":
         made = request(arguments, MINILM, "contrastive-plain", plain)
-        show(tune_contrastive(made, ContrastiveOptions(), progress=Reporter()), made.output)
+        show(tune_contrastive(made, ContrastiveOptions(lora=arguments.lora), progress=Reporter()), made.output)
     if arguments.only == "plain":
         return
     mined = arguments.folder / "mined.jsonl"
     if not mined.is_file():
         mine(arguments, pairs, mined)
     made = request(arguments, MINILM, "contrastive-mined", mined)
-    options = ContrastiveOptions(num_negatives=arguments.negatives)
+    options = ContrastiveOptions(num_negatives=arguments.negatives, lora=arguments.lora)
     show(tune_contrastive(made, options, progress=Reporter()), made.output)
 
 
 def mine(arguments: argparse.Namespace, pairs: Sequence[dict[str, str]], mined: Path) -> None:
-    """Write pairs with negatives that MiniLM finds among all bodies."""
+    """Write pairs with their groups and with negatives that MiniLM finds among all bodies."""
     base = arguments.folder / "miner"
     if not base.is_dir():
         export(MINILM, base)
     bodies = write_lines(arguments.folder / "corpus.jsonl", [{"text": pair["positive"]} for pair in pairs])
-    found = arguments.folder / "negatives.jsonl"
     mining = MiningOptions(
         num_negatives=arguments.negatives,
         range_min=arguments.range_min,
@@ -260,10 +260,7 @@ def mine(arguments: argparse.Namespace, pairs: Sequence[dict[str, str]], mined: 
         sampling=arguments.sampling,
     )
     asked = read_positive_pairs(arguments.folder / "pairs.jsonl")
-    print(mine_negatives(base, asked, bodies, found, mining, progress=Reporter()))
-    lines = map(json.loads, found.read_text(encoding="utf-8").splitlines())
-    negatives = {line["query"]: line["negatives"] for line in lines}
-    write_lines(mined, [pair | {"negatives": negatives.get(pair["query"], [])} for pair in pairs])
+    print(mine_negatives(base, asked, bodies, mined, mining, progress=Reporter()))
 
 
 def ties(arguments: argparse.Namespace) -> None:
@@ -307,6 +304,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--held-out", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lora", type=int, help="rank of LoRA matrices in the contrastive trainings")
     parser.add_argument("--recipe", default="int8-per-token")
     parser.add_argument("--negatives", type=int, default=3, help="mined negatives of each pair")
     parser.add_argument("--only", choices=("plain", "mined"), help="one of the two contrastive trainings")

@@ -77,7 +77,11 @@ def mine(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File of the mined tuples, .jsonl.")],
     pairs: Annotated[
-        Path, typer.Option(metavar="FILE", help="Pairs that belong together: jsonl with query and positive.")
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Pairs that belong together, in a format of `tune contrastive`. A column group goes to the output.",
+        ),
     ],
     corpus: Annotated[
         Path, typer.Option(metavar="FILE", help="Texts to mine: jsonl with text, or a text on each line.")
@@ -113,7 +117,7 @@ def mine(
     ] = None,
 ) -> None:
     """Mine hard negatives: texts that are near a query and do not belong to it. The corpus may be larger than memory."""
-    from ..tune.mining.files import read_pairs
+    from ..tune.data.examples import read_positive_pairs
     from ..tune.mining.mine import mine_negatives
     from ..tune.mining.options import MiningOptions
 
@@ -130,7 +134,12 @@ def mine(
         seed=seed,
         reranker=None if reranker is None else str(reranker),
     )
-    report.result(mine_negatives(folder, read_pairs(pairs), corpus, output, options, progress=report))
+    mined = mine_negatives(folder, read_positive_pairs(pairs), corpus, output, options, progress=report)
+    report.result(mined)
+    if mined.without == mined.pairs:
+        report.line(
+            "no pair has a negative: margins and bounds removed all candidates. Loosen them, such as --relative-margin"
+        )
 
 
 @tune.command("contrastive")

@@ -54,10 +54,11 @@ def _problems(words: Words, duplicates: Duplicates, hubness: Hubness) -> list[st
             f"{words.texts_with_unknown:.0%} of the texts have words or letters that the tokenizer does not know"
         )
     if duplicates.copies_share + duplicates.near_share > REPEATED:
-        problems.append(
-            f"{duplicates.copies_share:.0%} of the texts are copies and {duplicates.near_share:.0%} of the others have a "
-            "near-duplicate"
-        )
+        near = f"{duplicates.near_share:.0%} of the others have a near-duplicate"
+        if duplicates.copies_share < 0.005:  # which is shown as 0 %
+            problems.append(near.replace("the others", "the texts"))
+        else:
+            problems.append(f"{duplicates.copies_share:.0%} of the texts are copies and {near}")
     if hubness.skewness > SKEWED:
         problems.append(f"one text is among the {hubness.neighbors} neighbors of {hubness.largest:,} others (a hub)")
     return problems

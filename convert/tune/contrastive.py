@@ -18,7 +18,7 @@ from .data.examples import Example, read_examples
 from .models.load import convert_trainable, fetch_trainable, load_trainable
 from .options import ContrastiveOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
-from .outcome.figures import Embed, RankingData, pair_sample, ranking_sample
+from .outcome.figures import Embed, RankingData, pair_sample, ranking_sample, remembered, shortened
 from .outcome.finish import Outcome, baselines, write_artifacts
 from .outcome.results import TuneReport
 from .outcome.state import open_run
@@ -112,7 +112,7 @@ def tune_contrastive(
     for artifact in artifacts:
         progress.line(f"measuring {artifact.graph} before and after")
         with artifact_embed(before[artifact.graph]) as old, artifact_embed(Path(artifact.path)) as new:
-            gains += _gains(artifact.graph, (test, train), request, (old, new), scored=scored)
+            gains += _gains(artifact.graph, (test, train), request, options.lengths, (old, new))
     data = describe_data(request, examples.kind, examples.copies, split, cut)
     return make_report(request, "contrastive", run, base.card, (artifacts, gains, data, trained), options)
 
@@ -214,16 +214,21 @@ def _gains(
     graph: str,
     examples: tuple[Sequence[Example], Sequence[Example]],
     request: TuneRequest,
+    lengths: Sequence[int],
     models: tuple[Embed, Embed],
-    *,
-    scored: bool,
 ) -> list[Gain]:
-    """Return the figures of a graph before and after."""
+    """Return the figures of a graph before and after, of whole vectors and of the shorter lengths that were trained."""
     test, train = examples
-    old, new = (_sample(test, train, embed, scored=scored) for embed in models)
+    scored, seed = test[0].score is not None, request.training.seed
     name = "rank correlation" if scored else "nDCG@10"
-    gains = [compare_samples(name, graph, old, new, seed=request.training.seed)]
+    whole = [remembered(embed) for embed in models]
+    gains = []
+    for length in (None, *lengths):
+        embeds = whole if length is None else [shortened(embed, length) for embed in whole]
+        old, new = (_sample(test, train, embed, scored=scored) for embed in embeds)
+        title = name if length is None else f"{name}, {length} dimensions"
+        gains.append(compare_samples(title, graph, old, new, seed=seed))
     if (pairs := request.pairs) is not None:
         both = [pair_sample(pairs.first, pairs.second, pairs.scores, embed) for embed in models]
-        gains.append(compare_samples("rank correlation of --pairs", graph, *both, seed=request.training.seed))
+        gains.append(compare_samples("rank correlation of --pairs", graph, *both, seed=seed))
     return gains

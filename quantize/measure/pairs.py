@@ -64,11 +64,9 @@ def read_pairs(path: str | Path) -> LabeledPairs:
         first.append(parts[1])
         second.append(parts[2])
     if len(scores) < FEWEST_PAIRS:
-        raise InputError(
-            f"{path} has {len(scores)} pairs, and a rank correlation needs at least {FEWEST_PAIRS}: add more pairs"
-        )
+        raise InputError(f"{path} has {len(scores)} pairs, and at least {FEWEST_PAIRS} are needed: add more pairs")
     if len(set(scores)) == 1:
-        raise InputError(f"every pair of {path} has the score {scores[0]:g}: a rank correlation needs different scores")
+        raise InputError(f"every pair of {path} has the score {scores[0]:g}: pairs of different scores are needed")
     return LabeledPairs(np.array(scores), tuple(first), tuple(second))
 
 

@@ -45,7 +45,7 @@ def usable_rows(labels: Sequence[str | None]) -> NDArray[np.int64]:
     if len(kept) < 2:
         found = "no label" if not len(names) else "one label" if len(names) == 1 else f"{len(names)} labels"
         raise InputError(
-            f"the texts have {found}, of which {len(kept)} have at least {FEWEST_PER_LABEL} different texts: separability "
+            f"the texts have {found}, {len(kept)} of them with at least {FEWEST_PER_LABEL} different texts: separability "
             "needs two such labels. Add texts, or leave the labels out"
         )
     rows = np.array([row for row, label in enumerate(labels) if label in kept], np.int64)

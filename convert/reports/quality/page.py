@@ -45,7 +45,7 @@ def quality_to_html(result: QualityResult, measured: Sequence[Measured]) -> str:
             about=f"{first.different:,} different texts of {escape(first.source)}, input type "
             f"<code>{escape(first.input_type)}</code>; {escape(first.time)}",
             parts=(
-                _headline(first),
+                "" if len(reports) > 1 else _headline(first),
                 "<h2>Figures</h2>",
                 _figures(reports),
                 *(_artifact(one, index, named=len(reports) > 1) for index, one in enumerate(measured)),
@@ -66,7 +66,7 @@ def quality_to_html(result: QualityResult, measured: Sequence[Measured]) -> str:
 
 
 def _headline(report: QualityReport) -> str:
-    """Return the figures of the first artifact in large type."""
+    """Return the figures of one artifact in large type."""
     geometry = report.geometry
     values = [
         (f"{geometry.random_pairs.mean:.2f}", "cosine of two random texts (mean)"),

@@ -45,7 +45,8 @@ def render_quality(result: QualityResult) -> RenderableType:
         )
         rows = compressed_rows(report)
         for name in COMPRESSED[: len(rows[0])]:
-            shorter.add_column(name, justify="left" if name == "vectors" else "right")
+            # The first column keeps its width, and long headings are wrapped.
+            shorter.add_column(name, justify="left" if name == "vectors" else "right", no_wrap=name == "vectors")
         for row in rows:
             shorter.add_row(*row)
         parts.append(shorter)

@@ -73,7 +73,8 @@ def _to_html(report: TuneReport) -> str:
                             f"{one.exactness.median:.1e}" if one.exactness.texts else "",
                             f"{one.exactness.largest:.1e}" if one.exactness.texts else "",
                             "" if one.exactness.settled is None else f"{one.exactness.settled:.1e}",
-                        )
+                        ),
+                        numbers=4,
                     )
                     for one in report.artifacts
                 ),
@@ -86,9 +87,18 @@ def _to_html(report: TuneReport) -> str:
     )
 
 
-def _row(cells: tuple[str, ...]) -> str:
+def _row(cells: tuple[str, ...], *, numbers: int = 0) -> str:
+    """Return a row of a table, whose last `numbers` cells are numbers."""
     marks = {"better": ' class="better"', "worse": ' class="worse"'}
-    return "<tr>" + "".join(f"<td{marks.get(cell, '')}>{escape(cell)}</td>" for cell in cells) + "</tr>"
+    first = len(cells) - numbers
+    return "".join(
+        (
+            "<tr>",
+            *(f"<td{marks.get(cell, '')}>{escape(cell)}</td>" for cell in cells[:first]),
+            *(f'<td class="number">{escape(cell)}</td>' for cell in cells[first:]),
+            "</tr>",
+        )
+    )
 
 
 def _plot_gains(report: TuneReport) -> str:

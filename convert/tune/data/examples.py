@@ -12,7 +12,15 @@ from fletcher.runtime.errors import InputError
 
 from .rows import Row, read_rows
 
-__all__ = ["FEWEST", "Example", "Examples", "make_examples", "read_examples", "read_training_texts"]
+__all__ = [
+    "FEWEST",
+    "Example",
+    "Examples",
+    "make_examples",
+    "read_examples",
+    "read_positive_pairs",
+    "read_training_texts",
+]
 
 #: Fewest different examples: a tenth of them is held out, and half of that validates.
 FEWEST = 50
@@ -89,7 +97,7 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
     """
     if not rows:
         raise InputError(f"{name} has no row")
-    columns = rows[0][1]
+    columns = _columns(rows)
     first, second = (_column(name, columns, role) for role in ("query", "positive"))
     negatives = [one for one in columns if one in COLUMNS["negative"] or one.startswith("negative_")]
     score, group = (next((one for one in COLUMNS[role] if one in columns), None) for role in ("score", "group"))
@@ -100,10 +108,16 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
             positive=_text(place, row, second),
             negatives=_negatives(place, row, negatives),
             score=None if score is None else _score(place, row, score),
-            group=None if group is None or row.get(group) is None else str(row[group]),
+            group=_group(row, group),
         )
         items[example] = None
     found = tuple(items)
+    if len(found) < FEWEST:
+        copies = len(rows) - len(found)
+        raise InputError(
+            f"{name} has {len(found)} different examples ({copies} copies), and at least {FEWEST} are needed to train, to "
+            "validate and to test"
+        )
     scores = {one.score for one in found}
     if len(scores) == 1 and None not in scores:
         raise InputError(
@@ -116,18 +130,31 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
         raise InputError(
             f"every example of {name} has one query, so no text belongs to another one: nothing can be learned"
         )
-    if len(found) < FEWEST:
-        copies = len(rows) - len(found)
-        raise InputError(
-            f"{name} has {len(found)} different examples ({copies} copies), and at least {FEWEST} are needed to train, to "
-            "validate and to test"
-        )
     kind: Literal["pairs", "triplets", "scored"] = "pairs"
     if score is not None:
         kind = "scored"
     elif any(one.negatives for one in found):
         kind = "triplets"
     return Examples(kind, found, len(rows) - len(found))
+
+
+def read_positive_pairs(path: Path) -> list[Example]:
+    """Read texts that belong together, of any number, with their groups. No other column is read; copies count once.
+
+    Raises:
+        InputError: the file cannot be read, has no pair, lacks a column, or a text is empty.
+    """
+    rows = read_rows(path)
+    if not rows:
+        raise InputError(f"{path} has no pair: put a query and a positive on each line")
+    columns = _columns(rows)
+    first, second = (_column(str(path), columns, role) for role in ("query", "positive"))
+    group = next((one for one in COLUMNS["group"] if one in columns), None)
+    pairs: dict[tuple[str, str], Example] = {}
+    for place, row in rows:
+        query, positive = _text(place, row, first), _text(place, row, second)
+        pairs.setdefault((query, positive), Example(query, positive, group=_group(row, group)))
+    return list(pairs.values())
 
 
 def read_training_texts(path: Path) -> tuple[list[str], int]:
@@ -139,7 +166,7 @@ def read_training_texts(path: Path) -> tuple[list[str], int]:
     rows = read_rows(path)
     if not rows:
         raise InputError(f"{path} has no row")
-    column = _column(str(path), rows[0][1], "text")
+    column = _column(str(path), _columns(rows), "text")
     texts = list(dict.fromkeys(_text(place, row, column) for place, row in rows))
     if len(texts) < FEWEST:
         raise InputError(
@@ -147,6 +174,11 @@ def read_training_texts(path: Path) -> tuple[list[str], int]:
             "train, to validate and to test"
         )
     return texts, len(rows) - len(texts)
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, None]:
+    """Return the columns of all rows: a line of JSON may have others than the first one."""
+    return dict.fromkeys(column for _, row in rows for column in row)
 
 
 def _column(name: str, columns: Mapping[str, Any], role: str) -> str:
@@ -160,9 +192,9 @@ def _column(name: str, columns: Mapping[str, Any], role: str) -> str:
 
 def _text(place: str, row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
-    if not isinstance(value, str):
+    if value is not None and not isinstance(value, str):
         raise InputError(f"{place}: {column} is {value!r}, and must be a text")
-    if not value.strip():
+    if value is None or not value.strip():
         raise InputError(f"{place}: {column} is empty: write the text, or remove the row")
     return value
 
@@ -178,6 +210,11 @@ def _negatives(place: str, row: Mapping[str, Any], columns: Sequence[str]) -> tu
                 raise InputError(f"{place}: {column} has {one!r}, and must have texts")
             found.append(one)
     return tuple(dict.fromkeys(found))
+
+
+def _group(row: Mapping[str, Any], column: str | None) -> str | None:
+    value = None if column is None else row.get(column)
+    return None if value is None else str(value)
 
 
 def _score(place: str, row: Mapping[str, Any], column: str) -> float:

@@ -26,7 +26,7 @@ def read_rows(path: Path) -> list[Row]:
 
     Args:
         path: a file, by its suffix; or a folder that `Dataset.save_to_disk` wrote, of whose splits `train` is read. A `.txt`
-            has a column `text`.
+            has a column `text`. An empty cell of a `.csv` or `.tsv` is None.
 
     Raises:
         InputError: the file cannot be read, or has another format.
@@ -71,7 +71,10 @@ def _csv(path: Path) -> Iterator[Row]:
                 place = f"{path}, line {reader.line_num}"
                 if None in row or None in row.values():
                     raise InputError(f"{place} has another number of columns than the first line")
-                yield place, row
+                yield (
+                    place,
+                    {column: value or None for column, value in row.items()},
+                )  # csv has no other way to leave out
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num}: {error}") from error
 

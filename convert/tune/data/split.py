@@ -81,6 +81,7 @@ def split_without_leaks(texts: SplitTexts, options: SplitOptions, seed: int) -> 
         for text in found:
             owners.setdefault(texts.places[text], set()).add(int(groups[row]))
     pairs = _near_pairs(owners, texts.vectors, sides, options.duplicate_cosine)
+    # Near-duplicates on one held-out side count, too: when one of them moves, the other one must follow.
     changed = True
     while changed:
         changed = False
@@ -141,17 +142,12 @@ def _draw(groups: NDArray[np.int64], count: int, options: SplitOptions, seed: in
 def _near_pairs(
     owners: dict[int, set[int]], vectors: NDArray[np.float32], sides: NDArray[np.int64], cosine: float
 ) -> list[tuple[int, int]]:
-    """Return the pairs of a held-out group and another group that have near-duplicates."""
+    """Return the pairs of a held-out group and any other group that have near-duplicates."""
     held = np.array([row for row, found in owners.items() if any(sides[group] != TRAIN for group in found)], np.int64)
     pairs: set[tuple[int, int]] = set()
     for start in range(0, len(held), CHUNK):
         rows = held[start : start + CHUNK]
         queries, documents = np.nonzero(vectors[rows] @ vectors.T >= cosine)
         for row, other in zip(rows[queries].tolist(), documents.tolist(), strict=True):
-            pairs.update(
-                (one, two)
-                for one in owners[row]
-                for two in owners.get(other, ())
-                if one != two and sides[one] != sides[two]
-            )
+            pairs.update((one, two) for one in owners[row] for two in owners.get(other, ()) if one != two)
     return sorted(pairs)

@@ -1,4 +1,4 @@
-"""Files of mining: pairs, a corpus that is read in chunks and by offsets, and the mined tuples."""
+"""Files of mining: a corpus that is read in chunks and by offsets, and the mined tuples."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
-__all__ = ["CorpusFile", "Mined", "PositivePair", "fingerprint", "read_pairs"]
+__all__ = ["CorpusFile", "Mined", "fingerprint"]
 
 #: Documents of a chunk.
 CHUNK = 8192
 
-
-class PositivePair(msgspec.Struct, frozen=True):
-    """`PositivePair`: a query and a text that belongs to it."""
-
-    query: str
-    positive: str
+#: Suffixes of files whose lines are not texts.
+NOT_LINES = (".csv", ".tsv", ".json", ".parquet")
 
 
-class Mined(msgspec.Struct, frozen=True):
+class Mined(msgspec.Struct, frozen=True, omit_defaults=True):
     """`Mined`: a line of the output.
 
     Attributes:
@@ -35,12 +31,14 @@ class Mined(msgspec.Struct, frozen=True):
         positive: the text that belongs to it.
         negatives: texts that do not belong to it, the hardest first.
         scores: scores of the positive and of the negatives.
+        group: group of the pair, whose examples stay on one side of a split; None without groups.
     """
 
     query: str
     positive: str
     negatives: list[str]
     scores: list[float]
+    group: str | None = None
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -51,30 +49,6 @@ class _Document(msgspec.Struct, frozen=True):
 def fingerprint(text: str) -> int:
     """Return a hash of a text in 64 bits: among a billion different texts, two share one with a probability of 3 %."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-def read_pairs(path: Path) -> list[PositivePair]:
-    """Read pairs: jsonl with `query` and `positive`. Repeated pairs count once.
-
-    Raises:
-        InputError: the file cannot be read, a line is not such an object, a text is empty, or there is no pair.
-    """
-    pairs: dict[PositivePair, None] = {}
-    for number, (_, line) in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            pair = decode_json(line, PositivePair)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(
-                f'{path}, line {number}: {error}. Each line must be like {{"query": "…", "positive": "…"}}'
-            ) from error
-        if not pair.query.strip() or not pair.positive.strip():
-            raise InputError(f"{path}, line {number} has an empty query or positive: write both, or remove the line")
-        pairs[pair] = None
-    if not pairs:
-        raise InputError(f"{path} has no pair: put an object with a query and a positive on each line")
-    return list(pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +65,13 @@ class CorpusFile:
         """Yield chunks of texts with their offsets in bytes. Empty texts are left out.
 
         Raises:
-            InputError: the file cannot be read, or a line has no text.
+            InputError: the file has another format, cannot be read, or a line has no text.
         """
+        if self.path.suffix in NOT_LINES:
+            raise InputError(
+                f"{self.path} is a {self.path.suffix} file, whose lines are not texts: write .jsonl with text, or a text "
+                "on each line"
+            )
         chunk: list[tuple[int, str]] = []
         for number, (offset, line) in enumerate(_lines(self.path), 1):
             text = self._text(line, number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from fletcher.runtime.errors import InputError
 from fletcher.runtime.model_info import require_output
 from fletcher.runtime.tasks.postprocess import normalize
 
-from .files import CorpusFile, Mined, PositivePair, fingerprint
+from ..data.examples import Example
+from .files import CorpusFile, Mined, fingerprint
 from .nearest import NearestDocuments
 from .options import MiningOptions
 
@@ -37,11 +38,11 @@ class MiningReport:
     Attributes:
         output: the file that was written.
         queries: number of different queries.
-        pairs: number of different pairs, which are the lines of the output with at least one negative, and `without`.
+        pairs: number of different pairs, which are the lines of the output.
         documents: number of different texts of the corpus.
         copies: texts of the corpus that equal an earlier one.
         false_negatives: candidates that margins and bounds removed.
-        without: pairs without any negative, which were not written.
+        without: pairs without any negative, which are written all the same: their queries and positives can be trained on.
         short: pairs with fewer negatives than requested.
         positive_score: mean score of a query and its positives.
         negative_score: mean score of a query and its negatives; NaN if there are none.
@@ -69,14 +70,14 @@ class _Corpus:
 
 def mine_negatives(
     folder: str | Path,
-    pairs: Sequence[PositivePair],
+    pairs: Sequence[Example],
     corpus: Path,
     output: Path,
     options: MiningOptions | None = None,
     *,
     progress: Progress = SILENT,
 ) -> MiningReport:
-    """Find hard negatives, and write a line of JSON for each pair: `query`, `positive`, `negatives`, `scores`.
+    """Find hard negatives, and write a line of JSON for each pair: `query`, `positive`, `negatives`, `scores`, and its group.
 
     The corpus is read in chunks and never held in memory. A text that equals a positive of the query, or the query itself, is
     not its negative. All positives of a query count for margins; the least similar one decides.
@@ -94,9 +95,9 @@ def mine_negatives(
         ArtifactError: an artifact cannot be loaded.
     """
     options = MiningOptions() if options is None else options
-    positives: dict[str, list[str]] = {}
+    positives: dict[str, dict[str, str | None]] = {}
     for pair in pairs:
-        positives.setdefault(pair.query, []).append(pair.positive)
+        positives.setdefault(pair.query, {}).setdefault(pair.positive, pair.group)
     queries = list(positives)
     depth = options.window + max(map(len, positives.values())) + 1  # the query itself may be among the documents
     file = CorpusFile(corpus)
@@ -117,10 +118,10 @@ def mine_negatives(
 
 @dataclass(frozen=True, slots=True)
 class _Mining:
-    """Everything that the choice of negatives needs."""
+    """Everything that the choice of negatives needs; `positives` has the groups of each query's positives."""
 
     file: CorpusFile
-    positives: dict[str, list[str]]
+    positives: Mapping[str, Mapping[str, str | None]]
     nearest: NearestDocuments
     scores: list[Vectors]
     corpus: _Corpus
@@ -141,7 +142,9 @@ def _embed(encoder: Encoder, texts: Sequence[str], input_type: str) -> Vectors:
     return normalize(vectors)
 
 
-def _positive_scores(encoder: Encoder, positives: dict[str, list[str]], nearest: NearestDocuments) -> list[Vectors]:
+def _positive_scores(
+    encoder: Encoder, positives: Mapping[str, Mapping[str, str | None]], nearest: NearestDocuments
+) -> list[Vectors]:
     """Return the cosines of each query with its positives."""
     flat = [text for texts in positives.values() for text in texts]
     owners = np.repeat(np.arange(len(positives)), [len(texts) for texts in positives.values()])
@@ -196,12 +199,10 @@ def _write(mining: _Mining, output: Path, progress: Progress) -> MiningReport:
             positive_scores += own.tolist()
             negative_scores += [float(scores[place]) for place in chosen]
             counter.advance(1)
-            if not chosen:
-                continue
             negatives = [candidates[place] for place in chosen]
             values = [float(scores[place]) for place in chosen]
-            for text, score in zip(texts, own.tolist(), strict=True):
-                stream.write(encoder.encode(Mined(query, text, negatives, [score, *values])) + b"\n")
+            for (text, group), score in zip(texts.items(), own.tolist(), strict=True):
+                stream.write(encoder.encode(Mined(query, text, negatives, [score, *values], group)) + b"\n")
     return MiningReport(
         output=output,
         queries=len(mining.positives),
@@ -216,7 +217,9 @@ def _write(mining: _Mining, output: Path, progress: Progress) -> MiningReport:
     )
 
 
-def _candidates(mining: _Mining, row: int, query: str, positives: Sequence[str]) -> tuple[Vectors, list[str], Vectors]:
+def _candidates(
+    mining: _Mining, row: int, query: str, positives: Collection[str]
+) -> tuple[Vectors, list[str], Vectors]:
     """Return the scores of a query's positives, and its nearest documents with their scores, without the positives."""
     rows, scores = mining.nearest.ranked(row)
     texts = mining.file.texts_at(mining.corpus.offsets[rows].tolist())

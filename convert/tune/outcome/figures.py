@@ -10,11 +10,21 @@ from numpy.typing import NDArray
 
 from fletcher.quantize.measure.metrics import NEIGHBORS
 from fletcher.quantize.measure.retrieval import nearest
+from fletcher.runtime.tasks.postprocess import normalize
 
 from ...quality.measures.retrieval import RetrievalTask, evaluate_each, run_of
 from .bootstrap import Sample
 
-__all__ = ["Embed", "RankingData", "fidelity_samples", "order_sample", "pair_sample", "ranking_sample"]
+__all__ = [
+    "Embed",
+    "RankingData",
+    "fidelity_samples",
+    "order_sample",
+    "pair_sample",
+    "ranking_sample",
+    "remembered",
+    "shortened",
+]
 
 Vectors = NDArray[np.float32]
 
@@ -41,6 +51,28 @@ class RankingData:
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     relevant: tuple[tuple[int, ...], ...]
+
+
+def remembered(embed: Embed) -> Embed:
+    """Return an embedding function that computes the vectors of a list of texts once."""
+    known: dict[tuple[tuple[str, ...], str], Vectors] = {}
+
+    def recalled(texts: Sequence[str], input_type: str) -> Vectors:
+        key = (tuple(texts), input_type)
+        if key not in known:
+            known[key] = embed(texts, input_type)
+        return known[key]
+
+    return recalled
+
+
+def shortened(embed: Embed, length: int) -> Embed:
+    """Return an embedding function whose vectors are the first elements of longer ones, scaled to length 1."""
+
+    def cut(texts: Sequence[str], input_type: str) -> Vectors:
+        return normalize(embed(texts, input_type)[:, :length])
+
+    return cut
 
 
 def ranking_sample(data: RankingData, embed: Embed) -> Sample:

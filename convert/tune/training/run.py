@@ -91,6 +91,7 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{METRIC}",
         greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # of the patience
         logging_steps=1,
         logging_nan_inf_filter=False,
         seed=options.seed,
@@ -126,7 +127,7 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
             if done:
                 progress.line(f"continuing after step {done}")
                 counter.advance(done)
-            trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+            trainer.train_on(found[-1] if found else None)
     finally:
         task.model.max_seq_length = limit
     task.model.to("cpu").eval()

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
@@ -57,12 +57,40 @@ class CheckedTrainer(SentenceTransformerTrainer):
         loss = super().compute_loss(*args, **kwargs)
         value = loss[0] if isinstance(loss, tuple) else loss
         if not math.isfinite(float(value.detach())):
-            kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
-            raise InputError(
-                f"the loss of step {self.state.global_step + 1} is {float(value.detach())}: lower --learning-rate. "
-                f"Checkpoints kept: {', '.join(kept) or 'none'}; remove {self.args.output_dir} to begin anew"
-            )
+            raise self._diverged(f"the loss of step {self.state.global_step + 1} is {float(value.detach())}")
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the model, whose weights then may become a checkpoint.
+
+        Raises:
+            InputError: a weight is NaN or infinite, although the losses before it were finite.
+        """
+        if not all(bool(torch.isfinite(one).all()) for one in self.model.parameters()):
+            raise self._diverged(f"the weights after step {self.state.global_step} have NaN or infinity")
+        return super().evaluate(*args, **kwargs)
+
+    def _diverged(self, cause: str) -> InputError:
+        kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
+        return InputError(
+            f"{cause}: lower --learning-rate. Checkpoints kept: {', '.join(kept) or 'none'}; remove {self.args.output_dir} "
+            "to begin anew"
+        )
+
+    def train_on(self, checkpoint: Path | None) -> None:
+        """Train from the beginning, or from a checkpoint. After the last step of a training nothing is left to do.
+
+        The library would compute another step after the last one, or after the patience ended.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / STATE))
+        if state.global_step < self.args.max_steps and not _out_of_patience(state):
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self.state = state
+        self._load_best_model()
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Add nothing: a model card would need the hub."""
@@ -102,6 +130,15 @@ class CheckedTrainer(SentenceTransformerTrainer):
 def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     """Give a model the weights of a checkpoint of its training."""
     load_model(model, str(checkpoint / WEIGHTS))
+
+
+def _out_of_patience(state: TrainerState) -> bool:
+    callbacks: Any = state.stateful_callbacks  # a mapping in files, whatever its annotation says
+    stored = callbacks.get(EarlyStoppingCallback.__name__)
+    if stored is None:
+        return False
+    waited = int(stored["attributes"]["early_stopping_patience_counter"])
+    return waited >= int(stored["args"]["early_stopping_patience"])
 
 
 def _is_full(error: Exception) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from sklearn.metrics import ndcg_score
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from fletcher.convert.quality.measures.compression import advise, describe_compression, lengths_to_try
+from fletcher.convert.quality.measures.compression import Judged, advise, describe_compression, lengths_to_try
 from fletcher.convert.quality.measures.projection import fit_projection
+from fletcher.convert.quality.measures.retrieval import RetrievalTask
 from fletcher.convert.quality.results import Compressed
 
 
@@ -50,6 +55,56 @@ def test_vectors_of_few_directions_lose_no_neighbor_by_pca_and_some_by_a_cut() -
     assert by["cut", 32, "float32"] < 0.9
     assert by["full", 96, "int8"] > by["full", 96, "binary"]
     assert not any(one.method == "pca-whitened" for one in results)
+
+
+def neighbors_of(vectors: NDArray[Any], count: int, metric: str = "cosine") -> list[set[int]]:
+    """Return the nearest others of each vector by scikit-learn."""
+    rows = NearestNeighbors(n_neighbors=count + 1, metric=metric).fit(vectors).kneighbors(vectors)[1]
+    return [set(found[found != row][:count].tolist()) for row, found in enumerate(rows)]
+
+
+def test_neighbors_that_stay_are_those_of_scikit_learn() -> None:
+    unit = unit_vectors(300, 64, 30)
+    results = describe_compression(unit, trained=())
+    by = {(one.method, one.dimension, one.type): one.overlap for one in results}
+    held = unit[1::2]
+    truth = neighbors_of(held, 10)
+
+    def share(found: list[set[int]]) -> float:
+        return float(np.mean([len(one & other) / 10 for one, other in zip(found, truth, strict=True)]))
+
+    short = normalize(held[:, :32])
+    codes = np.rint(held / np.abs(held).max(axis=1, keepdims=True) * 127)  # symmetric, one scale for each vector
+    assert by["cut", 32, "float32"] == pytest.approx(share(neighbors_of(short, 10)), abs=0.001)
+    assert by["full", 64, "float16"] == pytest.approx(share(neighbors_of(held.astype(np.float16), 10)), abs=0.001)
+    assert by["full", 64, "int8"] == pytest.approx(share(neighbors_of(codes, 10)), abs=0.001)
+    # The best 40 by bits, of which the best 10 by the float32 query and the int8 vectors on disk.
+    candidates = neighbors_of(held > 0, 40, "hamming")
+    scaled = codes * np.abs(held).max(axis=1, keepdims=True) / 127
+    best = [
+        set(sorted(found, key=lambda other: -float(held[row] @ scaled[other]))[:10])
+        for row, found in enumerate(candidates)
+    ]
+    # The fortieth has equally many bits as others, of which either order is right.
+    assert by["full", 64, "binary"] == pytest.approx(share(best), abs=0.01)
+
+
+def test_ndcg_of_smaller_vectors_is_that_of_scikit_learn() -> None:
+    unit = unit_vectors(240, 64, 40)
+    queries = np.asarray(normalize(unit[:20] + 0.1 * unit[100:120]), np.float32)
+    names = [f"d{row}" for row in range(240)]
+    asked = [f"q{row}" for row in range(20)]
+    judgments = {query: {names[row]: 1, names[row + 100]: 2} for row, query in enumerate(asked)}
+    judged = Judged(RetrievalTask(names, asked, judgments), unit, queries)
+    results = describe_compression(unit, trained=(), judged=judged)
+    truth = np.zeros((20, 240))
+    for row in range(20):
+        truth[row, [row, row + 100]] = 1, 2
+    found = {(one.method, one.dimension, one.type): one.ndcg for one in results}
+    documents, short = normalize(unit[:, :32]), normalize(queries[:, :32])
+    assert found["cut", 32, "float32"] == pytest.approx(ndcg_score(truth, short @ documents.T, k=10), abs=1e-6)
+    assert found["full", 64, "float16"] is None
+    assert found["pca", 32, "int8"] is not None and found["pca-whitened", 32, "int8"] is not None
 
 
 def test_a_type_is_stored_in_its_bytes() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import silhouette_samples, silhouette_score
+from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -29,6 +30,15 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found.probe_accuracy == pytest.approx(cross_val_score(probe, unit, labels, cv=folds).mean())
     assert found.probe_f1 == pytest.approx(cross_val_score(probe, unit, labels, cv=folds, scoring="f1_macro").mean())
     assert found.neighbors_accuracy == pytest.approx(cross_val_score(votes, unit, labels, cv=folds).mean())
+    assert found.neighbors_f1 == pytest.approx(
+        cross_val_score(votes, unit, labels, cv=folds, scoring="f1_macro").mean()
+    )
+    each = silhouette_samples(unit, labels, metric="cosine")
+    expected = [each[np.array(labels) == one.label].mean() for one in found.labels]
+    assert [one.silhouette for one in found.labels] == pytest.approx(expected)
+    # Of all pairs of one label; the report has a sample of them.
+    same = np.equal.outer(labels, labels) & ~np.eye(len(labels), dtype=bool)
+    assert found.alignment == pytest.approx(euclidean_distances(unit, squared=True)[same].mean(), rel=0.01)
     assert found.majority == pytest.approx(1 / 3)
     assert [(one.label, one.texts) for one in found.labels] == [("air", 80), ("land", 80), ("sea", 80)]
 
@@ -50,8 +60,8 @@ def test_rare_labels_and_unlabeled_texts_are_left_out() -> None:
     [
         (["a"] * 20, "one label"),
         ([None] * 20, "no label"),
-        (["a"] * 18 + ["b", "c"], "3 labels, of which 1"),
-        ([str(row) for row in range(20)], "20 labels, of which 0"),
+        (["a"] * 18 + ["b", "c"], "3 labels, 1 of them"),
+        ([str(row) for row in range(20)], "20 labels, 0 of them"),
     ],
 )
 def test_labels_that_cannot_be_separated_are_refused(labels: list[str | None], message: str) -> None:

@@ -44,6 +44,9 @@ def test_a_changed_text_is_found_if_its_nearest_text_is_the_original() -> None:
     lower = found["lower case"]
     assert lower.texts == 2  # "blue" stays as it is
     assert lower.cosine_mean == pytest.approx((0.8 - 0.6) / 2)
+    assert lower.cosine_p5 == pytest.approx(
+        -0.6 + 0.05 * (0.8 + 0.6)
+    )  # 5 % of the way from the lower to the higher one
     assert lower.found == 0.5  # "green" is nearest to "blue"
     assert found["upper case"].found == 1.0
     assert "first half" not in found  # one word stays one word

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fletcher.convert.quality.inputs import Corpus, make_texts
 from fletcher.convert.quality.quality import Measured, compare_quality, measure_quality
-from fletcher.convert.quality.results import Map, QualityResult
+from fletcher.convert.quality.results import Compressed, Map, QualityReport, QualityResult, Retrieval
 from fletcher.convert.reports.quality.table import render_quality, write_quality
 from fletcher.runtime.errors import InputError
 from tests.look import check_look, check_rendered
@@ -29,6 +29,21 @@ def measured(tiny_artifact: Path) -> Measured:
     points = tuple((float(row), 0.5) for row in range(71))
     placed = Map(rows=tuple(range(71)), pca=points, umap=points, pca_variance=0.4)
     return Measured(found.report, found.texts, found.embedded, found.neighbors, placed)
+
+
+@pytest.fixture(scope="module")
+def judged(measured: Measured) -> QualityReport:
+    """Return a report with nDCG and every kind of shorter vectors."""
+    retrieval = Retrieval(
+        queries=5, documents=70, judgments=5, missing=0, ndcg=0.5, recall_10=0.5, recall_100=0.5, mrr=0.5, alignment=1
+    )
+    methods = (("full", False), ("cut", True), ("pca-whitened", False))
+    compressed = tuple(
+        Compressed(method=method, dimension=1024, trained=trained, type=kind, bytes=64, overlap=0.5, ndcg=0.5)
+        for method, trained in methods
+        for kind in ("float32", "float16", "int8", "binary")
+    )
+    return msgspec.structs.replace(measured.report, retrieval=retrieval, compressed=compressed)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +74,11 @@ def test_the_json_file_has_the_whole_result(measured: Measured, result: QualityR
     assert msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=QualityResult) == result
 
 
-def test_the_table_fits_a_terminal_and_has_the_figures(result: QualityResult) -> None:
+def test_the_table_fits_a_terminal_and_has_the_figures(result: QualityResult, judged: QualityReport) -> None:
     stream = io.StringIO()
-    Console(file=stream, width=80).print(render_quality(result))
+    Console(file=stream, width=80).print(render_quality(QualityResult(reports=(judged, judged))))
     shown = stream.getvalue()
+    assert "pca-whitened" in shown and "cut (trained)" in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
     assert f"{result.reports[0].geometry.effective_rank:.1f}" in shown

@@ -89,7 +89,7 @@ def test_the_page_says_everything_and_escapes_it(tmp_path: Path) -> None:
         "stopped early of 40",
         "7 examples moved",
         "12.5%",
-        "1,234,567",
+        '<td class="number">1,234,567</td>',
         "1.0e-07",
     ):
         assert text in page

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fletcher.convert.tune.data.examples import Example, make_examples, read_training_texts
+from fletcher.convert.tune.data.examples import Example, make_examples, read_positive_pairs, read_training_texts
 from fletcher.convert.tune.data.rows import Row
 from fletcher.runtime.errors import InputError
 
@@ -33,6 +33,24 @@ def test_pairs_triplets_and_scored_pairs() -> None:
     assert (scored.kind, scored.items[5]) == ("scored", Example("q5", "d5", (), 2.0, "2"))
 
 
+def test_columns_are_those_of_all_rows() -> None:
+    later = [(place, dict(row) | {"negative": "n", "group": "g"}) for place, row in rows()[30:]]
+    found = make_examples("x", [*rows()[:30], *later])
+    assert found.kind == "triplets"
+    assert [found.items[row] for row in (0, 30)] == [Example("q0", "d0"), Example("q30", "d30", ("n",), None, "g")]
+    with pytest.raises(InputError, match="row 0: score is None"):
+        make_examples("x", [*rows(30), *((place, dict(row) | {"score": 1}) for place, row in rows()[30:])])
+
+
+def test_positive_pairs_are_of_any_number_and_keep_their_groups(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("anchor,document,score,group\nq,d,0.5,g\nq,d,0.1,other\nq,e,,\n")
+    assert read_positive_pairs(path) == [Example("q", "d", group="g"), Example("q", "e")]
+    path.write_text("anchor,document\n")
+    with pytest.raises(InputError, match="has no pair"):
+        read_positive_pairs(path)
+
+
 def test_copies_count_once() -> None:
     examples = make_examples("x", [*rows(), *rows(7)])
     assert (len(examples), examples.copies) == (60, 7)
@@ -43,12 +61,13 @@ def test_copies_count_once() -> None:
     [
         ([], "has no row"),
         (rows(49) * 2, r"49 different examples \(49 copies\)"),
-        (rows(1) * 100, "has one query"),
+        (rows(1) * 100, r"1 different examples \(99 copies\)"),
         (rows(score=1), "the score 1, from which no order can be learned"),
         (rows(score=lambda n: "high"), "row 0: score is 'high'"),
         (rows(score=lambda n: float("nan")), "must be a finite number"),
         (rows(anchor=lambda n: " " if n == 4 else "q"), "row 4: anchor is empty"),
-        (rows(document=lambda n: None), "document is None, and must be a text"),
+        (rows(document=lambda n: None), "row 0: document is empty"),
+        (rows(document=lambda n: n), "document is 0, and must be a text"),
         (rows(document=lambda n: f"q{n}"), "both texts are equal"),
         (rows(negatives=lambda n: [""]), "negatives has ''"),
         (rows(anchor="the same"), "has one query"),

@@ -32,6 +32,12 @@ def test_formats_have_the_same_rows(suffix: str, tmp_path: Path) -> None:
     assert [dict(row) for _, row in read_rows(save(tmp_path, suffix))] == ROWS
 
 
+def test_an_empty_cell_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("query,positive,negative_1,negative_2,group\na,b,c,,\n")
+    ((_, row),) = read_rows(tmp_path / "a.csv")
+    assert row == {"query": "a", "positive": "b", "negative_1": "c", "negative_2": None, "group": None}
+
+
 def test_a_data_set_on_disk_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")

@@ -63,10 +63,12 @@ def test_near_duplicates_are_moved_to_one_side() -> None:
     # Chains: a held-out text is near one of the training, and another held-out one is near that held-out text.
     like = {f"d{row}": f"d{other}" for row, other in zip(plain.test[:5], plain.train[:5], strict=True)}
     like |= {f"q{row}": f"d{other}" for row, other in zip(plain.validation[:5], plain.test[:5], strict=True)}
+    # Other texts of one side that are near those examples, and not near the training.
+    like |= {f"q{row}": f"q{other}" for row, other in zip(plain.test[5:8], plain.test[:3], strict=True)}
     given = texts(keys, like=like)
     split = split_without_leaks(given, OPTIONS, 0)
-    assert split.moved == 10
-    assert set(plain.test[:5]) | set(plain.validation[:5]) <= set(split.train)
+    assert split.moved == 13
+    assert set(plain.test[:8]) | set(plain.validation[:5]) <= set(split.train)
     found = sides(split)
     near = given.vectors @ given.vectors.T >= OPTIONS.duplicate_cosine
     owner = {given.places[text]: row for row, pair in enumerate(keys) for text in pair}

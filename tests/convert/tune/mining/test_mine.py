@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from fletcher.convert.commands.cli import app
 from fletcher.convert.texts import SENTENCES
+from fletcher.convert.tune.data.examples import Example, read_positive_pairs
 from fletcher.convert.tune.mining import files as files_module
-from fletcher.convert.tune.mining.files import CorpusFile, PositivePair, read_pairs
+from fletcher.convert.tune.mining.files import CorpusFile
 from fletcher.convert.tune.mining.mine import choose_negatives, mine_negatives
 from fletcher.convert.tune.mining.options import MiningOptions
 from fletcher.runtime import Encoder
@@ -78,10 +79,10 @@ def write_corpus(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def pairs() -> list[PositivePair]:
+def pairs() -> list[Example]:
     """Return each text's beginning with the text itself, and a second positive for the first query."""
-    given = [PositivePair(text[:9], text) for text in texts()[:10]]
-    return [*given, PositivePair(given[0].query, texts()[1])]
+    given = [Example(text[:9], text) for text in texts()[:10]]
+    return [*given, Example(given[0].query, texts()[1])]
 
 
 def test_copies_positives_and_the_query_are_not_negatives(
@@ -114,23 +115,53 @@ def test_a_corpus_of_lines_and_the_command(tiny_artifact: Path, tmp_path: Path) 
     command = ["tune", "mine", tiny_artifact, "-o", tmp_path / "out.jsonl", *options]
     done = CliRunner().invoke(app, list(map(str, command)), obj=Settings("fletcher-convert"))
     assert done.exit_code == 0, done.exception
-    assert (tmp_path / "out.jsonl").read_text() == ""  # no cosine is below -1
+    # No cosine is below -1: the pairs are written without negatives, and can be trained on.
+    mined = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(one["query"], one["positive"]) for one in mined] == sorted_by_query(pairs())
+    assert all(one["negatives"] == [] and len(one["scores"]) == 1 for one in mined)
     assert "without" in done.stdout
+    assert "no pair has a negative" in done.output
+
+
+def sorted_by_query(given: list[Example]) -> list[tuple[str, str]]:
+    queries = list(dict.fromkeys(one.query for one in given))
+    return [(query, one.positive) for query in queries for one in given if one.query == query]
+
+
+def test_groups_go_to_the_output_so_that_a_split_keeps_them_together(tiny_artifact: Path, tmp_path: Path) -> None:
+    lines = [
+        "anchor,answer,document_id",
+        *(f'"{one.query}","{one.positive}",{row % 2}' for row, one in enumerate(pairs())),
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    corpus = write_corpus(tmp_path / "c.jsonl", texts())
+    mine_negatives(tiny_artifact, read_positive_pairs(tmp_path / "pairs.csv"), corpus, tmp_path / "out.jsonl")
+    mined = {
+        (one["query"], one["positive"]): one["group"] for one in map(json.loads, open_lines(tmp_path / "out.jsonl"))
+    }
+    assert mined == {(one.query, one.positive): str(row % 2) for row, one in enumerate(pairs())}
+
+
+def open_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def test_bad_files_are_named(tmp_path: Path, tiny_artifact: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     for content, message in (
-        ('{"query": "a"}', "line 1"),
-        ('{"query": "a", "positive": " "}', "line 1 has an empty query or positive"),
+        ('{"query": "a"}', "has the columns query, and none for a positive"),
+        ('{"query": "a", "positive": "b"}\n{"query": "a"}', "line 2: positive is empty"),
+        ('{"query": "a", "positive": " "}', "line 1: positive is empty"),
         ("\n", "has no pair"),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):
-            read_pairs(file)
+            read_positive_pairs(file)
     (tmp_path / "corpus.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
     with pytest.raises(InputError, match=r"corpus\.jsonl, line 2"):
         list(CorpusFile(tmp_path / "corpus.jsonl").chunks())
+    with pytest.raises(InputError, match=r"corpus\.csv is a \.csv file, whose lines are not texts"):
+        list(CorpusFile(tmp_path / "corpus.csv").chunks())
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(InputError, match="has no text to mine"):
         mine_negatives(tiny_artifact, pairs(), tmp_path / "empty.txt", tmp_path / "out.jsonl")
@@ -175,4 +206,4 @@ def test_negatives_are_those_of_sentence_transformers(
     options = MiningOptions(**({"relative_margin": None} | fields))  # type: ignore[arg-type]
     mine_negatives(tiny_artifact, given, corpus, tmp_path / "out.jsonl", options)
     mined = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert {(one["query"], one["positive"]): one["negatives"] for one in mined} == expected
+    assert {(one["query"], one["positive"]): one["negatives"] for one in mined if one["negatives"]} == expected

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score
+from sklearn.preprocessing import normalize as scale
 
 from fletcher.convert.tune.outcome.bootstrap import Gain, Interval
 from fletcher.convert.tune.outcome.figures import (
@@ -17,6 +18,8 @@ from fletcher.convert.tune.outcome.figures import (
     order_sample,
     pair_sample,
     ranking_sample,
+    remembered,
+    shortened,
 )
 from fletcher.convert.tune.outcome.results import conclude
 from fletcher.runtime.tasks.postprocess import normalize
@@ -45,6 +48,23 @@ def test_ndcg_of_each_query_is_scikit_learns() -> None:
     expected = [ndcg_score(truth[row : row + 1], scores[row : row + 1], k=10) for row in range(20)]
     assert found.values == pytest.approx(expected)
     assert 0 < found.figure() < 1
+
+
+def test_shorter_vectors_are_the_first_elements_of_length_one() -> None:
+    vectors = random_vectors(["a", "b"])
+    asked: list[tuple[tuple[str, ...], str]] = []
+
+    def embed(texts: Sequence[str], kind: str) -> NDArray[np.float32]:
+        asked.append((tuple(texts), kind))
+        return table(vectors)(texts, kind)
+
+    whole = remembered(embed)
+    found = [shortened(whole, length)(["a", "b"], "query") for length in (8, 3)]
+    expected = np.stack([vectors["a"], vectors["b"]])
+    assert found[0] == pytest.approx(expected)
+    assert found[1] == pytest.approx(scale(expected[:, :3]))
+    assert whole(["a"], "query") == pytest.approx(expected[:1])
+    assert asked == [(("a", "b"), "query"), (("a",), "query")]  # not again for another length
 
 
 def test_cosines_of_pairs() -> None:

@@ -95,6 +95,39 @@ def test_a_metric_that_does_not_rise_stops_the_training(tiny_checkpoint: Path, t
     assert trained.stopped_early
 
 
+def test_an_interruption_does_not_change_the_step_that_stops(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    options, calls = OPTIONS.replace(patience=3), 0
+
+    def validate(model: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt  # after the second checkpoint, when one of three validations brought nothing
+        return 0.5
+
+    expected = train(tiny_checkpoint, tmp_path / "whole", options, validate=lambda model: 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_checkpoint, tmp_path / "broken", options, validate=validate)
+    continued = train(tiny_checkpoint, tmp_path / "broken", options, validate=validate)
+    assert continued.resumed_from == 6
+    assert (continued.steps, continued.log) == (expected.steps, expected.log)
+    assert expected.steps == 12
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(0, 24), (2, 9)])
+def test_a_training_that_was_killed_after_its_last_step_is_not_trained_further(
+    patience: int, steps: int, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from fletcher.convert.tune.training.run import RESULT
+
+    options = OPTIONS.replace(patience=patience)
+    first = train(tiny_checkpoint, tmp_path, options, validate=lambda model: 0.5)
+    (tmp_path / RESULT).unlink()
+    again = train(tiny_checkpoint, tmp_path, options, validate=lambda model: 0.5)
+    assert (again.steps, again.resumed_from) == (steps, steps)
+    assert (again.log, again.best_step, again.best_metric) == (first.log, first.best_step, first.best_metric)
+
+
 def test_a_loss_that_is_not_a_number_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     task = make_task(tiny_checkpoint)
     calls = 0
@@ -115,6 +148,15 @@ def test_a_loss_that_is_not_a_number_is_an_error(tiny_checkpoint: Path, tmp_path
     ):
         run_training(task, OPTIONS, tmp_path, SILENT)
     assert (tmp_path / "checkpoint-3" / "trainer_state.json").is_file()
+
+
+def test_weights_that_are_not_numbers_are_found_before_they_are_a_checkpoint(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    options = OPTIONS.replace(steps=1, evaluations=1, warmup=0, learning_rate=1e39)  # beyond float32
+    with pytest.raises(InputError, match=r"the weights after step 1 have NaN or infinity: lower --learning-rate"):
+        train(tiny_checkpoint, tmp_path, options)
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 @pytest.fixture
