@@ -217,7 +217,7 @@ def test_the_supervisor_accepts_again_after_it_had_no_descriptor(
     accept, failures = socket.socket.accept, [errno.EMFILE, errno.ENFILE]
 
     def fail_twice(listener: socket.socket) -> Any:
-        if failures:
+        if failures and listener.getsockname() == str(tmp_path / "s"):  # servers of earlier tests may still accept
             number = failures.pop()
             raise OSError(number, os.strerror(number))
         return accept(listener)
