@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fletcher.runtime.closing import Closing
 
 __all__ = ["Spool"]
 
@@ -16,7 +17,7 @@ __all__ = ["Spool"]
 SMALLEST = 1 << 20
 
 
-class Spool:
+class Spool(Closing):
     """`Spool`: arrays in a file, which the system may drop from memory. The arrays are valid until it is closed."""
 
     def __init__(self, folder: Path) -> None:
@@ -37,11 +38,3 @@ class Spool:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -9,21 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import transformers
-from onnxruntime.tools.mobile_helpers.usability_checker import check_coreml_partitions
 
 from fletcher.convert.architecture import Architecture
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.export.export import export
 from fletcher.convert.heads import describe_model
 from fletcher.convert.layers.verify import compare_variants, verify_layers
-from fletcher.convert.targets.coreml import emit as coreml
-from fletcher.convert.targets.cuda import emit as cuda
 from fletcher.convert.targets.emit import PRECISIONS, choose, emit
-from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
@@ -34,7 +29,7 @@ from ..heads.tiny import SIZES, VOCABULARY, convert, save
 from ..verify.parity import randomize
 from .head_models import FAMILIES, FILLED, HeadModel, classifier, encode, load_head
 from .sessions import load_target, models_of
-from .support.graph_types import assert_kernels, typed
+from .support.device_operators import check_operators
 
 Load = Callable[[str, str], HeadModel]
 
@@ -101,21 +96,7 @@ def test_operators_are_those_of_the_targets_list(
         pytest.skip("CoreML has no bfloat16")
     head_model = load(head, family)
     for model in models_of(head_model.architecture, head_model.card, tmp_path, target, precision)[1]:
-        assert {(node.domain, node.op_type) for node in model.graph.node} <= _listed(target)
-        if target == "cuda":
-            assert_kernels(model)
-        else:
-            typed(model)
-        if target == "coreml":
-            inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-            info = check_coreml_partitions(inferred, True, "coreml_supported_mlprogram_ops.md")
-            assert info.num_partitions == 1 and info.num_supported_nodes == info.num_nodes
-
-
-def _listed(target: str) -> set[tuple[str, str]]:
-    if target == "cuda":
-        return set(cuda.OPERATORS)
-    return {("", name) for name in {"tensorrt": tensorrt.OPERATORS, "coreml": coreml.OPERATORS}[target]}
+        check_operators(model, target)
 
 
 @pytest.mark.parametrize(("head", "family", "target"), [case for case in COMBINATIONS if case[1] == "Bert"])

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnxruntime.tools.mobile_helpers.usability_checker import check_coreml_partitions
 from sentence_transformers import SentenceTransformer
 
 from fletcher.convert.architecture import Architecture
@@ -18,10 +16,7 @@ from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.checkpoint.routes.layout import routed_layout
 from fletcher.convert.export.export import export
 from fletcher.convert.heads import describe_model
-from fletcher.convert.targets.coreml import emit as coreml
-from fletcher.convert.targets.cuda import emit as cuda
 from fletcher.convert.targets.emit import PRECISIONS
-from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.encodings import Encodings
@@ -29,17 +24,12 @@ from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
 from ...targets.sessions import load_target, models_of
-from ...targets.support.graph_types import assert_kernels, typed
+from ...targets.support.device_operators import check_operators
 from ..tiny import DOCUMENTS
 from .routers import save_shared
 
 DEVICES = ("cuda", "tensorrt", "coreml")
 ROUTES = ("query", "document")
-OPERATORS = {
-    "cuda": set(cuda.OPERATORS),
-    "tensorrt": {("", name) for name in tensorrt.OPERATORS},
-    "coreml": {("", name) for name in coreml.OPERATORS},
-}
 
 
 class Routed:
@@ -79,15 +69,7 @@ def test_operators_are_those_of_the_targets_list(routed: Routed, tmp_path: Path,
     if precision not in PRECISIONS[target]:  # type: ignore[index]
         pytest.skip("CoreML has no bfloat16")
     for model in models_of(routed.architecture, routed.card, tmp_path, target, precision)[1]:
-        assert {(node.domain, node.op_type) for node in model.graph.node} <= OPERATORS[target]
-        if target == "cuda":
-            assert_kernels(model)
-        else:
-            typed(model)
-        if target == "coreml":
-            inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-            info = check_coreml_partitions(inferred, True, "coreml_supported_mlprogram_ops.md")
-            assert info.num_partitions == 1 and info.num_supported_nodes == info.num_nodes
+        check_operators(model, target)
 
 
 def test_an_artifact_has_all_targets(routed: Routed) -> None:
