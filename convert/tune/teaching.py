@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
+from fletcher.quantize.plan import QuantizationPlan, plan_quantization
 from fletcher.quantize.recipe import Recipe
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
@@ -52,6 +53,9 @@ AWARE_RATE, STUDENT_RATE = 2e-5, 2e-4
 
 #: Share of the activations' spread that moves into the weights. A recipe has less, because it cannot train the weights.
 SPREAD = 0.8
+
+#: Most training texts whose gradients decide about factors of smoothing.
+SMOOTHING = 256
 
 #: Most training texts whose activations decide how rounding errors of the weights cancel. Four times as many changed nothing.
 COMPENSATING = 1000
@@ -98,21 +102,26 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
     train_texts, _ = lesson.part(lesson.split.train)
     test_texts, test_vectors = lesson.part(lesson.split.test)
 
-    from fletcher.quantize.plan import plan_quantization
-
     from .aware.compensate import compensate_rounding
     from .aware.insert import make_aware
+    from .aware.smooth import refine_smoothing
     from .training.run import training_length
 
     progress.line(f"measuring activations for {recipe.name}")
     plan = plan_quantization(base.artifact, _smoother(recipe), request.calibrating(train_texts))
     model = load_trainable(base)
     make_aware(model, model[0].model.get_input_embeddings(), plan)
-    progress.line("rounding the weights so that their errors cancel")
     length = training_length(model, request.training)
+    activations = plan.activations
+    if _smooths_alone(plan):
+        progress.line("choosing factors of smoothing by gradients")
+        activations = refine_smoothing(
+            model, plan, cut_texts(model, request.calibrating(train_texts, SMOOTHING), length)
+        )
+    progress.line("rounding the weights so that their errors cancel")
     compensate_rounding(model, cut_texts(model, request.calibrating(train_texts, COMPENSATING), length))
     trained, cut = _train(request, model, base, lesson, (run, AWARE_RATE), progress)
-    outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe, plan.activations)
+    outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe, activations)
     artifacts = write_artifacts(outcome, run, request.artifacts, progress)
     before = quantize_base(run, outcome, progress)
     assert before is not None  # there is a recipe
@@ -183,6 +192,13 @@ def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progr
                 gains.append(_pair_gain(request, artifact.graph, (old_pairs, _pairs(request, new)), teacher))
     data = describe_data(request, "texts", copies, lesson.split, cut)
     return make_report(request, "distil", run, base.card, (artifacts, gains, data, trained), options)
+
+
+def _smooths_alone(plan: QuantizationPlan) -> bool:
+    """Return whether all activations have a scale per token and factors, and nothing else depends on their statistics."""
+    recipe = plan.recipe
+    static = any(product.scheme != "int8-per-token" for product in plan.products)
+    return recipe.smoothquant is not None and not static and not recipe.outliers and not recipe.bias_correction
 
 
 def _smoother(recipe: Recipe) -> Recipe:
