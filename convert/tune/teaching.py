@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
-from fletcher.quantize.plan import QuantizationPlan, plan_quantization
+from fletcher.quantize.plan import plan_quantization
 from fletcher.quantize.recipe import Recipe
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
@@ -104,7 +104,7 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
 
     from .aware.compensate import compensate_rounding
     from .aware.insert import make_aware
-    from .aware.smooth import refine_smoothing
+    from .aware.smooth import refinable, refine_smoothing
     from .training.run import training_length
 
     progress.line(f"measuring activations for {recipe.name}")
@@ -113,7 +113,7 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
     make_aware(model, model[0].model.get_input_embeddings(), plan)
     length = training_length(model, request.training)
     activations = plan.activations
-    if _smooths_alone(plan):
+    if refinable(plan):
         progress.line("choosing factors of smoothing by gradients")
         activations = refine_smoothing(
             model, plan, cut_texts(model, request.calibrating(train_texts, SMOOTHING), length)
@@ -192,13 +192,6 @@ def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progr
                 gains.append(_pair_gain(request, artifact.graph, (old_pairs, _pairs(request, new)), teacher))
     data = describe_data(request, "texts", copies, lesson.split, cut)
     return make_report(request, "distil", run, base.card, (artifacts, gains, data, trained), options)
-
-
-def _smooths_alone(plan: QuantizationPlan) -> bool:
-    """Return whether all activations have a scale per token and factors, and nothing else depends on their statistics."""
-    recipe = plan.recipe
-    static = any(product.scheme != "int8-per-token" for product in plan.products)
-    return recipe.smoothquant is not None and not static and not recipe.outliers and not recipe.bias_correction
 
 
 def _smoother(recipe: Recipe) -> Recipe:

@@ -24,7 +24,15 @@ from .center import find_centers
 from .modules import QuantizedLinear
 from .product import Rounding, row_scales
 
-__all__ = ["Influence", "Smoothing", "expected_errors", "least_errors", "measure_influence", "refine_smoothing"]
+__all__ = [
+    "Influence",
+    "Smoothing",
+    "expected_errors",
+    "least_errors",
+    "measure_influence",
+    "refinable",
+    "refine_smoothing",
+]
 
 #: Rows of activations in the sample, and rows of one step of the descent.
 ROWS, BATCH = 4096, 2048
@@ -66,6 +74,13 @@ class Smoothing:
     center: Tensor
 
 
+def refinable(plan: QuantizationPlan) -> bool:
+    """Return whether a plan smooths, all activations have a scale per token, and nothing else depends on their statistics."""
+    recipe = plan.recipe
+    per_token = all(product.scheme == "int8-per-token" for product in plan.products)
+    return recipe.smoothquant is not None and per_token and not recipe.outliers and not recipe.bias_correction
+
+
 def refine_smoothing(model: Any, plan: QuantizationPlan, texts: Sequence[str]) -> dict[str, Activations]:
     """Give the quantized layers the factors with the least expected error, and return statistics for `quantize` with them.
 
@@ -73,7 +88,7 @@ def refine_smoothing(model: Any, plan: QuantizationPlan, texts: Sequence[str]) -
 
     Args:
         model: a model of sentence-transformers whose layers `make_aware` replaced, with its weights before the training.
-        plan: the plan of these layers. Its activations have a scale per token, and no outlier columns.
+        plan: the plan of these layers, which is `refinable`.
         texts: training texts.
     """
     assert plan.activations is not None  # a recipe that smooths measures them

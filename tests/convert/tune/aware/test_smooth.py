@@ -24,6 +24,7 @@ from fletcher.convert.tune.aware.smooth import (
     expected_errors,
     least_errors,
     measure_influence,
+    refinable,
     refine_smoothing,
 )
 from fletcher.convert.tune.aware.ties import settled_vectors
@@ -184,3 +185,11 @@ def test_products_that_read_the_same_value_share_their_factors(tiny_artifact: Pa
     joined = replace(plan, activations={**plan.activations, second: plan.activations[first]})
     activations = refine_smoothing(model, joined, TEXTS)
     assert activations[first] is activations[second]
+
+
+def test_recipes_whose_factors_gradients_choose(tiny_artifact: Path) -> None:
+    """Outlier columns and corrections of the mean follow from statistics with the recipe's own factors."""
+    names = ("int8-per-token", "int8-per-token-reduced", "mixed", "int8-static", "all-parts")
+    artifact = Artifact.open(tiny_artifact)
+    plans = {name: plan_quantization(artifact, recipe_of(name), list(SENTENCES)) for name in names}
+    assert [name for name, plan in plans.items() if refinable(plan)] == ["int8-per-token", "int8-per-token-reduced"]
