@@ -39,11 +39,11 @@ class Center:
     @torch.no_grad()
     def move(self, constants: Tensor) -> None:
         """Subtract constants from the norm's outputs, (in,), and add their effect where the outputs are read."""
-        self.norm.bias -= constants
+        self.norm.bias.sub_(constants)
         for layer in self.readers:
-            layer.bias += layer.weight @ constants
+            layer.bias.add_(layer.weight @ constants)
         if self.added is not None:
-            self.added.bias += constants
+            self.added.bias.add_(constants)
 
 
 def find_centers(model: Any, groups: Sequence[Sequence[QuantizedLinear]], texts: Sequence[str]) -> list[Center | None]:
@@ -110,14 +110,15 @@ def _try(model: Any, candidates: Sequence[Center], texts: Sequence[str]) -> Cent
     """Return the first candidate that does not change the vectors, or None."""
     for center in candidates:
         before = _vectors(model, texts)
-        touched = [center.norm, *center.readers, *([] if center.added is None else [center.added])]
-        biases = [module.bias.detach().clone() for module in touched]
+        touched = [center.norm.bias, *(layer.bias for layer in center.readers)]
+        touched += [] if center.added is None else [center.added.bias]
+        kept = [bias.detach().clone() for bias in touched]
         constants = torch.randn(len(center.norm.bias), generator=torch.Generator().manual_seed(0))
         center.move(constants.to(center.norm.bias.device))
         after = _vectors(model, texts)
         with torch.no_grad():
-            for module, bias in zip(touched, biases, strict=True):
-                module.bias.copy_(bias)
+            for bias, original in zip(touched, kept, strict=True):
+                bias.copy_(original)
         if float((after - before).abs().max()) < LARGEST:
             return center
     return None

@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 #: Rows of activations in the sample, and rows of one step of the descent.
-ROWS, BATCH = 4096, 2048
+ROWS, BATCH = 4096, 1024
 
 #: Random directions along which the change of a vector is measured.
 PROBES = 2
 
 #: Steps of the descent, and the first change of a factor's logarithm.
-STEPS, RATE = 200, 0.03
+STEPS, RATE = 120, 0.03
 
 #: Texts that show whether outputs of a norm can be moved.
 TRIED = 2
@@ -84,7 +84,7 @@ def refinable(plan: QuantizationPlan) -> bool:
 def refine_smoothing(model: Any, plan: QuantizationPlan, texts: Sequence[str]) -> dict[str, Activations]:
     """Give the quantized layers the factors with the least expected error, and return statistics for `quantize` with them.
 
-    Outputs of norms are moved, too, where that does not change the vectors of the model in float32.
+    Outputs of norms are moved, too, if that does not change the vectors of the model in float32.
 
     Args:
         model: a model of sentence-transformers whose layers `make_aware` replaced, with its weights before the training.
@@ -131,7 +131,7 @@ def measure_influence(
             vector = functional.normalize(model(features)["sentence_embedding"], dim=-1)
             for probe in range(PROBES):
                 direction = torch.randn(vector.shape, generator=generator).to(vector.device)
-                vector.backward(direction, retain_graph=probe < PROBES - 1)
+                torch.autograd.backward(vector, direction, retain_graph=probe < PROBES - 1)
                 for record in records:
                     record.square()
             for record in records:
@@ -197,7 +197,7 @@ def least_errors(
         smoothing = Smoothing(logarithms.clamp_min(least).exp(), center)
         activations, weights = expected_errors(part, weight, rounding, smoothing)
         optimizer.zero_grad()
-        (activations + REMAINING * weights).log().backward()
+        torch.autograd.backward((activations + REMAINING * weights).log())
         optimizer.step()
         schedule.step()
     return Smoothing(logarithms.detach().clamp_min(least).exp(), center.detach())
@@ -238,7 +238,7 @@ class _Record:
             self._chosen = torch.randperm(len(rows), generator=self._generator)[: self._kept].to(value.device)
             self._rows.append(rows[self._chosen])
         own = value.clone() if value.requires_grad else value.clone().requires_grad_()
-        own.register_hook(self._add)
+        own.register_hook(self._add)  # type: ignore[no-untyped-call]
         return (own,)
 
     def _add(self, gradient: Tensor) -> None:
@@ -246,7 +246,7 @@ class _Record:
         self._sum = found if self._sum is None else self._sum + found
 
     def _leave(self, layer: QuantizedLinear, _: tuple[Tensor, ...], output: Tensor) -> None:
-        output.register_hook(partial(self._keep, layer))
+        output.register_hook(partial(self._keep, layer))  # type: ignore[no-untyped-call]
 
     def _keep(self, layer: QuantizedLinear, gradient: Tensor) -> None:
         squares = gradient.reshape(-1, gradient.shape[-1]).square().sum(dim=0) / (PROBES * self._texts)
