@@ -54,9 +54,9 @@ class TrainingOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             ge=1,
             description="Examples that are in memory at the same time. A contrastive batch that is larger is computed in "
-            "parts with the same gradients (GradCache).",
+            "parts with the same gradients (GradCache), of texts of similar length.",
         ),
-    ] = 32
+    ] = 16
     learning_rate: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(
