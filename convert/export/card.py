@@ -30,7 +30,7 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
     """
     pooling, max_tokens, head = options.pooling, options.max_tokens, options.head
     if checkout.card is None:
-        name = model_name(checkout.source) if checkout.model is None else checkout.model.name
+        name = options.name or model_name(checkout.source) if checkout.model is None else checkout.model.name
         if head is None and checkout.model is not None and checkout.model.output == "sparse":
             head = "splade"  # older files of SPLADE models do not say so
         read = read_card(

@@ -5,7 +5,7 @@ torch and sentence-transformers are imported by a load.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from fletcher.runtime.artifact.folder import MANIFEST, Artifact
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.model_info import require_output
 
+from ...export.card import settle_card
 from ...export.export import export
+from ...export.layout import plain_layout
+from ...export.options import ExportOptions
 from ...reference.load import load_witness
 from ...reference.witness import quiet
 
-__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "save_model"]
+__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "read_vectors_card", "save_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,20 @@ def fetch_trainable(source: str, progress: Progress) -> Checkout:
     return checkout
 
 
+def read_vectors_card(checkout: Checkout, progress: Progress) -> ModelCard:
+    """Return the card that the artifact of a checkpoint will have.
+
+    Raises:
+        InputError: the model gives no vectors.
+        CardError: the checkpoint does not say what its vectors are.
+        CheckpointError: it cannot be converted.
+    """
+    with plain_layout(checkout, None, progress) as layout:
+        card = settle_card(replace(checkout, folder=layout.folder), ExportOptions())
+    require_output(card, "vectors")
+    return card
+
+
 def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: Progress) -> Trainable:
     """Convert a checkpoint as it is before the training.
 
@@ -71,14 +88,12 @@ def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: P
 
     Raises:
         CheckpointError: the checkpoint cannot be converted.
-        InputError: it gives no vectors.
     """
     artifact = _same_artifact(folder, checkout)
     if artifact is None:
         progress.line("converting the checkpoint as it is")
         export(source, folder, progress=progress)
         artifact = Artifact.open(folder)
-    require_output(artifact.manifest.card, "vectors")
     return Trainable(checkout, artifact)
 
 

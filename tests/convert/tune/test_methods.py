@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from fletcher.convert.commands.cli import app
-from fletcher.convert.tune.contrastive import ranking_data, training_columns, tune_contrastive
+from fletcher.convert.tune.contrastive import check_lengths, ranking_data, training_columns, tune_contrastive
 from fletcher.convert.tune.data.examples import Example
 from fletcher.convert.tune.options import (
     ContrastiveOptions,
@@ -25,9 +26,11 @@ from fletcher.convert.tune.options import (
     TrainingOptions,
 )
 from fletcher.convert.tune.outcome.results import TuneReport
+from fletcher.convert.tune.outline import Work, begin_training
 from fletcher.convert.tune.request import TuneRequest
 from fletcher.convert.tune.reranking import tune_on_reranker
 from fletcher.convert.tune.teaching import tune_aware, tune_distil
+from fletcher.model_zoo.progress import SILENT
 from fletcher.quantize.measure.pairs import LabeledPairs
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.commandline.options import Settings
@@ -88,6 +91,23 @@ def test_students_and_lengths_that_contradict_each_other() -> None:
     assert ContrastiveOptions(dimensions="8, 16").lengths == (16, 8)
 
 
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({"max_tokens": 21}, {}, "--max-tokens 21: the model's longest input has 20 tokens"),
+        ({}, {"dimensions": "32"}, "--dimensions 32: .* has 32 dimensions; choose fewer"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_found_before_the_conversion(
+    fields: dict[str, Any], options: dict[str, Any], message: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    work = Work("contrastive", [], check=partial(check_lengths, ContrastiveOptions(**options)))
+    request = TuneRequest(str(tiny_checkpoint), tmp_path / "out", tmp_path / "data", training=TrainingOptions(**fields))
+    with pytest.raises(InputError, match=message):
+        begin_training(request, work, SILENT)
+    assert not (tmp_path / "out").exists()
+
+
 # Trainings --------------------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +133,7 @@ def check(report: TuneReport, folder: Path, graphs: Sequence[str]) -> None:
     for one in report.artifacts:
         artifact = Artifact.open(one.path)
         assert (artifact.digest, one.status) == (one.digest, "verified")
+        assert artifact.manifest.card.name == f"{report.model}-tuned"
     model = SentenceTransformer(report.checkpoint, device="cpu")
     with Encoder.load(folder / "float32") as encoder:
         found = encoder.embed(texts(20), input_type="raw").vectors
