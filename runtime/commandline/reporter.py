@@ -82,13 +82,16 @@ class Reporter:
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
+        # In a narrow terminal the bar becomes shorter, then the counts lose their end.
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(label))),
             BarColumn(),
-            TaskProgressColumn(),
+            TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
             TextColumn("{task.fields[counts]}"),
-            TimeElapsedColumn(),  # it moves between two counts, too; the counts have the time that is left
+            # It moves between two counts, too; the counts have the time that is left.
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
         ]
         with RichProgress(*columns, console=Console(stderr=True)) as bars:
             counts = _Counts(total, units, note, done)

@@ -195,8 +195,8 @@ class Watch(TrainerCallback):
 
     def note(self) -> str:
         """Return the last loss and metric as text."""
-        parts = [("loss", self._loss), ("held-out", self._metric)]
-        return ", ".join(f"{name} {value:.4f}" for name, value in parts if math.isfinite(value))
+        parts = [("held-out", self._metric), ("loss", self._loss)]
+        return ", ".join(f"{name} {value:.3f}" for name, value in parts if math.isfinite(value))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count a step."""
