@@ -164,9 +164,9 @@ class DistilOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reranker: Annotated[
         str | None,
         Meta(
-            description="Artifact of a reranker whose scores are learned, from queries with texts. Default: the checkpoint's "
-            "vectors are learned.",
-            extra={"metavar": "DIR"},
+            description="Artifact or checkpoint of a reranker whose scores are learned, from queries with texts. Default: "
+            "the checkpoint's vectors are learned.",
+            extra={"metavar": "DIR|SOURCE"},
         ),
     ] = None
 

@@ -12,10 +12,11 @@ import msgspec
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.model_info import require_output
 
 from ..verify.comparison import versions
 from .data.split import Split
-from .models.load import Trainable, convert_trainable, fetch_trainable, read_vectors_card
+from .models.load import Trainable, convert_trainable, fetch_trainable, read_card
 from .outcome.bootstrap import Gain
 from .outcome.figures import Embed
 from .outcome.finish import Outcome, baselines, write_artifacts
@@ -81,7 +82,9 @@ def begin_training(request: TuneRequest, work: Work, progress: Progress) -> Begu
     """
     teacher = fetch_trainable(request.source, progress)
     student = None if work.student is None else fetch_trainable(work.student, progress)
-    cards = [read_vectors_card(one, progress) for one in (teacher, student) if one is not None]
+    cards = [read_card(one, progress) for one in (teacher, student) if one is not None]
+    for card in cards:
+        require_output(card, "vectors")
     work.check(cards[-1])
     longest = request.training.max_tokens
     if longest is not None and longest > cards[-1].max_tokens:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
-from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.model_info import require_output
 
 from .contrastive import training_columns
 from .data.examples import Example, read_examples
 from .models.load import load_trainable
+from .models.reranker import convert_reranker, find_reranker
 from .options import DistilOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import TIE, Embed, order_sample
@@ -57,7 +57,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
 
     Args:
         request: checkpoint and options. The data are queries with positives and negatives, as `tune mine` writes them.
-        options: the reranker's artifact.
+        options: the reranker.
         progress: receives lines and counts.
 
     Raises:
@@ -77,7 +77,8 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
         raise InputError(f"{request.data} has no negatives to score: make them with `fletcher-convert tune mine`")
     items = [one for one in examples.items if one.negatives]
     content = [(one.query, one.positive, one.negatives, one.group) for one in items]
-    work = Work("distil", content, options, others=[Artifact.open(options.reranker).digest])
+    found = find_reranker(options.reranker, progress)
+    work = Work("distil", content, options, others=[found.digest])
     begun = begin_training(request, work, progress)
     base, run = begun.base, begun.run
     split = split_pairs(request, items, run.base, progress)
@@ -89,8 +90,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     train = [
         Example(query, found[0], tuple(found[1:])) for query, *found in zip(columns["query"], *documents, strict=True)
     ]
-    with Encoder.load(options.reranker) as reranker:
-        require_output(reranker.card, "scores")
+    with Encoder.load(convert_reranker(found, run.path / "reranker", progress)) as reranker:
         judged = [_judge(reranker, part, progress) for part in (train, *parts[1:])]
     validation, test = (_with_order(one) for one in judged[1:])
 

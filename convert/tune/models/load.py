@@ -14,7 +14,6 @@ from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.artifact.durable import new_folder
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
 from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.model_info import require_output
 
 from ...export.card import settle_card
 from ...export.export import export
@@ -23,7 +22,7 @@ from ...export.options import ExportOptions
 from ...reference.load import load_witness
 from ...reference.witness import quiet
 
-__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "read_vectors_card", "save_model"]
+__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "read_card", "save_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +62,15 @@ def fetch_trainable(source: str, progress: Progress) -> Checkout:
     return checkout
 
 
-def read_vectors_card(checkout: Checkout, progress: Progress) -> ModelCard:
+def read_card(checkout: Checkout, progress: Progress) -> ModelCard:
     """Return the card that the artifact of a checkpoint will have.
 
     Raises:
-        InputError: the model gives no vectors.
-        CardError: the checkpoint does not say what its vectors are.
+        CardError: the checkpoint does not say what it computes.
         CheckpointError: it cannot be converted.
     """
     with plain_layout(checkout, None, progress) as layout:
-        card = settle_card(replace(checkout, folder=layout.folder), ExportOptions())
-    require_output(card, "vectors")
-    return card
+        return settle_card(replace(checkout, folder=layout.folder), ExportOptions())
 
 
 def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: Progress) -> Trainable:
@@ -91,7 +87,7 @@ def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: P
     """
     artifact = _same_artifact(folder, checkout)
     if artifact is None:
-        progress.line("converting the checkpoint as it is")
+        progress.line(f"converting {checkout.source} as it is")
         export(source, folder, progress=progress)
         artifact = Artifact.open(folder)
     return Trainable(checkout, artifact)

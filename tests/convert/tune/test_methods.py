@@ -250,7 +250,8 @@ def test_a_student_with_fewer_dimensions(tiny_checkpoint: Path, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("training_packages")
-def test_scores_of_a_reranker(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["checkpoint", "artifact"])
+def test_scores_of_a_reranker(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     import torch
     import transformers
 
@@ -264,7 +265,10 @@ def test_scores_of_a_reranker(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name in ("modules.json", "sentence_bert_config.json"):
         (folder / name).unlink()
     model.save_pretrained(folder)
-    export(str(folder), tmp_path / "reranker", verify=False)
+    judge = folder
+    if kind == "artifact":
+        judge = tmp_path / "reranker"
+        export(str(folder), judge, verify=False)
     rows = halves()
     for row, other in zip(rows, reversed(rows), strict=True):
         row["negatives"] = [other["positive"], other["query"]]
@@ -272,12 +276,12 @@ def test_scores_of_a_reranker(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = TuneRequest(
         str(tiny_checkpoint), tmp_path / "out", data, SPLIT, TRAINING, OutputOptions(recipe="none", verify=True)
     )
-    report = tune_on_reranker(request, DistilOptions(reranker=str(tmp_path / "reranker")))
+    report = tune_on_reranker(request, DistilOptions(reranker=str(judge)))
     check(report, tmp_path / "out", ["float32"])
     assert (report.data.kind, report.gains[0].name) == ("reranker scores", "order of the reranker")
     plain = TuneRequest(str(tiny_checkpoint), tmp_path / "plain", write(tmp_path / "pairs.jsonl", halves()))
     with pytest.raises(InputError, match="has no negatives to score"):
-        tune_on_reranker(plain, DistilOptions(reranker=str(tmp_path / "reranker")))
+        tune_on_reranker(plain, DistilOptions(reranker=str(judge)))
 
 
 @pytest.mark.slow
