@@ -21,7 +21,7 @@ from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import Embed, RankingData, pair_sample, ranking_sample, remembered, shortened
 from .outcome.finish import Outcome
 from .outcome.results import TuneReport
-from .outline import Work, begin_training, describe_data, finish_training
+from .outline import Work, begin_training, calibration_texts, describe_data, finish_training
 from .packages import require_training
 from .request import TuneRequest, column_prompts, cut_share, split_pairs, torch_embed
 
@@ -56,7 +56,6 @@ def tune_contrastive(
     """
     require_training()
     options = ContrastiveOptions() if options is None else options
-    recipe = request.recipe
     examples = read_examples(request.data)
     content = [(one.query, one.positive, one.negatives, one.score, one.group) for one in examples.items]
     work = Work("contrastive", content, options, check=partial(check_lengths, options))
@@ -78,6 +77,7 @@ def tune_contrastive(
     columns = training_columns(train, options.num_negatives, held, request.training.seed)
     loss = scored_loss(model, options) if scored else ranking_loss(model, options, request.training)
     texts = [text for one in train for text in (one.query, one.positive)]
+    calibrating = calibration_texts(begun, texts)
     cut = cut_share(model, texts, training_length(model, request.training), progress)
     task = TrainingTask(
         model=model,
@@ -93,7 +93,7 @@ def tune_contrastive(
     if options.lora is not None:
         merge_lora(model)
     different = list(dict.fromkeys(text for one in test for text in (one.query, one.positive)))
-    outcome = Outcome(model, different, request.calibrating(texts), recipe, lengths=options.lengths)
+    outcome = Outcome(model, different, calibrating, begun.recipe, lengths=options.lengths)
     data = describe_data(request.data, examples.kind, examples.copies, split, cut)
 
     def measure(graph: str, before: Embed, after: Embed) -> list[Gain]:

@@ -11,8 +11,9 @@ import msgspec
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import Progress
+from fletcher.quantize.calibration import encode_calibration, needs_calibration
+from fletcher.quantize.recipe import Recipe
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.model_info import require_output
 
 from ..verify.comparison import versions
 from .data.split import Split
@@ -25,7 +26,7 @@ from .outcome.state import RunFolder, open_run
 from .request import TuneRequest, artifact_embed
 from .training.task import Trained
 
-__all__ = ["Begun", "Measure", "Work", "begin_training", "describe_data", "finish_training"]
+__all__ = ["Begun", "Measure", "Work", "begin_training", "calibration_texts", "describe_data", "finish_training"]
 
 #: Function that returns the figures of a graph. It gets the graph's name, and the model before and after the training.
 Measure = Callable[[str, Embed, Embed], Iterable[Gain]]
@@ -60,6 +61,7 @@ class Begun:
         request: the training.
         work: its method.
         run: its folder.
+        recipe: recipe that quantizes the tuned model, or None.
         base: the checkpoint.
         trained: the checkpoint that is trained, which is `base` without a student.
         progress: receives lines and counts.
@@ -68,6 +70,7 @@ class Begun:
     request: TuneRequest
     work: Work
     run: RunFolder
+    recipe: Recipe | None
     base: Trainable
     trained: Trainable
     progress: Progress
@@ -80,11 +83,15 @@ def begin_training(request: TuneRequest, work: Work, progress: Progress) -> Begu
         InputError: an option does not fit the model, or the folder has something else.
         CheckpointError: the checkpoint cannot be trained.
     """
+    recipe = request.recipe
     teacher = fetch_trainable(request.source, progress)
     student = None if work.student is None else fetch_trainable(work.student, progress)
     cards = [read_card(one, progress) for one in (teacher, student) if one is not None]
     for card in cards:
-        require_output(card, "vectors")
+        if card.output != "vectors":
+            raise InputError(
+                f"{card.name} gives {card.output.replace('_', ' ')}, and only models of vectors are trained"
+            )
     work.check(cards[-1])
     longest = request.training.max_tokens
     if longest is not None and longest > cards[-1].max_tokens:
@@ -95,7 +102,22 @@ def begin_training(request: TuneRequest, work: Work, progress: Progress) -> Begu
     trained = base
     if work.student is not None and student is not None:
         trained = convert_trainable(work.student, student, run.path / "student", progress)
-    return Begun(request, work, run, base, trained, progress)
+    return Begun(request, work, run, recipe, base, trained, progress)
+
+
+def calibration_texts(begun: Begun, texts: Sequence[str]) -> list[str]:
+    """Return training texts that calibrate the recipe, after a check that would fail only after the training.
+
+    Raises:
+        InputError: all texts have the same length, from which the recipe learns nothing about others.
+    """
+    recipe, chosen = begun.recipe, begun.request.calibrating(texts)
+    if recipe is not None and needs_calibration(recipe, [recipe.scheme]):
+        try:
+            encode_calibration(begun.trained.artifact, chosen)
+        except InputError as error:
+            raise InputError(f"{error}, or choose --recipe none") from None
+    return chosen
 
 
 def finish_training(

@@ -21,7 +21,7 @@ from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import TIE, Embed, order_sample
 from .outcome.finish import Outcome
 from .outcome.results import TuneReport
-from .outline import Work, begin_training, describe_data, finish_training
+from .outline import Work, begin_training, calibration_texts, describe_data, finish_training
 from .packages import require_training
 from .request import TuneRequest, column_prompts, cut_share, split_pairs, torch_embed
 
@@ -71,7 +71,6 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
         raise InputError(
             "--reranker trains the checkpoint itself: leave out --layers and --student, or take two trainings"
         )
-    recipe = request.recipe
     examples = read_examples(request.data)
     if examples.kind != "triplets":
         raise InputError(f"{request.data} has no negatives to score: make them with `fletcher-convert tune mine`")
@@ -101,6 +100,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     model = load_trainable(base)
     card = base.card
     flat = [text for one in train for text in (one.query, one.positive)]
+    calibrating = calibration_texts(begun, flat)
     cut = cut_share(model, flat, training_length(model, request.training), progress)
     task = TrainingTask(
         model=model,
@@ -113,7 +113,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     )
     trained = run_training(task, request.training, run.training, progress)
     asked = list(dict.fromkeys(text for one in parts[2] for text in (one.query, one.positive)))
-    outcome = Outcome(model, asked, request.calibrating(flat), recipe)
+    outcome = Outcome(model, asked, calibrating, begun.recipe)
     data = describe_data(request.data, "reranker scores", examples.copies, split, cut)
 
     def measure(graph: str, before: Embed, after: Embed) -> list[Gain]:

@@ -30,7 +30,7 @@ from .outcome.figures import Embed, fidelity_samples, pair_sample
 from .outcome.finish import Outcome
 from .outcome.results import TuneReport
 from .outcome.state import RunFolder
-from .outline import Work, begin_training, describe_data, finish_training
+from .outline import Work, begin_training, calibration_texts, describe_data, finish_training
 from .packages import require_training
 from .request import (
     TuneRequest,
@@ -138,7 +138,6 @@ def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progr
         VerificationError: an artifact differs from the trained model.
     """
     require_training()
-    recipe = request.recipe
     texts, copies = read_training_texts(request.data)
     begun = begin_training(request, Work("distil", texts, options, options.student), progress)
     student, run = begun.trained, begun.run
@@ -151,12 +150,13 @@ def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progr
     lesson = _teach(request, texts, run.base, progress)
     test_texts, test_vectors = lesson.part(lesson.split.test)
     train_texts, _ = lesson.part(lesson.split.train)
+    calibrating = calibration_texts(begun, train_texts)
     progress.line("measuring the student before the training")
     initial = torch_embed(model.eval(), student.card)
     old_samples = fidelity_samples(initial(test_texts, "raw"), test_vectors)
     old_pairs = None if request.pairs is None else _pairs(request, initial)
     trained, cut = _train(request, model, student, lesson, (run, STUDENT_RATE), progress)
-    outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe, student=True)
+    outcome = Outcome(model, test_texts, calibrating, begun.recipe, student=True)
     data = describe_data(request.data, "texts", copies, lesson.split, cut)
 
     def measure(graph: str, teacher: Embed, after: Embed) -> Iterator[Gain]:

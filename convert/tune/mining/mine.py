@@ -98,6 +98,7 @@ def mine_negatives(
         ArtifactError: an artifact cannot be loaded.
     """
     options = MiningOptions() if options is None else options
+    _check_output(output)
     positives: dict[str, dict[str, str | None]] = {}
     for pair in pairs:
         positives.setdefault(pair.query, {}).setdefault(pair.positive, pair.group)
@@ -118,6 +119,20 @@ def mine_negatives(
             place = Path(stack.enter_context(TemporaryDirectory())) / "reranker"
             reranker = stack.enter_context(Encoder.load(convert_reranker(judge, place, progress)))
         return _write(_Mining(file, positives, nearest, scores, found, reranker, options), output, progress)
+
+
+def _check_output(output: Path) -> None:
+    """Raise an error if a file cannot be written there, before the corpus is read.
+
+    Raises:
+        InputError: that is so.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{output}: {output.parent} is a file, not a folder") from None
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: name a file, such as {output / 'mined.jsonl'}")
 
 
 @dataclass(frozen=True, slots=True)

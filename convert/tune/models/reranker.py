@@ -8,7 +8,7 @@ from pathlib import Path
 from fletcher.model_zoo import Checkout, fetch
 from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
-from fletcher.runtime.model_info import require_output
+from fletcher.runtime.errors import InputError
 
 from .load import convert_trainable, read_card
 
@@ -41,11 +41,15 @@ def find_reranker(source: str, progress: Progress) -> Reranker:
     """
     if (Path(source) / MANIFEST).is_file():
         artifact = Artifact.open(source)
-        require_output(artifact.manifest.card, "scores")
-        return Reranker(source, None, artifact.digest)
-    checkout = fetch(source, progress=progress)
-    require_output(read_card(checkout, progress), "scores")
-    return Reranker(source, checkout, dict(checkout.sha256))
+        found, card = Reranker(source, None, artifact.digest), artifact.manifest.card
+    else:
+        checkout = fetch(source, progress=progress)
+        found, card = Reranker(source, checkout, dict(checkout.sha256)), read_card(checkout, progress)
+    if card.output != "scores":
+        raise InputError(
+            f"--reranker {source} gives {card.output.replace('_', ' ')}: give a cross-encoder, which gives scores to pairs"
+        )
+    return found
 
 
 def convert_reranker(reranker: Reranker, folder: Path, progress: Progress) -> Path:

@@ -71,11 +71,13 @@ class CheckedTrainer(SentenceTransformerTrainer):
         return super().evaluate(*args, **kwargs)
 
     def _diverged(self, cause: str) -> InputError:
-        kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
-        return InputError(
-            f"{cause}: lower --learning-rate. Checkpoints kept: {', '.join(kept) or 'none'}; remove {self.args.output_dir} "
-            "to begin anew"
+        kept = ", ".join(path.name for path in complete_checkpoints(Path(str(self.args.output_dir))))
+        rest = (
+            f"Checkpoints kept: {kept}; remove {self.args.output_dir} to begin anew"
+            if kept
+            else "No checkpoint is kept"
         )
+        return InputError(f"{cause}: lower --learning-rate. {rest}")
 
     def train_on(self, checkpoint: Path | None) -> None:
         """Train from the beginning, or from a checkpoint. After the last step of a training nothing is left to do.

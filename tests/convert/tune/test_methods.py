@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from fletcher.convert.tune.options import (
     TrainingOptions,
 )
 from fletcher.convert.tune.outcome.results import TuneReport
-from fletcher.convert.tune.outline import Work, begin_training
+from fletcher.convert.tune.outline import Work, begin_training, calibration_texts
 from fletcher.convert.tune.request import TuneRequest
 from fletcher.convert.tune.reranking import tune_on_reranker
 from fletcher.convert.tune.teaching import tune_aware, tune_distil
@@ -105,6 +106,30 @@ def test_options_that_do_not_fit_the_model_are_found_before_the_conversion(
     request = TuneRequest(str(tiny_checkpoint), tmp_path / "out", tmp_path / "data", training=TrainingOptions(**fields))
     with pytest.raises(InputError, match=message):
         begin_training(request, work, SILENT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_one_length_are_found_before_the_training(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    request = TuneRequest(str(tiny_checkpoint), tmp_path / "out", tmp_path / "data")
+    begun = begin_training(request, Work("distil", []), SILENT)
+    long = [f"{text} and much more than the twenty tokens that this model reads, {text}" for text in texts(60)]
+    with pytest.raises(InputError, match=r"all 60 calibration texts have 20 tokens.* or choose --recipe none"):
+        calibration_texts(begun, long)
+    assert calibration_texts(begun, texts(60)) == texts(60)
+    none = replace(begun, recipe=None)
+    assert calibration_texts(none, long) == long
+
+
+def test_models_without_vectors_are_not_trained(tmp_path: Path) -> None:
+    import transformers
+
+    folder = save_embedder(tmp_path / "judge")
+    config = transformers.AutoConfig.from_pretrained(folder, num_labels=1)
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    with pytest.raises(InputError, match="judge gives scores, and only models of vectors are trained"):
+        begin_training(TuneRequest(str(folder), tmp_path / "out", tmp_path), Work("qat", []), SILENT)
     assert not (tmp_path / "out").exists()
 
 

@@ -175,6 +175,9 @@ def test_bad_files_are_named(tmp_path: Path, tiny_artifact: Path) -> None:
         mine_negatives(tiny_artifact, pairs(), tmp_path / "empty.txt", tmp_path / "out.jsonl")
     with pytest.raises(InputError, match="cannot be read"):
         mine_negatives(tiny_artifact, pairs(), tmp_path / "missing.txt", tmp_path / "out.jsonl")
+    for output, message in ((tmp_path, "is a folder: name a file"), (file / "out.jsonl", "is a file, not a folder")):
+        with pytest.raises(InputError, match=message):
+            mine_negatives(tiny_artifact, pairs(), tmp_path / "missing.txt", output)
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -229,7 +232,7 @@ def test_a_cross_encoder_decides_which_candidates_are_false_negatives(
 def test_a_model_without_scores_is_no_reranker(tiny_checkpoint: Path, tiny_artifact: Path, tmp_path: Path) -> None:
     for judge in (tiny_checkpoint, tiny_artifact):
         options = MiningOptions(reranker=str(judge))
-        with pytest.raises(InputError, match="scores"):
+        with pytest.raises(InputError, match=f"--reranker {judge} gives vectors: give a cross-encoder"):
             mine_negatives(tiny_artifact, pairs(), tmp_path / "missing.txt", tmp_path / "out.jsonl", options)
 
 
