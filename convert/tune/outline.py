@@ -112,7 +112,7 @@ def calibration_texts(begun: Begun, texts: Sequence[str]) -> list[str]:
         InputError: all texts have the same length, from which the recipe learns nothing about others.
     """
     recipe, chosen = begun.recipe, begun.request.calibrating(texts)
-    if recipe is not None and needs_calibration(recipe, [recipe.scheme]):
+    if recipe is not None and needs_calibration(recipe, [recipe.default]):
         try:
             encode_calibration(begun.trained.artifact, chosen)
         except InputError as error:
