@@ -174,6 +174,7 @@ def split_pairs(request: TuneRequest, items: Sequence[Example], base: Path, prog
     """
     keys = [(one.query, one.positive) for one in items]
     texts = list(dict.fromkeys(text for pair in keys for text in pair))
+    progress.line("embedding all texts to find near-duplicates between training and held-out data")
     with artifact_embed(base) as embed:
         vectors = with_progress(embed, progress)(texts, "raw")
     places = {text: row for row, text in enumerate(texts)}

@@ -177,6 +177,7 @@ def _smoother(recipe: Recipe) -> Recipe:
 
 def _teach(request: TuneRequest, texts: list[str], base: Path, progress: Progress) -> _Lesson:
     """Compute the teacher's vectors, which the student learns and which find near-duplicates."""
+    progress.line("embedding all texts: the student learns these vectors, and they show near-duplicates")
     with Encoder.load(base) as encoder:
         raw = with_progress(lambda part, kind: encoder.embed(part, input_type=kind).vectors, progress)(texts, "raw")
     teacher = unit_vectors(raw, texts)
