@@ -140,6 +140,7 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
         best_metric=float(state.best_metric) if state.best_metric is not None else math.nan,
         resumed_from=done or None,
         seconds=time.monotonic() - started,
+        learning_rate=arguments.learning_rate,
         log=tuple(Point(step=step, loss=loss, metric=metric) for step, loss, metric in losses(state.log_history)),
     )
     with new_file(folder / RESULT) as stream:
