@@ -23,7 +23,7 @@ from .outcome.figures import Embed
 from .outcome.finish import Outcome, baselines, write_artifacts
 from .outcome.results import DataFigures, Method, TuneReport, conclude
 from .outcome.state import RunFolder, open_run
-from .request import TuneRequest, artifact_embed
+from .request import TuneRequest, artifact_embed, with_progress
 from .training.task import Trained
 
 __all__ = ["Begun", "Measure", "Work", "begin_training", "calibration_texts", "describe_data", "finish_training"]
@@ -142,7 +142,7 @@ def finish_training(
     for graph, folder in baselines(run, outcome, progress).items():
         progress.line(f"measuring {graph} before and after")
         with artifact_embed(folder) as before, artifact_embed(run.artifact(graph)) as after:
-            gains += measure(graph, before, after)
+            gains += measure(graph, with_progress(before, progress), with_progress(after, progress))
     chosen: dict[str, object] = {}
     for struct in (request.split, request.training, request.artifacts, begun.work.options):
         if isinstance(struct, msgspec.Struct):

@@ -13,7 +13,7 @@ from fletcher.model_zoo import Checkout, ModelCard, fetch
 from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.artifact.durable import new_folder
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
-from fletcher.runtime.errors import CheckpointError
+from fletcher.runtime.errors import CheckpointError, InputError
 
 from ...export.card import settle_card
 from ...export.export import export
@@ -21,6 +21,7 @@ from ...export.layout import plain_layout
 from ...export.options import ExportOptions
 from ...reference.load import load_witness
 from ...reference.witness import quiet
+from ..disk import is_full
 
 __all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "read_card", "save_model"]
 
@@ -133,6 +134,18 @@ def load_trainable(checkpoint: Trainable) -> Any:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete."""
-    with new_folder(folder) as temporary, quiet():
-        model.save(str(temporary), create_model_card=False)
+    """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete.
+
+    Raises:
+        InputError: there is no space.
+    """
+    try:
+        with new_folder(folder) as temporary, quiet():
+            model.save(str(temporary), create_model_card=False)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise InputError(
+            f"no space is left for the tuned model in {folder} ({error}). The training is kept: free some space, and run the "
+            "command again"
+        ) from error

@@ -6,7 +6,6 @@ optimizer, the schedule and the generators. The module is imported by a training
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import shutil
@@ -25,6 +24,8 @@ from transformers.training_args import TrainingArguments
 from fletcher.model_zoo.progress import Counter
 from fletcher.runtime.errors import InputError
 
+from ..disk import is_full
+
 __all__ = [
     "METRIC",
     "CheckedTrainer",
@@ -40,9 +41,6 @@ __all__ = [
 METRIC = "held_out"
 
 WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
-
-#: Parts of messages of libraries that write files, when there is no space.
-FULL = ("no space left", "disk quota", "file too large", "pytorchstreamwriter failed", "unexpected pos")
 
 
 class CheckedTrainer(SentenceTransformerTrainer):
@@ -120,7 +118,7 @@ class CheckedTrainer(SentenceTransformerTrainer):
             super()._save_checkpoint(*args, **kwargs)
         except Exception as error:
             shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
-            if not _is_full(error):
+            if not is_full(error):
                 raise
             kept = [path.name for path in complete_checkpoints(folder)]
             raise InputError(
@@ -141,12 +139,6 @@ def _out_of_patience(state: TrainerState) -> bool:
         return False
     waited = int(stored["attributes"]["early_stopping_patience_counter"])
     return waited >= int(stored["args"]["early_stopping_patience"])
-
-
-def _is_full(error: Exception) -> bool:
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    full = isinstance(error, OSError) and error.errno in codes
-    return full or any(part in str(error).lower() for part in FULL)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import resource
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -307,6 +308,33 @@ def test_scores_of_a_reranker(kind: str, tiny_checkpoint: Path, tmp_path: Path) 
     plain = TuneRequest(str(tiny_checkpoint), tmp_path / "plain", write(tmp_path / "pairs.jsonl", halves()))
     with pytest.raises(InputError, match="has no negatives to score"):
         tune_on_reranker(plain, DistilOptions(reranker=str(judge)))
+
+
+class FullDisk(type(SILENT)):  # type: ignore[misc]
+    """Progress that limits the size of files when the conversion of the tuned model begins."""
+
+    def line(self, text: str) -> None:
+        if text == "converting the tuned model":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("training_packages")
+def test_a_full_disk_after_the_training_does_not_lose_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "pairs.jsonl", halves())
+    options = OutputOptions(recipe="none", verify=False)
+    request = TuneRequest(str(tiny_checkpoint), tmp_path / "out", data, SPLIT, TRAINING, options)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError, match=r"no space is left for the tuned model in .* The training is kept"):
+            tune_contrastive(request, progress=FullDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    training = tmp_path / "out" / "training"
+    assert (training / "trained.json").is_file() and list(training.glob("checkpoint-*"))
+    report = tune_contrastive(request)
+    assert (report.training.steps, report.training.resumed_from) == (12, None)  # not one step was computed again
 
 
 @pytest.mark.slow
