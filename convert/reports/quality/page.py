@@ -17,7 +17,7 @@ from .plots import plot_compressed, plot_cosines
 __all__ = ["quality_to_html"]
 
 STYLE = """
-td.group { color: var(--soft); } td.advised { background: var(--tint); font-weight: 600; }
+td.group { color: var(--soft); } td.soft { padding-left: 1.2rem; } td.advised { background: var(--tint); font-weight: 600; }
 """
 
 

@@ -55,7 +55,7 @@ def _to_html(report: TuneReport) -> str:
             f'<div class="plots"><figure>{_plot_gains(report)}<figcaption>Difference and its interval. Right of the line, '
             "the tuned model is better.</figcaption></figure>",
             f"<figure>{_plot_log(report)}<figcaption>Loss of each step, and {escape(training.metric)} on the validation data."
-            "</figcaption></figure></div>",
+            f"{_fewer(training.metric)}</figcaption></figure></div>",
             "<h2>Training</h2>",
             f"<p>{training.steps:,} steps{stopped}; the best is step {training.best_step:,} with {escape(training.metric)} "
             f"{training.best_metric:.4f} on the validation data. {_rate(report)}The last run took "
@@ -102,6 +102,14 @@ def _to_html(report: TuneReport) -> str:
 def _rate(report: TuneReport) -> str:
     rate = report.training.learning_rate
     return "" if rate is None else f"The largest learning rate was {rate:g}. "
+
+
+def _fewer(metric: str) -> str:
+    return (
+        " Validation searches fewer texts than the test, so its figures are higher."
+        if metric.startswith("nDCG")
+        else ""
+    )
 
 
 def _option(name: str, value: object) -> tuple[str, str]:

@@ -93,7 +93,7 @@ def test_the_page_says_everything_and_escapes_it(tmp_path: Path) -> None:
         '<td class="number">1,234,567</td>',
         "1.0e-07",
         "fletcher-serve run out/float32",
-        "nDCG@10: quality of the first ten results",
+        "nDCG@10: quality of a search&#x27;s first ten results",
         "The largest learning rate was 0.0002.",
         "<td>--held-out</td>",
         "<td>default</td>",
