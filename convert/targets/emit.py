@@ -82,11 +82,6 @@ def emit(
             f"the target {target} cannot give the first token global attention by projections of its own, which the "
             f"classifiers of the family {architecture.family} need: export the model for cpu"
         )
-    if target != "cpu" and architecture.embedding.adapters is not None:
-        raise InputError(
-            f"the target {target} cannot choose the adapter of a task for each text: export the model for cpu, or with "
-            "--task for one task"
-        )
     return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 

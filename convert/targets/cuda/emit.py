@@ -36,6 +36,7 @@ from ..shared.encoder import PARTS, Parts, emit_encoder, position_rows, token_ty
 from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
+from ..shared.task_adapters import emit_adapted_words
 from .causal import emit_causal, is_causal
 from .layers import emit_cuda_layer, emit_cuda_sum
 from .projections import emit_qkv, emit_wide_tables
@@ -147,7 +148,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
 
     seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(
-        word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
+        word=emit_adapted_words(graph, architecture.embedding, ids, TensorInfo("task_ids", "int32", ("tokens",))),
         position=position_rows(graph, architecture, ("tokens",)),
         attend=attend,
         pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),

@@ -313,9 +313,3 @@ def test_a_front_passes_the_task(tmp_path_factory: pytest.TempPathFactory, every
             request = EmbedRequest(Texts(TEXTS), EmbedOptions(input_type=kind))
             found = front.models.submit_blocking("tasks", request)[1].result(30)
             np.testing.assert_allclose(found.vectors, rows, rtol=0, atol=1e-5)
-
-
-def test_devices_have_one_task(checkpoints: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cuda cannot choose the adapter .* --task"):
-        export(str(checkpoints[0]), tmp_path / "a", targets=("cuda",))
-    export(str(checkpoints[0]), tmp_path / "a", targets=("cuda",), task=TASKS[0])
