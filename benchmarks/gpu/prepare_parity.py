@@ -5,7 +5,7 @@
 Run it in the repository's root, in an environment with torch and transformers. It covers every family
 (tests/convert/targets/models.py), attention heads of 32 elements, for which flash attention is used, rerankers, SPLADE
 and ColBERT (tests/convert/targets/head_models.py), and models with routes, with adapters of tasks and with a template
-(tests/convert/targets/composed_models.py). For each it writes one folder per precision: the cuda graph and its weights,
+(tests/convert/targets/composed/models.py). For each it writes one folder per precision: the cuda graph and its weights,
 and for each batch a file with the inputs, made by the runtime's feeds, and the expected values, computed by transformers
 in float32 on the processor. `--only NAME` writes some of them. It prints the size of all files.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.convert.targets.composed_models import COMPOSED, Composed
+from tests.convert.targets.composed.models import COMPOSED, Composed
 from tests.convert.targets.head_models import encode, load_head
 from tests.convert.targets.models import MODELS, Tiny, bert_like, roberta_like
 from tests.convert.targets.sessions import architecture_of, models_of

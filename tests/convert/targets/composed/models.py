@@ -24,10 +24,10 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.inputs import Texts
 from fletcher.runtime.options.embed import EmbedOptions
 
-from ..checkpoint import test_task_adapters as adapters
-from ..heads import test_flag_reranker as flag
-from ..heads.routes.routers import save_shared
-from ..heads.tiny import DOCUMENTS
+from ...checkpoint import test_task_adapters as adapters
+from ...heads import test_flag_reranker as flag
+from ...heads.routes.routers import save_shared
+from ...heads.tiny import DOCUMENTS
 
 __all__ = ["COMPOSED", "Composed"]
 

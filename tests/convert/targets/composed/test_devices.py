@@ -19,11 +19,11 @@ from fletcher.runtime import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.origin.tolerances import TOLERANCES
 
-from ..checkpoint import test_task_adapters as adapters
-from ..heads.routes.routers import save_shared
-from .composed_models import COMPOSED, Composed
-from .sessions import load_rounded, load_target, models_of
-from .support.device_operators import check_operators
+from ...checkpoint import test_task_adapters as adapters
+from ...heads.routes.routers import save_shared
+from ..sessions import load_rounded, load_target, models_of
+from ..support.device_operators import check_operators
+from .models import COMPOSED, Composed
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
