@@ -47,6 +47,7 @@ WIDE_MODELS: Mapping[str, Callable[[], Tiny]] = {
 #: Each head, and ColBERT with tokens that no other token attends to, once on a family that has a bias in its attention.
 HEADS = (
     ("scores", "Bert"),
+    ("scores", "Longformer"),
     ("sparse", "Bert"),
     ("token_vectors", "Bert"),
     ("filled_queries", "Bert"),

@@ -77,11 +77,6 @@ def emit(
             f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
             "model for cpu"
         )
-    if target != "cpu" and any(attention.first is not None for attention in architecture.attentions):
-        raise InputError(
-            f"the target {target} cannot give the first token global attention by projections of its own, which the "
-            f"classifiers of the family {architecture.family} need: export the model for cpu"
-        )
     return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 

@@ -22,6 +22,8 @@ input                           shape                       content
 `total_sequence_length`         ()                          the longest text of the batch, in memory of the host
 `steps`                         (longest,)                  0, 1, 2, … up to the last token; a longer array repeats it
 `around.SIZE`                   as `input_ids`, SIZE        1 + row or cell of the SIZE tokens around each one; 0 for none
+`first_rows`                    (tokens,)                   packed row of each token; of a first token, the text's number
+                                                            behind all rows
 `rectangle`                     (texts, longest)            packed row of each place; padding repeats the first row
 `pooling.cls`                   (texts,)                    packed row of the first token
 `pooling.lasttoken`             (texts,)                    packed row of the last token
@@ -252,6 +254,10 @@ class Feeds:
             return np.maximum(self._lengths, 1) - 1
         if name == "total_sequence_length":
             return np.array(len(self._steps))
+        if name == "first_rows":
+            tokens = self._batch.num_tokens
+            texts = np.repeat(counting(len(self._lengths)), self._lengths)
+            return np.where(self._positions == 0, tokens + texts, counting(tokens))
         if name.startswith("around."):
             return self._around(_kernel(name), is_packed=rank == 2)
         if name.startswith("places."):

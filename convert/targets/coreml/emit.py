@@ -210,12 +210,15 @@ def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int
     ahead = graph.node("Sub", [steps, query], "positions/ahead")  # key - query, (length, length)
     behind = graph.node("Sub", [query, steps], "positions/behind")
     absolute = graph.node("Max", [ahead, behind], "positions/absolute_distance")
-    distances = _Distances(ahead, behind, absolute)
+    others = ""
+    if any(part.first is not None for part in different.values()):
+        others = graph.weight(constant(f"others.s{length}", np.minimum(np.arange(length, dtype=np.float32), 1)))
+    distances = _Distances(ahead, behind, absolute, others)
     biases = {
         key: _emit_bias(graph, part, length, distances, f"positions/bias.{index}")
         for index, (key, part) in enumerate(different.items())
     }
-    return Positions(tables, biases, skew)
+    return Positions(tables, biases, skew, others=others)
 
 
 def _skew(graph: GraphBuilder, architecture: Architecture, length: int) -> Skew | None:
@@ -259,11 +262,19 @@ def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, length:
 
 @dataclass(frozen=True, slots=True)
 class _Distances:
-    """Names of the distances of each pair of positions, (length, length): key - query, query - key, and the larger one."""
+    """`_Distances`: names of the distances of each pair of positions, (length, length).
+
+    Attributes:
+        ahead: key - query.
+        behind: query - key.
+        absolute: the larger one.
+        others: see `Positions`.
+    """
 
     ahead: str
     behind: str
     absolute: str
+    others: str
 
 
 def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distances: _Distances, name: str) -> str:
@@ -276,6 +287,8 @@ def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distances
         terms.append(graph.weight(_by_place(attention.relative_bias, length)))
     if attention.mask != "full":
         outside = _emit_outside(graph, attention.mask, distances, name)
+        if attention.first is not None:  # no token is too far from the first one
+            outside = graph.node("Mul", [outside, distances.others], f"{name}/outside_but_first")
         terms.append(graph.node("Mul", [outside, graph.constant(OUT_OF_SIGHT_HALF)], f"{name}/in_window"))
     return emit_sum(graph, attention, terms, name)
 
