@@ -38,6 +38,10 @@ PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
 #: Beginnings of the names of nodes that bf16 graphs compute in fp32: bf16 cannot represent all distances above 256.
 BF16_PARTS = (*ALWAYS_FP32, "positions/")
 
+#: Part of the names of the nodes that compute in half types in models with experts. A rounded value before a router would
+#: choose another expert for tokens whose shares are nearly equal, in torch as here.
+EXPERT_PARTS = "/experts."
+
 
 def choose(target: str, name: Float, islands: Iterable[str] = ()) -> Precision:
     """Return the types of a target's graph.
@@ -77,6 +81,8 @@ def emit(
             f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
             "model for cpu"
         )
+    if precision.arithmetic != "fp32" and architecture.experts:
+        precision = replace(precision, only=EXPERT_PARTS)
     return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 
