@@ -146,7 +146,12 @@ def write_cases(output: Path, name: str, subject: Subject) -> None:
             feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch)
             np.savez_compressed(folder / f"batch{index}.npz", expected=expected, **feeds)
         tolerance = TOLERANCES[precision]
-        limits = {"min_cosine": tolerance.min_cosine, "max_abs": tolerance.max_abs, "islands": sorted(islands)}
+        limits = {
+            "min_cosine": tolerance.min_cosine,
+            "max_abs": tolerance.max_abs,
+            "normalize": subject.architecture.output in ("vectors", "token_vectors"),
+            "islands": sorted(islands),
+        }
         (folder / "case.json").write_text(json.dumps(limits))
 
 
