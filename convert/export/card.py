@@ -38,7 +38,8 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
         )
         card = read if checkout.model is None else _as_listed(read, checkout.model)
         if options.task is not None:
-            return _of_task(card, options.task)
+            chosen = _of_task(card, options.task)
+            return chosen if options.name is None else msgspec.structs.replace(chosen, name=options.name)
         types = task_types(checkout.folder) or route_types(checkout.folder, card)
         return msgspec.structs.replace(card, tasks=types) if types else card
     card = checkout.card
