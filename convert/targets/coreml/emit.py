@@ -158,7 +158,7 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
         attend=lambda attention, hidden, name: emit_rectangle_attention(
             graph, attention, hidden, rectangle, positions, name
         ),
-        pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        pool=lambda mode, hidden, _, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=lambda table: _emit_token_types(graph, table, shape),
         convolve=lambda part, hidden, name: emit_shifted_convolution(graph, part, hidden, (seen, length), name),
         rows=shape,

@@ -1,4 +1,4 @@
-"""Attention of the target `cpu`: from packed tokens to packed tokens, through a rectangle of texts."""
+"""Attention of the target `cpu` up to its context: from packed tokens to packed tokens, through a rectangle of texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from ...architecture import Attention, Window
 from ...graph.builder import GraphBuilder
-from ..shared.blocks import emit_linear
 from ..shared.convolutions import emit_span_convolution
 from ..shared.disentangled import emit_by_distance
 from ..shared.positions import CAUSAL, Positions, bias_key
@@ -43,14 +42,13 @@ def emit_attention(
         name: prefix of the nodes' names.
 
     Returns:
-        The output of the attention, (tokens, hidden).
+        The context of the attention, (tokens, heads · head_size), or twice as wide with convolutions.
     """
     query, key, value = emit_projections(graph, attention, hidden, positions, name, emit_rotary)
     if is_blockwise(attention) and isinstance(attention.mask, Window):
         places = blocks[attention.mask.before]
         context = emit_block_attention(graph, attention, (query, key, value), places, name)
-        context = emit_global_first(graph, attention, hidden, context, (layout, places), name)
-        return emit_linear(graph, attention.output, context, f"{name}/output")
+        return emit_global_first(graph, attention, hidden, context, (layout, places), name)
     rectangles = [
         graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)
         for part, rows in (("query", query), ("key", key), ("value", value))
@@ -77,10 +75,10 @@ def emit_attention(
     around = None if attention.convolution is None else positions.around
     packed = f"{name}/context" if around is None else f"{name}/self_context"
     context = graph.node("Gather", [flat, layout.packed], packed)  # (tokens, heads · head_size)
-    if around is not None:
-        convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
-        context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
-    return emit_linear(graph, attention.output, context, f"{name}/output")
+    if around is None:
+        return context
+    convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
+    return graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
 
 
 def _emit_heads(graph: GraphBuilder, attention: Attention, rows: str, name: str) -> str:

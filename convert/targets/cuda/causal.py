@@ -88,15 +88,14 @@ def emit_causal(architecture: Architecture, dimension: int, precision: Precision
     )
 
     def attend(attention: Attention, hidden: str, name: str) -> str:
-        context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
-        return emit_linear(graph, attention.output, context, f"{name}/output")
+        return _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
 
     around = input_around(graph, architecture, SHAPE, (0, 0))
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, SHAPE),
         attend=attend,
-        pool=lambda mode, hidden, name: _emit_row(graph, architecture.hidden_size, mode, hidden, name),
+        pool=lambda mode, hidden, width, name: _emit_row(graph, mode, hidden, width, name),
         convolve=convolve_by_index(graph, architecture, around),
         rows=SHAPE,
     )
@@ -135,8 +134,8 @@ def _emit_context(
     return graph.nodes("GroupQueryAttention", inputs, outputs[0], outputs, domain=MICROSOFT, **attributes)[0]
 
 
-def _emit_row(graph: GraphBuilder, hidden_size: int, mode: PoolingMode, hidden: str, name: str) -> str:
-    """Add the first or the last token's row of each text, (texts, hidden)."""
+def _emit_row(graph: GraphBuilder, mode: PoolingMode, hidden: str, width: int, name: str) -> str:
+    """Add the first or the last token's row of each text, (texts, width)."""
     rows = graph.input(TensorInfo(f"places.{mode}", "int32", ("texts",)))
-    flat = graph.node("Reshape", [hidden, graph.constant([-1, hidden_size])], f"{name}/rows")
+    flat = graph.node("Reshape", [hidden, graph.constant([-1, width])], f"{name}/rows")
     return graph.node("Gather", [flat, rows], name)

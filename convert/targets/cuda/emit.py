@@ -28,7 +28,6 @@ from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
-from ..shared.blocks import emit_linear
 from ..shared.convolutions import convolve_by_index, emit_span_convolution, input_around, masks_tail
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
@@ -122,7 +121,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     positions = replace(positions, around=input_around(graph, architecture, ("tokens",), (0,)))
     wide = emit_wide_tables(graph, architecture.attentions, positions)
 
-    def context(attention: Attention, hidden: str, name: str) -> str:
+    def attend(attention: Attention, hidden: str, name: str) -> str:
         """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
         qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         bias = positions.bias_of(attention)
@@ -142,18 +141,15 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
         return graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
 
-    def attend(attention: Attention, hidden: str, name: str) -> str:
-        return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
-
     seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, ("tokens",)),
         attend=attend,
-        pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
+        pool=lambda mode, hidden, _, name: _emit_pooling(graph, mode, hidden, name),
         token_type=token_type_rows(graph, ("tokens",)),
         sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
-        layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
+        layer=lambda layer, hidden, rows: emit_cuda_layer(graph, layer, hidden, attend, rows),
         convolve=convolve_by_index(graph, architecture, positions.around, seen),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)

@@ -26,6 +26,7 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, SUMMED_NORMS, emit_summed_norm
 from ..shared.blocks import emit_inner
 from ..shared.encoder import Parts, emit_token_types
+from ..shared.pooled_rows import PooledRows
 
 __all__ = ["Attend", "emit_cuda_layer", "emit_cuda_sum"]
 
@@ -46,7 +47,9 @@ _WITH_BIAS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Attend) -> str | None:
+def emit_cuda_layer(
+    graph: GraphBuilder, layer: Layer, hidden: str, attend: Attend, rows: PooledRows | None
+) -> str | None:
     """Add a layer of post-norm blocks, norm(x + f(x)) each.
 
     Args:
@@ -54,6 +57,7 @@ def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Atte
         layer: layer to emit.
         hidden: input of the layer, (tokens, hidden).
         attend: adds an attention up to its context.
+        rows: rows that are pooled, the only ones behind the attention of the last layer; None for all.
 
     Returns:
         The output of the layer, or None if the layer needs standard operators.
@@ -65,6 +69,9 @@ def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Atte
         if isinstance(block.body, Attention):
             name, linear, last = f"{layer.name}/attention", block.body.output, "output"
             inner = attend(block.body, hidden, name)
+            if rows is not None:
+                inner = rows.take(inner, linear.weight.shape[0], f"{name}/context")
+                hidden = rows.take(hidden, rows.width, f"{name}/hidden")
         elif isinstance(block.body, FeedForward):
             name, linear, last = f"{layer.name}/feed_forward", block.body.down, "down"
             inner = _emit_inner(graph, block.body, hidden, name)

@@ -14,7 +14,6 @@ from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ...architecture import Attention, Decoder, Heads, Rotary
 from ...graph.builder import GraphBuilder
-from .blocks import emit_linear
 from .convolutions import emit_span_convolution
 from .disentangled import emit_by_distance
 from .pooling import emit_weighted_sum
@@ -67,7 +66,7 @@ def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectan
 def emit_rectangle_attention(
     graph: GraphBuilder, attention: Attention, hidden: str, rectangle: Rectangle, positions: Positions, name: str
 ) -> str:
-    """Add attention from (texts, longest, hidden) to the same shape."""
+    """Add attention from (texts, longest, hidden) to its context, (texts, longest, heads · head_size)."""
 
     def rotate(graph: GraphBuilder, heads: Heads, rotary: Rotary, rows: str, positions: Positions, name: str) -> str:
         return _emit_rotation(graph, heads, rotary, rows, rectangle, positions, name)
@@ -106,10 +105,10 @@ def emit_rectangle_attention(
     around = None if attention.convolution is None else positions.around
     last = f"{name}/context" if around is None else f"{name}/self_context"
     context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], last)
-    if around is not None:
-        convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
-        context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
-    return emit_linear(graph, attention.output, context, f"{name}/output")
+    if around is None:
+        return context
+    convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
+    return graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
 
 
 def _emit_rotation(

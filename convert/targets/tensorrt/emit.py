@@ -104,7 +104,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
         attend=lambda attention, hidden, name: emit_rectangle_attention(
             graph, attention, hidden, rectangle, positions, name
         ),
-        pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        pool=lambda mode, hidden, _, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=token_type_rows(graph, SHAPE),
         decode=emit_rectangle_decoder,
         convolve=convolve_by_index(graph, architecture, positions.around, seen),
