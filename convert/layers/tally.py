@@ -66,7 +66,8 @@ class Tally:
         """
         self._expected.update((key, None) for key in expected if key not in self._hidden)
         for key in self._points.keys() & expected.keys():
-            for row, (ours, theirs) in enumerate(zip(values[key], expected[key], strict=True)):
+            rows_of = self._points[key].rows_of
+            for row, (ours, theirs) in enumerate(zip(values[key], map(rows_of, expected[key]), strict=True)):
                 where = f"worst in text {row + 1} of a batch of {len(lengths)}, {lengths[row]} tokens long"
                 new = _Sum.of(ours, compare_values(ours, theirs), where)
                 self._sums[key] = self._sums[key].with_(new) if key in self._sums else new
