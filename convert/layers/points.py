@@ -52,7 +52,8 @@ class GraphPoint:
         kind: meaning of the first axes.
         node: name of the node that computes it.
         value: name of the node's output; for scores, see `scores.py`.
-        pooled: pooling whose tokens have the only rows, for a value of the encoder of the kind `TEXTS`.
+        pooled: pooling whose tokens have the only rows that are compared, for a value of the encoder of the kind `TEXTS`, or
+            for scores of one query of each text.
     """
 
     key: str
@@ -61,11 +62,20 @@ class GraphPoint:
     value: str
     pooled: PoolingMode | None = None
 
-    def rows_of(self, reference: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return those rows of a text's reference, (tokens, width), that the graph has: all, or the pooled one, (width,)."""
-        if self.pooled is None or reference.ndim == 1:
-            return reference
-        row: NDArray[np.float32] = reference[0 if self.pooled == "cls" else -1]
+    def rows_of(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return those rows of a text's value that are compared.
+
+        Args:
+            value: (tokens, width), or scores, (heads, tokens, …); or those rows alone.
+
+        Returns:
+            All rows, or the pooled one, (width,) or (heads, 1, …).
+        """
+        if self.pooled is None or value.ndim == 1:
+            return value
+        if self.kind is Kind.SCORES:
+            return value[:, :1] if self.pooled == "cls" else value[:, -1:]
+        row: NDArray[np.float32] = value[0 if self.pooled == "cls" else -1]
         return row
 
 
@@ -201,7 +211,7 @@ def find_points(model: onnx.ModelProto) -> list[GraphPoint]:
                 if (mode := _TAKEN.get(value.rpartition("/")[2])) is not None:
                     kind, taken = Kind.TEXTS, mode  # from here on, the encoder has the rows of the pooled tokens alone
                 for point in _points_of_layer(*place, node, value):
-                    points[point.key] = point if taken is None else replace(point, kind=kind, pooled=taken)
+                    points[point.key] = point if taken is None else _pooled(point, taken)
     return list(points.values())
 
 
@@ -242,6 +252,11 @@ class _Layers:
         return name, match["part"]
 
 
+def _pooled(point: GraphPoint, mode: PoolingMode) -> GraphPoint:
+    """Return a point of a layer with the rows of the pooled tokens alone."""
+    return replace(point, kind=point.kind if point.kind is Kind.SCORES else Kind.TEXTS, pooled=mode)
+
+
 def _first_pooling(model: onnx.ModelProto) -> int | None:
     """Return the index of the first module with one vector per text; None if every token has a vector."""
     matches = (_MODULE.fullmatch(value) for node in model.graph.node for value in node.output)
@@ -271,7 +286,7 @@ def layer_of(key: str) -> int | None:
 
 
 def is_whole(node: onnx.NodeProto) -> bool:
-    """Return whether a node is an `Attention` of whole texts by whole texts; the scores of others are not compared."""
+    """Return whether an `Attention` reads whole texts, by all tokens or the pooled ones; other scores are not compared."""
     return node.op_type == "Attention" and not node.name.endswith(("/context_blocks", "/first/context"))
 
 

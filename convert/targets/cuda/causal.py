@@ -27,6 +27,7 @@ from ..shared.blocks import emit_linear, side_by_side
 from ..shared.convolutions import convolve_by_index, input_around
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
+from ..shared.pooled_rows import PooledRows
 from ..shared.positions import rotary_weights
 
 __all__ = ["emit_causal", "is_causal"]
@@ -87,8 +88,9 @@ def emit_causal(architecture: Architecture, dimension: int, precision: Precision
         graph.input(TensorInfo("total_sequence_length", "int32", ())),
     )
 
-    def attend(attention: Attention, hidden: str, name: str) -> str:
-        return _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
+    def attend(attention: Attention, hidden: str, name: str, rows: PooledRows | None) -> str:
+        context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
+        return context if rows is None else rows.take_context(attention, context, name)
 
     around = input_around(graph, architecture, SHAPE, (0, 0))
     parts = Parts(

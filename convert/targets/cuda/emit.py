@@ -32,6 +32,7 @@ from ..shared.convolutions import convolve_by_index, emit_span_convolution, inpu
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import PARTS, Parts, emit_encoder, position_rows, token_type_rows
+from ..shared.pooled_rows import PooledRows
 from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
@@ -121,8 +122,8 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     positions = replace(positions, around=input_around(graph, architecture, ("tokens",), (0,)))
     wide = emit_wide_tables(graph, architecture.attentions, positions)
 
-    def attend(attention: Attention, hidden: str, name: str) -> str:
-        """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
+    def attend(attention: Attention, hidden: str, name: str, rows: PooledRows | None) -> str:
+        """Add the attention over packed rows up to its context, (tokens, heads · head_size), or its pooled rows."""
         qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         bias = positions.bias_of(attention)
         if positions.by_distance is not None:
@@ -136,10 +137,10 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
             num_heads=attention.num_heads,
             scale=attention.scale,
         )
-        if around is None:
-            return result
-        convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
-        return graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
+        if around is not None:
+            convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
+            result = graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
+        return result if rows is None else rows.take_context(attention, result, name)
 
     seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(

@@ -17,7 +17,7 @@ Sources: contrib_ops/cuda/bert/skip_layer_norm.cc and math/bias_gelu in ONNX Run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from ...architecture import Attention, Block, Embedding, EmbeddingGate, Experts, FeedForward, Layer
@@ -25,13 +25,10 @@ from ...checkpoint.tensors import Linear, Norm
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, SUMMED_NORMS, emit_summed_norm
 from ..shared.blocks import emit_inner
-from ..shared.encoder import Parts, emit_token_types
+from ..shared.encoder import Attend, Parts, emit_token_types
 from ..shared.pooled_rows import PooledRows
 
-__all__ = ["Attend", "emit_cuda_layer", "emit_cuda_sum"]
-
-#: Adds a layer's attention up to its context, (tokens, heads · head_size): attention, hidden states, and prefix of names.
-Attend = Callable[[Attention, str, str], str]
+__all__ = ["emit_cuda_layer", "emit_cuda_sum"]
 
 #: Activations that have an operator with a bias.
 _WITH_BIAS: Mapping[str, str] = MappingProxyType(
@@ -68,9 +65,8 @@ def emit_cuda_layer(
     for block, norm in fused:
         if isinstance(block.body, Attention):
             name, linear, last = f"{layer.name}/attention", block.body.output, "output"
-            inner = attend(block.body, hidden, name)
+            inner = attend(block.body, hidden, name, rows)
             if rows is not None:
-                inner = rows.take(inner, linear.weight.shape[0], f"{name}/context")
                 hidden = rows.take(hidden, rows.width, f"{name}/hidden")
         elif isinstance(block.body, FeedForward):
             name, linear, last = f"{layer.name}/feed_forward", block.body.down, "down"

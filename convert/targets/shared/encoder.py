@@ -23,7 +23,7 @@ from ...architecture import (
     Layer,
     ShortConvolution,
 )
-from ...checkpoint.tensors import Linear, Weight
+from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
@@ -32,7 +32,11 @@ from .experts import emit_all_experts
 from .modules import emit_decoder, emit_layer_average, emit_modules, emit_token_output
 from .pooled_rows import Pool, PooledRows, keep_rows, mixes_tokens, pooled_mode
 
-__all__ = ["PARTS", "Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
+__all__ = ["PARTS", "Attend", "Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
+
+#: Adds an attention up to its context, (tokens, heads · head_size): attention, hidden states, prefix of the nodes' names, and
+#: for the last layer maybe the rows that are pooled, the only ones of the context then.
+Attend = Callable[[Attention, str, str, PooledRows | None], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,7 @@ class Parts:
     Attributes:
         word: name of the tokens' rows of the word table.
         position: adds the tokens' rows of the position table; called only for families that have one.
-        attend: adds the attention of a layer up to its context: its description, the hidden states, and the prefix of the
-            nodes' names.
+        attend: adds the attention of a layer up to its context.
         pool: adds one vector per text.
         token_type: adds the tokens' rows of the token type table; called only for models that take pairs of texts.
         decode: adds the vocabulary's logits of the hidden states, under a name.
@@ -57,7 +60,7 @@ class Parts:
 
     word: str
     position: Callable[[], str]
-    attend: Callable[[Attention, str, str], str]
+    attend: Attend
     pool: Pool
     token_type: Callable[[Weight], str] | None = None
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
@@ -218,15 +221,17 @@ def _emit_block(
     if isinstance(block.body, Block):
         value = _emit_block(graph, block.body, (value, embedded), parts, name, rows)
     elif isinstance(block.body, Attention):
-        context = parts.attend(block.body, value, name)
-        value = _emit_output(graph, block.body.output, context, rows, (name, "context"))
+        context = parts.attend(block.body, value, name, rows)
+        value = emit_linear(graph, block.body.output, context, f"{name}/output")
     elif isinstance(block.body, EmbeddingGate):
         value = emit_embedding_gate(graph, block.body, value, embedded, name)
     elif isinstance(block.body, ShortConvolution):
         if parts.convolve is None:
             raise ValueError(f"this target has no convolutions: {name}")
         result = parts.convolve(block.body, value, name)
-        value = _emit_output(graph, block.body.output, result, rows, (name, "result"))
+        if rows is not None:
+            result = rows.take(result, rows.width, f"{name}/result")
+        value = emit_linear(graph, block.body.output, result, f"{name}/output")
     elif isinstance(block.body, Experts):
         value = parts.experts(graph, block.body, value, name)
     else:
@@ -239,21 +244,3 @@ def _emit_block(
     if block.norm_sum is not None:
         value = emit_norm(graph, block.norm_sum, value, f"{name}/norm{again}")
     return value
-
-
-def _emit_output(
-    graph: GraphBuilder, output: Linear, value: str, rows: PooledRows | None, names: tuple[str, str]
-) -> str:
-    """Add the output product of a part that mixes tokens, of all rows or of those that are pooled.
-
-    Args:
-        graph: graph to add to.
-        output: the product.
-        value: what it multiplies, with a row for each token.
-        rows: rows that are pooled; None for all.
-        names: prefix of the nodes' names, and name of the value.
-    """
-    name, of_value = names
-    if rows is not None:
-        value = rows.take(value, output.weight.shape[0], f"{name}/{of_value}")
-    return emit_linear(graph, output, value, f"{name}/output")

@@ -1,7 +1,8 @@
 """Rows that are pooled: a model that takes one token of each text computes no others behind the last layer's attention.
 
 The last attention (or gated convolution) reads all tokens. What follows works on each row alone: its output product, the
-sum, the norms, the feed-forward part, and the modules. So the rows are taken before the output product.
+sum, the norms, the feed-forward part, and the modules. So the rows are taken before the output product, and on targets whose
+attention can have one query for many keys before the scores.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class PooledRows:
     def take(self, value: str, width: int, name: str) -> str:
         """Add the pooled rows, (texts, width), of values with a row for each token; the node's name ends with the mode."""
         return self.pool(self.mode, value, width, f"{name}/{self.mode}")
+
+    def take_context(self, attention: Attention, context: str, name: str) -> str:
+        """Add the pooled rows of an attention's context."""
+        return self.take(context, attention.output.weight.shape[0], f"{name}/context")
 
 
 def pooled_mode(architecture: Architecture) -> PoolingMode | None:
