@@ -30,10 +30,10 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
-from ..verify.parity import make_card
-from .models import MODELS, REFUSED, shared
-from .sessions import architecture_of, load_target, models_of
-from .support.contrib_operators import spell_out
+from ...verify.parity import make_card
+from ..models import MODELS, REFUSED, shared
+from ..sessions import architecture_of, load_target, models_of
+from ..support.contrib_operators import spell_out
 
 TARGETS = tuple(CAPABILITIES)
 MODES: tuple[PoolingMode, ...] = ("cls", "lasttoken")
