@@ -181,3 +181,17 @@ def test_a_product_before_the_pooling_has_a_row_for_each_text(tmp_path: Path, mo
     modules = (Dense(_linear(48, 20), "tanh"), Pooling((mode,)))
     architecture = dataclasses.replace(architecture_of(tmp_path, card), modules=modules)
     assert _shapes(architecture, card, tmp_path, "cpu")["modules.0/dense"] == (len(LENGTHS),)
+
+
+def test_a_causal_graph_takes_rows_of_the_width_of_the_product_before_the_pooling(tmp_path: Path) -> None:
+    tiny = shared("qwen3")
+    card = make_card(tiny.save(tmp_path), tiny.hidden, 24)
+    weight = np.random.default_rng(0).normal(0, 0.1, (tiny.hidden, 20)).astype(np.float32)
+    dense = Dense(Linear(constant("head.weight", weight), None), "tanh")
+    architecture = dataclasses.replace(architecture_of(tmp_path, card), modules=(dense, Pooling(("cls", "lasttoken"))))
+    card = make_card(tmp_path, 20, 24, pooling=("cls", "lasttoken"))
+    parity = tiny.parity(load_target(architecture, card, tmp_path, "cuda", "fp16"))
+    rows = parity.rows(LENGTHS)
+    first, *_, last = np.split(parity.huggingface(rows), 4, axis=1)  # of each mode of `parity.POOLING`
+    expected = np.concatenate([np.tanh(first @ weight), np.tanh(last @ weight)], axis=1)
+    np.testing.assert_allclose(parity.fletcher(rows), expected, rtol=0, atol=0.02)
