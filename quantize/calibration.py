@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.closing import Closing
 from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.mapped import LARGE
 
 from .graph.activations import Activations, even_steps, loud_columns, lower_bounds, smoothing_factors, uneven_steps
 from .graph.editor import GraphEditor
@@ -39,7 +44,12 @@ def needs_calibration(recipe: Recipe, schemes: Iterable[MatrixScheme]) -> bool:
 
 
 def calibrate(
-    artifact: Artifact, recipe: Recipe, schemes: Mapping[str, MatrixScheme], texts: Sequence[str]
+    artifact: Artifact,
+    recipe: Recipe,
+    schemes: Mapping[str, MatrixScheme],
+    texts: Sequence[str],
+    *,
+    folder: Path | None = None,
 ) -> dict[str, Activations]:
     """Run the float32 graph for processors over texts, one at a time, and return each product's activations by its name.
 
@@ -48,6 +58,7 @@ def calibrate(
         recipe: chooses the ranges.
         schemes: schemes of the matrices whose activations are measured, by name.
         texts: texts like those that the model will embed.
+        folder: folder on whose disk the activations are kept until the end. Default: the system's for temporary files.
 
     Raises:
         InputError: there are too few texts, or all have the same length.
@@ -79,43 +90,50 @@ def calibrate(
             "give texts of different lengths"
         )
     values = sorted(set(sources.values()))
-    runner = CpuGraph(graph.expose(values), artifact.path)
+    is_large = (artifact.path / variant.weights).stat().st_size >= LARGE
+    runner = CpuGraph(graph.expose(values), artifact.path, mapped=is_large)
     names = [info.name for info in variant.inputs]
-    rows_by_value = {value: _Rows() for value in values}
-    for row in range(len(encodings)):
-        feeds = encodings.select(np.array([row])).tensors(names)
-        for value, array in zip(values, runner.run(feeds, values), strict=True):
-            if not np.isfinite(array).all():
-                raise ArtifactError(
-                    f"{value} of {artifact.path} is NaN or infinite on calibration text {row + 1} of {len(encodings)}: "
-                    "run `fletcher-convert model verify` on the artifact; its checkpoint may be damaged"
-                )
-            rows_by_value[value].add(array.reshape(-1, array.shape[-1]))
-    bounded = lower_bounds(graph.nodes)
     activations = {}
-    for value, rows in rows_by_value.items():
-        readers = [name for name, source in sources.items() if source == value]
-        weights = [np.asarray(graph.values(places[name].weight), np.float32) for name in readers]
-        # Activations with a lower bound differ between rows; dividing their columns made the scales of activations and of
-        # weights coarser.
-        activations[value] = _summary(rows.take(), [] if value in bounded else weights, recipe)
+    with contextlib.ExitStack() as stack:
+        rows_by_value = {value: stack.enter_context(_Rows(folder)) for value in values}
+        for row in range(len(encodings)):
+            feeds = encodings.select(np.array([row])).tensors(names)
+            for value, array in zip(values, runner.run(feeds, values), strict=True):
+                if not np.isfinite(array).all():
+                    raise ArtifactError(
+                        f"{value} of {artifact.path} is NaN or infinite on calibration text {row + 1} of {len(encodings)}: "
+                        "run `fletcher-convert model verify` on the artifact; its checkpoint may be damaged"
+                    )
+                rows_by_value[value].add(array.reshape(-1, array.shape[-1]))
+        bounded = lower_bounds(graph.nodes)
+        for value, rows in rows_by_value.items():
+            readers = [name for name, source in sources.items() if source == value]
+            weights = [np.asarray(graph.values(places[name].weight), np.float32) for name in readers]
+            # Activations with a lower bound differ between rows; dividing their columns made the scales of activations and of
+            # weights coarser.
+            activations[value] = _summary(rows.take(), [] if value in bounded else weights, recipe)
     return {name: activations[value] for name, value in sources.items()}
 
 
-class _Rows:
-    """`_Rows`: all rows of one tensor. 256 texts take 60 MB for the widest tensor of MiniLM."""
+class _Rows(Closing):
+    """`_Rows`: all rows of one tensor, in a file without a name. 256 texts take 60 MB for the widest tensor of MiniLM."""
 
-    def __init__(self) -> None:
-        self._rows: list[NDArray[np.float32]] = []
+    def __init__(self, folder: Path | None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  `close` ends it
+        self._width = 0
 
     def add(self, rows: NDArray[np.float32]) -> None:
-        self._rows.append(rows)
+        self._width = rows.shape[1]
+        np.ascontiguousarray(rows).tofile(self._file)
 
     def take(self) -> NDArray[np.float32]:
-        """Return all rows, (rows, in), and drop them from this object."""
-        rows = np.concatenate(self._rows)
-        self._rows = []
-        return rows
+        """Return all rows, (rows, in), mapped from the file. They stay valid when it is closed."""
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r").reshape(-1, self._width)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _summary(rows: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], recipe: Recipe) -> Activations:

@@ -38,6 +38,10 @@ PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
 #: Beginnings of the names of nodes that bf16 graphs compute in fp32: bf16 cannot represent all distances above 256.
 BF16_PARTS = (*ALWAYS_FP32, "positions/")
 
+#: Part of the names of the nodes that compute in half types in models with experts. A rounded value before a router would
+#: choose another expert for tokens whose shares are nearly equal, in torch as here.
+EXPERT_PARTS = "/experts."
+
 
 def choose(target: str, name: Float, islands: Iterable[str] = ()) -> Precision:
     """Return the types of a target's graph.
@@ -77,16 +81,8 @@ def emit(
             f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
             "model for cpu"
         )
-    if target != "cpu" and any(attention.first is not None for attention in architecture.attentions):
-        raise InputError(
-            f"the target {target} cannot give the first token global attention by projections of its own, which the "
-            f"classifiers of the family {architecture.family} need: export the model for cpu"
-        )
-    if target != "cpu" and architecture.embedding.adapters is not None:
-        raise InputError(
-            f"the target {target} cannot choose the adapter of a task for each text: export the model for cpu, or with "
-            "--task for one task"
-        )
+    if precision.arithmetic != "fp32" and architecture.experts:
+        precision = replace(precision, only=EXPERT_PARTS)
     return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 

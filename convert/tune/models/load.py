@@ -16,6 +16,9 @@ from fletcher.runtime.artifact.folder import MANIFEST, Artifact
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.model_info import require_output
 
+from ...checkpoint.adapters import base_source
+from ...checkpoint.routes.layout import task_names
+from ...checkpoint.routes.router import read_router
 from ...export.export import export
 from ...reference.load import load_witness
 from ...reference.witness import quiet
@@ -92,11 +95,28 @@ def _same_artifact(folder: Path, checkout: Checkout) -> Artifact | None:
 
 
 def _check_trainable(folder: Path) -> None:
-    """Refuse a checkpoint without layers. `fetch` refuses one whose weights are quantized.
+    """Refuse a checkpoint that sentence-transformers' trainer cannot train or save as the same model.
+
+    `fetch` refuses one whose weights are quantized.
 
     Raises:
-        CheckpointError: the checkpoint is static.
+        CheckpointError: the checkpoint is static, a LoRA, or has routes or adapters for tasks.
     """
+    if base_source(folder) is not None:
+        raise CheckpointError(
+            f"{folder} is a LoRA of PEFT, whose products would be trained apart from their base model: merge them with PEFT "
+            "(`merge_and_unload`), and train the saved model"
+        )
+    if (router := read_router(folder)) is not None:
+        raise CheckpointError(
+            f"{folder} has a Router ({', '.join(router.routes)}), and training needs to know the route of each column: train "
+            "it with sentence-transformers' trainer and its `router_mapping`, and convert the result"
+        )
+    if tasks := task_names(folder):
+        raise CheckpointError(
+            f"{folder} has adapters for {', '.join(tasks)} among its tensors, and a training changes one set of weights: "
+            "train a checkpoint of transformers' jina_embeddings_v3 without them, such as one with a merged adapter"
+        )
     modules = folder / "modules.json"
     if modules.is_file() and "StaticEmbedding" in modules.read_text(encoding="utf-8"):
         raise CheckpointError(f"{folder} is a static model, a table without layers: it cannot be trained here")
