@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.closing import Closing
+from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
@@ -23,7 +24,7 @@ from .graph.matrices import find_matrices, float_variant
 from .recipe import MatrixScheme, Recipe
 from .samples import evenly_spaced
 
-__all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "needs_calibration"]
+__all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "encode_calibration", "needs_calibration"]
 
 #: Fewest texts: with fewer, the largest activation is a matter of chance.
 FEWEST_TEXTS = 16
@@ -41,6 +42,29 @@ ENTROPY_LEVELS = 128
 def needs_calibration(recipe: Recipe, schemes: Iterable[MatrixScheme]) -> bool:
     """Return whether the recipe needs statistics of the activations."""
     return "int8-static" in schemes or recipe.smoothquant is not None or recipe.bias_correction or recipe.outliers > 0
+
+
+def encode_calibration(artifact: Artifact, texts: Sequence[str]) -> Encodings:
+    """Return the token ids of the texts that calibrate, at most `MOST_TEXTS`.
+
+    Raises:
+        InputError: there are too few texts, or all have the same length.
+    """
+    if len(texts) < FEWEST_TEXTS:
+        raise InputError(
+            f"{len(texts)} calibration texts are too few: give at least {FEWEST_TEXTS} with --texts, or omit --texts to use "
+            "the built-in texts"
+        )
+    tokenizer = open_tokenizer(artifact)
+    chosen = [texts[row] for row in evenly_spaced(len(texts), MOST_TEXTS)]
+    encodings = tokenizer.encode(chosen)
+    lengths = encodings.lengths
+    if lengths.min() == lengths.max():
+        raise InputError(
+            f"all {len(chosen)} calibration texts have {lengths[0]} tokens, which says nothing about other lengths: "
+            "give texts of different lengths"
+        )
+    return encodings
 
 
 def calibrate(
@@ -64,11 +88,6 @@ def calibrate(
         InputError: there are too few texts, or all have the same length.
         ArtifactError: an activation is NaN or infinite.
     """
-    if len(texts) < FEWEST_TEXTS:
-        raise InputError(
-            f"{len(texts)} calibration texts are too few: give at least {FEWEST_TEXTS} with --texts, or omit --texts to use "
-            "the built-in texts"
-        )
     variant = float_variant(artifact)
     graph = GraphEditor(artifact, variant)
     inputs = {node.name: node.input[0] for node in graph.nodes if node.op_type == "MatMul"}
@@ -80,15 +99,7 @@ def calibrate(
     sources = {name: inputs[place.node] for name, place in places.items()}
     if not sources:  # a static embedding, whose only matrix is its table
         return {}
-    tokenizer = open_tokenizer(artifact)
-    chosen = [texts[row] for row in evenly_spaced(len(texts), MOST_TEXTS)]
-    encodings = tokenizer.encode(chosen)
-    lengths = encodings.lengths
-    if lengths.min() == lengths.max():
-        raise InputError(
-            f"all {len(chosen)} calibration texts have {lengths[0]} tokens, which says nothing about other lengths: "
-            "give texts of different lengths"
-        )
+    encodings = encode_calibration(artifact, texts)
     values = sorted(set(sources.values()))
     is_large = (artifact.path / variant.weights).stat().st_size >= LARGE
     runner = CpuGraph(graph.expose(values), artifact.path, mapped=is_large)

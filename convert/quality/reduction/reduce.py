@@ -162,6 +162,7 @@ def reduce_artifact(
             dimensions=() if options.whiten else shorter,
             ignored_keys=parent.manifest.ignored_keys,
             tokenizer_like=_version(parent.manifest.tokenizer_like),
+            name=f"{card.name}-{length}",
             task=chosen_task(checkpoint, card.input_type),
         ),
         progress=progress,

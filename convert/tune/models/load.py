@@ -5,7 +5,7 @@ torch and sentence-transformers are imported by a load.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from fletcher.model_zoo import Checkout, ModelCard, fetch
 from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.artifact.durable import new_folder
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
-from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.model_info import require_output
+from fletcher.runtime.errors import CheckpointError, InputError
 
 from ...checkpoint.adapters import base_source
 from ...checkpoint.routes.layout import task_names
 from ...checkpoint.routes.router import read_router
+from ...export.card import settle_card
 from ...export.export import export
+from ...export.layout import plain_layout
+from ...export.options import ExportOptions
 from ...reference.load import load_witness
 from ...reference.witness import quiet
+from ..disk import is_full
 
-__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "save_model"]
+__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "read_card", "save_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,17 @@ def fetch_trainable(source: str, progress: Progress) -> Checkout:
     return checkout
 
 
+def read_card(checkout: Checkout, progress: Progress) -> ModelCard:
+    """Return the card that the artifact of a checkpoint will have.
+
+    Raises:
+        CardError: the checkpoint does not say what it computes.
+        CheckpointError: it cannot be converted.
+    """
+    with plain_layout(checkout, None, progress) as layout:
+        return settle_card(replace(checkout, folder=layout.folder), ExportOptions())
+
+
 def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: Progress) -> Trainable:
     """Convert a checkpoint as it is before the training.
 
@@ -74,14 +88,12 @@ def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: P
 
     Raises:
         CheckpointError: the checkpoint cannot be converted.
-        InputError: it gives no vectors.
     """
     artifact = _same_artifact(folder, checkout)
     if artifact is None:
-        progress.line("converting the checkpoint as it is")
+        progress.line(f"converting {checkout.source} as it is")
         export(source, folder, progress=progress)
         artifact = Artifact.open(folder)
-    require_output(artifact.manifest.card, "vectors")
     return Trainable(checkout, artifact)
 
 
@@ -142,6 +154,18 @@ def load_trainable(checkpoint: Trainable) -> Any:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete."""
-    with new_folder(folder) as temporary, quiet():
-        model.save(str(temporary), create_model_card=False)
+    """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete.
+
+    Raises:
+        InputError: there is no space.
+    """
+    try:
+        with new_folder(folder) as temporary, quiet():
+            model.save(str(temporary), create_model_card=False)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise InputError(
+            f"no space is left for the tuned model in {folder} ({error}). The training is kept: free some space, and run the "
+            "command again"
+        ) from error
