@@ -34,7 +34,7 @@ from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangl
 from ..shared.emission import Emission
 from ..shared.encoder import PARTS, Parts, emit_encoder, position_rows, token_type_rows
 from ..shared.global_first import emit_first_context
-from ..shared.pooling import emit_weighted_sum
+from ..shared.pooling import PooledRows, emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
 from ..shared.task_adapters import emit_adapted_words
@@ -127,8 +127,8 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         mask = emit_mask(graph, ("texts", "longest")).scores_mask
     wide = emit_wide_tables(graph, architecture.attentions, positions)
 
-    def context(attention: Attention, hidden: str, name: str) -> str:
-        """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
+    def attend(attention: Attention, hidden: str, name: str, rows: PooledRows | None) -> str:
+        """Add the attention over packed rows up to its context, (tokens, heads · head_size), or its pooled rows."""
         qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         bias = positions.bias_of(attention)
         if positions.by_distance is not None:
@@ -144,24 +144,21 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
             scale=attention.scale,
         )
         if attention.first is not None:
-            return _emit_with_first(graph, attention, attention.first, (hidden, result), mask, name)
-        if around is None:
-            return result
-        convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
-        return graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
-
-    def attend(attention: Attention, hidden: str, name: str) -> str:
-        return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
+            result = _emit_with_first(graph, attention, attention.first, (hidden, result), mask, name)
+        if around is not None:
+            convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
+            result = graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
+        return result if rows is None else rows.take_context(attention, result, name)
 
     seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(
         word=emit_adapted_words(graph, architecture.embedding, ids, TensorInfo("task_ids", "int32", ("tokens",))),
         position=position_rows(graph, architecture, ("tokens",)),
         attend=attend,
-        pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
+        pool=lambda mode, hidden, _, name: _emit_pooling(graph, mode, hidden, name),
         token_type=token_type_rows(graph, ("tokens",)),
         sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
-        layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
+        layer=lambda layer, hidden, rows: emit_cuda_layer(graph, layer, hidden, attend, rows),
         convolve=convolve_by_index(graph, architecture, positions.around, seen),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)

@@ -102,10 +102,10 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     parts = Parts(
         word=emit_adapted_words(graph, architecture.embedding, ids, TensorInfo("text_tasks", "int32", SHAPE[:1])),
         position=position_rows(graph, architecture, SHAPE),
-        attend=lambda attention, hidden, name: emit_rectangle_attention(
-            graph, attention, hidden, rectangle, positions, name
+        attend=lambda attention, hidden, name, rows: emit_rectangle_attention(
+            graph, attention, hidden, rectangle, positions, name, rows
         ),
-        pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        pool=lambda mode, hidden, _, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=token_type_rows(graph, SHAPE),
         decode=emit_rectangle_decoder,
         convolve=convolve_by_index(graph, architecture, positions.around, seen),
