@@ -158,6 +158,14 @@ def export_model(
             "for one with a Router. Default: all; the input type of a text chooses one.",
         ),
     ] = None,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Write graphs for cuda with Fletcher's own operators, in fp16 or bf16. They are faster, and a machine that "
+            "loads them needs `fletcher-serve kernels build`. Default: operators of ONNX Runtime.",
+        ),
+    ] = False,
     tokenizer_like: Annotated[
         Literal["4", "5"] | None,
         typer.Option(
@@ -183,6 +191,7 @@ def export_model(
         ignored_keys=ignore_key or (),
         tokenizer_like=tokenizer_like,
         task=task,
+        kernels=kernels,
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from fletcher.runtime.artifact.graph.operators import FLETCHER
 from fletcher.runtime.artifact.manifest import Target
 from fletcher.runtime.errors import InputError
 
@@ -18,7 +19,7 @@ from .shared.capabilities import ALL, Capabilities, check_capabilities
 from .shared.emission import Emission
 from .tensorrt.emit import emit_tensorrt
 
-__all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit"]
+__all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit", "emit_with_kernels"]
 
 #: Parts of an architecture that each target's emitter has nodes for.
 CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType(
@@ -69,6 +70,35 @@ def emit(
     Raises:
         InputError: the target cannot emit a part of the architecture.
     """
+    _check(target, architecture)
+    return _EMITTERS[target](architecture, dimension, max_tokens, precision)
+
+
+def emit_with_kernels(
+    target: str, architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
+) -> tuple[Emission, ...]:
+    """Emit the graphs of a target, those of `cuda` in half precision with Fletcher's own operators (runtime/kernels).
+
+    Args:
+        target, architecture, dimension, max_tokens, precision: as in `emit`.
+
+    Raises:
+        InputError: as in `emit`, or no operator can compute a part of the architecture.
+    """
+    if target != "cuda" or precision.arithmetic == "fp32":
+        return emit(target, architecture, dimension, max_tokens, precision)
+    _check(target, architecture)
+    emission = emit_cuda(architecture, dimension, precision, with_kernels=True)
+    if not any(domain == FLETCHER for domain, _ in emission.graph.operators):
+        raise InputError(
+            f"Fletcher's kernels can compute no part of this {architecture.family} in {precision.name} "
+            f"({'; '.join(emission.gaps) or 'it has no layers'}): export the model without --kernels"
+        )
+    return (emission,)
+
+
+def _check(target: str, architecture: Architecture) -> None:
+    """Refuse an architecture that a target cannot emit."""
     if target not in CAPABILITIES:
         raise ValueError(f"no emitter for the target {target!r}")
     check_capabilities(target, CAPABILITIES[target], architecture)
@@ -87,7 +117,6 @@ def emit(
             f"the target {target} cannot choose the adapter of a task for each text: export the model for cpu, or with "
             "--task for one task"
         )
-    return _EMITTERS[target](architecture, dimension, max_tokens, precision)
 
 
 def _emit_cpu(

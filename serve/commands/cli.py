@@ -14,6 +14,7 @@ from .devices import devices
 from .doctor import doctor
 from .embed import embed
 from .ingest import ingest, search
+from .kernels import kernels
 from .keys import keys
 from .retention import retention
 from .run import serve
@@ -30,6 +31,7 @@ app.command("run")(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
 app.add_typer(cluster, name="cluster")
+app.add_typer(kernels, name="kernels")
 app.command("devices")(devices)
 app.command("doctor")(doctor)
 app.command("bench")(bench)

@@ -5,7 +5,10 @@ skips what a token does not see. `PackedMultiHeadAttention` would need a bias of
 has no flash kernel, keys and values repeated for all heads, and further operators for norms and rotations.
 benchmarks/gpu/decoder.py measures a model and the kernels of its batch.
 
-The operator has no packed rows, so a text has padding up to the longest one of the batch. Padding is behind a text's tokens:
+With Fletcher's kernels, the standard operator `Attention` reads heads that are normed and rotated already (kernels.py); its
+flash kernel skips what a token does not see, too. It has no windows, which stay with `GroupQueryAttention`.
+
+Neither operator has packed rows, so a text has padding up to the longest one of the batch. Padding is behind a text's tokens:
 a causal mask hides it from them, and what it computes is not read. That is why only single rows of a text are pooled here.
 
 Source: docs/ContribOperators.md of ONNX Runtime. The operator has CUDA kernels for float16 and bfloat16.
@@ -18,16 +21,17 @@ from dataclasses import replace
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, TensorInfo
 
-from ...architecture import Architecture, Attention, Pooling, Window
+from ...architecture import Architecture, Attention, FeedForward, Pooling, Window
 from ...checkpoint.tensors import Norm
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT
 from ...precision import Precision
-from ..shared.blocks import emit_linear, side_by_side
+from ..shared.blocks import emit_inner, emit_linear, side_by_side
 from ..shared.convolutions import convolve_by_index, input_around
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
 from ..shared.positions import rotary_weights
+from .kernels import Kernels
 
 __all__ = ["emit_causal", "is_causal"]
 
@@ -70,32 +74,47 @@ def _is_norm_of_heads(norm: Norm | None, attention: Attention) -> bool:
     return norm is not None and norm.kind == "rms_norm" and norm.weight.shape == (attention.head_size,)
 
 
-def emit_causal(architecture: Architecture, dimension: int, precision: Precision) -> Emission:
+def emit_causal(
+    architecture: Architecture, dimension: int, precision: Precision, kernels: Kernels | None = None
+) -> Emission:
     """Emit the graph.
 
     Args:
         architecture: encoder and modules, for which `is_causal` is true.
         dimension: length of a vector.
         precision: types of the nodes.
+        kernels: emitter of Fletcher's own operators; None: the graph has none.
     """
     if precision.arithmetic == "bf16":
         precision = replace(precision, islands=frozenset())
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", SHAPE))
-    lengths = (
-        graph.input(TensorInfo("last_positions", "int32", ("texts",))),
-        graph.input(TensorInfo("total_sequence_length", "int32", ())),
-    )
+    lengths = ("", "")
+    if kernels is None or any(attention.mask != "causal" for attention in architecture.attentions):
+        lengths = (
+            graph.input(TensorInfo("last_positions", "int32", ("texts",))),
+            graph.input(TensorInfo("total_sequence_length", "int32", ())),
+        )
 
     def attend(attention: Attention, hidden: str, name: str) -> str:
-        context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
+        if kernels is not None and attention.mask == "causal":
+            context = _emit_flash_context(graph, kernels, attention, hidden, architecture.max_positions, name)
+        else:
+            if kernels is not None:
+                kernels.miss_attention("ONNX Runtime's attention with a window has a kernel of its own for them")
+            context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
         return emit_linear(graph, attention.output, context, f"{name}/output")
+
+    def feed(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
+        inner = emit_inner if kernels is None else kernels.emit_inner
+        return emit_linear(graph, part.down, inner(graph, part, hidden, name), f"{name}/down")
 
     around = input_around(graph, architecture, SHAPE, (0, 0))
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, SHAPE),
         attend=attend,
+        feed_forward=feed,
         pool=lambda mode, hidden, name: _emit_row(graph, architecture.hidden_size, mode, hidden, name),
         convolve=convolve_by_index(graph, architecture, around),
         rows=SHAPE,
@@ -104,7 +123,29 @@ def emit_causal(architecture: Architecture, dimension: int, precision: Precision
     if architecture.output == "vectors":
         graph.node("Cast", ["vectors"], HALF_VECTORS, to=10)
         graph.output(TensorInfo(HALF_VECTORS, "float16", ("texts", dimension)))
-    return Emission(graph)
+    if kernels is not None:
+        kernels.join_sums(graph)
+    return Emission(graph, gaps=() if kernels is None else tuple(kernels.gaps))
+
+
+def _emit_flash_context(
+    graph: GraphBuilder, kernels: Kernels, attention: Attention, hidden: str, num_positions: int, name: str
+) -> str:
+    """Add a causal attention up to its context, (texts, longest, heads · head_size), by the standard operator."""
+    assert attention.rotary is not None
+    tables = rotary_weights(graph, attention.rotary, num_positions)
+    heads = kernels.emit_heads(graph, attention, hidden, tables, name)
+    (context,) = graph.nodes(
+        "Attention",
+        heads,
+        f"{name}/flash/context",  # a name of its own: the comparison layer by layer reads scores of the usual one
+        (f"{name}/context",),
+        is_causal=1,
+        q_num_heads=attention.num_heads,
+        kv_num_heads=attention.num_kv_heads,
+        scale=attention.scale,
+    )
+    return context
 
 
 def _emit_context(

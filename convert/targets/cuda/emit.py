@@ -37,6 +37,7 @@ from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
 from .causal import emit_causal, is_causal
+from .kernels import Kernels
 from .layers import emit_cuda_layer, emit_cuda_sum
 from .projections import emit_qkv, emit_wide_tables
 
@@ -91,18 +92,22 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
 )
 
 
-def emit_cuda(architecture: Architecture, dimension: int, precision: Precision = FP32) -> Emission:
+def emit_cuda(
+    architecture: Architecture, dimension: int, precision: Precision = FP32, *, with_kernels: bool = False
+) -> Emission:
     """Emit the graph.
 
     Args:
         architecture: encoder and modules.
         dimension: length of a vector.
         precision: types of the nodes.
+        with_kernels: whether the graph has Fletcher's own operators where they can compute a part, in fp16 or bf16.
     """
+    kernels = Kernels(precision.islands) if with_kernels else None
     if precision.arithmetic == "fp16":
         precision = replace(precision, islands=precision.islands | _inexact_gates(architecture))
     if is_causal(architecture, precision):
-        return emit_causal(architecture, dimension, precision)
+        return emit_causal(architecture, dimension, precision, kernels)
     if precision.arithmetic == "bf16":
         precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)

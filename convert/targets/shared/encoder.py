@@ -47,6 +47,7 @@ class Parts:
         token_type: adds the tokens' rows of the token type table; called only for models that take pairs of texts.
         decode: adds the vocabulary's logits of the hidden states, under a name.
         sum: adds the sum of the tables' rows with its norm, or returns None for the common nodes.
+        feed_forward: adds a feed-forward part: graph, part, hidden states, and the prefix of the nodes' names.
         experts: adds a feed-forward part of several experts: graph, part, hidden states, and the prefix of the nodes' names.
         layer: adds a whole layer, from its description and the hidden states, or returns None for the common nodes.
         convolve: adds a gated convolution; called only for families that have them.
@@ -60,6 +61,7 @@ class Parts:
     token_type: Callable[[Weight], str] | None = None
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
     sum: Callable[[Embedding, Parts], str | None] = lambda embedding, parts: None
+    feed_forward: Callable[[GraphBuilder, FeedForward, str, str], str] = emit_feed_forward
     experts: Callable[[GraphBuilder, Experts, str, str], str] = emit_all_experts
     layer: Callable[[Layer, str], str | None] = lambda layer, hidden: None
     convolve: Convolve | None = None
@@ -194,7 +196,7 @@ def _emit_block(graph: GraphBuilder, block: Block, states: tuple[str, str], part
     elif isinstance(block.body, Experts):
         value = parts.experts(graph, block.body, value, name)
     else:
-        value = emit_feed_forward(graph, block.body, value, name)
+        value = parts.feed_forward(graph, block.body, value, name)
     if block.norm_after is not None:
         value = emit_norm(graph, block.norm_after, value, f"{name}/norm_after{again}")
     value = graph.node("Add", [value, hidden], f"{name}/residual{again}")
