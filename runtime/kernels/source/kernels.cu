@@ -156,12 +156,10 @@ __device__ __forceinline__ float activate(float x) {
 
 template <typename T, Activation activation>
 __global__ void __launch_bounds__(THREADS)
-    gated_activation(const uint4* __restrict__ gate_up, uint4* __restrict__ result, uint32_t total, uint32_t count) {
-  const uint32_t at = blockIdx.x * THREADS + threadIdx.x;
-  if (at >= total) return;
-  const uint32_t row = at / count;
-  const uint4* gate = gate_up + (uint64_t(at) + uint64_t(row) * count);
-  const uint4 packed_gate = __ldcs(gate), packed_up = __ldcs(gate + count);
+    gated_activation(const uint4* __restrict__ gate, const uint4* __restrict__ up, uint4* __restrict__ result, int64_t count) {
+  const int64_t at = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+  if (at >= count) return;
+  const uint4 packed_gate = __ldcs(gate + at), packed_up = __ldcs(up + at);
   float gates[VECTOR], ups[VECTOR];
   widen<T>(packed_gate, gates);
   widen<T>(packed_up, ups);
@@ -172,21 +170,19 @@ __global__ void __launch_bounds__(THREADS)
 
 template <typename T>
 const char* start(const GatedActivation& work, cudaStream_t stream) {
-  const uint32_t count = uint32_t(work.width / VECTOR);
-  const int64_t vectors = work.rows * count;
-  if (vectors > INT32_MAX) return "GatedActivation has no kernel for more than 2^34 elements";
-  const uint32_t total = uint32_t(vectors), blocks = (total + THREADS - 1) / THREADS;
-  const auto* gate_up = static_cast<const uint4*>(work.gate_up);
+  const int64_t count = work.elements / VECTOR;
+  const unsigned blocks = unsigned((count + THREADS - 1) / THREADS);
+  const auto *gate = static_cast<const uint4*>(work.gate), *up = static_cast<const uint4*>(work.up);
   auto* result = static_cast<uint4*>(work.result);
   switch (work.activation) {
     case Activation::silu:
-      gated_activation<T, Activation::silu><<<blocks, THREADS, 0, stream>>>(gate_up, result, total, count);
+      gated_activation<T, Activation::silu><<<blocks, THREADS, 0, stream>>>(gate, up, result, count);
       break;
     case Activation::gelu:
-      gated_activation<T, Activation::gelu><<<blocks, THREADS, 0, stream>>>(gate_up, result, total, count);
+      gated_activation<T, Activation::gelu><<<blocks, THREADS, 0, stream>>>(gate, up, result, count);
       break;
     case Activation::gelu_tanh:
-      gated_activation<T, Activation::gelu_tanh><<<blocks, THREADS, 0, stream>>>(gate_up, result, total, count);
+      gated_activation<T, Activation::gelu_tanh><<<blocks, THREADS, 0, stream>>>(gate, up, result, count);
       break;
   }
   return nullptr;
@@ -199,7 +195,7 @@ __global__ void __launch_bounds__(THREADS) head_norm_rotary(HeadNormRotary work,
   const int lane = threadIdx.x % LANES;
   const uint32_t item = (blockIdx.x * THREADS + threadIdx.x) / LANES;  // heads of a row, one row after another
   const bool active = item < items && lane * 2 * VECTOR < work.size;
-  const uint32_t all = uint32_t(work.heads + 2 * work.kv_heads);
+  const uint32_t all = uint32_t(work.heads + work.kv_heads);
   const uint32_t row = item / all;
   const int head = int(item - row * all);
   const int vectors = work.size / VECTOR;
@@ -212,12 +208,12 @@ __global__ void __launch_bounds__(THREADS) head_norm_rotary(HeadNormRotary work,
     low = __ldcs(source + first);
     high = __ldcs(source + second);
   }
-  const bool is_query = head < work.heads, is_value = head >= work.heads + work.kv_heads;
+  const bool is_query = head < work.heads;
   float lows[VECTOR], highs[VECTOR];
   widen<T>(low, lows);
   widen<T>(high, highs);
 
-  const auto* norm = static_cast<const uint4*>(is_value ? nullptr : is_query ? work.query_norm : work.key_norm);
+  const auto* norm = static_cast<const uint4*>(is_query ? work.query_norm : work.key_norm);
   float total = 0.0f;
 #pragma unroll
   for (int i = 0; i < VECTOR; ++i) total += lows[i] * lows[i] + highs[i] * highs[i];
@@ -234,44 +230,38 @@ __global__ void __launch_bounds__(THREADS) head_norm_rotary(HeadNormRotary work,
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) highs[i] *= scale * factors[i];
   }
-  if (!is_value) {
-    int position = work.positions != nullptr ? __ldg(work.positions + row) : int(row % uint32_t(work.longest));
-    position = min(max(position, 0), work.num_positions - 1);
-    const int64_t at = int64_t(position) * (vectors / 2) + lane;
-    float cosines[VECTOR], sines[VECTOR];
-    widen<T>(__ldg(static_cast<const uint4*>(work.cosines) + at), cosines);
-    widen<T>(__ldg(static_cast<const uint4*>(work.sines) + at), sines);
-    if (work.interleaved) {
+  int position = work.positions != nullptr ? __ldg(work.positions + row) : int(row % uint32_t(work.longest));
+  position = min(max(position, 0), work.num_positions - 1);
+  const int64_t at = int64_t(position) * (vectors / 2) + lane;
+  float cosines[VECTOR], sines[VECTOR];
+  widen<T>(__ldg(static_cast<const uint4*>(work.cosines) + at), cosines);
+  widen<T>(__ldg(static_cast<const uint4*>(work.sines) + at), sines);
+  if (work.interleaved) {
 #pragma unroll
-      for (int i = 0; i < VECTOR; ++i) {
-        float* values = i < VECTOR / 2 ? lows : highs;
-        const int place = 2 * (i % (VECTOR / 2));
-        const float a = values[place], b = values[place + 1];
-        values[place] = a * cosines[i] - b * sines[i];
-        values[place + 1] = b * cosines[i] + a * sines[i];
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < VECTOR; ++i) {
-        const float a = lows[i], b = highs[i];
-        lows[i] = a * cosines[i] - b * sines[i];
-        highs[i] = b * cosines[i] + a * sines[i];
-      }
+    for (int i = 0; i < VECTOR; ++i) {
+      float* values = i < VECTOR / 2 ? lows : highs;
+      const int place = 2 * (i % (VECTOR / 2));
+      const float a = values[place], b = values[place + 1];
+      values[place] = a * cosines[i] - b * sines[i];
+      values[place + 1] = b * cosines[i] + a * sines[i];
     }
-    low = narrow<T>(lows);
-    high = narrow<T>(highs);
+  } else {
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+      const float a = lows[i], b = highs[i];
+      lows[i] = a * cosines[i] - b * sines[i];
+      highs[i] = b * cosines[i] + a * sines[i];
+    }
   }
-  void* array = is_query ? work.query : is_value ? work.value : work.key;
-  const int heads = is_query ? work.heads : work.kv_heads;
-  const int nth = head - (is_query ? 0 : is_value ? work.heads + work.kv_heads : work.heads);
-  uint4* target = static_cast<uint4*>(array) + (uint64_t(row) * heads + nth) * vectors;
-  target[first] = low;
-  target[second] = high;
+  const uint64_t nth = is_query ? uint64_t(row) * work.heads + head : uint64_t(row) * work.kv_heads + head - work.heads;
+  uint4* target = static_cast<uint4*>(is_query ? work.query : work.key) + nth * vectors;
+  target[first] = narrow<T>(lows);
+  target[second] = narrow<T>(highs);
 }
 
 template <typename T, int LANES>
 const char* start(const HeadNormRotary& work, cudaStream_t stream) {
-  const int64_t items = work.rows * (work.heads + 2 * work.kv_heads);
+  const int64_t items = work.rows * (work.heads + work.kv_heads);
   if (items * LANES > INT32_MAX) return "HeadNormRotary has no kernel for more than 2^31 threads";
   const uint32_t blocks = uint32_t((items * LANES + THREADS - 1) / THREADS);
   head_norm_rotary<T, LANES><<<blocks, THREADS, 0, stream>>>(work, uint32_t(items));
@@ -289,9 +279,13 @@ const char* start(const HeadNormRotary& work, cudaStream_t stream) {
   return "HeadNormRotary has no kernel for heads of more than 256 elements";
 }
 
+int64_t size_of(const SkipRmsNorm& work) { return work.rows; }
+int64_t size_of(const GatedActivation& work) { return work.elements; }
+int64_t size_of(const HeadNormRotary& work) { return work.rows; }
+
 template <typename Work>
 const char* launch_on(const Work& work, Element element, void* stream) {
-  if (work.rows == 0) return nullptr;
+  if (size_of(work) == 0) return nullptr;
   auto* on = static_cast<cudaStream_t>(stream);
   const char* error = element == Element::half ? start<__half>(work, on) : start<__nv_bfloat16>(work, on);
   if (error != nullptr) return error;

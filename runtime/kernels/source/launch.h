@@ -25,16 +25,16 @@ struct SkipRmsNorm {
 
 // result = activation(gate) · up.
 struct GatedActivation {
-  const void* gate_up;  // (rows, 2 · width): gate, then up
-  void* result;         // (rows, width)
-  int64_t rows;
-  int width;  // a multiple of 8
+  const void* gate;
+  const void* up;
+  void* result;
+  int64_t elements;  // of each array, a multiple of 8
   Activation activation;
 };
 
-// Heads of queries, keys and values from one array into three; those of queries and keys are normed, then rotated.
+// Heads of queries and keys from one array into two, normed, then rotated.
 struct HeadNormRotary {
-  const void* packed;        // (rows, (heads + 2 · kv_heads) · size): queries, keys, values
+  const void* packed;        // (rows, (heads + kv_heads) · size): queries, then keys
   const void* cosines;       // (num_positions, size / 2)
   const void* sines;         // (num_positions, size / 2)
   const void* query_norm;    // (size,), or null: no norm
@@ -42,7 +42,6 @@ struct HeadNormRotary {
   const int32_t* positions;  // (rows,), or null: the row modulo `longest`
   void* query;               // (rows, heads · size)
   void* key;                 // (rows, kv_heads · size)
-  void* value;               // (rows, kv_heads · size)
   int64_t rows;
   int longest;
   int num_positions;

@@ -1,9 +1,9 @@
 // Operators of the domain `fletcher` for ONNX Runtime: their inputs, outputs and attributes, and the work that they start.
 //
 //   SkipRmsNorm      (x, weight, residual?) -> (normed, sum?)                              epsilon
-//   GatedActivation  (gate_up) -> (result)                                                 activation
+//   GatedActivation  (gate, up) -> (result)                                                activation
 //   HeadNormRotary   (packed, cosines, sines, query_norm?, key_norm?, positions?)          num_heads, kv_num_heads,
-//                    -> (query, key, value)                                                interleaved, epsilon
+//                    -> (query, key)                                                       interleaved, epsilon
 //
 // launch.h has their meaning. Every operator has a version for float16 and one for bfloat16; positions are int32.
 
@@ -143,7 +143,7 @@ struct SkipRmsNormKernel {
 
 struct GatedActivationKernel {
   static constexpr char NAME[] = "GatedActivation";
-  static constexpr size_t INPUTS = 1, REQUIRED_INPUTS = 1, OUTPUTS = 1, REQUIRED_OUTPUTS = 1;
+  static constexpr size_t INPUTS = 2, REQUIRED_INPUTS = 2, OUTPUTS = 1, REQUIRED_OUTPUTS = 1;
 
   GatedActivationKernel(const Api& api, const OrtKernelInfo* info) {
     const std::string name = text_attribute(api, info, "activation");
@@ -159,13 +159,11 @@ struct GatedActivationKernel {
   }
 
   void run(const Run& run, Element element) const {
-    const Tensor gate_up = run.input(0);
-    run.require(!gate_up.shape.empty() && gate_up.last() % 16 == 0,
-                "GatedActivation: gate and up must have a multiple of 8 elements");
-    std::vector<int64_t> shape = gate_up.shape;
-    shape.back() /= 2;
-    run.start(
-        GatedActivation{gate_up.data, run.output(0, shape), gate_up.rows(), int(shape.back()), activation}, element);
+    const Tensor gate = run.input(0), up = run.input(1);
+    run.require(gate.shape == up.shape, "GatedActivation: gate and up must have one shape");
+    run.require(!gate.shape.empty() && gate.last() % 8 == 0, "GatedActivation: rows must have a multiple of 8 elements");
+    const int64_t elements = gate.rows() * gate.last();
+    run.start(GatedActivation{gate.data, up.data, run.output(0, gate.shape), elements, activation}, element);
   }
 
   Activation activation = Activation::silu;
@@ -173,7 +171,7 @@ struct GatedActivationKernel {
 
 struct HeadNormRotaryKernel {
   static constexpr char NAME[] = "HeadNormRotary";
-  static constexpr size_t INPUTS = 6, REQUIRED_INPUTS = 3, OUTPUTS = 3, REQUIRED_OUTPUTS = 3;
+  static constexpr size_t INPUTS = 6, REQUIRED_INPUTS = 3, OUTPUTS = 2, REQUIRED_OUTPUTS = 2;
   static constexpr size_t POSITIONS = 5;
 
   HeadNormRotaryKernel(const Api& api, const OrtKernelInfo* info)
@@ -185,9 +183,9 @@ struct HeadNormRotaryKernel {
   void run(const Run& run, Element element) const {
     const Tensor packed = run.input(0), cosines = run.input(1), sines = run.input(2);
     const Tensor query_norm = run.input(3), key_norm = run.input(4), positions = run.input(POSITIONS);
-    run.require(packed.shape.size() >= 2 && packed.last() % (heads + 2 * kv_heads) == 0,
-                "HeadNormRotary: a row must hold the heads of queries, keys and values");
-    const int64_t size = packed.last() / (heads + 2 * kv_heads);
+    run.require(!packed.shape.empty() && packed.last() % (heads + kv_heads) == 0,
+                "HeadNormRotary: a row must hold the heads of queries and keys");
+    const int64_t size = packed.last() / (heads + kv_heads);
     run.require(size % 16 == 0 && size <= 256, "HeadNormRotary: heads must have a multiple of 16 elements, at most 256");
     run.require(cosines.shape.size() == 2 && cosines.last() == size / 2 && sines.shape == cosines.shape,
                 "HeadNormRotary: the tables must have a cosine and a sine for each pair of a head");
@@ -195,7 +193,8 @@ struct HeadNormRotaryKernel {
       run.require(!*norm || norm->shape == std::vector<int64_t>{size}, "HeadNormRotary: a norm must have a head's width");
     const std::vector<int64_t> rows(packed.shape.begin(), packed.shape.end() - 1);
     run.require(!positions || positions.shape == rows, "HeadNormRotary: each row needs a position");
-    run.require(positions || rows.back() <= cosines.shape[0], "HeadNormRotary: a text is longer than the tables");
+    run.require(!rows.empty() && (positions || rows.back() <= cosines.shape[0]),
+                "HeadNormRotary: a text is longer than the tables");
     std::vector<int64_t> query = packed.shape, key = packed.shape;
     query.back() = heads * size;
     key.back() = kv_heads * size;
@@ -208,7 +207,6 @@ struct HeadNormRotaryKernel {
     work.positions = static_cast<const int32_t*>(positions.data);
     work.query = run.output(0, query);
     work.key = run.output(1, key);
-    work.value = run.output(2, key);
     work.rows = packed.rows();
     work.longest = int(rows.back());
     work.num_positions = int(cosines.shape[0]);

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -37,9 +36,8 @@ def skip_rms_norm(
     return total / np.sqrt(np.mean(total**2, axis=-1, keepdims=True) + epsilon) * weight, total
 
 
-def gated_activation(gate_up: Array, activation: str) -> Array:
+def gated_activation(gate: Array, up: Array, activation: str) -> Array:
     """Return activation(gate) · up."""
-    gate, up = np.split(gate_up, 2, axis=-1)
     if activation == "silu":
         return np.asarray(gate / (1 + np.exp(-gate)) * up)
     if activation == "gelu":
@@ -56,12 +54,11 @@ def head_norm_rotary(
     *,
     interleaved: bool,
     epsilon: float,
-) -> tuple[Array, Array, Array]:
-    """Return query, key and value, as torch's implementations of Qwen3 and GPT-J compute them."""
+) -> tuple[Array, Array]:
+    """Return query and key, as torch's implementations of Qwen3 and GPT-J compute them."""
     count, kv_count = heads
-    size = packed.shape[-1] // (count + 2 * kv_count)
-    split = packed.reshape(*packed.shape[:-1], -1, size)
-    query, key, value = np.split(split, [count, count + kv_count], axis=-2)
+    size = packed.shape[-1] // (count + kv_count)
+    query, key = np.split(packed.reshape(*packed.shape[:-1], -1, size), [count], axis=-2)
     places = np.broadcast_to(np.arange(packed.shape[-2]), packed.shape[:-1]) if positions is None else positions
     cosines, sines = (table[places][..., None, :] for table in tables)  # (…, 1, pairs)
 
@@ -72,8 +69,8 @@ def head_norm_rotary(
         pairs = (first * cosines - second * sines, second * cosines + first * sines)
         return np.stack(pairs, axis=-1).reshape(rows.shape) if interleaved else np.concatenate(pairs, axis=-1)
 
-    flat = [part.reshape(*packed.shape[:-1], -1) for part in (turned(query, norms[0]), turned(key, norms[1]), value)]
-    return flat[0], flat[1], flat[2]
+    flat = [part.reshape(*packed.shape[:-1], -1) for part in (turned(query, norms[0]), turned(key, norms[1]))]
+    return flat[0], flat[1]
 
 
 def run_operator(

@@ -1,4 +1,4 @@
-"""Each operator with its reference: on the processor through ONNX Runtime's C API, and on a GPU with the kernels themselves."""
+"""Each operator and its reference: by ONNX Runtime's C API on the processor, and on a GPU with the kernels themselves."""
 
 from __future__ import annotations
 

@@ -50,10 +50,9 @@ def _skip_rms_norm(node: onnx.NodeProto, _: Constants) -> Iterator[onnx.NodeProt
 
 def _gated_activation(node: onnx.NodeProto, _: Constants) -> Iterator[onnx.NodeProto]:
     prefix, activation = f"{node.name}/spelled", _attributes(node)["activation"].decode()
-    gate, up, sigmoid, active = (f"{prefix}/{part}" for part in ("gate", "up", "sigmoid", "active"))
-    cast, wide = _widen(node.input[0], prefix, "gate_up")
-    yield cast
-    yield helper.make_node("Split", [wide], [gate, up], name=f"{prefix}/split", axis=-1, num_outputs=2)
+    sigmoid, active, gate, up = (f"{prefix}/{part}" for part in ("sigmoid", "active", "gate/float", "up/float"))
+    for name, value in zip(("gate", "up"), node.input, strict=True):
+        yield _widen(value, prefix, name)[0]
     if activation == "silu":
         yield helper.make_node("Sigmoid", [gate], [sigmoid], name=sigmoid)
         yield helper.make_node("Mul", [gate, sigmoid], [active], name=active)
@@ -69,7 +68,7 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
     attributes, prefix = _attributes(node), f"{node.name}/spelled"
     packed, cosines, sines, query_norm, key_norm, positions = (*node.input, "", "", "")[:6]
     heads, key_heads = attributes["num_heads"], attributes["kv_num_heads"]
-    count = [heads, key_heads, key_heads]
+    count = [heads, key_heads]
 
     def constant(values: list[int]) -> str:
         return _constant(constants, values)
@@ -88,7 +87,7 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
         yield make("Unsqueeze", [positions, constant([0])], "positions")
         rows = f"{prefix}/batch"
     yield make("Reshape", [rows, constant([0, 0, sum(count), -1])], "heads")
-    parts = [f"{prefix}/{part}" for part in ("query", "key", "value")]
+    parts = [f"{prefix}/{part}" for part in ("query", "key")]
     yield helper.make_node("Split", [f"{prefix}/heads", constant(count)], parts, name=f"{prefix}/split", axis=2)
     yield make("Shape", [rows], "sides", end=2)
     tables = []
@@ -102,7 +101,7 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
             yield make("Concat", [f"{prefix}/sides", f"{prefix}/{name}/pairs"], f"{name}/shape", axis=0)
             yield make("Expand", [f"{prefix}/{name}/rows", f"{prefix}/{name}/shape"], name)
         tables.append(f"{prefix}/{name}")
-    for part, norm, number, output in zip(parts, (query_norm, key_norm, ""), count, node.output, strict=True):
+    for part, norm, number, output in zip(parts, (query_norm, key_norm), count, node.output, strict=True):
         last = part
         short = part.removeprefix(f"{prefix}/")
         if norm:
@@ -112,10 +111,9 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
             last = f"{part}/normed"
         yield make("Reshape", [last, constant([0, 0, -1])], f"{short}/rows")
         last = f"{part}/rows"
-        if part != parts[2]:
-            interleaved = attributes["interleaved"]
-            yield make("RotaryEmbedding", [last, *tables], f"{short}/turned", num_heads=number, interleaved=interleaved)
-            last = f"{part}/turned"
+        interleaved = attributes["interleaved"]
+        yield make("RotaryEmbedding", [last, *tables], f"{short}/turned", num_heads=number, interleaved=interleaved)
+        last = f"{part}/turned"
         if positions:
             yield make("Squeeze", [last, constant([0])], f"{short}/packed")
             last = f"{part}/packed"
