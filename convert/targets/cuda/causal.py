@@ -21,17 +21,16 @@ from dataclasses import replace
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, TensorInfo
 
-from ...architecture import Architecture, Attention, FeedForward, Pooling, Window
-from ...checkpoint.tensors import Norm
+from ...architecture import Architecture, Attention, Pooling, Window
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT
 from ...precision import Precision
-from ..shared.blocks import emit_inner, emit_linear, side_by_side
+from ..shared.blocks import emit_feed_forward, emit_linear, side_by_side
 from ..shared.convolutions import convolve_by_index, input_around
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
 from ..shared.positions import rotary_weights
-from .kernels import Kernels
+from .kernels import Kernels, is_norm_of_heads
 
 __all__ = ["emit_causal", "is_causal"]
 
@@ -63,15 +62,11 @@ def _has_kernel(attention: Attention) -> bool:
     seen = mask == "causal" or (isinstance(mask, Window) and mask.after == 0)
     turned = rotary is not None and 2 * len(rotary.frequencies) == attention.head_size
     normed = norms == (None, None) or (
-        all(_is_norm_of_heads(norm, attention) for norm in norms) and len({norm.epsilon for norm in norms if norm}) == 1
+        all(is_norm_of_heads(norm, attention) for norm in norms) and len({norm.epsilon for norm in norms if norm}) == 1
     )
     added = attention.alibi is not None or attention.relative_bias is not None or attention.value_norm is not None
     # ONNX Runtime rotates heads of a multiple of 16 elements, and its kernels hold at most 256.
     return seen and turned and normed and not added and attention.head_size % 16 == 0 and attention.head_size <= 256
-
-
-def _is_norm_of_heads(norm: Norm | None, attention: Attention) -> bool:
-    return norm is not None and norm.kind == "rms_norm" and norm.weight.shape == (attention.head_size,)
 
 
 def emit_causal(
@@ -89,32 +84,27 @@ def emit_causal(
         precision = replace(precision, islands=frozenset())
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", SHAPE))
+    flash = frozenset[str]() if kernels is None else kernels.find_heads(architecture, causal=True)
     lengths = ("", "")
-    if kernels is None or any(attention.mask != "causal" for attention in architecture.attentions):
+    if len(flash) < len(architecture.attentions):
         lengths = (
             graph.input(TensorInfo("last_positions", "int32", ("texts",))),
             graph.input(TensorInfo("total_sequence_length", "int32", ())),
         )
 
     def attend(attention: Attention, hidden: str, name: str) -> str:
-        if kernels is not None and attention.mask == "causal":
+        if kernels is not None and name in flash:
             context = _emit_flash_context(graph, kernels, attention, hidden, architecture.max_positions, name)
         else:
-            if kernels is not None:
-                kernels.miss_attention("ONNX Runtime's attention with a window has a kernel of its own for them")
             context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
         return emit_linear(graph, attention.output, context, f"{name}/output")
-
-    def feed(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
-        inner = emit_inner if kernels is None else kernels.emit_inner
-        return emit_linear(graph, part.down, inner(graph, part, hidden, name), f"{name}/down")
 
     around = input_around(graph, architecture, SHAPE, (0, 0))
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, SHAPE),
         attend=attend,
-        feed_forward=feed,
+        feed_forward=emit_feed_forward if kernels is None else kernels.emit_feed_forward,
         pool=lambda mode, hidden, name: _emit_row(graph, architecture.hidden_size, mode, hidden, name),
         convolve=convolve_by_index(graph, architecture, around),
         rows=SHAPE,
@@ -132,9 +122,7 @@ def _emit_flash_context(
     graph: GraphBuilder, kernels: Kernels, attention: Attention, hidden: str, num_positions: int, name: str
 ) -> str:
     """Add a causal attention up to its context, (texts, longest, heads · head_size), by the standard operator."""
-    assert attention.rotary is not None
-    tables = rotary_weights(graph, attention.rotary, num_positions)
-    heads = kernels.emit_heads(graph, attention, hidden, tables, name)
+    heads = kernels.emit_heads(graph, attention, hidden, name, num_positions=num_positions)
     (context,) = graph.nodes(
         "Attention",
         heads,

@@ -28,7 +28,7 @@ from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
-from ..shared.blocks import emit_linear
+from ..shared.blocks import emit_feed_forward, emit_linear
 from ..shared.convolutions import convolve_by_index, emit_span_convolution, input_around, masks_tail
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
@@ -37,9 +37,9 @@ from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
 from .causal import emit_causal, is_causal
-from .kernels import Kernels
+from .kernels import Kernels, named_attentions
 from .layers import emit_cuda_layer, emit_cuda_sum
-from .projections import emit_qkv, emit_wide_tables
+from .projections import emit_qkv, emit_wide_tables, with_repeated_heads
 
 __all__ = ["OPERATORS", "emit_cuda"]
 
@@ -118,18 +118,27 @@ def emit_cuda(
     biased = has_bias(architecture) or architecture.unseen_tail is not None or disentangled
     packed = graph.input(TensorInfo("positions", "int32", ("tokens",))) if rotaries_of(architecture) else ""
     steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if biased else ""
-    positions = emit_positions(graph, architecture, packed, steps)
+    own = frozenset[str]() if kernels is None else kernels.find_heads(architecture, causal=False)
+    others = [attention for name, attention in named_attentions(architecture) if name not in own]
+    rotaries = {attention.rotary.name: attention.rotary for attention in others if attention.rotary is not None}
+    positions = emit_positions(graph, architecture, packed, steps, rotaries=rotaries)
     if disentangled:
         positions = replace(positions, by_distance=emit_lookup(graph, architecture, steps, token_offset))
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
 
     positions = replace(positions, around=input_around(graph, architecture, ("tokens",), (0,)))
-    wide = emit_wide_tables(graph, architecture.attentions, positions)
+    wide = emit_wide_tables(graph, others, positions)
 
     def context(attention: Attention, hidden: str, name: str) -> str:
         """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
-        qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
+        if kernels is not None and name in own:
+            places = {"num_positions": architecture.max_positions, "positions": packed}
+            qkv = with_repeated_heads(
+                graph, attention, kernels.emit_heads(graph, attention, hidden, name, **places), name
+            )
+        else:
+            qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         bias = positions.bias_of(attention)
         if positions.by_distance is not None:
             bias = _emit_by_distance(graph, attention, (qkv[0], qkv[1]), positions, name)
@@ -158,20 +167,23 @@ def emit_cuda(
         pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
         token_type=token_type_rows(graph, ("tokens",)),
         sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
-        layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
+        feed_forward=emit_feed_forward if kernels is None else kernels.emit_feed_forward,
+        layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context, kernels),
         convolve=convolve_by_index(graph, architecture, positions.around, seen),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     if architecture.output == "vectors":
         graph.node("Cast", ["vectors"], HALF_VECTORS, to=TensorProto.FLOAT16)
         graph.output(TensorInfo(HALF_VECTORS, "float16", ("texts", dimension)))
+    if kernels is not None:
+        kernels.join_sums(graph)
     learned = architecture.embedding.positions
     feeds = FeedRules(
         padding_id=None if learned is None else learned.padding_id,
         multiple=1 if not biased else 16 if precision.arithmetic == "fp32" else 8,
         unseen_tail=architecture.unseen_tail,
     )
-    return Emission(graph, feeds=feeds)
+    return Emission(graph, feeds=feeds, gaps=() if kernels is None else tuple(kernels.gaps))
 
 
 def _emit_seen_tokens(graph: GraphBuilder) -> str:

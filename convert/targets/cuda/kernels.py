@@ -14,18 +14,20 @@ A part of a layer that an operator cannot compute stays in standard operators; `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
 from fletcher.runtime.artifact.graph.operators import FLETCHER
 
-from ...architecture import Attention, FeedForward
+from ...architecture import Architecture, Attention, FeedForward
+from ...checkpoint.tensors import Norm
 from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
 from ..shared.blocks import emit_inner, emit_linear, side_by_side
+from ..shared.positions import rotary_weights
 
-__all__ = ["Kernels"]
+__all__ = ["Kernels", "is_norm_of_heads", "named_attentions"]
 
 #: Elements in the 16 bytes that a thread reads at once.
 VECTOR = 8
@@ -41,6 +43,9 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(sorted(TANH_GELUS), "gelu_tanh"),
     }
 )
+
+#: Reason of parts that compute in float32.
+HALF = "values of some layers are more than float16 can hold"
 
 #: Ends of the names of sums that an operator can compute with the norm that follows.
 SUMS = ("/residual", "/residual_again")
@@ -72,29 +77,63 @@ class Kernels:
         activation = ACTIVATIONS[part.activation]
         return graph.node("GatedActivation", [gate, up], f"{name}/gated", domain=FLETCHER, activation=activation)
 
+    def emit_feed_forward(self, graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
+        """Add a feed-forward part, as `emit_feed_forward` does."""
+        return emit_linear(graph, part.down, self.emit_inner(graph, part, hidden, name), f"{name}/down")
+
+    def find_heads(self, architecture: Architecture, *, causal: bool) -> frozenset[str]:
+        """Return the names of the attentions whose heads `emit_heads` can add, and note the others.
+
+        Args:
+            architecture: encoder and modules.
+            causal: whether the operator that reads the heads has a causal mask and no window.
+        """
+        found = set()
+        for name, attention in named_attentions(architecture):
+            reason = self._no_heads(attention, name)
+            if causal and attention.mask != "causal":
+                reason = "the operator of ONNX Runtime for windows has a kernel of its own for them"
+            if reason is None:
+                found.add(name)
+            else:
+                self._miss(f"heads of the attention: {reason}")
+        return frozenset(found)
+
     def emit_heads(
-        self, graph: GraphBuilder, attention: Attention, hidden: str, tables: tuple[str, str], name: str
-    ) -> tuple[str, ...]:
-        """Add query, key and value of texts in a rectangle; query and key are normed and rotated.
+        self,
+        graph: GraphBuilder,
+        attention: Attention,
+        hidden: str,
+        name: str,
+        *,
+        num_positions: int,
+        positions: str = "",
+    ) -> tuple[str, str, str]:
+        """Add query, key and value; query and key are normed and rotated.
 
         Args:
             graph: graph to add to.
-            attention: attention with a rotation of whole heads, and with norms of heads or none.
-            hidden: hidden states, (texts, longest, hidden).
-            tables: cosines and sines, (positions, pairs).
+            attention: one of `find_heads`.
+            hidden: hidden states, (texts, longest, hidden), or packed, (tokens, hidden).
             name: name of the attention.
+            num_positions: tokens of the longest text.
+            positions: position of each packed token in its text, int32, (tokens,).
 
         Returns:
-            The query, (texts, longest, heads · head_size), and key and value, (texts, longest, key heads · head_size).
+            The query, (…, heads · head_size), and key and value, (…, key heads · head_size).
         """
         assert attention.rotary is not None
+        tables = rotary_weights(graph, attention.rotary, num_positions)
         joined = side_by_side((attention.query, attention.key), f"{name}/query_key")
         packed = emit_linear(graph, joined, hidden, f"{name}/query_key")
         norms = (attention.query_norm, attention.key_norm)
         weights = ["" if norm is None else graph.weight(norm.weight) for norm in norms]
+        inputs = [packed, *tables, *weights, positions]
+        while not inputs[-1]:
+            inputs.pop()
         query, key = graph.nodes(
             "HeadNormRotary",
-            [packed, *tables, *weights] if any(weights) else [packed, *tables],
+            inputs,
             f"{name}/heads",
             (f"{name}/query/rotated", f"{name}/key/rotated"),
             domain=FLETCHER,
@@ -104,10 +143,6 @@ class Kernels:
             epsilon=next((norm.epsilon for norm in norms if norm is not None), 0.0),
         )
         return query, key, emit_linear(graph, attention.value, hidden, f"{name}/value")
-
-    def miss_attention(self, reason: str) -> None:
-        """Note an attention whose heads have no operator."""
-        self._miss(f"heads of the attention: {reason}")
 
     def join_sums(self, graph: GraphBuilder) -> None:
         """Join each sum of a residual with the RMS norm that reads it, and replace the other RMS norms of rows."""
@@ -134,6 +169,24 @@ class Kernels:
         if gap not in self.gaps:
             self.gaps.append(gap)
 
+    def _no_heads(self, attention: Attention, name: str) -> str | None:
+        """Return the reason why `HeadNormRotary` cannot compute the heads of an attention, or None."""
+        rotary, norms = attention.rotary, (attention.query_norm, attention.key_norm)
+        if rotary is None:
+            return "they are not rotated"
+        if 2 * len(rotary.frequencies) != attention.head_size or attention.head_size % 16 or attention.head_size > 256:
+            return "the rotation is not that of whole heads of a multiple of 16 elements, up to 256"
+        if any(norm is not None and not is_norm_of_heads(norm, attention) for norm in norms):
+            return "their norms are not RMS norms of each head"
+        if len({norm.epsilon for norm in norms if norm is not None}) > 1 or attention.value_norm is not None:
+            return "their norms are not those of Qwen3"
+        if attention.query.adapter is not None or (attention.query.bias is None) != (attention.key.bias is None):
+            return "query and key are not alike"
+        inside = tuple(f"{name}/{step}" for step in ("query", "key", "value"))
+        if any(island.startswith(inside) for island in self._islands):
+            return HALF
+        return None
+
     def _no_gate(self, part: FeedForward, name: str) -> str | None:
         """Return the reason why `GatedActivation` cannot compute a gate, or None."""
         assert part.gate is not None
@@ -149,5 +202,18 @@ class Kernels:
             return "gate and up are not alike"
         inside = tuple(f"{name}/{step}" for step in ("up", "gate", "activation", "gated"))
         if any(island == step or island.startswith(f"{step}/") for island in self._islands for step in inside):
-            return "values of some layers are more than float16 can hold"
+            return HALF
         return None
+
+
+def is_norm_of_heads(norm: Norm | None, attention: Attention) -> bool:
+    """Return whether there is a norm, and it is an RMS norm of each head."""
+    return norm is not None and norm.kind == "rms_norm" and norm.weight.shape == (attention.head_size,)
+
+
+def named_attentions(architecture: Architecture) -> Iterator[tuple[str, Attention]]:
+    """Yield each attention and the prefix of its nodes' names, in the order of computation."""
+    for layer in architecture.layers:
+        for block in layer.blocks:
+            if isinstance(block.core, Attention):
+                yield f"{layer.name}/attention", block.core
