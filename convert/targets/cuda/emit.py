@@ -39,7 +39,7 @@ from ..shared.rectangle import emit_mask
 from .causal import emit_causal, is_causal
 from .kernels import Kernels, named_attentions
 from .layers import emit_cuda_layer, emit_cuda_sum
-from .projections import emit_qkv, emit_wide_tables, with_repeated_heads
+from .projections import emit_qkv, emit_wide_tables
 
 __all__ = ["OPERATORS", "emit_cuda"]
 
@@ -134,9 +134,7 @@ def emit_cuda(
         """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
         if kernels is not None and name in own:
             places = {"num_positions": architecture.max_positions, "positions": packed}
-            qkv = with_repeated_heads(
-                graph, attention, kernels.emit_heads(graph, attention, hidden, name, **places), name
-            )
+            qkv = [*kernels.emit_heads(graph, attention, hidden, name, **places), ""]
         else:
             qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         bias = positions.bias_of(attention)

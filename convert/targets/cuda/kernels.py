@@ -6,8 +6,9 @@ ONNX Runtime's kernel that norms and rotates heads alone took 10.3. These operat
 * `SkipRmsNorm` adds the residual and norms the sum;
 * `GatedActivation` computes activation(gate) · up. Gate and up stay two products: one of twice the width took 1.10 times as
   long;
-* `HeadNormRotary` takes queries and keys from one product, and norms and rotates the heads. The value is a product of its
-  own, which nothing has to copy. `Attention` reads all three as they are; `GroupQueryAttention` would copy them again.
+* `HeadNormRotary` takes queries and keys from one product, and norms and rotates the heads. Where keys and values have fewer
+  heads, it takes and writes both once for each head of the queries; otherwise the value is a product of its own, which
+  nothing has to copy. `MultiHeadAttention` and its packed form read all three as they are.
 
 A part of a layer that an operator cannot compute stays in standard operators; `Kernels.gaps` says which, and why.
 """
@@ -20,7 +21,7 @@ from types import MappingProxyType
 from fletcher.runtime.artifact.graph.operators import FLETCHER
 
 from ...architecture import Architecture, Attention, FeedForward
-from ...checkpoint.tensors import Norm
+from ...checkpoint.tensors import Linear, Norm
 from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
@@ -120,29 +121,36 @@ class Kernels:
             positions: position of each packed token in its text, int32, (tokens,).
 
         Returns:
-            The query, (…, heads · head_size), and key and value, (…, key heads · head_size).
+            Query, key and value, (…, heads · head_size) each.
         """
         assert attention.rotary is not None
+        repeats = attention.num_heads // attention.num_kv_heads
+        linears: tuple[Linear, ...] = (attention.query, attention.key)
+        outputs: tuple[str, ...] = (f"{name}/query/rotated", f"{name}/key/rotated")
+        if repeats > 1:
+            linears = (*linears, attention.value)
+            outputs = (outputs[0], f"{name}/key/repeated", f"{name}/value/repeated")
         tables = rotary_weights(graph, attention.rotary, num_positions)
-        joined = side_by_side((attention.query, attention.key), f"{name}/query_key")
-        packed = emit_linear(graph, joined, hidden, f"{name}/query_key")
+        joined = side_by_side(linears, f"{name}/packed")
+        packed = emit_linear(graph, joined, hidden, f"{name}/packed")
         norms = (attention.query_norm, attention.key_norm)
         weights = ["" if norm is None else graph.weight(norm.weight) for norm in norms]
         inputs = [packed, *tables, *weights, positions]
         while not inputs[-1]:
             inputs.pop()
-        query, key = graph.nodes(
+        query, key, *value = graph.nodes(
             "HeadNormRotary",
             inputs,
             f"{name}/heads",
-            (f"{name}/query/rotated", f"{name}/key/rotated"),
+            outputs,
             domain=FLETCHER,
             num_heads=attention.num_heads,
             kv_num_heads=attention.num_kv_heads,
+            repeats=repeats,
             interleaved=int(attention.rotary.interleaved),
             epsilon=next((norm.epsilon for norm in norms if norm is not None), 0.0),
         )
-        return query, key, emit_linear(graph, attention.value, hidden, f"{name}/value")
+        return query, key, value[0] if value else emit_linear(graph, attention.value, hidden, f"{name}/value")
 
     def join_sums(self, graph: GraphBuilder) -> None:
         """Join each sum of a residual with the RMS norm that reads it, and replace the other RMS norms of rows."""
@@ -180,8 +188,9 @@ class Kernels:
             return "their norms are not RMS norms of each head"
         if len({norm.epsilon for norm in norms if norm is not None}) > 1 or attention.value_norm is not None:
             return "their norms are not those of Qwen3"
-        if attention.query.adapter is not None or (attention.query.bias is None) != (attention.key.bias is None):
-            return "query and key are not alike"
+        linears = (attention.query, attention.key, attention.value)
+        if len({(linear.bias is None, linear.adapter is None) for linear in linears}) > 1:
+            return "query, key and value are not alike"
         inside = tuple(f"{name}/{step}" for step in ("query", "key", "value"))
         if any(island.startswith(inside) for island in self._islands):
             return HALF

@@ -22,7 +22,7 @@ from ..shared.blocks import emit_linear, side_by_side
 from ..shared.positions import Positions
 from ..shared.projections import emit_projections, emit_repeated_heads, emit_rotary
 
-__all__ = ["Tables", "emit_qkv", "emit_wide_tables", "heads_together", "with_repeated_heads"]
+__all__ = ["Tables", "emit_qkv", "emit_wide_tables", "heads_together"]
 
 #: Largest number of elements that one block of `RotaryEmbedding`'s threads rotates.
 BLOCK = 1024
@@ -65,6 +65,9 @@ def emit_qkv(
 ) -> list[str]:
     """Add the first four inputs of `PackedMultiHeadAttention`: query, key, value, and the biases that the operator adds.
 
+    The operator has no grouped heads: keys and values are repeated after their norm and rotation, which takes less time than
+    products with repeated weights.
+
     Args:
         graph: graph to add to.
         attention: description of the attention.
@@ -76,22 +79,7 @@ def emit_qkv(
     if (packed := _emit_packed(graph, attention, hidden, name)) is not None:
         rows, bias = packed
         return [rows, "", "", bias]
-    return with_repeated_heads(graph, attention, _emit_parts(graph, attention, hidden, positions, wide, name), name)
-
-
-def with_repeated_heads(graph: GraphBuilder, attention: Attention, parts: tuple[str, str, str], name: str) -> list[str]:
-    """Return the first four inputs of `PackedMultiHeadAttention` for query, key and value without biases.
-
-    The operator has no grouped heads: keys and values are repeated after their norm and rotation, which takes less time than
-    products with repeated weights.
-
-    Args:
-        graph: graph to add to.
-        attention: description of the attention.
-        parts: query, (tokens, heads · head_size), key and value, (tokens, key heads · head_size).
-        name: name of the attention.
-    """
-    query, key, value = parts
+    query, key, value = _emit_parts(graph, attention, hidden, positions, wide, name)
     key = emit_repeated_heads(graph, attention, key, (0,), f"{name}/key")
     value = emit_repeated_heads(graph, attention, value, (0,), f"{name}/value")
     return [query, key, value, ""]

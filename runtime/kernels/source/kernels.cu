@@ -190,12 +190,17 @@ const char* start(const GatedActivation& work, cudaStream_t stream) {
 
 // HeadNormRotary: LANES threads for a head, two vectors for a thread: in both layouts these are eight whole pairs.
 
+// Heads of a row.
+__host__ __device__ __forceinline__ int heads_of(const HeadNormRotary& work) {
+  return work.heads + (work.value == nullptr ? 1 : 2) * work.kv_heads;
+}
+
 template <typename T, int LANES>
 __global__ void __launch_bounds__(THREADS) head_norm_rotary(HeadNormRotary work, uint32_t items) {
   const int lane = threadIdx.x % LANES;
   const uint32_t item = (blockIdx.x * THREADS + threadIdx.x) / LANES;  // heads of a row, one row after another
   const bool active = item < items && lane * 2 * VECTOR < work.size;
-  const uint32_t all = uint32_t(work.heads + work.kv_heads);
+  const uint32_t all = uint32_t(heads_of(work));
   const uint32_t row = item / all;
   const int head = int(item - row * all);
   const int vectors = work.size / VECTOR;
@@ -208,12 +213,12 @@ __global__ void __launch_bounds__(THREADS) head_norm_rotary(HeadNormRotary work,
     low = __ldcs(source + first);
     high = __ldcs(source + second);
   }
-  const bool is_query = head < work.heads;
+  const bool is_query = head < work.heads, is_value = head >= work.heads + work.kv_heads;
   float lows[VECTOR], highs[VECTOR];
   widen<T>(low, lows);
   widen<T>(high, highs);
 
-  const auto* norm = static_cast<const uint4*>(is_query ? work.query_norm : work.key_norm);
+  const auto* norm = static_cast<const uint4*>(is_value ? nullptr : is_query ? work.query_norm : work.key_norm);
   float total = 0.0f;
 #pragma unroll
   for (int i = 0; i < VECTOR; ++i) total += lows[i] * lows[i] + highs[i] * highs[i];
@@ -230,38 +235,46 @@ __global__ void __launch_bounds__(THREADS) head_norm_rotary(HeadNormRotary work,
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) highs[i] *= scale * factors[i];
   }
-  int position = work.positions != nullptr ? __ldg(work.positions + row) : int(row % uint32_t(work.longest));
-  position = min(max(position, 0), work.num_positions - 1);
-  const int64_t at = int64_t(position) * (vectors / 2) + lane;
-  float cosines[VECTOR], sines[VECTOR];
-  widen<T>(__ldg(static_cast<const uint4*>(work.cosines) + at), cosines);
-  widen<T>(__ldg(static_cast<const uint4*>(work.sines) + at), sines);
-  if (work.interleaved) {
+  if (!is_value) {
+    int position = work.positions != nullptr ? __ldg(work.positions + row) : int(row % uint32_t(work.longest));
+    position = min(max(position, 0), work.num_positions - 1);
+    const int64_t at = int64_t(position) * (vectors / 2) + lane;
+    float cosines[VECTOR], sines[VECTOR];
+    widen<T>(__ldg(static_cast<const uint4*>(work.cosines) + at), cosines);
+    widen<T>(__ldg(static_cast<const uint4*>(work.sines) + at), sines);
+    if (work.interleaved) {
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i) {
-      float* values = i < VECTOR / 2 ? lows : highs;
-      const int place = 2 * (i % (VECTOR / 2));
-      const float a = values[place], b = values[place + 1];
-      values[place] = a * cosines[i] - b * sines[i];
-      values[place + 1] = b * cosines[i] + a * sines[i];
-    }
-  } else {
+      for (int i = 0; i < VECTOR; ++i) {
+        float* values = i < VECTOR / 2 ? lows : highs;
+        const int place = 2 * (i % (VECTOR / 2));
+        const float a = values[place], b = values[place + 1];
+        values[place] = a * cosines[i] - b * sines[i];
+        values[place + 1] = b * cosines[i] + a * sines[i];
+      }
+    } else {
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i) {
-      const float a = lows[i], b = highs[i];
-      lows[i] = a * cosines[i] - b * sines[i];
-      highs[i] = b * cosines[i] + a * sines[i];
+      for (int i = 0; i < VECTOR; ++i) {
+        const float a = lows[i], b = highs[i];
+        lows[i] = a * cosines[i] - b * sines[i];
+        highs[i] = b * cosines[i] + a * sines[i];
+      }
     }
+    low = narrow<T>(lows);
+    high = narrow<T>(highs);
   }
-  const uint64_t nth = is_query ? uint64_t(row) * work.heads + head : uint64_t(row) * work.kv_heads + head - work.heads;
-  uint4* target = static_cast<uint4*>(is_query ? work.query : work.key) + nth * vectors;
-  target[first] = narrow<T>(lows);
-  target[second] = narrow<T>(highs);
+  const int nth = head - (is_query ? 0 : is_value ? work.heads + work.kv_heads : work.heads);
+  const int heads = is_query ? work.heads : work.kv_heads, repeats = is_query ? 1 : work.repeats;
+  void* array = is_query ? work.query : is_value ? work.value : work.key;
+  uint4* target = static_cast<uint4*>(array) + (uint64_t(row) * heads + nth) * repeats * vectors;
+  for (int i = 0; i < repeats; ++i, target += vectors) {
+    target[first] = low;
+    target[second] = high;
+  }
 }
 
 template <typename T, int LANES>
 const char* start(const HeadNormRotary& work, cudaStream_t stream) {
-  const int64_t items = work.rows * (work.heads + work.kv_heads);
+  const int64_t items = work.rows * heads_of(work);
   if (items * LANES > INT32_MAX) return "HeadNormRotary has no kernel for more than 2^31 threads";
   const uint32_t blocks = uint32_t((items * LANES + THREADS - 1) / THREADS);
   head_norm_rotary<T, LANES><<<blocks, THREADS, 0, stream>>>(work, uint32_t(items));

@@ -32,21 +32,24 @@ struct GatedActivation {
   Activation activation;
 };
 
-// Heads of queries and keys from one array into two, normed, then rotated.
+// Heads of queries and keys from one array into two, normed, then rotated; those of values as they are. Each head of keys and
+// values is written `repeats` times in a row, for attentions that have no grouped heads.
 struct HeadNormRotary {
-  const void* packed;        // (rows, (heads + kv_heads) · size): queries, then keys
+  const void* packed;        // (rows, all · size): queries, keys, and values if there is an array for them
   const void* cosines;       // (num_positions, size / 2)
   const void* sines;         // (num_positions, size / 2)
   const void* query_norm;    // (size,), or null: no norm
   const void* key_norm;      // (size,), or null: no norm
   const int32_t* positions;  // (rows,), or null: the row modulo `longest`
   void* query;               // (rows, heads · size)
-  void* key;                 // (rows, kv_heads · size)
+  void* key;                 // (rows, kv_heads · repeats · size)
+  void* value;               // as `key`, or null: no values
   int64_t rows;
   int longest;
   int num_positions;
   int heads;
   int kv_heads;
+  int repeats;
   int size;  // a multiple of 16, at most 256
   float epsilon;
   bool interleaved;  // pairs of neighbors (0, 1), (2, 3), …; otherwise of i and i + size / 2

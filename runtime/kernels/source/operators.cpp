@@ -3,7 +3,7 @@
 //   SkipRmsNorm      (x, weight, residual?) -> (normed, sum?)                              epsilon
 //   GatedActivation  (gate, up) -> (result)                                                activation
 //   HeadNormRotary   (packed, cosines, sines, query_norm?, key_norm?, positions?)          num_heads, kv_num_heads,
-//                    -> (query, key)                                                       interleaved, epsilon
+//                    -> (query, key, value?)                                               repeats, interleaved, epsilon
 //
 // launch.h has their meaning. Every operator has a version for float16 and one for bfloat16; positions are int32.
 
@@ -89,6 +89,8 @@ class Run {
     return data;
   }
 
+  bool has_output(size_t index) const { return index < outputs_; }
+
   template <typename Work>
   void start(const Work& work, Element element) const {
     void* stream = nullptr;
@@ -171,21 +173,23 @@ struct GatedActivationKernel {
 
 struct HeadNormRotaryKernel {
   static constexpr char NAME[] = "HeadNormRotary";
-  static constexpr size_t INPUTS = 6, REQUIRED_INPUTS = 3, OUTPUTS = 2, REQUIRED_OUTPUTS = 2;
+  static constexpr size_t INPUTS = 6, REQUIRED_INPUTS = 3, OUTPUTS = 3, REQUIRED_OUTPUTS = 2;
   static constexpr size_t POSITIONS = 5;
 
   HeadNormRotaryKernel(const Api& api, const OrtKernelInfo* info)
       : heads(attribute<int64_t>(api, info, "num_heads")),
         kv_heads(attribute<int64_t>(api, info, "kv_num_heads")),
+        repeats(attribute<int64_t>(api, info, "repeats")),
         interleaved(attribute<int64_t>(api, info, "interleaved")),
         epsilon(attribute<float>(api, info, "epsilon")) {}
 
   void run(const Run& run, Element element) const {
     const Tensor packed = run.input(0), cosines = run.input(1), sines = run.input(2);
     const Tensor query_norm = run.input(3), key_norm = run.input(4), positions = run.input(POSITIONS);
-    run.require(!packed.shape.empty() && packed.last() % (heads + kv_heads) == 0,
-                "HeadNormRotary: a row must hold the heads of queries and keys");
-    const int64_t size = packed.last() / (heads + kv_heads);
+    const bool has_values = run.has_output(2);
+    const int64_t all = heads + (has_values ? 2 : 1) * kv_heads;
+    run.require(!packed.shape.empty() && packed.last() % all == 0, "HeadNormRotary: a row must hold whole heads");
+    const int64_t size = packed.last() / all;
     run.require(size % 16 == 0 && size <= 256, "HeadNormRotary: heads must have a multiple of 16 elements, at most 256");
     run.require(cosines.shape.size() == 2 && cosines.last() == size / 2 && sines.shape == cosines.shape,
                 "HeadNormRotary: the tables must have a cosine and a sine for each pair of a head");
@@ -197,7 +201,7 @@ struct HeadNormRotaryKernel {
                 "HeadNormRotary: a text is longer than the tables");
     std::vector<int64_t> query = packed.shape, key = packed.shape;
     query.back() = heads * size;
-    key.back() = kv_heads * size;
+    key.back() = kv_heads * repeats * size;
     HeadNormRotary work{};
     work.packed = packed.data;
     work.cosines = cosines.data;
@@ -207,18 +211,20 @@ struct HeadNormRotaryKernel {
     work.positions = static_cast<const int32_t*>(positions.data);
     work.query = run.output(0, query);
     work.key = run.output(1, key);
+    work.value = has_values ? run.output(2, key) : nullptr;
     work.rows = packed.rows();
     work.longest = int(rows.back());
     work.num_positions = int(cosines.shape[0]);
     work.heads = int(heads);
     work.kv_heads = int(kv_heads);
+    work.repeats = int(repeats);
     work.size = int(size);
     work.epsilon = epsilon;
     work.interleaved = interleaved != 0;
     run.start(work, element);
   }
 
-  int64_t heads, kv_heads, interleaved;
+  int64_t heads, kv_heads, repeats, interleaved;
   float epsilon;
 };
 

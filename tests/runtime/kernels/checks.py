@@ -82,33 +82,37 @@ def check_gate(subject: Subject, precision: str, activation: str, width: int) ->
 
 
 def check_heads(
-    subject: Subject, precision: str, heads: tuple[int, int, int], *, interleaved: bool, normed: bool, packed: bool
+    subject: Subject,
+    precision: str,
+    heads: tuple[int, int, int],
+    *,
+    interleaved: bool,
+    normed: bool,
+    packed: bool,
+    with_values: bool,
 ) -> None:
-    """Compare `HeadNormRotary` on a rectangle, or on packed rows with positions."""
+    """Compare `HeadNormRotary` on a rectangle, or on packed rows with positions.
+
+    With values, keys and values are repeated for the heads of the queries.
+    """
     count, kv_count, size = heads
     rng = np.random.default_rng(size)
     shape = (23,) if packed else (3, 7)
-    rows = _random(rng, precision, *shape, (count + kv_count) * size)
+    rows = _random(rng, precision, *shape, (count + 2 * kv_count) * size)
     angles = rng.uniform(0, 6, (23, size // 2))
     tables = (rounded(np.cos(angles), precision), rounded(np.sin(angles), precision))
     norms = (_random(rng, precision, size), _random(rng, precision, size)) if normed else (None, None)
     positions = rng.permutation(23).astype(np.int32) if packed else None
-    reference = head_norm_rotary(
-        rows, tables, norms, positions, (count, kv_count), interleaved=interleaved, epsilon=1e-6
-    )
-    inputs: list[object] = [rows, *tables, *norms, positions]
+    settings = {"repeats": count // kv_count if with_values else 1, "interleaved": interleaved, "epsilon": 1e-6}
+    reference = head_norm_rotary(rows, tables, norms, positions, (count, kv_count), **settings)  # type: ignore[arg-type]
+    inputs: list[object] = [rows if with_values else rows[..., : (count + kv_count) * size], *tables, *norms, positions]
     while inputs[-1] is None:
         inputs.pop()
-    found = subject.run(
-        "HeadNormRotary",
-        inputs,
-        2,
-        precision,
-        num_heads=count,
-        kv_num_heads=kv_count,
-        interleaved=int(interleaved),
-        epsilon=1e-6,
-    )
-    for ours, theirs in zip(found, reference, strict=True):
+    settings |= {"num_heads": count, "kv_num_heads": kv_count, "interleaved": int(interleaved)}
+    found = subject.run("HeadNormRotary", inputs, 3 if with_values else 2, precision, **settings)
+    for ours, theirs in zip(found, reference, strict=False):
+        assert ours.shape == theirs.shape
         scale = np.maximum(np.abs(theirs), 2.0**-4)  # differences of products of about 1 in float32
         assert (np.abs(ours - theirs) <= STEPS[precision] * scale).all()
+    if with_values:
+        np.testing.assert_array_equal(found[2], reference[2])

@@ -79,22 +79,22 @@ const char* launch(const GatedActivation& work, Element element, void*) {
 
 const char* launch(const HeadNormRotary& work, Element element, void*) {
   const Array packed{work.packed, element}, cosines{work.cosines, element}, sines{work.sines, element};
-  const int all = work.heads + work.kv_heads, pairs = work.size / 2;
+  const int all = work.heads + (work.value == nullptr ? 1 : 2) * work.kv_heads, pairs = work.size / 2;
   double values[256];
   for (int64_t row = 0; row < work.rows; ++row)
     for (int head = 0; head < all; ++head) {
-      const bool is_query = head < work.heads;
+      const bool is_query = head < work.heads, is_value = head >= work.heads + work.kv_heads;
       double total = 0;
       for (int i = 0; i < work.size; ++i) {
         values[i] = packed[(row * all + head) * work.size + i];
         total += values[i] * values[i];
       }
       const void* norm = is_query ? work.query_norm : work.key_norm;
-      if (norm != nullptr)
+      if (!is_value && norm != nullptr)
         for (int i = 0; i < work.size; ++i)
           values[i] *= Array{norm, element}[i] / std::sqrt(total / work.size + work.epsilon);
       const int64_t position = work.positions != nullptr ? work.positions[row] : row % work.longest;
-      for (int pair = 0; pair < pairs; ++pair) {
+      for (int pair = 0; !is_value && pair < pairs; ++pair) {
         double& a = values[work.interleaved ? 2 * pair : pair];
         double& b = values[work.interleaved ? 2 * pair + 1 : pair + pairs];
         const double cosine = cosines[position * pairs + pair], sine = sines[position * pairs + pair], first = a;
@@ -102,9 +102,12 @@ const char* launch(const HeadNormRotary& work, Element element, void*) {
         b = b * cosine + first * sine;
       }
       const int heads = is_query ? work.heads : work.kv_heads;
-      const int nth = is_query ? head : head - work.heads;
-      const Array target{is_query ? work.query : work.key, element};
-      for (int i = 0; i < work.size; ++i) target.set((row * heads + nth) * work.size + i, values[i]);
+      const int nth = is_query ? head : is_value ? head - work.heads - work.kv_heads : head - work.heads;
+      const Array target{is_query ? work.query : is_value ? work.value : work.key, element};
+      const int repeats = is_query ? 1 : work.repeats;
+      for (int again = 0; again < repeats; ++again)
+        for (int i = 0; i < work.size; ++i)
+          target.set(((row * heads + nth) * repeats + again) * work.size + i, values[i]);
     }
   return nullptr;
 }

@@ -52,13 +52,15 @@ def head_norm_rotary(
     positions: NDArray[np.int32] | None,
     heads: tuple[int, int],
     *,
+    repeats: int,
     interleaved: bool,
     epsilon: float,
-) -> tuple[Array, Array]:
-    """Return query and key, as torch's implementations of Qwen3 and GPT-J compute them."""
+) -> tuple[Array, Array, Array]:
+    """Return query, key and value, as torch's implementations of Qwen3 and GPT-J compute them."""
     count, kv_count = heads
-    size = packed.shape[-1] // (count + kv_count)
-    query, key = np.split(packed.reshape(*packed.shape[:-1], -1, size), [count], axis=-2)
+    size = packed.shape[-1] // (count + 2 * kv_count)
+    split = packed.reshape(*packed.shape[:-1], -1, size)
+    query, key, value = np.split(split, [count, count + kv_count], axis=-2)
     places = np.broadcast_to(np.arange(packed.shape[-2]), packed.shape[:-1]) if positions is None else positions
     cosines, sines = (table[places][..., None, :] for table in tables)  # (…, 1, pairs)
 
@@ -69,8 +71,9 @@ def head_norm_rotary(
         pairs = (first * cosines - second * sines, second * cosines + first * sines)
         return np.stack(pairs, axis=-1).reshape(rows.shape) if interleaved else np.concatenate(pairs, axis=-1)
 
-    flat = [part.reshape(*packed.shape[:-1], -1) for part in (turned(query, norms[0]), turned(key, norms[1]))]
-    return flat[0], flat[1]
+    key, value = (np.repeat(part, repeats, axis=-2) for part in (turned(key, norms[1]), value))
+    flat = [part.reshape(*packed.shape[:-1], -1) for part in (turned(query, norms[0]), key, value)]
+    return flat[0], flat[1], flat[2]
 
 
 def run_operator(

@@ -69,8 +69,15 @@ def test_gates(subject: Subject, precision: str, activation: str, width: int) ->
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("normed", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("packed", "with_values"), [(False, True), (False, False), (True, False), (True, True)])
 def test_heads(
-    subject: Subject, precision: str, heads: tuple[int, int, int], interleaved: bool, normed: bool, packed: bool
+    subject: Subject,
+    precision: str,
+    heads: tuple[int, int, int],
+    interleaved: bool,
+    normed: bool,
+    packed: bool,
+    with_values: bool,
 ) -> None:
-    check_heads(subject, precision, heads, interleaved=interleaved, normed=normed, packed=packed)
+    layout = {"interleaved": interleaved, "packed": packed, "with_values": with_values}
+    check_heads(subject, precision, heads, normed=normed, **layout)

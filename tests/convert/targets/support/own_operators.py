@@ -68,7 +68,7 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
     attributes, prefix = _attributes(node), f"{node.name}/spelled"
     packed, cosines, sines, query_norm, key_norm, positions = (*node.input, "", "", "")[:6]
     heads, key_heads = attributes["num_heads"], attributes["kv_num_heads"]
-    count = [heads, key_heads]
+    count = [heads, *[key_heads] * (len(node.output) - 1)]
 
     def constant(values: list[int]) -> str:
         return _constant(constants, values)
@@ -87,7 +87,7 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
         yield make("Unsqueeze", [positions, constant([0])], "positions")
         rows = f"{prefix}/batch"
     yield make("Reshape", [rows, constant([0, 0, sum(count), -1])], "heads")
-    parts = [f"{prefix}/{part}" for part in ("query", "key")]
+    parts = [f"{prefix}/{part}" for part in ("query", "key", "value")[: len(count)]]
     yield helper.make_node("Split", [f"{prefix}/heads", constant(count)], parts, name=f"{prefix}/split", axis=2)
     yield make("Shape", [rows], "sides", end=2)
     tables = []
@@ -101,7 +101,7 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
             yield make("Concat", [f"{prefix}/sides", f"{prefix}/{name}/pairs"], f"{name}/shape", axis=0)
             yield make("Expand", [f"{prefix}/{name}/rows", f"{prefix}/{name}/shape"], name)
         tables.append(f"{prefix}/{name}")
-    for part, norm, number, output in zip(parts, (query_norm, key_norm), count, node.output, strict=True):
+    for part, norm, number, output in zip(parts, (query_norm, key_norm, ""), count, node.output, strict=False):
         last = part
         short = part.removeprefix(f"{prefix}/")
         if norm:
@@ -109,11 +109,19 @@ def _head_norm_rotary(node: onnx.NodeProto, constants: Constants) -> Iterator[on
                 "RMSNormalization", [last, wide[norm]], f"{short}/normed", axis=-1, epsilon=attributes["epsilon"]
             )
             last = f"{part}/normed"
-        yield make("Reshape", [last, constant([0, 0, -1])], f"{short}/rows")
-        last = f"{part}/rows"
-        interleaved = attributes["interleaved"]
-        yield make("RotaryEmbedding", [last, *tables], f"{short}/turned", num_heads=number, interleaved=interleaved)
-        last = f"{part}/turned"
+        if short != "value":
+            yield make("Reshape", [last, constant([0, 0, -1])], f"{short}/rows")
+            interleaved = attributes["interleaved"]
+            inputs = [f"{part}/rows", *tables]
+            yield make("RotaryEmbedding", inputs, f"{short}/turned", num_heads=number, interleaved=interleaved)
+            yield make("Reshape", [f"{part}/turned", constant([0, 0, number, -1])], f"{short}/split")
+            last = f"{part}/split"
+        if short != "query":
+            yield make("Unsqueeze", [last, constant([3])], f"{short}/each")
+            yield make("Concat", [f"{part}/each"] * attributes["repeats"], f"{short}/repeated", axis=3)
+            last = f"{part}/repeated"
+        yield make("Reshape", [last, constant([0, 0, -1])], f"{short}/flat")
+        last = f"{part}/flat"
         if positions:
             yield make("Squeeze", [last, constant([0])], f"{short}/packed")
             last = f"{part}/packed"
