@@ -11,6 +11,7 @@ from fletcher.model_zoo import Head, find_model, list_models
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.zoo import published_digest
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.graph.domains import needs_kernels
 from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
@@ -312,6 +313,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     artifact = Artifact.open(folder)
     artifact.check_files()
     manifest = artifact.manifest
+    kernels = [variant.name for variant in manifest.variants if needs_kernels(artifact, variant)]
     space = read_space(folder).id
     if report.as_json:
         report.result(
@@ -322,6 +324,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
                 "space": space,
                 "status": manifest.status,
                 "proof": manifest.proof,
+                "kernels": kernels,
                 "manifest": manifest,
             }
         )
@@ -353,6 +356,8 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         facts["ignored_keys"] = manifest.ignored_keys
     if (calibration := manifest.calibration) is not None:
         facts["calibration"] = f"{calibration.method}, {calibration.pairs:,} pairs, error {calibration.error:.3f}"
+    if kernels:
+        facts["needs"] = f"Fletcher's kernels for {', '.join(kernels)}: fletcher-serve kernels build"
     report.result(facts)
     variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
     report.result(

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from onnx import TensorProto
 
 from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.artifact.graph.operators import FLETCHER
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, FeedRules, TensorInfo
 
 from ...architecture import Architecture, Attention, EmbeddingGate, FeedForward
@@ -45,6 +46,7 @@ __all__ = ["OPERATORS", "emit_cuda"]
 
 _ALL = frozenset({"float", "float16", "bfloat16", "int32", "int64", "bool"})
 _FLOATS = frozenset({"float", "float16", "bfloat16"})
+_HALVES = frozenset({"float16", "bfloat16"})
 _NUMBERS = frozenset({"float", "float16", "bfloat16", "int32", "int64"})
 
 #: Domain and operator to the element types of its first input for which ONNX Runtime has a CUDA kernel (opset 24).
@@ -85,8 +87,10 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Unsqueeze"): _ALL,
         (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
-        (MICROSOFT, "GroupQueryAttention"): frozenset({"float16", "bfloat16"}),
+        (MICROSOFT, "GroupQueryAttention"): _HALVES,
+        (MICROSOFT, "MultiHeadAttention"): _FLOATS,
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
+        **{(FLETCHER, operator): _HALVES for operator in ("GatedActivation", "HeadNormRotary", "SkipRmsNorm")},
         **{(MICROSOFT, operator): frozenset({"float", "float16"}) for operator in SUMMED_NORMS.values()},
     }
 )
@@ -133,8 +137,9 @@ def emit_cuda(
     def context(attention: Attention, hidden: str, name: str) -> str:
         """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
         if kernels is not None and name in own:
-            places = {"num_positions": architecture.max_positions, "positions": packed}
-            qkv = [*kernels.emit_heads(graph, attention, hidden, name, **places), ""]
+            longest = architecture.max_positions
+            heads = kernels.emit_heads(graph, attention, hidden, name, num_positions=longest, positions=packed)
+            qkv = [*heads, ""]
         else:
             qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         bias = positions.bias_of(attention)

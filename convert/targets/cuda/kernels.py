@@ -167,9 +167,9 @@ class Kernels:
             else:
                 value, weight = norm.input
                 epsilon = next(attribute.f for attribute in norm.attribute if attribute.name == "epsilon")
-                replaced, inputs, outputs = (norm.name,), [value, weight], [norm.output[0]]
+                replaced, inputs, outputs = [norm.name], [value, weight], [norm.output[0]]
                 if (found := sums.pop(value, None)) is not None and floats[value] == floats[norm.output[0]]:
-                    replaced, outputs = (found.name, norm.name), [norm.output[0], value]
+                    replaced, outputs = [found.name, norm.name], [norm.output[0], value]
                     inputs = [found.input[0], weight, found.input[1]]
                 graph.replace(replaced, "SkipRmsNorm", inputs, outputs, domain=FLETCHER, epsilon=epsilon)
 

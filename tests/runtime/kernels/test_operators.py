@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fletcher.runtime.kernels import library
@@ -67,9 +68,15 @@ def test_gates(subject: Subject, precision: str, activation: str, width: int) ->
 @pytest.mark.parametrize("subject", ON, indirect=True)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("normed", [False, True])
-@pytest.mark.parametrize(("packed", "with_values"), [(False, True), (False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("interleaved", "normed", "packed", "with_values"),
+    [
+        (False, True, False, True),
+        (True, False, False, False),
+        (False, False, True, False),
+        (True, True, True, True),
+    ],
+)
 def test_heads(
     subject: Subject,
     precision: str,
@@ -81,3 +88,23 @@ def test_heads(
 ) -> None:
     layout = {"interleaved": interleaved, "packed": packed, "with_values": with_values}
     check_heads(subject, precision, heads, normed=normed, **layout)
+
+
+@pytest.mark.parametrize("subject", ON, indirect=True)
+def test_shapes_that_have_no_kernel_are_refused(subject: Subject) -> None:
+    def error(operator: str, inputs: list[object], outputs: int, **attributes: object) -> str:
+        with pytest.raises(Exception, match=operator) as raised:
+            subject.run(operator, inputs, outputs, "fp16", **attributes)
+        return str(raised.value)
+
+    rows, table = np.ones((2, 3, 32)), np.ones((2, 8))
+    heads = {"num_heads": 1, "kv_num_heads": 1, "repeats": 1, "interleaved": 0, "epsilon": 0.0}
+    assert "multiple of 8" in error("SkipRmsNorm", [np.ones((2, 12)), np.ones(12)], 1, epsilon=0.0)
+    assert "another width" in error("SkipRmsNorm", [np.ones((2, 16)), np.ones(8)], 1, epsilon=0.0)
+    assert "another shape" in error("SkipRmsNorm", [np.ones((2, 8)), np.ones(8), np.ones((1, 8))], 2, epsilon=0.0)
+    assert "one shape" in error("GatedActivation", [np.ones((2, 8)), np.ones((2, 16))], 1, activation="silu")
+    assert "no activation 'relu'" in error("GatedActivation", [np.ones((2, 8))] * 2, 1, activation="relu")
+    assert "longer than the tables" in error("HeadNormRotary", [rows, table, table], 2, **heads)
+    assert "each pair" in error("HeadNormRotary", [rows, np.ones((3, 4)), np.ones((3, 4))], 2, **heads)
+    assert "multiple of 16" in error("HeadNormRotary", [np.ones((2, 3, 16)), table, table], 2, **heads)
+    assert "head's width" in error("HeadNormRotary", [rows[:, :2], table, table, np.ones(8)], 2, **heads)
