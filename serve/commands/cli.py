@@ -10,11 +10,10 @@ from fletcher.runtime.commandline.console import make_app, run
 from .audit import audit
 from .bench import bench
 from .cluster import cluster
-from .devices import devices
+from .devices import devices, kernels
 from .doctor import doctor
 from .embed import embed
 from .ingest import ingest, search
-from .kernels import kernels
 from .keys import keys
 from .retention import retention
 from .run import serve

@@ -54,7 +54,7 @@ def _assert_close(ours: Array, reference: Array, precision: str) -> None:
 
 
 def check_norm(subject: Subject, precision: str, width: int, *, with_residual: bool) -> None:
-    """Compare `SkipRmsNorm` on a number of rows that is no multiple of a block's."""
+    """Compare `SkipRmsNorm` on a number of rows that does not fill the last block."""
     rng = np.random.default_rng(width)
     x, weight = 3 * _random(rng, precision, 3, 5, width), _random(rng, precision, width)
     x = rounded(x, precision)

@@ -18,14 +18,14 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.origin.tolerances import TOLERANCES
 
-from ..families.decoders.models import make_tiny
-from ..verify.parity import MIXED, make_card
-from .models import shared
-from .sessions import TargetSession, architecture_of, models_of
-from .support.contrib_operators import spell_out
-from .support.graph_types import assert_kernels
-from .support.rounding import RoundingGraph
-from .tiny import Tiny
+from ...families.decoders.models import make_tiny
+from ...verify.parity import MIXED, make_card
+from ..models import shared
+from ..sessions import TargetSession, architecture_of, models_of
+from ..support.contrib_operators import spell_out
+from ..support.graph_types import assert_kernels
+from ..support.rounding import RoundingGraph
+from ..tiny import Tiny
 
 #: Models with rows that the operators take: packed rows, gates of three activations, heads of 16 elements with and without
 #: norms, grouped heads, sandwich norms, windows.
