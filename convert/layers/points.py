@@ -148,7 +148,6 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
         ("PackedMultiHeadAttention", "attention/context"): _BEFORE_CONTEXT,
         ("PackedMultiHeadAttention", "attention/self_context"): _BEFORE_CONTEXT,
         ("GroupQueryAttention", "attention/context"): _BEFORE_CONTEXT,
-        ("MultiHeadAttention", "attention/context"): _BEFORE_CONTEXT,
         ("HeadNormRotary", "attention/query/rotated"): (*_BEFORE_CONTEXT, "attention/query/norm", "attention/key/norm"),
         ("GatedActivation", "feed_forward/gated"): ("feed_forward/activation",),
         **_summed("attention/norm", "attention/output", "attention/residual"),
@@ -258,7 +257,9 @@ def layer_of(key: str) -> int | None:
 
 def is_whole(node: onnx.NodeProto) -> bool:
     """Return whether a node is an `Attention` of whole texts by whole texts; the scores of others are not compared."""
-    return node.op_type == "Attention" and not node.name.endswith(("/context_blocks", "/first/context"))
+    return node.op_type == "Attention" and not node.name.endswith(
+        ("/context_blocks", "/first/context", "/flash/context")
+    )
 
 
 def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[GraphPoint]:

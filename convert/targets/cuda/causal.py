@@ -5,12 +5,13 @@ skips what a token does not see. `PackedMultiHeadAttention` would need a bias of
 has no flash kernel, keys and values repeated for all heads, and further operators for norms and rotations.
 benchmarks/gpu/decoder.py measures a model and the kernels of its batch.
 
-With Fletcher's kernels, `com.microsoft.MultiHeadAttention` reads heads that are normed, rotated and repeated already
-(kernels.py), by the same kernels of cuDNN and flash attention. `GroupQueryAttention` would copy them again, by a kernel that
-takes 0.37 ms for 64 x 256 tokens and 32 heads; the standard operator `Attention` has only the flash kernel, which takes
-0.12 ms where cuDNN's takes 0.07 (H200). Both have no windows, which stay with `GroupQueryAttention`.
+With Fletcher's kernels, the standard operator `Attention` reads heads that are normed and rotated already (kernels.py).
+`GroupQueryAttention` would copy them again, by a kernel that takes 0.37 ms for 64 x 256 tokens and 32 heads (H200). The
+standard operator has the flash kernel alone, which takes 0.12 ms where cuDNN's takes 0.07. But ONNX Runtime lets cuDNN build
+a plan for each new number of texts and tokens, in each thread, and keeps all of them (cudnn_flash_attention.cu), so cuDNN's
+kernel is for batches of one shape. The operator has no windows, which stay with `GroupQueryAttention`.
 
-None of them has packed rows, so a text has padding up to the longest one of the batch. Padding is behind a text's tokens:
+Neither operator has packed rows, so a text has padding up to the longest one of the batch. Padding is behind a text's tokens:
 a causal mask hides it from them, and what it computes is not read. That is why only single rows of a text are pooled here.
 
 Source: docs/ContribOperators.md of ONNX Runtime. The operator has CUDA kernels for float16 and bfloat16.
@@ -124,16 +125,18 @@ def _emit_flash_context(
     graph: GraphBuilder, kernels: Kernels, attention: Attention, hidden: str, num_positions: int, name: str
 ) -> str:
     """Add a causal attention up to its context, (texts, longest, heads · head_size), over heads that are ready."""
-    heads = kernels.emit_heads(graph, attention, hidden, name, num_positions=num_positions)
-    return graph.node(
-        "MultiHeadAttention",
+    heads = kernels.emit_heads(graph, attention, hidden, name, num_positions=num_positions, repeats=1)
+    (context,) = graph.nodes(
+        "Attention",
         heads,
-        f"{name}/context",
-        domain=MICROSOFT,
-        num_heads=attention.num_heads,
-        unidirectional=1,
+        f"{name}/flash/context",  # a name of its own: the comparison layer by layer reads scores of the usual one
+        (f"{name}/context",),
+        is_causal=1,
+        q_num_heads=attention.num_heads,
+        kv_num_heads=attention.num_kv_heads,
         scale=attention.scale,
     )
+    return context
 
 
 def _emit_context(

@@ -54,6 +54,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
     {
         ("", "Abs"): _NUMBERS,
         ("", "Add"): _NUMBERS,
+        ("", "Attention"): _FLOATS,
         ("", "Cast"): _ALL,
         ("", "Concat"): _ALL,
         ("", "Div"): _NUMBERS,
@@ -88,7 +89,6 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "GroupQueryAttention"): _HALVES,
-        (MICROSOFT, "MultiHeadAttention"): _FLOATS,
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
         **{(FLETCHER, operator): _HALVES for operator in ("GatedActivation", "HeadNormRotary", "SkipRmsNorm")},
         **{(MICROSOFT, operator): frozenset({"float", "float16"}) for operator in SUMMED_NORMS.values()},
@@ -137,8 +137,15 @@ def emit_cuda(
     def context(attention: Attention, hidden: str, name: str) -> str:
         """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
         if kernels is not None and name in own:
-            longest = architecture.max_positions
-            heads = kernels.emit_heads(graph, attention, hidden, name, num_positions=longest, positions=packed)
+            heads = kernels.emit_heads(
+                graph,
+                attention,
+                hidden,
+                name,
+                num_positions=architecture.max_positions,
+                repeats=attention.num_heads // attention.num_kv_heads,
+                positions=packed,
+            )
             qkv = [*heads, ""]
         else:
             qkv = emit_qkv(graph, attention, hidden, positions, wide, name)

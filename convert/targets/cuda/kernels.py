@@ -6,9 +6,9 @@ ONNX Runtime's kernel that norms and rotates heads alone took 10.3. These operat
 * `SkipRmsNorm` adds the residual and norms the sum;
 * `GatedActivation` computes activation(gate) · up. Gate and up stay two products: one of twice the width took 1.10 times as
   long;
-* `HeadNormRotary` takes queries and keys from one product, and norms and rotates the heads. Where keys and values have fewer
-  heads, it takes and writes both once for each head of the queries; otherwise the value is a product of its own, which
-  nothing has to copy. `MultiHeadAttention` and its packed form read all three as they are.
+* `HeadNormRotary` takes queries and keys from one product, and norms and rotates the heads. The value is a product of its
+  own, which nothing has to copy. For `PackedMultiHeadAttention`, which has no grouped heads, it also takes the value where
+  that has fewer heads than the query, and writes key and value once for each head of the query.
 
 A part of a layer that an operator cannot compute stays in standard operators; `Kernels.gaps` says which, and why.
 """
@@ -108,6 +108,7 @@ class Kernels:
         name: str,
         *,
         num_positions: int,
+        repeats: int,
         positions: str = "",
     ) -> tuple[str, str, str]:
         """Add query, key and value; query and key are normed and rotated.
@@ -118,13 +119,13 @@ class Kernels:
             hidden: hidden states, (texts, longest, hidden), or packed, (tokens, hidden).
             name: name of the attention.
             num_positions: tokens of the longest text.
+            repeats: how many times key and value have each of their heads.
             positions: position of each packed token in its text, int32, (tokens,).
 
         Returns:
-            Query, key and value, (…, heads · head_size) each.
+            The query, (…, heads · head_size), key and value, (…, key heads · repeats · head_size).
         """
         assert attention.rotary is not None
-        repeats = attention.num_heads // attention.num_kv_heads
         linears: tuple[Linear, ...] = (attention.query, attention.key)
         outputs: tuple[str, ...] = (f"{name}/query/rotated", f"{name}/key/rotated")
         if repeats > 1:

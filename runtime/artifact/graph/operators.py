@@ -51,7 +51,7 @@ EMITTED: Mapping[Target, frozenset[Operator]] = MappingProxyType(
 #: Operators that a target's graphs have besides, if they were exported with Fletcher's kernels.
 WITH_KERNELS: Mapping[Target, frozenset[Operator]] = MappingProxyType(
     {
-        "cuda": _microsoft("MultiHeadAttention")
+        "cuda": _standard("Attention")
         | frozenset((FLETCHER, name) for name in ("GatedActivation", "HeadNormRotary", "SkipRmsNorm"))
     }
 )

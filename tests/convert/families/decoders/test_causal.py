@@ -60,7 +60,7 @@ def test_kernels_give_the_last_tokens_of_transformers(tmp_path: Path, name: str,
     emissions, models = models_of(architecture, card, tmp_path, "cuda", precision, kernels=True)
     operators = Counter(node.op_type for node in models[0].graph.node)
     assert emissions[0].gaps == ()
-    assert [operators[kind] for kind in ("HeadNormRotary", "MultiHeadAttention", "GatedActivation", "SkipRmsNorm")] == [
+    assert [operators[kind] for kind in ("HeadNormRotary", "Attention", "GatedActivation", "SkipRmsNorm")] == [
         3,
         3,
         3,

@@ -146,7 +146,7 @@ def test_gaps_are_named(tmp_path: Path) -> None:
         "feed-forward parts: they have 37 elements, not a multiple of 8",
     )
     operators = Counter(node.op_type for node in emission.graph.written)
-    assert operators["GroupQueryAttention"] == 2 and operators["MultiHeadAttention"] == 1
+    assert operators["GroupQueryAttention"] == 2 and operators["Attention"] == 1
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda", "tensorrt"])

@@ -198,19 +198,9 @@ def _skip_norm(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator
     )
 
 
-def _multi_head(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
-    """Yield the standard operator for causal attention over heads that are ready."""
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    assert attributes["unidirectional"] == 1
-    heads = {"q_num_heads": attributes["num_heads"], "kv_num_heads": attributes["num_heads"]}
-    scale = attributes["scale"]
-    yield helper.make_node("Attention", node.input, node.output, name=node.name, is_causal=1, scale=scale, **heads)
-
-
 SPELLINGS: Mapping[str, Callable[[onnx.NodeProto, dict[str, onnx.TensorProto]], Iterator[onnx.NodeProto]]] = {
     "BiasGelu": _gelu,
     "FastGelu": _gelu,
-    "MultiHeadAttention": _multi_head,
     "PackedMultiHeadAttention": _attention,
     "SkipLayerNormalization": _skip_norm,
 }
