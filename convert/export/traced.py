@@ -103,7 +103,7 @@ class OptimumTrace:
             flat = graph.node("Reshape", [result, shape], "traced/flat")
             result = graph.node("Gather", [flat, layout.packed], "traced/packed")  # (tokens, width)
         value = emit_modules(
-            graph, architecture, result, lambda mode, hidden, name: emit_pooling(graph, mode, hidden, layout, name)
+            graph, architecture, result, lambda mode, hidden, _, name: emit_pooling(graph, mode, hidden, layout, name)
         )
         graph.node("Identity", [value], architecture.output)
         rows = "tokens" if architecture.output == "token_vectors" else "texts"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import get_args
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import PoolingMode
 
@@ -50,12 +52,31 @@ class GraphPoint:
         kind: meaning of the first axes.
         node: name of the node that computes it.
         value: name of the node's output; for scores, see `scores.py`.
+        pooled: pooling whose tokens have the only rows that are compared, for a value of the encoder of the kind `TEXTS`, or
+            for scores of one query of each text.
     """
 
     key: str
     kind: Kind
     node: str
     value: str
+    pooled: PoolingMode | None = None
+
+    def rows_of(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return those rows of a text's value that are compared.
+
+        Args:
+            value: (tokens, width), or scores, (heads, tokens, …); or those rows alone.
+
+        Returns:
+            All rows, or the pooled one, (width,) or (heads, 1, …).
+        """
+        if self.pooled is None or value.ndim == 1:
+            return value
+        if self.kind is Kind.SCORES:
+            return value[:, :1] if self.pooled == "cls" else value[:, -1:]
+        row: NDArray[np.float32] = value[0 if self.pooled == "cls" else -1]
+        return row
 
 
 EMBEDDING_POINTS: Mapping[str, str] = MappingProxyType(
@@ -162,6 +183,9 @@ _MODULE = re.compile(r"(?P<module>modules\.(?P<index>\d+))/(?P<part>.+)")
 
 #: Last parts of the names of a pooling's results.
 _POOLED = frozenset((*get_args(PoolingMode), "pooled"))
+
+#: Last parts of the names of the last layer's rows that are pooled, which the layer alone computes from there on.
+_TAKEN: Mapping[str, PoolingMode] = MappingProxyType({"cls": "cls", "lasttoken": "lasttoken"})
 _KEY = re.compile(r"layers\.(?P<layer>\d+)/(?P<part>.+)")
 
 
@@ -171,22 +195,25 @@ def find_points(model: onnx.ModelProto) -> list[GraphPoint]:
     # Rows of the tables, for targets where the host looks them up (coreml).
     inputs = (info.name for info in model.graph.input if info.name.removeprefix("embeddings/") in EMBEDDING_POINTS)
     points = {name: GraphPoint(name, Kind.TOKENS, f"input {name}", name) for name in inputs}
-    pooled = _first_pooling(model)
+    pooling = _first_pooling(model)
+    kind, taken = Kind.TOKENS, None
     for node in model.graph.node:
         for value in node.output:
             stem, _, last = value.partition("/")
             if (stem == "embeddings" and last in EMBEDDING_POINTS) or value == "final_norm":
-                points[value] = GraphPoint(value, Kind.TOKENS, node.name, value)
+                points[value] = GraphPoint(value, kind, node.name, value, taken)
             elif module := _MODULE.fullmatch(value):
                 # A module's result is the last value with its name: drop the earlier one, to keep the order.
                 points.pop(module["module"], None)
-                kind = Kind.TEXTS if pooled is not None and int(module["index"]) >= pooled else Kind.TOKENS
-                if module["part"] == "dense":
-                    points[value] = GraphPoint(value, kind, node.name, value)
-                points[module["module"]] = GraphPoint(module["module"], kind, node.name, value)
+                of_texts = pooling is not None and int(module["index"]) >= pooling
+                shown = (Kind.TEXTS, None) if of_texts else (kind, taken)
+                for key in (value, module["module"]) if module["part"] == "dense" else (module["module"],):
+                    points[key] = GraphPoint(key, shown[0], node.name, value, shown[1])
             elif place := layers.find(value):
+                if (mode := _TAKEN.get(value.rpartition("/")[2])) is not None:
+                    kind, taken = Kind.TEXTS, mode  # from here on, the encoder has the rows of the pooled tokens alone
                 for point in _points_of_layer(*place, node, value):
-                    points[point.key] = point
+                    points[point.key] = point if taken is None else _pooled(point, taken)
     return list(points.values())
 
 
@@ -227,6 +254,11 @@ class _Layers:
         return name, match["part"]
 
 
+def _pooled(point: GraphPoint, mode: PoolingMode) -> GraphPoint:
+    """Return a point of a layer with the rows of the pooled tokens alone."""
+    return replace(point, kind=point.kind if point.kind is Kind.SCORES else Kind.TEXTS, pooled=mode)
+
+
 def _first_pooling(model: onnx.ModelProto) -> int | None:
     """Return the index of the first module with one vector per text; None if every token has a vector."""
     matches = (_MODULE.fullmatch(value) for node in model.graph.node for value in node.output)
@@ -256,7 +288,7 @@ def layer_of(key: str) -> int | None:
 
 
 def is_whole(node: onnx.NodeProto) -> bool:
-    """Return whether a node is an `Attention` of whole texts by whole texts; the scores of others are not compared."""
+    """Return whether an `Attention` reads whole texts, by all tokens or the pooled ones; other scores are not compared."""
     return node.op_type == "Attention" and not node.name.endswith(
         ("/context_blocks", "/first/context", "/flash/context")
     )

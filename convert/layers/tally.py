@@ -66,7 +66,9 @@ class Tally:
         """
         self._expected.update((key, None) for key in expected if key not in self._hidden)
         for key in self._points.keys() & expected.keys():
-            for row, (ours, theirs) in enumerate(zip(values[key], expected[key], strict=True)):
+            rows_of = self._points[key].rows_of
+            pairs = zip(map(rows_of, values[key]), map(rows_of, expected[key]), strict=True)
+            for row, (ours, theirs) in enumerate(pairs):
                 where = f"worst in text {row + 1} of a batch of {len(lengths)}, {lengths[row]} tokens long"
                 new = _Sum.of(ours, compare_values(ours, theirs), where)
                 self._sums[key] = self._sums[key].with_(new) if key in self._sums else new
@@ -129,8 +131,9 @@ class Tally:
 
 def _free(point: GraphPoint, shape: tuple[int, ...]) -> tuple[int | str, ...]:
     """Return the shape of the batch from a text's shape, with names for sizes that depend on the batch."""
-    if point.kind is Kind.TOKENS:
-        return ("tokens", *shape[1:])
-    if point.kind is Kind.TEXTS:
+    if point.kind is Kind.SCORES:
+        sides = ("longest" for _ in shape[1:]) if point.pooled is None else (1, *("longest" for _ in shape[2:]))
+        return ("texts", shape[0], *sides)
+    if point.kind is Kind.TEXTS or point.pooled is not None:
         return ("texts", *shape)
-    return ("texts", shape[0], *("longest" for _ in shape[1:]))
+    return ("tokens", *shape[1:])

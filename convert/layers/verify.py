@@ -159,7 +159,11 @@ def compare_variants(
     coarser = max(right.precision, judged.precision, key=lambda precision: ROUNDOFF[precision])
     with GraphProbe(artifact, right) as other, GraphProbe(artifact, judged) as probe:
         common = {point.key for point in other.points} & {point.key for point in probe.points}
-        probe.points = [point for point in probe.points if point.key in common]
+        # A target can compute more rows of the last layer than another one.
+        pooled = {point.key: point.pooled for point in other.points}
+        probe.points = [
+            replace(point, pooled=point.pooled or pooled[point.key]) for point in probe.points if point.key in common
+        ]
 
         def read(batch: Encodings) -> Values:
             values, _ = other.run(batch)

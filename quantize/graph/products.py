@@ -28,6 +28,9 @@ __all__ = ["ProductWriter"]
 #: encoder.layer.1/attention/first/hidden
 OTHER_ROWS = re.compile(r".+/(experts\.\d+|attention/first/hidden)(?=/)")
 
+#: Ends of the names of values with the rows of the pooled tokens alone.
+POOLED_ROWS = ("/cls", "/lasttoken")
+
 
 class ProductWriter:
     """`ProductWriter`: replaces products by the nodes of their schemes."""
@@ -48,6 +51,7 @@ class ProductWriter:
         self._activations = activations or {}
         self._nodes = Nodes(graph)
         self._bounds = lower_bounds(graph.nodes)
+        self._pooled = _pooled_values(graph.nodes)
 
     def rewrite(self, places: Sequence[Place], schemes: dict[str, MatrixScheme]) -> None:
         """Rewrite the graph.
@@ -139,7 +143,8 @@ class ProductWriter:
         if key not in nodes.shared:
             sizes = nodes.node("Abs", [value], f"{value}/abs")
             row, scales = self._row_scales(value, sizes, 127)
-            codes = nodes.node("QuantizeLinear", [value, row, self._middles(row)], f"{value}/codes", axis=0)
+            middles = self._middles(row, value.removesuffix("/smooth") in self._pooled)
+            codes = nodes.node("QuantizeLinear", [value, row, middles], f"{value}/codes", axis=0)
             nodes.shared[key] = (codes, scales)
         codes, scales = nodes.shared[key]
         return codes, scales, nodes.constant("middle", np.uint8(128))
@@ -166,11 +171,11 @@ class ProductWriter:
         scales = nodes.node("Mul", [floored, step], f"{value}/scales")
         return nodes.node("Squeeze", [scales, axis], f"{value}/scales_row"), scales
 
-    def _middles(self, row: str) -> str:
-        """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for a module after the pooling."""
-        # The encoder's values have a row for each token. A module may have one for each text, as the first tokens have, and
-        # an expert has those of its tokens: they share with none.
-        owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else ""
+    def _middles(self, row: str, is_pooled: bool) -> str:
+        """Return 128 for each row of the batch, uint8, (tokens,), or (texts,) for pooled rows and for later modules."""
+        # The encoder's values have a row for each token, and in the last layer maybe for each text. A module may have one
+        # for each text, as the first tokens have, and an expert has those of its tokens: they share with none.
+        owner = f"/{row.partition('/')[0]}" if row.startswith("modules.") else "/pooled" if is_pooled else ""
         if (others := OTHER_ROWS.match(row)) is not None:
             owner = f"/{others[0]}"
         nodes, key = self._nodes, ("middles", owner)
@@ -268,6 +273,15 @@ class ProductWriter:
         stored = product.name if own else product.place.weight
         codes = self._graph.add(f"{stored}.int8", columns.values)
         return codes, self._graph.add(f"{stored}.scales", columns.scales.astype(product.kind))
+
+
+def _pooled_values(nodes: Sequence[onnx.NodeProto]) -> frozenset[str]:
+    """Return the values that are computed from the rows of the tokens that are pooled, taken in the last layer."""
+    values: set[str] = set()
+    for node in nodes:
+        if node.name.endswith(POOLED_ROWS) or not values.isdisjoint(node.input):
+            values.update(node.output)
+    return frozenset(values)
 
 
 def _plus(bias: NDArray[np.float32] | None, error: NDArray[np.float64]) -> NDArray[np.float32]:

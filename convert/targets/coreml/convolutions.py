@@ -16,7 +16,7 @@ __all__ = ["emit_shifted_convolution"]
 def emit_shifted_convolution(
     graph: GraphBuilder, part: ShortConvolution, hidden: str, tokens: tuple[str, int], name: str
 ) -> str:
-    """Add a gated convolution of one text, (1, length, hidden).
+    """Add a gated convolution of one text up to its output product, (1, length, hidden).
 
     Args:
         graph: graph to add to.
@@ -41,8 +41,7 @@ def emit_shifted_convolution(
         total = graph.node("Add", [total, weighted], f"{name}/total.{index}") if total else weighted
     if part.bias is not None:
         total = graph.node("Add", [total, graph.weight(part.bias)], f"{name}/with_bias")
-    result = graph.node("Mul", [after, total], f"{name}/result")
-    return emit_linear(graph, part.output, result, f"{name}/output")
+    return graph.node("Mul", [after, total], f"{name}/result")
 
 
 def _row(kernel: Weight, index: int) -> Weight:

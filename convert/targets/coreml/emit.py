@@ -155,10 +155,10 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
     parts = Parts(
         word=rows(WORD_TABLE, embedding.word),
         position=position_rows,
-        attend=lambda attention, hidden, name: emit_rectangle_attention(
-            graph, attention, hidden, rectangle, positions, name
+        attend=lambda attention, hidden, name, rows: emit_rectangle_attention(
+            graph, attention, hidden, rectangle, positions, name, rows
         ),
-        pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        pool=lambda mode, hidden, _, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=lambda table: _emit_token_types(graph, table, shape),
         convolve=lambda part, hidden, name: emit_shifted_convolution(graph, part, hidden, (seen, length), name),
         rows=shape,

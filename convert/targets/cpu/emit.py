@@ -82,8 +82,10 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     parts = Parts(
         word=word,
         position=lambda: _emit_position_rows(graph, architecture.embedding.positions, ids, layout),
-        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, seen, positions, blocks, name),
-        pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, pooled, name),
+        attend=lambda attention, hidden, name, rows: emit_attention(
+            graph, attention, hidden, seen, (positions, blocks), name, rows
+        ),
+        pool=lambda mode, hidden, _, name: emit_pooling(graph, mode, hidden, pooled, name),
         token_type=lambda table: _emit_token_types(graph, table),
         experts=emit_experts,
         convolve=convolve_by_index(graph, architecture, around, seen_tokens),

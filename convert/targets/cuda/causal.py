@@ -32,6 +32,7 @@ from ..shared.blocks import emit_feed_forward, emit_linear, side_by_side
 from ..shared.convolutions import convolve_by_index, input_around
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
+from ..shared.pooled_rows import PooledRows
 from ..shared.positions import rotary_weights
 from .kernels import Kernels, is_norm_of_heads
 
@@ -95,12 +96,12 @@ def emit_causal(
             graph.input(TensorInfo("total_sequence_length", "int32", ())),
         )
 
-    def attend(attention: Attention, hidden: str, name: str) -> str:
+    def attend(attention: Attention, hidden: str, name: str, rows: PooledRows | None) -> str:
         if kernels is not None and name in flash:
             context = _emit_flash_context(graph, kernels, attention, hidden, architecture.max_positions, name)
         else:
             context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
-        return emit_linear(graph, attention.output, context, f"{name}/output")
+        return context if rows is None else rows.take_context(attention, context, name)
 
     around = input_around(graph, architecture, SHAPE, (0, 0))
     parts = Parts(
@@ -108,7 +109,7 @@ def emit_causal(
         position=position_rows(graph, architecture, SHAPE),
         attend=attend,
         feed_forward=emit_feed_forward if kernels is None else kernels.emit_feed_forward,
-        pool=lambda mode, hidden, name: _emit_row(graph, architecture.hidden_size, mode, hidden, name),
+        pool=lambda mode, hidden, width, name: _emit_row(graph, mode, hidden, width, name),
         convolve=convolve_by_index(graph, architecture, around),
         rows=SHAPE,
     )
@@ -167,8 +168,8 @@ def _emit_context(
     return graph.nodes("GroupQueryAttention", inputs, outputs[0], outputs, domain=MICROSOFT, **attributes)[0]
 
 
-def _emit_row(graph: GraphBuilder, hidden_size: int, mode: PoolingMode, hidden: str, name: str) -> str:
-    """Add the first or the last token's row of each text, (texts, hidden)."""
+def _emit_row(graph: GraphBuilder, mode: PoolingMode, hidden: str, width: int, name: str) -> str:
+    """Add the first or the last token's row of each text, (texts, width)."""
     rows = graph.input(TensorInfo(f"places.{mode}", "int32", ("texts",)))
-    flat = graph.node("Reshape", [hidden, graph.constant([-1, hidden_size])], f"{name}/rows")
+    flat = graph.node("Reshape", [hidden, graph.constant([-1, width])], f"{name}/rows")
     return graph.node("Gather", [flat, rows], name)

@@ -29,11 +29,12 @@ from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
-from ..shared.blocks import emit_feed_forward, emit_linear
+from ..shared.blocks import emit_feed_forward
 from ..shared.convolutions import convolve_by_index, emit_span_convolution, input_around, masks_tail
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import PARTS, Parts, emit_encoder, position_rows, token_type_rows
+from ..shared.pooled_rows import PooledRows
 from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
@@ -134,8 +135,8 @@ def emit_cuda(
     positions = replace(positions, around=input_around(graph, architecture, ("tokens",), (0,)))
     wide = emit_wide_tables(graph, others, positions)
 
-    def context(attention: Attention, hidden: str, name: str) -> str:
-        """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
+    def attend(attention: Attention, hidden: str, name: str, rows: PooledRows | None) -> str:
+        """Add the attention over packed rows up to its context, (tokens, heads · head_size), or its pooled rows."""
         if kernels is not None and name in own:
             heads = kernels.emit_heads(
                 graph,
@@ -161,24 +162,21 @@ def emit_cuda(
             num_heads=attention.num_heads,
             scale=attention.scale,
         )
-        if around is None:
-            return result
-        convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
-        return graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
-
-    def attend(attention: Attention, hidden: str, name: str) -> str:
-        return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
+        if around is not None:
+            convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
+            result = graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
+        return result if rows is None else rows.take_context(attention, result, name)
 
     seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, ("tokens",)),
         attend=attend,
-        pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
+        pool=lambda mode, hidden, _, name: _emit_pooling(graph, mode, hidden, name),
         token_type=token_type_rows(graph, ("tokens",)),
         sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
         feed_forward=emit_feed_forward if kernels is None else kernels.emit_feed_forward,
-        layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context, kernels),
+        layer=lambda layer, hidden, rows: emit_cuda_layer(graph, layer, hidden, attend, rows, kernels),
         convolve=convolve_by_index(graph, architecture, positions.around, seen),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)

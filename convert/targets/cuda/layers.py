@@ -17,7 +17,7 @@ Sources: contrib_ops/cuda/bert/skip_layer_norm.cc and math/bias_gelu in ONNX Run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from ...architecture import Attention, Block, Embedding, EmbeddingGate, Experts, FeedForward, Layer
@@ -25,13 +25,11 @@ from ...checkpoint.tensors import Linear, Norm
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, SUMMED_NORMS, emit_summed_norm
 from ..shared.blocks import emit_inner
-from ..shared.encoder import Parts, emit_token_types
+from ..shared.encoder import Attend, Parts, emit_token_types
+from ..shared.pooled_rows import PooledRows
 from .kernels import Kernels
 
-__all__ = ["Attend", "emit_cuda_layer", "emit_cuda_sum"]
-
-#: Adds a layer's attention up to its context, (tokens, heads · head_size): attention, hidden states, and prefix of names.
-Attend = Callable[[Attention, str, str], str]
+__all__ = ["emit_cuda_layer", "emit_cuda_sum"]
 
 #: Activations that have an operator with a bias.
 _WITH_BIAS: Mapping[str, str] = MappingProxyType(
@@ -48,7 +46,12 @@ _WITH_BIAS: Mapping[str, str] = MappingProxyType(
 
 
 def emit_cuda_layer(
-    graph: GraphBuilder, layer: Layer, hidden: str, attend: Attend, kernels: Kernels | None = None
+    graph: GraphBuilder,
+    layer: Layer,
+    hidden: str,
+    attend: Attend,
+    rows: PooledRows | None,
+    kernels: Kernels | None = None,
 ) -> str | None:
     """Add a layer of post-norm blocks, norm(x + f(x)) each.
 
@@ -57,6 +60,7 @@ def emit_cuda_layer(
         layer: layer to emit.
         hidden: input of the layer, (tokens, hidden).
         attend: adds an attention up to its context.
+        rows: rows that are pooled, the only ones behind the attention of the last layer; None for all.
         kernels: emitter of Fletcher's own operators, for gates; None: the graph has none.
 
     Returns:
@@ -68,7 +72,9 @@ def emit_cuda_layer(
     for block, norm in fused:
         if isinstance(block.body, Attention):
             name, linear, last = f"{layer.name}/attention", block.body.output, "output"
-            inner = attend(block.body, hidden, name)
+            inner = attend(block.body, hidden, name, rows)
+            if rows is not None:
+                hidden = rows.take(hidden, rows.width, f"{name}/hidden")
         elif isinstance(block.body, FeedForward):
             name, linear, last = f"{layer.name}/feed_forward", block.body.down, "down"
             gated = emit_inner if kernels is None else kernels.emit_inner

@@ -28,7 +28,7 @@ __all__ = [
     "masks_tail",
 ]
 
-#: Adds a gated convolution: its description, the hidden states, and the prefix of the nodes' names.
+#: Adds a gated convolution up to its output product: its description, the hidden states, and the prefix of the nodes' names.
 Convolve = Callable[[ShortConvolution, str, str], str]
 
 
@@ -108,7 +108,7 @@ def masks_tail(architecture: Architecture) -> bool:
 def _emit_short_convolution(
     graph: GraphBuilder, part: ShortConvolution, hidden: str, around: Around, seen: str, name: str
 ) -> str:
-    """Add a gated convolution, (…, hidden).
+    """Add a gated convolution up to its output product, (…, hidden).
 
     Args:
         graph: graph to add to.
@@ -130,8 +130,7 @@ def _emit_short_convolution(
     mixed = graph.node("ReduceSum", [rows, graph.constant([-2])], f"{name}/mixed", keepdims=0)
     if part.bias is not None:
         mixed = graph.node("Add", [mixed, graph.weight(part.bias)], f"{name}/with_bias")
-    result = graph.node("Mul", [after, mixed], f"{name}/result")
-    return emit_linear(graph, part.output, result, f"{name}/output")
+    return graph.node("Mul", [after, mixed], f"{name}/result")
 
 
 def emit_span_convolution(

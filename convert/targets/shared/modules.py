@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ...architecture import (
@@ -26,6 +25,7 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from ...graph.torch_activations import TORCH_ACTIVATIONS, emit_torch_activation
 from .blocks import emit_linear
+from .pooled_rows import Pool
 
 __all__ = ["emit_decoder", "emit_layer_average", "emit_modules", "emit_token_output"]
 
@@ -46,7 +46,7 @@ def emit_modules(
     graph: GraphBuilder,
     architecture: Architecture,
     hidden: str,
-    pool: Callable[[PoolingMode, str, str], str],
+    pool: Pool,
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder,
     *,
     texts: int | str = "texts",
@@ -57,18 +57,18 @@ def emit_modules(
         graph: graph to add to.
         architecture: architecture with the modules.
         hidden: token vectors.
-        pool: adds one vector per text: the mode, the token vectors, and the name of the last node.
+        pool: adds one vector per text.
         decode: adds the vocabulary's logits of token vectors, under a name.
         texts: axis that counts texts.
     """
-    value = hidden
+    value, width = hidden, architecture.hidden_size
     for index, module in enumerate(architecture.modules):
         name = f"modules.{index}"
         if isinstance(module, Pooling):
-            pooled = [pool(mode, value, f"{name}/{mode}") for mode in module.modes]
+            pooled = [pool(mode, value, width, f"{name}/{mode}") for mode in module.modes]
             value = pooled[0] if len(pooled) == 1 else graph.node("Concat", pooled, f"{name}/pooled", axis=1)
         elif isinstance(module, Dense | Norm | Normalize | Truncate):
-            value = _emit_module(graph, module, value, name)
+            value, width = _emit_module(graph, module, value, name), _width(module, width)
         elif isinstance(module, Routes):
             value = _emit_routes(graph, module, value, texts, name)
         elif isinstance(module, Decoder):
@@ -93,6 +93,13 @@ def _emit_module(graph: GraphBuilder, module: Dense | Norm | Normalize | Truncat
         return _emit_normalize(graph, value, name)
     length = graph.constant([module.length])
     return graph.node("Slice", [value, graph.constant([0]), length, graph.constant([1])], f"{name}/truncated")
+
+
+def _width(module: Dense | Norm | Normalize | Truncate, width: int) -> int:
+    """Return the width of a module's vectors, from the width of those that it gets."""
+    if isinstance(module, Dense):
+        return module.linear.weight.shape[1]
+    return min(module.length, width) if isinstance(module, Truncate) else width
 
 
 def _emit_routes(graph: GraphBuilder, routes: Routes, value: str, texts: int | str, name: str) -> str:

@@ -14,9 +14,9 @@ from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ...architecture import Attention, Decoder, Heads, Rotary
 from ...graph.builder import GraphBuilder
-from .blocks import emit_linear
 from .convolutions import emit_span_convolution
 from .disentangled import emit_by_distance
+from .pooled_rows import PooledRows
 from .pooling import emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
 from .projections import emit_projections, emit_repeated_heads
@@ -65,9 +65,15 @@ def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectan
 
 
 def emit_rectangle_attention(
-    graph: GraphBuilder, attention: Attention, hidden: str, rectangle: Rectangle, positions: Positions, name: str
+    graph: GraphBuilder,
+    attention: Attention,
+    hidden: str,
+    rectangle: Rectangle,
+    positions: Positions,
+    name: str,
+    rows: PooledRows | None,
 ) -> str:
-    """Add attention from (texts, longest, hidden) to the same shape."""
+    """Add attention from (texts, longest, hidden) to its context, (texts, longest, heads · head_size), or its pooled rows."""
 
     def rotate(graph: GraphBuilder, heads: Heads, rotary: Rotary, rows: str, positions: Positions, name: str) -> str:
         return _emit_rotation(graph, heads, rotary, rows, rectangle, positions, name)
@@ -92,11 +98,11 @@ def emit_rectangle_attention(
     if bias := positions.bias_of(attention):
         scores = graph.node("Add", [scores, bias], f"{name}/biased_scores")
     if positions.by_distance is not None:
-        rows = (
+        pair = (
             split(query, attention.query_heads, "query_rows", (0, 2, 1, 3)),
             split(key, attention.query_heads, "key_rows", (0, 2, 1, 3)),
         )
-        bias = emit_by_distance(graph, attention, rows, positions.by_distance, name)
+        bias = emit_by_distance(graph, attention, pair, positions.by_distance, name)
         scores = graph.node("Add", [scores, bias], f"{name}/scores_by_position")
     scores = graph.node("Add", [scores, rectangle.scores_mask], f"{name}/masked_scores")
     weights = graph.node("Softmax", [scores], f"{name}/weights", axis=-1)
@@ -109,7 +115,7 @@ def emit_rectangle_attention(
     if around is not None:
         convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
         context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
-    return emit_linear(graph, attention.output, context, f"{name}/output")
+    return context if rows is None else rows.take_context(attention, context, name)
 
 
 def _emit_rotation(

@@ -101,10 +101,10 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, SHAPE),
-        attend=lambda attention, hidden, name: emit_rectangle_attention(
-            graph, attention, hidden, rectangle, positions, name
+        attend=lambda attention, hidden, name, rows: emit_rectangle_attention(
+            graph, attention, hidden, rectangle, positions, name, rows
         ),
-        pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        pool=lambda mode, hidden, _, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=token_type_rows(graph, SHAPE),
         decode=emit_rectangle_decoder,
         convolve=convolve_by_index(graph, architecture, positions.around, seen),

@@ -64,11 +64,13 @@ class GraphCodes:
 
     Attributes:
         codes: codes without their zero point, float32, (rows, in).
+        pooled: row of the codes among the layer's, where the graph computes that of the pooled token alone; 0 or -1.
         ties: number of codes that were taken from the graph, because the value lies between both.
         others: number of codes that differ although the value does not lie between them.
     """
 
     codes: Tensor
+    pooled: int = 0
     ties: int = 0
     others: int = 0
 
@@ -79,6 +81,13 @@ class GraphCodes:
             steps: values in steps, before the rounding, (rows, in).
             own: their codes, (rows, in).
         """
+        if len(self.codes) < len(own):
+            settled = own.clone()
+            settled[self.pooled] = self._settle(steps[self.pooled][None], own[self.pooled][None])[0]
+            return settled
+        return self._settle(steps, own)
+
+    def _settle(self, steps: Tensor, own: Tensor) -> Tensor:
         different = self.codes != own
         tied = different & ((steps - (self.codes + own) / 2).abs() <= TIE) & ((self.codes - own).abs() == 1)
         self.ties += int(tied.sum())

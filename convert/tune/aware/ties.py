@@ -62,6 +62,7 @@ def settled_vectors(model: Any, artifact: Artifact, texts: Sequence[str]) -> Set
         for node in editor.nodes
         if node.op_type in ends and node.name.endswith(ends[node.op_type])
     }
+    pooled = -1 if any(node.name.endswith("/lasttoken") for node in editor.nodes) else 0
     layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     wanted = sorted({names[layer.product] for layer in layers})
     runner = CpuGraph(editor.expose(wanted, TensorProto.UINT8), artifact.path)
@@ -76,7 +77,7 @@ def settled_vectors(model: Any, artifact: Artifact, texts: Sequence[str]) -> Set
             given = dict(zip(wanted, values, strict=True))
             for layer in layers:
                 rows = given[names[layer.product]].reshape(-1, layer.in_features).astype(np.float32)
-                layer.graph = GraphCodes(torch.from_numpy(rows - layer.rounding.zero))
+                layer.graph = GraphCodes(torch.from_numpy(rows - layer.rounding.zero), pooled)
             with torch.no_grad():
                 expected.append(model.encode(text, prompt="", convert_to_numpy=True))
             found.append(vector[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import transformers
 
 from fletcher.convert.export.export import export
+from fletcher.runtime.artifact.manifest import Target
 
 from ..families.decoders.models import make_tiny
 from ..families.restated import Restated
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint, save_tokenizer
 
-__all__ = ["MAX_TOKENS", "MODELS", "export_mean", "export_restated", "save_artifact"]
+__all__ = ["MAX_TOKENS", "MODELS", "POOLING", "export_mean", "export_restated", "save_artifact"]
 
 MAX_TOKENS = 96
 
@@ -43,6 +44,13 @@ DEBERTA: dict[str, Any] = {
     "share_att_key": True,
     "position_biased_input": False,
     "type_vocab_size": 0,
+}
+
+#: Key of each pooling in sentence-transformers' files.
+POOLING = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "lasttoken": "pooling_mode_lasttoken",
 }
 
 #: Families with RoBERTa's special tokens.
@@ -92,12 +100,14 @@ MODELS: Mapping[str, Callable[[], Any]] = {
 }
 
 
-def save_artifact(family: str, folder: Path) -> Path:
+def save_artifact(family: str, folder: Path, mode: str = "mean", targets: Sequence[Target] = ("cpu",)) -> Path:
     """Write a checkpoint and its artifact.
 
     Args:
         family: key of `MODELS`.
         folder: parent of the new folders `checkpoint` and `artifact`.
+        mode: key of `POOLING`.
+        targets: targets of the artifact.
 
     Returns:
         The artifact.
@@ -107,7 +117,7 @@ def save_artifact(family: str, folder: Path) -> Path:
     model = MODELS[family]()
     std = 0.1 if family in ("mt5", "t5") else 0.2  # T5 does not scale its scores
     save_checkpoint(model if family in RMS_NORMED else randomize(model, std=std), checkpoint, tokens)
-    return export_mean(checkpoint, SIZES["hidden_size"])
+    return export_mean(checkpoint, SIZES["hidden_size"], mode, targets)
 
 
 def export_restated(model: Restated, folder: Path, *, vocabulary: int, hidden: int) -> Path:
@@ -117,12 +127,14 @@ def export_restated(model: Restated, folder: Path, *, vocabulary: int, hidden: i
     return export_mean(checkpoint, hidden)
 
 
-def export_mean(checkpoint: Path, hidden: int) -> Path:
-    """Export a checkpoint into a sibling folder, with mean pooling and normalization.
+def export_mean(checkpoint: Path, hidden: int, mode: str = "mean", targets: Sequence[Target] = ("cpu",)) -> Path:
+    """Export a checkpoint into a sibling folder, with mean or another pooling and normalization.
 
     Args:
         checkpoint: folder with model and tokenizer; the function adds the other files.
         hidden: width of a token vector.
+        mode: key of `POOLING`.
+        targets: targets of the artifact.
 
     Returns:
         The artifact.
@@ -137,8 +149,8 @@ def export_mean(checkpoint: Path, hidden: int) -> Path:
     ]
     (checkpoint / "modules.json").write_text(json.dumps(entries))
     (checkpoint / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
+    pooling = {"word_embedding_dimension": hidden, **{key: name == mode for name, key in POOLING.items()}}
     (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     artifact = checkpoint.with_name("artifact")
-    export(str(checkpoint), artifact, max_tokens=MAX_TOKENS)
+    export(str(checkpoint), artifact, max_tokens=MAX_TOKENS, targets=targets)
     return artifact

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import describe_files, write_manifest
 
-__all__ = ["Patient"]
+__all__ = ["Patient", "node_of"]
 
 Array = NDArray[Any]
 

@@ -10,6 +10,7 @@ import pytest
 
 from fletcher.convert.precision import Float
 from fletcher.model_zoo import Head
+from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime import Encoder
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.openvino.session import OpenVinoSession
@@ -41,6 +42,30 @@ def test_parity(tmp_path: Path, name: str) -> None:
         parity = tiny.parity(session, batch_tolerance=3e-6, tolerance=tolerance)
         parity.check_batches()
         parity.check_company()
+
+
+QUICK = (("bert", "cls"), ("qwen3", "lasttoken"))
+
+
+#: One model for each kind of last attention on the target `cpu`: one query for each text, windows in blocks, a causal mask.
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        (name, mode) if (name, mode) in QUICK else pytest.param(name, mode, marks=pytest.mark.slow)
+        for name in ("bert", "qwen3", "modernbert", "longformer", "lfm2", "convbert", "nomic_bert_experts")
+        for mode in ("cls", "lasttoken")
+    ],
+)
+def test_vectors_are_those_of_the_token_in_transformers(tmp_path: Path, name: str, mode: PoolingMode) -> None:
+    tiny = shared(name)
+    load(tiny.save(tmp_path), make_card(tmp_path, tiny.hidden, tiny.longest, pooling=(mode,))).close()
+    with on_openvino(tmp_path / "graph" / "cpu.onnx") as session:
+        parity = tiny.parity(session)
+        for lengths in ((1,), (tiny.longest,), (3, 1, 9, tiny.longest, 2)):
+            rows = parity.rows(lengths)
+            parts = np.split(parity.huggingface(rows), 4, axis=1)  # of each mode of `parity.POOLING`
+            expected = parts[0] if mode == "cls" else parts[-1]
+            np.testing.assert_allclose(parity.fletcher(rows), expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from fletcher.convert.export.export import export
 from fletcher.convert.reference.load import load_witness
 from fletcher.convert.texts import SENTENCES
 from fletcher.convert.tune.aware.insert import make_aware
@@ -26,6 +28,9 @@ from fletcher.runtime import Artifact
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
+
+from ...layers.models import POOLING
+from ...tiny import HIDDEN, save_embedder
 
 #: Built-in recipes whose arithmetic is imitated, without a floor for the canary: random weights lose more.
 RECIPES = ["int8-per-token", "int8-per-token-reduced", "mixed", "int8-static", "openvino-static"]
@@ -104,6 +109,32 @@ def test_vectors_of_the_graph_are_those_of_the_layers(
     with torch.no_grad():  # the graph's codes are no longer used
         again = np.stack([model.encode(text, prompt="") for text in TEXTS])
     assert (again == layers).all()
+
+
+@pytest.mark.parametrize("mode", ["cls", "lasttoken"])
+def test_a_graph_of_pooled_rows_has_the_vectors_of_layers_with_all_rows(tmp_path: Path, mode: str) -> None:
+    recipe = recipe_of("int8-per-token")
+    checkpoint = save_embedder(tmp_path / "checkpoint")
+    settings = {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": False, POOLING[mode]: True}
+    (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    export(str(checkpoint), tmp_path / "artifact")
+    artifact = Artifact.open(tmp_path / "artifact")
+    plan = plan_quantization(artifact, recipe, list(SENTENCES))
+    quantize(artifact, tmp_path / "int8", recipe, texts=TEXTS, calibration=TEXTS, activations=plan.activations)
+    model = load_witness(checkpoint, artifact.manifest.card).model
+    make_aware(model, model[0].model.get_input_embeddings(), plan)
+    settled = settled_vectors(model, Artifact.open(tmp_path / "int8"), TEXTS)
+    assert np.abs(settled.layers - settled.graph).max() < 1e-4
+    assert settled.others == 0
+    assert settled.ties < settled.codes / 1000
+
+
+def test_a_graph_of_one_row_settles_that_row() -> None:
+    """The row of the graph is the last of two: 1.5 steps lie between two codes in both rows."""
+    codes = GraphCodes(torch.tensor([[1.0]]), pooled=-1)
+    found = codes.settle(torch.tensor([[1.5], [1.5]]), torch.tensor([[2.0], [2.0]]))
+    assert found.tolist() == [[2.0], [1.0]]
+    assert (codes.ties, codes.others) == (1, 0)
 
 
 def test_only_ties_are_settled_by_the_graph() -> None:
