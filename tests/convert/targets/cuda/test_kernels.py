@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from fletcher.convert.layers.points import LAYER_POINTS, Kind, find_points, hidden_points, title_of
 from fletcher.convert.precision import Float
 from fletcher.convert.targets.emit import choose, emit_with_kernels
 from fletcher.runtime.artifact.graph.operators import EMITTED, FLETCHER, WITH_KERNELS
@@ -156,3 +157,24 @@ def test_other_targets_and_fp32_are_as_without_kernels(tmp_path: Path, target: s
     architecture = architecture_of(tmp_path, card)
     (emission,) = emit_with_kernels(target, architecture, tiny.hidden, tiny.longest, choose(target, "fp32"))
     assert emission.gaps == () and not any(domain == FLETCHER for domain, _ in emission.graph.operators)
+
+
+def test_values_inside_an_operator_are_named_in_the_comparison_layer_by_layer(tmp_path: Path) -> None:
+    model = _emit(MODELS["qwen3"](), tmp_path, "bf16", "lasttoken")
+    points = find_points(model)
+    keys, hidden = {point.key for point in points}, hidden_points(model, points)
+    parts = {f"layers.1/{part}" for part in LAYER_POINTS}
+    shown = {
+        "attention/query/rotated",
+        "attention/key/rotated",
+        "attention/value",
+        "attention/context",
+        "feed_forward/gated",
+    }
+    assert {f"layers.1/{part}" for part in shown} <= keys
+    assert {
+        f"layers.1/{part}" for part in ("attention/query/norm", "attention/query", "feed_forward/activation")
+    } <= hidden
+    assert {key for key in hidden if key.startswith("layers.1/")} <= parts
+    assert not any(point.kind is Kind.SCORES for point in points)
+    assert all(title_of(key) for key in (*points, *hidden))
