@@ -177,4 +177,4 @@ def test_values_inside_an_operator_are_named_in_the_comparison_layer_by_layer(tm
     } <= hidden
     assert {key for key in hidden if key.startswith("layers.1/")} <= parts
     assert not any(point.kind is Kind.SCORES for point in points)
-    assert all(title_of(key) for key in (*points, *hidden))
+    assert all(title_of(point) for point in points) and all(title_of(key) for key in hidden)
