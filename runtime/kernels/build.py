@@ -45,9 +45,9 @@ def build_kernels(output: Path | None = None) -> tuple[Path, bool]:
     nvcc = find_nvcc(os.environ)
     if nvcc is None:
         raise ProviderError(
-            "no nvcc was found, which compiles Fletcher's operators: install NVIDIA's CUDA toolkit 12 or 13 and set "
-            "CUDA_HOME to its folder or PATH to its bin, or install the toolkit's packages from PyPI: pip install "
-            "nvidia-cuda-nvcc nvidia-cuda-crt nvidia-cuda-runtime nvidia-cuda-cccl"
+            "no nvcc was found, which compiles Fletcher's operators: install NVIDIA's CUDA toolkit 13 and set CUDA_HOME to its "
+            "folder or PATH to its bin, or install it from PyPI: pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
+            "nvidia-cuda-cccl"
         )
     compiler = os.environ.get("NVCC_CCBIN") or "g++"
     if shutil.which(compiler) is None:

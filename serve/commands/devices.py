@@ -91,8 +91,5 @@ def build(
     """
     from fletcher.runtime.kernels.build import build_kernels
 
-    report = reporter(ctx)
-    if not report.as_json:
-        report.line("compiling, which takes about half a minute")
     path, is_new = build_kernels(output)
-    report.result({"path": path, "built": is_new})
+    reporter(ctx).result({"path": path, "built": is_new})

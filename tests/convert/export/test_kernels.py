@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import transformers
 
 from fletcher.convert.commands.cli import app
 from fletcher.convert.export.export import export
@@ -17,18 +16,13 @@ from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.errors import ArtifactError, InputError
 from tests.command_here import run_here
 
-from ..checkpoint.tokenizer.decoder_variants import write_variant
-from ..families.decoders.models import settings_of
-from ..verify.parity import randomize
+from ..families.decoders.checkpoints import save_qwen3
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kernels") / "qwen3"
-    write_variant("qwen3", folder)
-    size = len(transformers.AutoTokenizer.from_pretrained(folder))
-    settings = settings_of("qwen3", vocab_size=size, max_position_embeddings=100, intermediate_size=32)
-    randomize(transformers.Qwen3Model(transformers.Qwen3Config(**settings))).save_pretrained(folder)
+    save_qwen3(folder)
     return folder
 
 
@@ -85,7 +79,9 @@ def test_parts_in_standard_operators_are_reported(checkpoint: Path, tmp_path: Pa
         *("--pooling", "lasttoken", "--max-tokens", "90", "--no-verify", "--kernels"),
     )
     assert done.returncode == 0, done.stderr
-    assert "in standard operators: heads of the attention: the operator of ONNX Runtime for windows" in done.stdout, done.stdout
+    assert "in standard operators: heads of the attention: the operator of ONNX Runtime for windows" in done.stdout, (
+        done.stdout
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from fletcher import Encoder
+from fletcher.convert.export.export import export
 from fletcher.runtime.artifact.graph.domains import operator_domains
+from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, ProviderError
+from fletcher.runtime.kernels.build import build_kernels
+from fletcher.runtime.origin.tolerances import TOLERANCES
 from fletcher.runtime.providers.cuda import ort
+from tests.convert.families.decoders.checkpoints import save_qwen3
 
 
 class Runtime:
@@ -82,3 +89,25 @@ def test_a_load_without_the_library_names_the_command(
     with pytest.raises(ProviderError, match=r"not built on this machine.*`fletcher-serve kernels build`"):
         ort.open_inference_session(graph("", "fletcher"), {})
     ort.open_inference_session(graph("", "com.microsoft"), {})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
+def test_vectors_on_a_gpu_are_those_of_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, pooling: str
+) -> None:
+    """A causal graph, and a packed one with repeated heads: the canary at the load, and texts of different lengths."""
+    monkeypatch.setenv("FLETCHER_KERNELS", str(build_kernels()[0]))
+    save_qwen3(tmp_path / "checkpoint")
+    rng = np.random.default_rng(0)
+    rows = Encodings.from_lists([rng.integers(5, 40, length, np.int32) for length in (1, 2, 17, 64, 90)])
+    vectors = []
+    for target, each, kernels in (("cuda", precision, True), ("cpu", "fp32", False)):
+        folder = tmp_path / target
+        options: dict[str, Any] = {"pooling": pooling, "max_tokens": 90, "kernels": kernels}
+        export(str(tmp_path / "checkpoint"), folder, targets=(target,), precisions=(each,), **options)
+        with Encoder.load(folder, provider="cuda" if target == "cuda" else "mlas") as encoder:
+            vectors.append(np.asarray(encoder.compute(rows), np.float64))
+    ours, theirs = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in vectors)
+    assert np.sum(ours * theirs, 1).min() >= TOLERANCES[precision].min_cosine
