@@ -45,8 +45,8 @@ def build_kernels(output: Path | None = None) -> tuple[Path, bool]:
     nvcc = find_nvcc(os.environ)
     if nvcc is None:
         raise ProviderError(
-            "no nvcc was found, which compiles Fletcher's operators: install NVIDIA's CUDA toolkit 13 and set CUDA_HOME to its "
-            "folder or PATH to its bin, or install it from PyPI: pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
+            "no nvcc was found, which compiles Fletcher's operators: install NVIDIA's CUDA toolkit 13 and set CUDA_HOME to "
+            "its folder or PATH to its bin, or install it from PyPI: pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
             "nvidia-cuda-cccl"
         )
     compiler = os.environ.get("NVCC_CCBIN") or "g++"
