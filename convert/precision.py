@@ -72,6 +72,7 @@ class Precision:
         islands: names of nodes that compute in fp32 in any case.
         parts: beginnings of the names of further nodes that compute in fp32.
         operators: types of the operators that have no kernel for `arithmetic`.
+        only: part of the names of the only nodes that compute in `arithmetic`. Default: all names.
     """
 
     name: Float
@@ -79,12 +80,13 @@ class Precision:
     islands: frozenset[str] = frozenset()
     parts: tuple[str, ...] = ALWAYS_FP32
     operators: Mapping[str, Float] = field(default_factory=dict)
+    only: str = ""
 
     def of(self, operator: str, node: str) -> Float:
         """Return the type in which a node computes."""
         if self.arithmetic == "fp32":
             return self.name if node in LOOKUPS else "fp32"
-        if node in self.islands or node.startswith(self.parts) or is_fp32_step(node):
+        if self.only not in node or node in self.islands or node.startswith(self.parts) or is_fp32_step(node):
             return "fp32"
         return self.operators.get(operator, self.arithmetic)
 

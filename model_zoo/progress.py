@@ -40,6 +40,7 @@ class Progress(Protocol):
         label: str,
         *,
         total: int | None = None,
+        done: int = 0,
         units: Sequence[str] = ("steps",),
         note: Callable[[], str] = lambda: "",
     ) -> AbstractContextManager[Counter]:
@@ -48,6 +49,7 @@ class Progress(Protocol):
         Args:
             label: name of the operation ("embedding").
             total: expected amount of the first unit; None if it is unknown.
+            done: amount of the first unit that an earlier run finished, which does not count for the rate.
             units: names of the counted units, each shown with its rate; "bytes" is shown in MB.
             note: returns a text to show beside the counts; called whenever they are shown.
         """
@@ -68,6 +70,7 @@ class _Silent:
         label: str,
         *,
         total: int | None = None,
+        done: int = 0,
         units: Sequence[str] = ("steps",),
         note: Callable[[], str] = lambda: "",
     ) -> AbstractContextManager[Counter]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.closing import Closing
+from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.mapped import LARGE
 
 from .graph.activations import Activations, even_steps, loud_columns, lower_bounds, smoothing_factors, uneven_steps
 from .graph.editor import GraphEditor
@@ -18,7 +24,7 @@ from .graph.matrices import find_matrices, float_variant
 from .recipe import MatrixScheme, Recipe
 from .samples import evenly_spaced
 
-__all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "needs_calibration"]
+__all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "encode_calibration", "needs_calibration"]
 
 #: Fewest texts: with fewer, the largest activation is a matter of chance.
 FEWEST_TEXTS = 16
@@ -38,8 +44,36 @@ def needs_calibration(recipe: Recipe, schemes: Iterable[MatrixScheme]) -> bool:
     return "int8-static" in schemes or recipe.smoothquant is not None or recipe.bias_correction or recipe.outliers > 0
 
 
+def encode_calibration(artifact: Artifact, texts: Sequence[str]) -> Encodings:
+    """Return the token ids of the texts that calibrate, at most `MOST_TEXTS`.
+
+    Raises:
+        InputError: there are too few texts, or all have the same length.
+    """
+    if len(texts) < FEWEST_TEXTS:
+        raise InputError(
+            f"{len(texts)} calibration texts are too few: give at least {FEWEST_TEXTS} with --texts, or omit --texts to use "
+            "the built-in texts"
+        )
+    tokenizer = open_tokenizer(artifact)
+    chosen = [texts[row] for row in evenly_spaced(len(texts), MOST_TEXTS)]
+    encodings = tokenizer.encode(chosen)
+    lengths = encodings.lengths
+    if lengths.min() == lengths.max():
+        raise InputError(
+            f"all {len(chosen)} calibration texts have {lengths[0]} tokens, which says nothing about other lengths: "
+            "give texts of different lengths"
+        )
+    return encodings
+
+
 def calibrate(
-    artifact: Artifact, recipe: Recipe, schemes: Mapping[str, MatrixScheme], texts: Sequence[str]
+    artifact: Artifact,
+    recipe: Recipe,
+    schemes: Mapping[str, MatrixScheme],
+    texts: Sequence[str],
+    *,
+    folder: Path | None = None,
 ) -> dict[str, Activations]:
     """Run the float32 graph for processors over texts, one at a time, and return each product's activations by its name.
 
@@ -48,16 +82,12 @@ def calibrate(
         recipe: chooses the ranges.
         schemes: schemes of the matrices whose activations are measured, by name.
         texts: texts like those that the model will embed.
+        folder: folder on whose disk the activations are kept until the end. Default: the system's for temporary files.
 
     Raises:
         InputError: there are too few texts, or all have the same length.
         ArtifactError: an activation is NaN or infinite.
     """
-    if len(texts) < FEWEST_TEXTS:
-        raise InputError(
-            f"{len(texts)} calibration texts are too few: give at least {FEWEST_TEXTS} with --texts, or omit --texts to use "
-            "the built-in texts"
-        )
     variant = float_variant(artifact)
     graph = GraphEditor(artifact, variant)
     inputs = {node.name: node.input[0] for node in graph.nodes if node.op_type == "MatMul"}
@@ -69,53 +99,52 @@ def calibrate(
     sources = {name: inputs[place.node] for name, place in places.items()}
     if not sources:  # a static embedding, whose only matrix is its table
         return {}
-    tokenizer = open_tokenizer(artifact)
-    chosen = [texts[row] for row in evenly_spaced(len(texts), MOST_TEXTS)]
-    encodings = tokenizer.encode(chosen)
-    lengths = encodings.lengths
-    if lengths.min() == lengths.max():
-        raise InputError(
-            f"all {len(chosen)} calibration texts have {lengths[0]} tokens, which says nothing about other lengths: "
-            "give texts of different lengths"
-        )
+    encodings = encode_calibration(artifact, texts)
     values = sorted(set(sources.values()))
-    runner = CpuGraph(graph.expose(values), artifact.path)
+    is_large = (artifact.path / variant.weights).stat().st_size >= LARGE
+    runner = CpuGraph(graph.expose(values), artifact.path, mapped=is_large)
     names = [info.name for info in variant.inputs]
-    rows_by_value = {value: _Rows() for value in values}
-    for row in range(len(encodings)):
-        feeds = encodings.select(np.array([row])).tensors(names)
-        for value, array in zip(values, runner.run(feeds, values), strict=True):
-            if not np.isfinite(array).all():
-                raise ArtifactError(
-                    f"{value} of {artifact.path} is NaN or infinite on calibration text {row + 1} of {len(encodings)}: "
-                    "run `fletcher-convert model verify` on the artifact; its checkpoint may be damaged"
-                )
-            rows_by_value[value].add(array.reshape(-1, array.shape[-1]))
-    bounded = lower_bounds(graph.nodes)
     activations = {}
-    for value, rows in rows_by_value.items():
-        readers = [name for name, source in sources.items() if source == value]
-        weights = [np.asarray(graph.values(places[name].weight), np.float32) for name in readers]
-        # Activations with a lower bound differ between rows; dividing their columns made the scales of activations and of
-        # weights coarser.
-        activations[value] = _summary(rows.take(), [] if value in bounded else weights, recipe)
+    with contextlib.ExitStack() as stack:
+        rows_by_value = {value: stack.enter_context(_Rows(folder)) for value in values}
+        for row in range(len(encodings)):
+            feeds = encodings.select(np.array([row])).tensors(names)
+            for value, array in zip(values, runner.run(feeds, values), strict=True):
+                if not np.isfinite(array).all():
+                    raise ArtifactError(
+                        f"{value} of {artifact.path} is NaN or infinite on calibration text {row + 1} of {len(encodings)}: "
+                        "run `fletcher-convert model verify` on the artifact; its checkpoint may be damaged"
+                    )
+                rows_by_value[value].add(array.reshape(-1, array.shape[-1]))
+        bounded = lower_bounds(graph.nodes)
+        for value, rows in rows_by_value.items():
+            readers = [name for name, source in sources.items() if source == value]
+            weights = [np.asarray(graph.values(places[name].weight), np.float32) for name in readers]
+            # Activations with a lower bound differ between rows; dividing their columns made the scales of activations and of
+            # weights coarser.
+            activations[value] = _summary(rows.take(), [] if value in bounded else weights, recipe)
     return {name: activations[value] for name, value in sources.items()}
 
 
-class _Rows:
-    """`_Rows`: all rows of one tensor. 256 texts take 60 MB for the widest tensor of MiniLM."""
+class _Rows(Closing):
+    """`_Rows`: all rows of one tensor, in a file without a name. 256 texts take 60 MB for the widest tensor of MiniLM."""
 
-    def __init__(self) -> None:
-        self._rows: list[NDArray[np.float32]] = []
+    def __init__(self, folder: Path | None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  `close` ends it
+        self._width = 0
 
     def add(self, rows: NDArray[np.float32]) -> None:
-        self._rows.append(rows)
+        self._width = rows.shape[1]
+        np.ascontiguousarray(rows).tofile(self._file)
 
     def take(self) -> NDArray[np.float32]:
-        """Return all rows, (rows, in), and drop them from this object."""
-        rows = np.concatenate(self._rows)
-        self._rows = []
-        return rows
+        """Return all rows, (rows, in), mapped from the file. They stay valid when it is closed."""
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r").reshape(-1, self._width)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _summary(rows: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], recipe: Recipe) -> Activations:

@@ -148,7 +148,7 @@ def quantize(
     with new_artifact(output) as folder:
         if activations is None and needs_calibration(recipe, schemes.values()):
             progress.line("calibrating")
-            activations = calibrate(parent.artifact, recipe, schemes, calibrating)
+            activations = calibrate(parent.artifact, recipe, schemes, calibrating, folder=folder)
         progress.line("rewriting the graph")
         variants, info = _write_graphs(folder, parent, editors, recipe, schemes, activations)
         manifest = _write_manifest(folder, parent.artifact, variants, {variants[0].weights: info})

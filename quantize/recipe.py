@@ -35,9 +35,9 @@ MatrixScheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w
 Scheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w4", "fp16", "bf16", "mixed"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
-#: The only scheme of a target.
-TARGET_SCHEMES: Mapping[str, Scheme] = MappingProxyType(
-    {"openvino": "int8-static", "cuda": "int8-static", "tensorrt": "int8-static", "coreml": "w8"}
+#: Schemes of the targets that do not take all of them.
+TARGET_SCHEMES: Mapping[str, tuple[Scheme, ...]] = MappingProxyType(
+    {"openvino": ("int8-static", "w8"), "cuda": ("int8-static",), "tensorrt": ("int8-static",), "coreml": ("w8",)}
 )
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -53,8 +53,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         scheme: scheme of every matrix without an override. `mixed` is `int8-per-token` with overrides or with columns in
             float32.
         description: one line of text.
-        target: target of the graph. `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes; `coreml` takes
-            `w8` as bytes that are widened when the graph is loaded.
+        target: target of the graph. `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes; `openvino`
+            and `coreml` take `w8` as bytes with a scale per column, which CoreML's graphs widen when they are loaded.
         exclude: patterns of matrices, and `embeddings.word`, that stay in float32.
         overrides: other schemes by pattern; the first pattern that matches applies.
         block: elements that share a scale (`w8`, `w4`), a power of two.
@@ -151,11 +151,11 @@ def _read(path: Path) -> Recipe:
         raise InputError(f"{path} is not a recipe: {error}. The fields of a recipe are {fields}") from error
     if recipe.scheme == "mixed" and not recipe.patterns and not recipe.outliers:
         raise InputError(f"{path} is a mixed recipe: set at least one of `exclude`, `overrides` and `outliers`")
-    scheme = TARGET_SCHEMES.get(recipe.target, recipe.scheme)
-    if recipe.target != "cpu" and (recipe.scheme != scheme or recipe.overrides):
+    schemes = TARGET_SCHEMES.get(recipe.target, SCHEMES)
+    if recipe.target != "cpu" and (recipe.scheme not in schemes or recipe.overrides):
         raise InputError(
-            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes only {scheme}, without overrides: "
-            "omit the target"
+            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes only {' or '.join(schemes)}, "
+            "without overrides: omit the target"
         )
     if recipe.target in ("tensorrt", "coreml") and recipe.embeddings != "fp32":
         raise InputError(

@@ -38,14 +38,15 @@ class Run:
     option: str
 
 
-def resumed_state(path: Path, kind: type[State], key: str, run: Run) -> State | None:
-    """Return the state in a run's folder, or None if the folder is empty or does not exist.
+def resumed_state(path: Path, kind: type[State], key: str, run: Run, *, begun: bool = True) -> State | None:
+    """Return the state in a run's folder, or None if the folder is empty, does not exist, or has nothing to continue.
 
     Args:
         path: file of the state, in the run's folder.
         kind: class of the state.
         key: hash of everything that the run depends on.
         run: words for messages.
+        begun: whether the folder has results. Without any, the state may have another key: that run ended with an error.
 
     Raises:
         InputError: the folder has something else, or a run with another key or of another version.
@@ -59,6 +60,8 @@ def resumed_state(path: Path, kind: type[State], key: str, run: Run) -> State | 
         state = decode_json(path.read_bytes(), kind)
     except msgspec.DecodeError as error:
         raise InputError(f"{path} is not a {run.name} of this version: {error}. Choose {run.option}") from error
+    if state.key != key and not begun:
+        return None
     if state.key != key:
         raise InputError(f"{folder} has a {run.name} {run.other}: choose {run.option}, or remove this folder")
     return state

@@ -5,8 +5,8 @@
 It needs only numpy and onnxruntime-gpu, so it runs on a host without a package index. `prepare_parity.py` writes the
 folder. For each case it checks that ONNX Runtime placed every node on the CUDA provider (fallback to the processor is not
 allowed, and the profile of a run names the provider of each node); that the vectors are within the precision's tolerance,
-with residual and norm fused and not fused; and that the graph can be captured as a CUDA graph and replays to the same
-vectors, which shows that none of its nodes waits for the device.
+with residual and norm fused and not fused, where differences are those of vectors of length 1; and that the graph can be
+captured as a CUDA graph and replays to the same vectors, which shows that none of its nodes waits for the device.
 
 It prints JSON, and the exit status is 1 if a check failed.
 """
@@ -61,10 +61,13 @@ def node_providers(graph: Path, feeds: dict[str, Any]) -> dict[str, int]:
     return counts
 
 
-def compare(ours: Any, theirs: Any) -> tuple[float, float]:
-    """Return the smallest cosine of a row and the largest absolute difference."""
+def compare(ours: Any, theirs: Any, *, normalize: bool) -> tuple[float, float]:
+    """Return the smallest cosine of a row and the largest absolute difference, of rows of length 1 if they are normalized."""
     left, right = ours.astype(np.float64), theirs.astype(np.float64)
-    cosines = np.sum(left * right, 1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    lengths = [np.linalg.norm(side, axis=1, keepdims=True) for side in (left, right)]
+    cosines = np.sum(left * right, 1, keepdims=True) / lengths[0] / lengths[1]
+    if normalize:
+        left, right = left / lengths[0], right / lengths[1]
     return float(cosines.min()), float(np.abs(left - right).max())
 
 
@@ -95,7 +98,7 @@ def check_case(folder: Path) -> dict[str, Any]:
     for name, disabled in (("fused", []), ("unfused", ["SkipLayerNormFusion"])):
         session = open_session(graph, disabled=disabled)
         vectors = [session.run(None, batch)[0] for batch in batches]
-        figures = [compare(*pair) for pair in zip(vectors, expected, strict=True)]
+        figures = [compare(*pair, normalize=case["normalize"]) for pair in zip(vectors, expected, strict=True)]
         cosine, difference = min(c for c, _ in figures), max(d for _, d in figures)
         within = cosine >= case["min_cosine"] and (case["max_abs"] is None or difference <= case["max_abs"])
         result[name] = {"min_cosine": cosine, "max_abs": difference, "within": within}

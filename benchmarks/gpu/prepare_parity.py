@@ -3,10 +3,11 @@
     python -m benchmarks.gpu.prepare_parity FOLDER
 
 Run it in the repository's root, in an environment with torch and transformers. It covers every family
-(tests/convert/targets/models.py), attention heads of 32 elements, for which flash attention is used, and rerankers,
-SPLADE and ColBERT (tests/convert/targets/head_models.py). For each it writes one folder per precision: the cuda graph
-and its weights, and for each batch a file with the inputs, made by the runtime's feeds, and the expected values,
-computed by transformers in float32 on the processor. It prints the size of all files.
+(tests/convert/targets/models.py), attention heads of 32 elements, for which flash attention is used, rerankers, SPLADE
+and ColBERT (tests/convert/targets/head_models.py), and models with routes, with adapters of tasks and with a template
+(tests/convert/targets/composed/models.py). For each it writes one folder per precision: the cuda graph and its weights,
+and for each batch a file with the inputs, made by the runtime's feeds, and the expected values, computed by transformers
+in float32 on the processor. `--only NAME` writes some of them. It prints the size of all files.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.convert.targets.composed.models import COMPOSED, Composed
 from tests.convert.targets.head_models import encode, load_head
 from tests.convert.targets.models import MODELS, Tiny, bert_like, roberta_like
 from tests.convert.targets.sessions import architecture_of, models_of
@@ -43,6 +47,7 @@ WIDE_MODELS: Mapping[str, Callable[[], Tiny]] = {
 #: Each head, and ColBERT with tokens that no other token attends to, once on a family that has a bias in its attention.
 HEADS = (
     ("scores", "Bert"),
+    ("scores", "Longformer"),
     ("sparse", "Bert"),
     ("token_vectors", "Bert"),
     ("filled_queries", "Bert"),
@@ -56,15 +61,15 @@ def main() -> None:
     """Write every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    output: Path = parser.parse_args().output
+    parser.add_argument("--only", action="append", metavar="NAME", help="A model to write. Default: all of them.")
+    args = parser.parse_args()
+    output: Path = args.output
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    for name, make in {**MODELS, **WIDE_MODELS}.items():
-        with tempfile.TemporaryDirectory() as checkpoint:
-            write_cases(output, name, encoder_of(make(), Path(checkpoint)))
-    for head, family in HEADS:
-        with tempfile.TemporaryDirectory() as checkpoint:
-            write_cases(output, f"{head}_{family.lower()}", head_of(head, family, Path(checkpoint)))
+    for name, subject in subjects().items():
+        if args.only is None or name in args.only:
+            with tempfile.TemporaryDirectory() as checkpoint, subject(Path(checkpoint)) as found:
+                write_cases(output, name, found)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     print(f"{output}: {len(list(output.iterdir()))} cases, {size / 1e6:.1f} MB")
 
@@ -86,12 +91,21 @@ class Subject:
     expected: list[NDArray[np.float32]]
 
 
-def encoder_of(tiny: Tiny, checkpoint: Path) -> Subject:
-    """Return the model of a family."""
+def subjects() -> Mapping[str, Callable[[Path], AbstractContextManager[Subject]]]:
+    """Return, by name, a context that writes each model into a folder and reads it."""
+    encoders = {name: partial(encoder_of, make) for name, make in {**MODELS, **WIDE_MODELS}.items()}
+    heads = {f"{head}_{family.lower()}": partial(head_of, head, family) for head, family in HEADS}
+    return {**encoders, **heads, **{name: partial(composed_of, make) for name, make in COMPOSED.items()}}
+
+
+@contextmanager
+def encoder_of(make: Callable[[], Tiny], checkpoint: Path) -> Iterator[Subject]:
+    """Give the model of a family."""
+    tiny = make()
     parity = Parity(tiny.model, None, tiny.tokens, tiny.vocabulary, tiny.longest)  # type: ignore[arg-type]
     batches = [parity.rows([length or tiny.longest for length in lengths]) for lengths in BATCHES]
     card = make_card(tiny.save(checkpoint), tiny.hidden, tiny.longest)
-    return Subject(
+    yield Subject(
         architecture_of(checkpoint, card),
         card,
         [Encodings.from_lists(rows) for rows in batches],
@@ -99,13 +113,23 @@ def encoder_of(tiny: Tiny, checkpoint: Path) -> Subject:
     )
 
 
-def head_of(head: str, family: str, checkpoint: Path) -> Subject:
-    """Return a model with a head, with batches of one text, of two, and of all."""
+@contextmanager
+def head_of(head: str, family: str, checkpoint: Path) -> Iterator[Subject]:
+    """Give a model with a head, with batches of one text, of two, and of all."""
     model = load_head(checkpoint / "model", head, family)
     parts = [replace(model, rows=model.rows[:count]) for count in (1, 2, None, None)]
-    return Subject(
+    yield Subject(
         model.architecture, model.card, [encode(part.rows) for part in parts], [part.expected() for part in parts]
     )
+
+
+@contextmanager
+def composed_of(make: Callable[[Path], AbstractContextManager[Composed]], checkpoint: Path) -> Iterator[Subject]:
+    """Give a model with routes, adapters or a template, with batches of one text, of two, and of all."""
+    with make(checkpoint) as model:
+        parts = [np.arange(count or len(model.encodings)) for count in (1, 2, None, None)]
+        batches = [model.encodings.select(rows) for rows in parts]
+        yield Subject(model.architecture, model.card, batches, [model.expected[rows] for rows in parts])
 
 
 def write_cases(output: Path, name: str, subject: Subject) -> None:
@@ -122,7 +146,12 @@ def write_cases(output: Path, name: str, subject: Subject) -> None:
             feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch)
             np.savez_compressed(folder / f"batch{index}.npz", expected=expected, **feeds)
         tolerance = TOLERANCES[precision]
-        limits = {"min_cosine": tolerance.min_cosine, "max_abs": tolerance.max_abs, "islands": sorted(islands)}
+        limits = {
+            "min_cosine": tolerance.min_cosine,
+            "max_abs": tolerance.max_abs,
+            "normalize": subject.architecture.output in ("vectors", "token_vectors"),
+            "islands": sorted(islands),
+        }
         (folder / "case.json").write_text(json.dumps(limits))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo import Checkout
+from fletcher.model_zoo.errors import CardError
 from fletcher.runtime.errors import CheckpointError
 
 from .ignored_keys import IgnoredKeys
@@ -143,8 +144,8 @@ def with_base(folder: Path, fetch_base: Callable[[str], Checkout]) -> Iterator[t
                     (view / path.name).symlink_to(path.resolve())
         try:
             yield view, base
-        except CheckpointError as error:  # a message names the user's folder, not the temporary one
-            raise CheckpointError(str(error).replace(str(view), str(folder))) from error
+        except (CardError, CheckpointError) as error:  # a message names the user's folder, not the temporary one
+            raise type(error)(str(error).replace(str(view), str(folder))) from error
 
 
 def merge_adapter(

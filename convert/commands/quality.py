@@ -47,8 +47,12 @@ def quality(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Graph to run. Default: the one that a load chooses.")] = None,
     input_type: Annotated[
-        str, typer.Option(help="Input type of the texts, which selects the model's prompt; queries have `query`.")
-    ] = "document",
+        str | None,
+        typer.Option(
+            help="Input type of the texts, which selects the model's prompt; queries have `query`. Default: document, or the "
+            "only one of the artifact."
+        ),
+    ] = None,
     duplicate_cosine: Annotated[
         float, typer.Option(min=-1, max=1, help="Smallest cosine of two texts that count as near-duplicates.")
     ] = 0.95,

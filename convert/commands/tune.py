@@ -109,10 +109,11 @@ def mine(
     ] = "top",
     seed: Annotated[int, typer.Option(help="Seed of random sampling.")] = 0,
     reranker: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="DIR",
-            help="Artifact of a reranker, whose scores replace the cosines for margins and bounds. Default: none.",
+            metavar="DIR|SOURCE",
+            help="Artifact or checkpoint of a reranker, whose scores replace the cosines for margins and bounds. Default: "
+            "none.",
         ),
     ] = None,
 ) -> None:
@@ -132,7 +133,7 @@ def mine(
         min_score=min_score,
         sampling=sampling,
         seed=seed,
-        reranker=None if reranker is None else str(reranker),
+        reranker=reranker,
     )
     mined = mine_negatives(folder, read_positive_pairs(pairs), corpus, output, options, progress=report)
     report.result(mined)

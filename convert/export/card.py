@@ -30,7 +30,7 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
     """
     pooling, max_tokens, head = options.pooling, options.max_tokens, options.head
     if checkout.card is None:
-        name = model_name(checkout.source) if checkout.model is None else checkout.model.name
+        name = options.name or model_name(checkout.source) if checkout.model is None else checkout.model.name
         if head is None and checkout.model is not None and checkout.model.output == "sparse":
             head = "splade"  # older files of SPLADE models do not say so
         read = read_card(
@@ -38,7 +38,8 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
         )
         card = read if checkout.model is None else _as_listed(read, checkout.model)
         if options.task is not None:
-            return _of_task(card, options.task)
+            chosen = _of_task(card, options.task)
+            return chosen if options.name is None else msgspec.structs.replace(chosen, name=options.name)
         types = task_types(checkout.folder) or route_types(checkout.folder, card)
         return msgspec.structs.replace(card, tasks=types) if types else card
     card = checkout.card

@@ -8,7 +8,6 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Unpack
@@ -38,16 +37,12 @@ from fletcher.runtime.tokenizing.containment import check_contained
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
-from ..checkpoint.adapters import with_base
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
-from ..checkpoint.old_layout import usual_layout
-from ..checkpoint.routes.layout import route_folders, routed_layout
+from ..checkpoint.routes.layout import route_folders
 from ..checkpoint.routes.query_table import read_query_table
-from ..checkpoint.static_layout import static_layout
-from ..checkpoint.task_adapters import task_layout
 from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family, explain_limit
 from ..heads import describe_model, finish_tokenizer
@@ -58,6 +53,7 @@ from ..texts import EXTREMES, SENTENCES
 from ..verify.verify import reference_name, verify_with
 from .card import check_routes, settle_card
 from .content import describe_content
+from .layout import plain_layout
 from .options import ExportFields, ExportOptions
 from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
 from .pieces import LARGE
@@ -144,11 +140,8 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        routed = stack.enter_context(routed_layout(checkout.folder, options.task))
-        usual = stack.enter_context(static_layout(stack.enter_context(usual_layout(routed))))
-        task = options.task if routed == checkout.folder else None
-        usual = stack.enter_context(task_layout(usual, task))
-        layout, base = stack.enter_context(with_base(usual, partial(fetch, progress=progress)))
+        opened = stack.enter_context(plain_layout(checkout, options.task, progress))
+        layout, base = opened.folder, opened.base
         ignored = IgnoredKeys(options.ignored_keys)
         templated = checkout.card is not None and isinstance(checkout.card.logit_score, LogitScore)
         for place in (layout, *route_folders(layout)):
@@ -159,7 +152,7 @@ def export(
         if options.exporter == "fletcher":
             check_family(checkpoint)  # before the card asks for keys that another family does not have
         card = settle_card(dataclasses.replace(checkout, folder=layout), options)
-        if routed != checkout.folder:
+        if opened.routed != checkout.folder:
             check_routes(layout, card, options)
         emitter: Emitter = emit_with_kernels if options.kernels else emit
         tools: Mapping[str, str] = {}

@@ -42,6 +42,7 @@ class ExportOptions:
         ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
         kernels: whether the graphs for `cuda` have Fletcher's own operators, in fp16 or bf16. A machine that loads them
             needs their library, which `fletcher-serve kernels build` makes.
+        name: name of the model on its card, for a checkpoint that is none of the zoo's. Default: that of its source.
 
     Raises:
         InputError: a pooling mode, a head, an exporter, a version or a length that does not exist.
@@ -59,6 +60,7 @@ class ExportOptions:
     tokenizer_like: TokenizerLike | None = None
     task: str | None = None
     kernels: bool = False
+    name: str | None = None
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, Sequence[str]], ...] = (
@@ -91,3 +93,4 @@ class ExportFields(TypedDict, total=False):
     tokenizer_like: TokenizerLike | None
     task: str | None
     kernels: bool
+    name: str | None

@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.mapped import LARGE
 
 from ..checkpoint.tensors import Weight
 
 __all__ = ["LARGE", "PIECE", "compute_in_pieces", "group_rows"]
 
 Array = NDArray[Any]
-
-#: Bytes of weights from which a model has no session of its own. A smaller model's copy of them stays below 300 MB.
-LARGE = 256 << 20
 
 #: Bytes of the weights of a piece in float32, unless a single weight has more.
 PIECE = 128 << 20

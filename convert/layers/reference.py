@@ -30,6 +30,9 @@ __all__ = ["Tracer"]
 #: The function that a model calls for its attention when it is loaded with `attn_implementation="eager"`.
 ATTENTION_FUNCTION = "eager_attention_forward"
 
+#: End of the names of transformers' classifiers.
+CLASSIFIER = "ForSequenceClassification"
+
 
 class Tracer:
     """Hooks on a reference model; a context manager that removes them."""
@@ -244,6 +247,8 @@ class Tracer:
         size = sizes if isinstance(sizes, int) else sizes[int(layer.rpartition(".")[2])]
         step = torch.arange(query.shape[1])
         outside = (step - step[:, None]).abs() > size // 2
+        if type(self._model).__name__.endswith(CLASSIFIER):  # whose first token has global attention
+            outside[:, 0] = False
         bias = torch.zeros(outside.shape).masked_fill(outside, torch.finfo(torch.float32).min)[None]
         scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
         return (scores + bias).softmax(dim=-1), bias

@@ -9,12 +9,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.model_zoo import fetch
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
@@ -24,11 +26,12 @@ from fletcher.runtime.errors import InputError, MissingPackageError, ProviderErr
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider
 
+from ..checkpoint.adapters import with_base
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.json_files import find_json
 from ..checkpoint.old_layout import usual_layout
-from ..checkpoint.routes.layout import route_of, routed_layout
+from ..checkpoint.routes.layout import route_of, routed_layout, task_names
 from ..checkpoint.task_adapters import task_layout, task_of
 from ..checkpoint.tensors import Weight
 from ..checkpoint.tokenizer_version import read_version
@@ -85,10 +88,7 @@ def verify_layers(
     checkout = fetch_reference(artifact, reference, progress)
     name = reference_name(checkout)
     if card.tasks:
-        raise InputError(
-            f"{card.name} has adapters or routes for {', '.join(card.tasks)}, of which each text chooses one: compare an "
-            "artifact of one task (--task) layer by layer, or verify without --layers"
-        )
+        raise InputError(_explain_tasks(path, name, card, checkout.folder))
     with routed_layout(checkout.folder, route_of(checkout.folder, card.input_type)) as folder:
         traced = TRACED_MODELS[card.output](folder, card)
         rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
@@ -96,7 +96,8 @@ def verify_layers(
         task = task_of(find_json(folder / "config.json"), card.input_type)
         with (
             usual_layout(folder) as usual,
-            task_layout(usual, task) as layout,
+            task_layout(usual, task) as whole,
+            with_base(whole, partial(fetch, progress=progress)) as (layout, _),
             GraphProbe(artifact, chosen) as probe,
             Tracer(traced) as tracer,
         ):
@@ -207,6 +208,17 @@ def _encode(batches: Sequence[Rows], variant: Variant) -> list[Encodings]:
 def _rows(values: NDArray[np.int32], batch: Encodings) -> list[list[int]]:
     """Return packed values split by texts."""
     return [row.tolist() for row in np.split(values, batch.offsets[1:-1])]
+
+
+def _explain_tasks(path: str | Path, source: str, card: ModelCard, folder: Path) -> str:
+    """Return the commands that compare a model whose texts choose a task or a route."""
+    first, *others = task_names(folder)
+    return (
+        f"the input types of {card.name} choose adapters or routes ({', '.join((first, *others))}), and --layers compares a "
+        f"model with one of them. Run `fletcher-convert model export {source} -o OUT-{first} --task {first}`, then "
+        f"`fletcher-convert model verify OUT-{first} --layers`, and the same for {' and '.join(others)}. To compare the "
+        f"results of all of them: `fletcher-convert model verify {path}`"
+    )
 
 
 def _expected_weights(checkpoint: Checkpoint, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:

@@ -74,6 +74,7 @@ def embed_all(encoder: Encoder, texts: QualityTexts, input_type: str, progress: 
     def embed(changed: Sequence[str], kind: str = input_type) -> NDArray[np.float32]:
         return unit_vectors(encoder.embed(changed, input_type=kind).vectors, changed)
 
+    progress.line("embedding queries and changed texts" if texts.queries is not None else "embedding changed texts")
     queries = None if texts.queries is None else embed(texts.queries.texts, "query")
     robustness = describe_robustness(texts.different, unit, embed)
     return EmbeddedTexts(

@@ -14,14 +14,15 @@ class QualityOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         variant: name of the graph. Default: the one that a load chooses.
-        input_type: input type of the texts, which selects the model's prompt.
+        input_type: input type of the texts, which selects the model's prompt. Default: `document`, or the only one of the
+            artifact.
         duplicate_cosine: smallest cosine of near-duplicates, -1 to 1.
         min_overlap: smallest share of the ten nearest neighbors that advised vectors keep, 0 to 1.
         with_map: whether the texts are placed in the plane, which a page shows.
     """
 
     variant: str | None = None
-    input_type: str = "document"
+    input_type: str | None = None
     duplicate_cosine: float = 0.95
     min_overlap: float = 0.95
     with_map: bool = False

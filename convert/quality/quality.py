@@ -14,6 +14,7 @@ import numpy as np
 import fletcher
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime import Encoder
+from fletcher.runtime.options.embed import EmbedOptions
 
 from .embedded import EmbeddedTexts, embed_all
 from .inputs import QualityTexts
@@ -71,7 +72,8 @@ def measure_quality(
     options = QualityOptions() if options is None else options
     _check(texts, options)
     with Encoder.load(folder, variant=options.variant) as encoder:
-        embedded = embed_all(encoder, texts, options.input_type, progress)
+        input_type = EmbedOptions(input_type=options.input_type).purpose(encoder.card)
+        embedded = embed_all(encoder, texts, input_type, progress)
         card, info, artifact = encoder.card, encoder.info, encoder.artifact
     started = time.perf_counter()
     unit = embedded.unit
@@ -98,7 +100,7 @@ def measure_quality(
         variant=info.variant,
         proof=info.proof,
         source=texts.name,
-        input_type=options.input_type,
+        input_type=input_type,
         texts=len(texts.corpus.texts),
         empty=empty,
         different=len(texts.different),

@@ -39,6 +39,10 @@ PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
 #: Beginnings of the names of nodes that bf16 graphs compute in fp32: bf16 cannot represent all distances above 256.
 BF16_PARTS = (*ALWAYS_FP32, "positions/")
 
+#: Part of the names of the nodes that compute in half types in models with experts. A rounded value before a router would
+#: choose another expert for tokens whose shares are nearly equal, in torch as here.
+EXPERT_PARTS = "/experts."
+
 
 def choose(target: str, name: Float, islands: Iterable[str] = ()) -> Precision:
     """Return the types of a target's graph.
@@ -71,7 +75,7 @@ def emit(
         InputError: the target cannot emit a part of the architecture.
     """
     _check(target, architecture)
-    return _EMITTERS[target](architecture, dimension, max_tokens, precision)
+    return _EMITTERS[target](architecture, dimension, max_tokens, _around_experts(architecture, precision))
 
 
 def emit_with_kernels(
@@ -88,7 +92,7 @@ def emit_with_kernels(
     if target != "cuda" or precision.arithmetic == "fp32":
         return emit(target, architecture, dimension, max_tokens, precision)
     _check(target, architecture)
-    emission = emit_cuda(architecture, dimension, precision, with_kernels=True)
+    emission = emit_cuda(architecture, dimension, _around_experts(architecture, precision), with_kernels=True)
     if not any(domain == FLETCHER for domain, _ in emission.graph.operators):
         raise InputError(
             f"Fletcher's kernels can compute no part of this {architecture.family} in {precision.name} "
@@ -107,16 +111,13 @@ def _check(target: str, architecture: Architecture) -> None:
             f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
             "model for cpu"
         )
-    if target != "cpu" and any(attention.first is not None for attention in architecture.attentions):
-        raise InputError(
-            f"the target {target} cannot give the first token global attention by projections of its own, which the "
-            f"classifiers of the family {architecture.family} need: export the model for cpu"
-        )
-    if target != "cpu" and architecture.embedding.adapters is not None:
-        raise InputError(
-            f"the target {target} cannot choose the adapter of a task for each text: export the model for cpu, or with "
-            "--task for one task"
-        )
+
+
+def _around_experts(architecture: Architecture, precision: Precision) -> Precision:
+    """Return a precision in which the experts alone compute in half types, if the model has some."""
+    if precision.arithmetic == "fp32" or not architecture.experts:
+        return precision
+    return replace(precision, only=EXPERT_PARTS)
 
 
 def _emit_cpu(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,26 +15,17 @@ from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.errors import InputError
 
 from .data.examples import Example, read_examples
-from .models.load import convert_trainable, fetch_trainable, load_trainable
+from .models.load import load_trainable
 from .options import ContrastiveOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import Embed, RankingData, pair_sample, ranking_sample, remembered, shortened
-from .outcome.finish import Outcome, baselines, write_artifacts
+from .outcome.finish import Outcome
 from .outcome.results import TuneReport
-from .outcome.state import open_run
+from .outline import Work, begin_training, calibration_texts, describe_data, finish_training
 from .packages import require_training
-from .request import (
-    TuneRequest,
-    artifact_embed,
-    column_prompts,
-    cut_share,
-    describe_data,
-    make_report,
-    split_pairs,
-    torch_embed,
-)
+from .request import TuneRequest, column_prompts, cut_share, split_pairs, torch_embed
 
-__all__ = ["default_rate", "ranking_data", "training_columns", "tune_contrastive"]
+__all__ = ["check_lengths", "default_rate", "ranking_data", "training_columns", "tune_contrastive"]
 
 #: Learning rates of all weights of a model of MiniLM's width, of all weights of a wider one, and of LoRA. On the
 #: documentation of `benchmarks/tune/run.py contrastive` 1e-4 gained 0.101, 5e-5 0.094 and 2e-5 0.086 (validation data).
@@ -65,13 +56,11 @@ def tune_contrastive(
     """
     require_training()
     options = ContrastiveOptions() if options is None else options
-    recipe = request.recipe
     examples = read_examples(request.data)
     content = [(one.query, one.positive, one.negatives, one.score, one.group) for one in examples.items]
-    checkout = fetch_trainable(request.source, progress)
-    run = open_run(request.output, request.key("contrastive", dict(checkout.sha256), content, options))
-    base = convert_trainable(request.source, checkout, run.base, progress)
-    _check_lengths(options, base.card)
+    work = Work("contrastive", content, options, check=partial(check_lengths, options))
+    begun = begin_training(request, work, progress)
+    base, run = begun.base, begun.run
     split = split_pairs(request, examples.items, run.base, progress)
 
     from .models.adapters import add_lora, merge_lora
@@ -83,13 +72,12 @@ def tune_contrastive(
     if options.lora is not None:
         add_lora(model, options.lora, request.training.seed)
     scored = examples.kind == "scored"
-    train, validation, test = (
-        [examples.items[row] for row in part] for part in (split.train, split.validation, split.test)
-    )
+    train, validation, test = split.parts(examples.items)
     held = {one.positive for one in (*validation, *test)}
     columns = training_columns(train, options.num_negatives, held, request.training.seed)
     loss = scored_loss(model, options) if scored else ranking_loss(model, options, request.training)
     texts = [text for one in train for text in (one.query, one.positive)]
+    calibrating = calibration_texts(begun, texts)
     cut = cut_share(model, texts, training_length(model, request.training), progress)
     task = TrainingTask(
         model=model,
@@ -105,16 +93,13 @@ def tune_contrastive(
     if options.lora is not None:
         merge_lora(model)
     different = list(dict.fromkeys(text for one in test for text in (one.query, one.positive)))
-    outcome = Outcome(model, different, request.calibrating(texts), recipe, lengths=options.lengths)
-    artifacts = write_artifacts(outcome, run, request.artifacts, progress)
-    before = baselines(run, outcome, progress)
-    gains: list[Gain] = []
-    for artifact in artifacts:
-        progress.line(f"measuring {artifact.graph} before and after")
-        with artifact_embed(before[artifact.graph]) as old, artifact_embed(Path(artifact.path)) as new:
-            gains += _gains(artifact.graph, (test, train), request, options.lengths, (old, new))
-    data = describe_data(request, examples.kind, examples.copies, split, cut)
-    return make_report(request, "contrastive", run, base.card, (artifacts, gains, data, trained), options)
+    outcome = Outcome(model, different, calibrating, begun.recipe, lengths=options.lengths)
+    data = describe_data(request.data, examples.kind, examples.copies, split, cut)
+
+    def measure(graph: str, before: Embed, after: Embed) -> list[Gain]:
+        return _gains(graph, (test, train), request, options.lengths, (before, after))
+
+    return finish_training(begun, outcome, trained, data, measure)
 
 
 def default_rate(model: Any, options: ContrastiveOptions) -> float:
@@ -125,7 +110,7 @@ def default_rate(model: Any, options: ContrastiveOptions) -> float:
     return SMALL_RATE if width <= SMALL_WIDTH else WIDE_RATE
 
 
-def _check_lengths(options: ContrastiveOptions, card: ModelCard) -> None:
+def check_lengths(options: ContrastiveOptions, card: ModelCard) -> None:
     """Raise an error if a shorter length is not shorter.
 
     Raises:

@@ -54,9 +54,9 @@ class TrainingOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             ge=1,
             description="Examples that are in memory at the same time. A contrastive batch that is larger is computed in "
-            "parts with the same gradients (GradCache).",
+            "parts with the same gradients (GradCache), of texts of similar length.",
         ),
-    ] = 32
+    ] = 16
     learning_rate: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(
@@ -164,9 +164,9 @@ class DistilOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reranker: Annotated[
         str | None,
         Meta(
-            description="Artifact of a reranker whose scores are learned, from queries with texts. Default: the checkpoint's "
-            "vectors are learned.",
-            extra={"metavar": "DIR"},
+            description="Artifact or checkpoint of a reranker whose scores are learned, from queries with texts. Default: "
+            "the checkpoint's vectors are learned.",
+            extra={"metavar": "DIR|SOURCE"},
         ),
     ] = None
 

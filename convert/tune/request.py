@@ -1,8 +1,7 @@
-"""`TuneRequest`: checkpoint, data and options of a training, and the steps that all methods share."""
+"""`TuneRequest`: checkpoint, data and options of a training, and the steps that several methods share."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,15 +19,12 @@ from fletcher.quantize.recipe import Recipe, load_recipe
 from fletcher.runtime import Encoder
 
 from ..quality.embedded import unit_vectors
-from ..verify.comparison import versions
 from .data.examples import Example
 from .data.split import Split, SplitTexts, split_without_leaks
 from .options import OutputOptions, SplitOptions, TrainingOptions
-from .outcome.bootstrap import Gain
 from .outcome.figures import Embed
-from .outcome.results import DataFigures, Method, TunedArtifact, TuneReport, conclude
-from .outcome.state import RunFolder, make_key
-from .training.task import Trained
+from .outcome.results import Method
+from .outcome.state import make_key
 
 __all__ = [
     "TuneRequest",
@@ -37,8 +33,6 @@ __all__ = [
     "column_prompts",
     "cut_share",
     "cut_texts",
-    "describe_data",
-    "make_report",
     "split_pairs",
     "split_texts",
     "torch_embed",
@@ -180,6 +174,7 @@ def split_pairs(request: TuneRequest, items: Sequence[Example], base: Path, prog
     """
     keys = [(one.query, one.positive) for one in items]
     texts = list(dict.fromkeys(text for pair in keys for text in pair))
+    progress.line("embedding all texts to find near-duplicates between training and held-out data")
     with artifact_embed(base) as embed:
         vectors = with_progress(embed, progress)(texts, "raw")
     places = {text: row for row, text in enumerate(texts)}
@@ -198,67 +193,3 @@ def split_texts(request: TuneRequest, texts: SplitTexts, progress: Progress) -> 
         f"{split.moved:,} moved because of near-duplicates"
     )
     return split
-
-
-def describe_data(request: TuneRequest, kind: str, copies: int, split: Split, cut: tuple[float, int]) -> DataFigures:
-    """Return the figures of the data.
-
-    Args:
-        request: the training.
-        kind: kind of the examples.
-        copies: examples that were left out.
-        split: the split.
-        cut: share of the texts that are cut, and the tokens of the longest text.
-    """
-    return DataFigures(
-        source=str(request.data),
-        kind=kind,
-        copies=copies,
-        train=len(split.train),
-        validation=len(split.validation),
-        test=len(split.test),
-        moved=split.moved,
-        cut=cut[0],
-        max_tokens=cut[1],
-    )
-
-
-def make_report(
-    request: TuneRequest,
-    method: Method,
-    run: RunFolder,
-    card: ModelCard,
-    parts: tuple[Sequence[TunedArtifact], Sequence[Gain], DataFigures, Trained],
-    options: object = None,
-) -> TuneReport:
-    """Return the report of a training.
-
-    Args:
-        request: the training.
-        method: its method.
-        run: its folder.
-        card: card of the model before it.
-        parts: artifacts, figures, data and training.
-        options: options of the method.
-    """
-    artifacts, gains, data, trained = parts
-    chosen: dict[str, object] = {}
-    for struct in (request.split, request.training, request.artifacts, options):
-        if isinstance(struct, msgspec.Struct):
-            chosen |= {name: getattr(struct, name) for name in struct.__struct_fields__}
-    return TuneReport(
-        sentence=conclude(tuple(gains)),
-        method=method,
-        model=card.name,
-        source=request.source,
-        checkpoint=str(run.checkpoint),
-        artifacts=tuple(artifacts),
-        gains=tuple(gains),
-        data=data,
-        training=trained,
-        options=chosen,
-        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        tools=dict(
-            versions("longbow-fletcher", "sentence-transformers", "transformers", "torch", "peft", "onnxruntime")
-        ),
-    )

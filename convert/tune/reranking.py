@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
-from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.model_info import require_output
 
 from .contrastive import training_columns
 from .data.examples import Example, read_examples
-from .models.load import convert_trainable, fetch_trainable, load_trainable
+from .models.load import load_trainable
+from .models.reranker import convert_reranker, find_reranker
 from .options import DistilOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import TIE, Embed, order_sample
-from .outcome.finish import Outcome, baselines, write_artifacts
+from .outcome.finish import Outcome
 from .outcome.results import TuneReport
-from .outcome.state import open_run
+from .outline import Work, begin_training, calibration_texts, describe_data, finish_training
 from .packages import require_training
-from .request import (
-    TuneRequest,
-    artifact_embed,
-    column_prompts,
-    cut_share,
-    describe_data,
-    make_report,
-    split_pairs,
-    torch_embed,
-)
+from .request import TuneRequest, column_prompts, cut_share, split_pairs, torch_embed
 
 __all__ = ["tune_on_reranker"]
 
@@ -67,7 +57,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
 
     Args:
         request: checkpoint and options. The data are queries with positives and negatives, as `tune mine` writes them.
-        options: the reranker's artifact.
+        options: the reranker.
         progress: receives lines and counts.
 
     Raises:
@@ -81,18 +71,17 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
         raise InputError(
             "--reranker trains the checkpoint itself: leave out --layers and --student, or take two trainings"
         )
-    recipe = request.recipe
     examples = read_examples(request.data)
     if examples.kind != "triplets":
         raise InputError(f"{request.data} has no negatives to score: make them with `fletcher-convert tune mine`")
     items = [one for one in examples.items if one.negatives]
     content = [(one.query, one.positive, one.negatives, one.group) for one in items]
-    checkout = fetch_trainable(request.source, progress)
-    files = [dict(checkout.sha256), Artifact.open(options.reranker).digest]
-    run = open_run(request.output, request.key("distil", files, content, options))
-    base = convert_trainable(request.source, checkout, run.base, progress)
+    found = find_reranker(options.reranker, progress)
+    work = Work("distil", content, options, others=[found.digest])
+    begun = begin_training(request, work, progress)
+    base, run = begun.base, begun.run
     split = split_pairs(request, items, run.base, progress)
-    parts = [[items[row] for row in rows] for rows in (split.train, split.validation, split.test)]
+    parts = split.parts(items)
     columns = training_columns(
         parts[0], NEGATIVES, {one.positive for part in parts[1:] for one in part}, request.training.seed
     )
@@ -100,8 +89,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     train = [
         Example(query, found[0], tuple(found[1:])) for query, *found in zip(columns["query"], *documents, strict=True)
     ]
-    with Encoder.load(options.reranker) as reranker:
-        require_output(reranker.card, "scores")
+    with Encoder.load(convert_reranker(found, run.path / "reranker", progress)) as reranker:
         judged = [_judge(reranker, part, progress) for part in (train, *parts[1:])]
     validation, test = (_with_order(one) for one in judged[1:])
 
@@ -112,6 +100,7 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     model = load_trainable(base)
     card = base.card
     flat = [text for one in train for text in (one.query, one.positive)]
+    calibrating = calibration_texts(begun, flat)
     cut = cut_share(model, flat, training_length(model, request.training), progress)
     task = TrainingTask(
         model=model,
@@ -124,16 +113,14 @@ def tune_on_reranker(request: TuneRequest, options: DistilOptions, *, progress: 
     )
     trained = run_training(task, request.training, run.training, progress)
     asked = list(dict.fromkeys(text for one in parts[2] for text in (one.query, one.positive)))
-    outcome = Outcome(model, asked, request.calibrating(flat), recipe)
-    artifacts = write_artifacts(outcome, run, request.artifacts, progress)
-    before = baselines(run, outcome, progress)
-    gains: list[Gain] = []
-    for artifact in artifacts:
-        with artifact_embed(before[artifact.graph]) as old, artifact_embed(Path(artifact.path)) as new:
-            samples = test.sample(old), test.sample(new)
-        gains.append(compare_samples("order of the reranker", artifact.graph, *samples, seed=request.training.seed))
-    data = describe_data(request, "reranker scores", examples.copies, split, cut)
-    return make_report(request, "distil", run, card, (artifacts, gains, data, trained), options)
+    outcome = Outcome(model, asked, calibrating, begun.recipe)
+    data = describe_data(request.data, "reranker scores", examples.copies, split, cut)
+
+    def measure(graph: str, before: Embed, after: Embed) -> list[Gain]:
+        samples = test.sample(before), test.sample(after)
+        return [compare_samples("order of the reranker", graph, *samples, seed=request.training.seed)]
+
+    return finish_training(begun, outcome, trained, data, measure)
 
 
 def _judge(reranker: Encoder, examples: Sequence[Example], progress: Progress) -> _Judged:

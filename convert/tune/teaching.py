@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,20 @@ from ..quality.embedded import unit_vectors
 from ..quality.measures.projection import fit_projection
 from .data.examples import read_training_texts
 from .data.split import Split, SplitTexts
-from .models.load import Trainable, convert_trainable, fetch_trainable, load_trainable
+from .models.load import Trainable, load_trainable
 from .options import DistilOptions
 from .outcome.bootstrap import Gain, Sample, compare_samples
 from .outcome.figures import Embed, fidelity_samples, pair_sample
-from .outcome.finish import Outcome, quantize_base, write_artifacts
+from .outcome.finish import Outcome
 from .outcome.results import TuneReport
-from .outcome.state import RunFolder, open_run
+from .outcome.state import RunFolder
+from .outline import Work, begin_training, calibration_texts, describe_data, finish_training
 from .packages import require_training
 from .request import (
     TuneRequest,
     artifact_embed,
     changed_share,
     cut_texts,
-    describe_data,
-    make_report,
     split_texts,
     torch_embed,
     with_progress,
@@ -91,9 +90,8 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
     if recipe is None:
         raise InputError("--recipe none: quantization-aware training needs the recipe that it trains for")
     texts, copies = read_training_texts(request.data)
-    checkout = fetch_trainable(request.source, progress)
-    run = open_run(request.output, request.key("qat", dict(checkout.sha256), texts, recipe))
-    base = convert_trainable(request.source, checkout, run.base, progress)
+    begun = begin_training(request, Work("qat", [texts, recipe]), progress)
+    base, run = begun.base, begun.run
     lesson = _teach(request, texts, run.base, progress)
     train_texts, _ = lesson.part(lesson.split.train)
     test_texts, test_vectors = lesson.part(lesson.split.test)
@@ -113,24 +111,16 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
     compensate_rounding(model, cut_texts(model, request.calibrating(train_texts, COMPENSATING), length))
     trained, cut = _train(request, model, base, lesson, (run, AWARE_RATE), progress)
     outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe, plan.activations)
-    artifacts = write_artifacts(outcome, run, request.artifacts, progress)
-    before = quantize_base(run, outcome, progress)
-    assert before is not None  # there is a recipe
-    with (
-        artifact_embed(before) as old,
-        artifact_embed(Path(artifacts[-1].path)) as new,
-        artifact_embed(run.base) as teacher,
-    ):
-        samples = (
-            fidelity_samples(old(test_texts, "raw"), test_vectors),
-            fidelity_samples(new(test_texts, "raw"), test_vectors),
-        )
-        gains = [
-            *_fidelity_gains(recipe.name, samples, request.training.seed),
-            *_pair_gains(request, recipe.name, (old, new), teacher),
-        ]
-    data = describe_data(request, "texts", copies, lesson.split, cut)
-    return make_report(request, "qat", run, base.card, (artifacts, gains, data, trained))
+    data = describe_data(request.data, "texts", copies, lesson.split, cut)
+
+    def measure(graph: str, before: Embed, after: Embed) -> Iterator[Gain]:
+        old, new = (fidelity_samples(embed(test_texts, "raw"), test_vectors) for embed in (before, after))
+        yield from _fidelity_gains(graph, (old, new), request.training.seed)
+        if request.pairs is not None:
+            with artifact_embed(run.base) as teacher:
+                yield _pair_gain(request, graph, (_pairs(request, before), _pairs(request, after)), teacher)
+
+    return finish_training(begun, outcome, trained, data, measure)
 
 
 def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progress = SILENT) -> TuneReport:
@@ -148,41 +138,34 @@ def tune_distil(request: TuneRequest, options: DistilOptions, *, progress: Progr
         VerificationError: an artifact differs from the trained model.
     """
     require_training()
-    recipe = request.recipe
     texts, copies = read_training_texts(request.data)
-    checkout = fetch_trainable(request.source, progress)
-    other = None if options.student is None else fetch_trainable(options.student, progress)
-    files = [dict(one.sha256) for one in (checkout, other) if one is not None]
-    run = open_run(request.output, request.key("distil", files, texts, options))
-    base = convert_trainable(request.source, checkout, run.base, progress)
-    student = base
-    if options.student is not None and other is not None:
-        student = convert_trainable(options.student, other, run.path / "student", progress)
-    lesson = _teach(request, texts, run.base, progress)
-    test_texts, test_vectors = lesson.part(lesson.split.test)
-    train_texts, _ = lesson.part(lesson.split.train)
+    begun = begin_training(request, Work("distil", texts, options, options.student), progress)
+    student, run = begun.trained, begun.run
     model = load_trainable(student)
     if options.layers is not None:
         from .models.student import keep_layers
 
         chosen = keep_layers(model, options.layers)
         progress.line(f"the student begins with the layers {', '.join(map(str, chosen))} of the teacher")
+    lesson = _teach(request, texts, run.base, progress)
+    test_texts, test_vectors = lesson.part(lesson.split.test)
+    train_texts, _ = lesson.part(lesson.split.train)
+    calibrating = calibration_texts(begun, train_texts)
     progress.line("measuring the student before the training")
     initial = torch_embed(model.eval(), student.card)
     old_samples = fidelity_samples(initial(test_texts, "raw"), test_vectors)
     old_pairs = None if request.pairs is None else _pairs(request, initial)
     trained, cut = _train(request, model, student, lesson, (run, STUDENT_RATE), progress)
-    outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe)
-    artifacts = write_artifacts(outcome, run, request.artifacts, progress)
-    gains: list[Gain] = []
-    for artifact in artifacts:
-        with artifact_embed(Path(artifact.path)) as new, artifact_embed(run.base) as teacher:
-            samples = old_samples, fidelity_samples(new(test_texts, "raw"), test_vectors)
-            gains += _fidelity_gains(artifact.graph, samples, request.training.seed)
-            if old_pairs is not None:
-                gains.append(_pair_gain(request, artifact.graph, (old_pairs, _pairs(request, new)), teacher))
-    data = describe_data(request, "texts", copies, lesson.split, cut)
-    return make_report(request, "distil", run, base.card, (artifacts, gains, data, trained), options)
+    outcome = Outcome(model, test_texts, calibrating, begun.recipe, student=True)
+    data = describe_data(request.data, "texts", copies, lesson.split, cut)
+
+    def measure(graph: str, teacher: Embed, after: Embed) -> Iterator[Gain]:
+        samples = old_samples, fidelity_samples(after(test_texts, "raw"), test_vectors)
+        yield from _fidelity_gains(graph, samples, request.training.seed)
+        if old_pairs is not None:
+            yield _pair_gain(request, graph, (old_pairs, _pairs(request, after)), teacher)
+
+    return finish_training(begun, outcome, trained, data, measure)
 
 
 def _smoother(recipe: Recipe) -> Recipe:
@@ -194,6 +177,7 @@ def _smoother(recipe: Recipe) -> Recipe:
 
 def _teach(request: TuneRequest, texts: list[str], base: Path, progress: Progress) -> _Lesson:
     """Compute the teacher's vectors, which the student learns and which find near-duplicates."""
+    progress.line("embedding all texts: the student learns these vectors, and they show near-duplicates")
     with Encoder.load(base) as encoder:
         raw = with_progress(lambda part, kind: encoder.embed(part, input_type=kind).vectors, progress)(texts, "raw")
     teacher = unit_vectors(raw, texts)
@@ -297,10 +281,3 @@ def _pair_gain(request: TuneRequest, graph: str, samples: tuple[Sample, Sample],
     reference = _pairs(request, teacher).figure()
     name = "rank correlation of --pairs"
     return compare_samples(name, graph, *samples, reference=reference, seed=request.training.seed)
-
-
-def _pair_gains(request: TuneRequest, graph: str, models: tuple[Embed, Embed], teacher: Embed) -> list[Gain]:
-    if request.pairs is None:
-        return []
-    old, new = (_pairs(request, embed) for embed in models)
-    return [_pair_gain(request, graph, (old, new), teacher)]

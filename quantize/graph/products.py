@@ -104,7 +104,7 @@ class ProductWriter:
             half = write_half(nodes, product.place.weight, product.weight, scheme)
             value = nodes.node("MatMul", [product.value, half], f"{product.name}/product")
             nodes.finish(product, value, product.bias)
-        elif scheme == "w8" and recipe.target == "coreml":
+        elif scheme == "w8" and recipe.target in ("coreml", "openvino"):
             write_widened(nodes, product, recipe)
         elif scheme in ("w8", "w4"):
             activations = self._activations.get(product.name) if recipe.bias_correction else None

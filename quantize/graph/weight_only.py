@@ -65,7 +65,8 @@ def write_blocks(
 def write_widened(nodes: Nodes, product: Product, recipe: Recipe) -> None:
     """Write bytes with one scale per column, which ONNX Runtime widens while it loads the graph, before a provider gets it.
 
-    A provider without integer kernels then gets the same nodes as with the float graph, from a smaller file. The
+    A provider without integer kernels then gets the same nodes as with the float graph, from a smaller file. OpenVINO keeps
+    the bytes, and computes with them. The
     multiplication is in float32, because ONNX Runtime has no half kernel for it and would leave the nodes to the provider.
     """
     columns = round_columns(product.weight, search=recipe.search)

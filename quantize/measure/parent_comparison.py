@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.graph.read import read_graph
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import comparable, encode_canary, read_canary
 from fletcher.runtime.encodings import Encodings
@@ -16,6 +17,8 @@ from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.origin.tolerances import FLOORS
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.mapped import LARGE
 from fletcher.runtime.providers.opening import open_session
 
 from ..cpu_stand_in import cpu_vectors
@@ -102,7 +105,7 @@ def compare_with_parent(quantized: Graphs, parent: Graphs, recipe: Recipe, texts
     runs_here = first.target == "cpu"
     if runs_here:
         vectors = embed_texts(quantized.artifact, first, texts)
-        reference = embed_texts(parent.artifact, parent.variants[0], texts)
+        reference = _parent_vectors(parent.artifact, parent.variants[0], texts)
     else:
         card = parent.artifact.manifest.card
         tokenizer = open_tokenizer(parent.artifact)
@@ -132,12 +135,25 @@ def embed_texts(
         texts: the texts, without a prompt; a reranker gets each text with the next one as its query.
         batch: texts per run.
     """
-    card = artifact.manifest.card
-    tokenizer = open_tokenizer(artifact)
-    queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
-    encodings = encode_canary(tokenizer, card, texts, queries)
+    encodings = _encode(artifact, texts)
     with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
         return np.concatenate([session.run(part) for part in _batches(encodings, batch)])
+
+
+def _encode(artifact: Artifact, texts: Sequence[str]) -> Encodings:
+    card = artifact.manifest.card
+    queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
+    return encode_canary(open_tokenizer(artifact), card, texts, queries)
+
+
+def _parent_vectors(artifact: Artifact, variant: Variant, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return what `embed_texts` returns. A session of a large parent, which is not served here, copies no weights."""
+    if (artifact.path / variant.weights).stat().st_size < LARGE:
+        return embed_texts(artifact, variant, texts)
+    graph = CpuGraph(read_graph(artifact, variant), artifact.path, mapped=True)
+    names, output = [info.name for info in variant.inputs], [variant.outputs[0].name]
+    parts = (part.tensors(names) for part in _batches(_encode(artifact, texts), BATCH))
+    return np.concatenate([graph.run(feeds, output)[0] for feeds in parts])
 
 
 def _batches(encodings: Encodings, size: int) -> list[Encodings]:

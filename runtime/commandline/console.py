@@ -48,6 +48,7 @@ from ..errors import FletcherError
 from ..os_errors import explain
 from .options import Settings, common_options, long_name
 from .reporter import Reporter
+from .warning_lines import warning_lines
 
 __all__ = ["EXIT", "ExitCodes", "explain", "make_app", "reporter", "run"]
 
@@ -115,7 +116,7 @@ def run(
     common = common_options()
     command.params.extend(common)
     _equip(command, ("FLETCHER",), settings, common)
-    with _exit_on_terminate():
+    with _exit_on_terminate(), warning_lines():
         command(None if args is None else list(args), prog_name=prog, obj=settings)
     raise SystemExit(0)
 

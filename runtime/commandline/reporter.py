@@ -58,6 +58,7 @@ class Reporter:
         label: str,
         *,
         total: int | None = None,
+        done: int = 0,
         units: Sequence[str] = ("steps",),
         note: Callable[[], str] = lambda: "",
     ) -> Iterator[Counter]:
@@ -66,6 +67,7 @@ class Reporter:
         Args:
             label: name of the operation ("embedding").
             total: expected amount of the first unit; None if it is unknown.
+            done: amount of the first unit that an earlier run finished, which does not count for the rate.
             units: names of the counted units, each shown with its rate; "bytes" is shown in MB.
             note: function that returns a text for the end of the counts; called each time that they are shown.
 
@@ -73,24 +75,28 @@ class Reporter:
             The counter.
         """
         if self.as_json or not sys.stderr.isatty():
-            lines = _Lines(label, _Counts(total, units, note))
+            lines = _Lines(label, _Counts(total, units, note, done))
             yield lines
             lines.finish()
             return
         from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
+        # In a narrow terminal the bar becomes shorter, then the counts lose their end.
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(label))),
             BarColumn(),
-            TaskProgressColumn(),
+            TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
             TextColumn("{task.fields[counts]}"),
+            # It moves between two counts, too; the counts have the time that is left.
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
         ]
-        times = [TimeRemainingColumn() if total is not None else TimeElapsedColumn()]
-        with RichProgress(*columns, *times, console=Console(stderr=True)) as bars:
-            counts = _Counts(total, units, note)
-            yield _Bar(bars, bars.add_task(label, total=total, counts=counts.text()), counts)
+        with RichProgress(*columns, console=Console(stderr=True)) as bars:
+            counts = _Counts(total, units, note, done)
+            task = bars.add_task(label, total=total, completed=done, counts=counts.text())
+            yield _Bar(bars, task, counts)
 
     def result(self, result: object, table: Table | Sequence[Table] | None = None) -> None:
         """Print the command's result. Call it last.
@@ -125,11 +131,12 @@ def _to_builtin(value: object) -> object:
 class _Counts:
     """`_Counts`: amounts that are done, and their rates."""
 
-    def __init__(self, total: int | None, units: Sequence[str], note: Callable[[], str]) -> None:
+    def __init__(self, total: int | None, units: Sequence[str], note: Callable[[], str], done: int = 0) -> None:
         self.total = total
         self._note = note
         self.units = tuple(units)
-        self.done = [0] * len(self.units)
+        self.done = [done, *[0] * (len(self.units) - 1)]
+        self._before = done
         self.started = time.monotonic()
 
     def add(self, amounts: Sequence[int], total: int | None) -> None:
@@ -147,14 +154,15 @@ class _Counts:
         first = _amount(self.done[0], self.units[0])
         of_total = f"/{_amount(self.total, self.units[0])}" if self.total is not None else ""
         parts = [f"{first}{of_total} {_unit(self.units[0])}"]
-        if self.done[0]:
-            parts.append(_first_rate(self.done[0] / seconds, self.units[0]))
+        now = self.done[0] - self._before
+        if now:
+            parts.append(_first_rate(now / seconds, self.units[0]))
         parts += [
             f"{_amount(round(done / seconds), unit)} {_unit(unit)}/s"
             for done, unit in zip(self.done[1:], self.units[1:], strict=True)
         ]
-        if self.total and 0 < self.done[0] < self.total:
-            parts.append(f"{_duration(seconds / self.done[0] * (self.total - self.done[0]))} left")
+        if self.total and now and self.done[0] < self.total:
+            parts.append(f"{_duration(seconds / now * (self.total - self.done[0]))} left")
         if note := self._note():
             parts.append(note)
         return ", ".join(parts)

@@ -9,7 +9,8 @@ input                           shape                       content
 `input_ids`                     (tokens,)                   token ids, all texts in a row
 `input_ids`                     (texts, longest)            the same in a rectangle; padding is 0
 `token_type_ids`                as `input_ids`              0 for tokens of the first text of a pair, 1 for the second
-`text_tasks`                    (texts,)                    number of each text's route; 0 for a row without a text
+`text_tasks`                    (texts,)                    number of each text's task or route; 0 for a row without a text
+`task_ids`                      (tokens,)                   the same for each token
 `offsets`                       (texts + 1,)                start of each text, and end of the last one
 `cumulative_sequence_length`    (texts + 1,)                the same, under the name of ONNX Runtime
 `token_offset`                  (texts, longest)            places in the rectangle: tokens in order, then padding
@@ -21,6 +22,8 @@ input                           shape                       content
 `total_sequence_length`         ()                          the longest text of the batch, in memory of the host
 `steps`                         (longest,)                  0, 1, 2, … up to the last token; a longer array repeats it
 `around.SIZE`                   as `input_ids`, SIZE        1 + row or cell of the SIZE tokens around each one; 0 for none
+`first_rows`                    (tokens,)                   packed row of each token; of a first token, the text's number
+                                                            behind all rows
 `rectangle`                     (texts, longest)            packed row of each place; padding repeats the first row
 `pooling.cls`                   (texts,)                    packed row of the first token
 `pooling.lasttoken`             (texts,)                    packed row of the last token
@@ -233,7 +236,7 @@ class Feeds:
         if name in self._rules.tables:
             index = self._unpack(self._packed("input_ids") if name == WORD_TABLE else self._position_ids())
             return np.asarray(self._tables[name][index])
-        if name in ("input_ids", "token_type_ids", "position_ids", "positions"):
+        if name in ("input_ids", "token_type_ids", "task_ids", "position_ids", "positions"):
             packed = self._packed(name)
             return packed if rank == 1 else self._unpack(packed)
         if name in ("offsets", "cumulative_sequence_length"):
@@ -251,6 +254,10 @@ class Feeds:
             return np.maximum(self._lengths, 1) - 1
         if name == "total_sequence_length":
             return np.array(len(self._steps))
+        if name == "first_rows":
+            tokens = self._batch.num_tokens
+            texts = np.repeat(counting(len(self._lengths)), self._lengths)
+            return np.where(self._positions == 0, tokens + texts, counting(tokens))
         if name.startswith("around."):
             return self._around(_kernel(name), is_packed=rank == 2)
         if name.startswith("places."):
@@ -277,7 +284,7 @@ class Feeds:
         return cells
 
     def _packed(self, name: str) -> Array:
-        if name in ("input_ids", "token_type_ids"):
+        if name in ("input_ids", "token_type_ids", "task_ids"):
             return self._batch.tensors((name,))[name]
         return self._position_ids() if name == "position_ids" else self._positions
 

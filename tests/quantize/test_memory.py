@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.quantize import quantized_artifact
+from fletcher.quantize import calibration, quantized_artifact
 from fletcher.quantize.graph import rounding, spool
 from fletcher.quantize.graph.editor import GraphEditor, write_graphs
 from fletcher.quantize.graph.spool import Spool
+from fletcher.quantize.measure import parent_comparison
 from fletcher.quantize.quantized_artifact import quantize
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import MANIFEST
+from fletcher.runtime.providers.mlas.graph import CpuGraph
 
 from ..convert.export.sparse import run_watched, save_sparse
 from ..runtime.peak import needs_proc
@@ -96,3 +98,23 @@ def test_a_gigabyte_is_quantized_within_600_mb(tmp_path: Path, recipe: str) -> N
     export(str(tmp_path / "source"), tmp_path / "parent", pooling="mean")
     memory, _ = run_watched(_QUANTIZE, tmp_path / "parent", tmp_path / "artifact", recipe)
     assert memory < 600_000_000
+
+
+@pytest.mark.parametrize("recipe", ["w8", "int8-per-token"])
+def test_a_large_parent_copies_no_weights(
+    tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """Calibration and comparison run on mapped weights, with the results of a session that copies them."""
+    expected = quantize(tiny_artifact, tmp_path / "copied", recipe, texts=TEXTS)
+    mapped: list[bool] = []
+
+    def watch(*arguments: Any, **options: Any) -> CpuGraph:
+        mapped.append(options.get("mapped", False))
+        return CpuGraph(*arguments, **options)
+
+    for module in (calibration, parent_comparison):
+        monkeypatch.setattr(module, "LARGE", 0)
+        monkeypatch.setattr(module, "CpuGraph", watch)
+    found = quantize(tiny_artifact, tmp_path / "mapped", recipe, texts=TEXTS)
+    assert mapped == [True] * (1 + (recipe == "int8-per-token"))  # the parent's vectors, and before it the calibration
+    assert abs(found.cosine_min - expected.cosine_min) < 1e-5 and found.cosine_min > 0.99

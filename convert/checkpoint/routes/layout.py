@@ -19,11 +19,20 @@ from fletcher.model_zoo.errors import CardError
 from fletcher.runtime.errors import CheckpointError
 
 from ..json_files import find_json
-from ..task_adapters import input_type_of
+from ..task_adapters import input_type_of, tasks_of
 from .query_table import VECTORS, WEIGHTS, add_queries, has_query_table
 from .router import RouteModule, Router, read_router
 
-__all__ = ["explain_routes", "route_encoder", "route_folders", "route_of", "route_types", "routed_layout"]
+__all__ = [
+    "chosen_task",
+    "explain_routes",
+    "route_encoder",
+    "route_folders",
+    "route_of",
+    "route_types",
+    "routed_layout",
+    "task_names",
+]
 
 #: Folder of the branches in the layout of a model whose texts choose their route, and file of the names there.
 BRANCHES, NAMES = ".routes", "routes.json"
@@ -122,6 +131,17 @@ def route_of(folder: Path, input_type: object) -> str | None:
     """Return the route of an artifact's only input type; None for other artifacts, and for checkpoints without routes."""
     router = read_router(folder) if isinstance(input_type, str) else None
     return None if router is None else router.input_types.get(str(input_type))
+
+
+def task_names(folder: Path) -> tuple[str, ...]:
+    """Return the names that `--task` takes: a checkpoint's routes, or its adapters for tasks; none for other checkpoints."""
+    router = read_router(folder)
+    return tasks_of(find_json(folder / "config.json")) if router is None else tuple(router.routes)
+
+
+def chosen_task(folder: Path, input_type: object) -> str | None:
+    """Return the route or the task of an artifact's only input type, as `--task` takes it; None for other artifacts."""
+    return next((name for name in task_names(folder) if input_type_of(name) == input_type), None)
 
 
 def explain_routes(folder: Path) -> str:

@@ -19,6 +19,7 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.model_info import require_output
 
+from ...checkpoint.routes.layout import chosen_task
 from ...checkpoint.tokenizer_version import TokenizerLike
 from ...export.export import export
 from ...export.options import ExportOptions
@@ -161,6 +162,8 @@ def reduce_artifact(
             dimensions=() if options.whiten else shorter,
             ignored_keys=parent.manifest.ignored_keys,
             tokenizer_like=_version(parent.manifest.tokenizer_like),
+            name=f"{card.name}-{length}",
+            task=chosen_task(checkpoint, card.input_type),
         ),
         progress=progress,
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ...quality.results import QualityReport
 
-__all__ = ["Row", "compressed_rows", "figure_rows"]
+__all__ = ["Row", "compressed_rows", "explain_figure", "figure_rows"]
 
 #: Group, name, and the figure of each report; a report without it has an empty text.
 Row = tuple[str, str, tuple[str, ...]]
@@ -49,6 +49,59 @@ _LABELS: tuple[tuple[str, Callable[..., str]], ...] = (
     ("silhouette", lambda found: f"{found.silhouette:.4f}"),
     ("alignment", lambda found: f"{found.alignment:.3f}"),
 )
+
+
+#: Meanings of the figures, by group and the beginning of the name.
+_MEANINGS: Mapping[str, Mapping[str, str]] = {
+    "texts": {
+        "measured": "Different texts that are not empty.",
+        "near-duplicates": "Texts that have another one with a cosine at or above --duplicate-cosine.",
+        "copies": "Texts that equal an earlier one; they are measured once.",
+        "cut": "Texts that the model does not read to their end.",
+        "with unknown": "Texts with letters that the tokenizer cannot write.",
+        "words": "Words that the vocabulary does not have as a whole. With many of them, the model saw few texts like these.",
+    },
+    "cosines": {
+        "random": "Cosine of two unrelated texts. A search result with such a cosine is no better than chance.",
+        "nearest": "Cosine of each text with the most similar other one.",
+        "tenth": "Cosine of each text with its tenth neighbor.",
+    },
+    "space": {
+        "dimension ": "Length of a vector.",
+        "effective": "Number of directions that the vectors use. Far below the dimension, shorter vectors lose little.",
+        "dimensions": "Directions that hold 90 % of the differences between the vectors.",
+        "anisotropy": "Mean cosine of all pairs. At 0 the vectors point in all directions; near 1 all texts look alike.",
+        "uniformity": "Spread over the sphere. The lower, the more evenly; 0 means that all vectors are equal.",
+        "hubness": "Whether few texts are neighbors of many others. Near 0 none is; above about 3, searches repeat them.",
+        "never": "Texts that are among the ten nearest neighbors of no other text: a search rarely finds them.",
+    },
+    "retrieval": {
+        "nDCG": "Quality of the first ten results, from 0 to 1: the texts that belong to the query, best on top.",
+        "recall@10 ": "Share of the texts that belong to a query among its first ten results.",
+        "recall@100": "The same among the first hundred results.",
+        "MRR": "Mean of 1 divided by the rank of the first text that belongs to the query, within ten results.",
+        "alignment": "Mean squared distance of a query and its texts. The lower, the nearer.",
+    },
+    "labels": {
+        "linear probe, accuracy": "Share of the labels that a linear classifier of the vectors finds.",
+        "linear probe, F1": "The same with equal weight for each label, from 0 to 1.",
+        "nearest neighbors, accuracy": "Share of the labels that a text's neighbors tell.",
+        "nearest neighbors, F1": "The same with equal weight for each label, from 0 to 1.",
+        "a guess": "Accuracy of the most frequent label for all texts: the figures above must beat it.",
+        "silhouette": "Separation of the labels, from -1 to 1. Near 0 they overlap.",
+        "alignment": "Mean squared distance of two texts with one label. The lower, the nearer.",
+    },
+    "changed texts": {
+        "cosine": "Mean cosine of a text with its changed form; 1 means that the change does not matter.",
+        "found": "Changed texts whose nearest text is the original.",
+    },
+}
+
+
+def explain_figure(group: str, name: str) -> str:
+    """Return the meaning of a figure in a sentence or two for people who do not know it."""
+    part = name.rpartition(", ")[2] if group == "changed texts" else name
+    return next(text for start, text in _MEANINGS[group].items() if f"{part} ".startswith(start))
 
 
 def figure_rows(reports: Sequence[QualityReport]) -> list[Row]:

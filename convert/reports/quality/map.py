@@ -17,6 +17,9 @@ SHOWN_LETTERS = 200
 #: Colors of labels, repeated if there are more labels.
 COLORS = ("#2f6db5", "#b3261e", "#14724a", "#c77700", "#7b4bb3", "#0f8b8d", "#a63d7a", "#6b7a00", "#8c5a3c", "#44546a")
 
+#: Color of texts without a label among others that have one.
+UNLABELED = "#b8bec8"
+
 MAP_STYLE = """
 .map { position: relative; }
 .map canvas { width: 100%; height: min(34rem, 80vw); border: 1px solid var(--line); border-radius: 8px; display: block; }
@@ -94,20 +97,21 @@ def map_section(measured: Measured) -> str:
         return ""
     labels = [texts.labels[row] or "" for row in found.rows] if texts.labels else [""] * len(found.rows)
     names = sorted(set(labels))
+    colors = [COLORS[index % len(COLORS)] if name or len(names) == 1 else UNLABELED for index, name in enumerate(names)]
     data = {
         "umap": found.umap,
         "pca": found.pca,
         "labels": [names.index(label) for label in labels],
         "names": names,
-        "colors": [COLORS[index % len(COLORS)] for index in range(len(names))],
+        "colors": colors,
         "texts": [excerpt(texts.different[row], SHOWN_LETTERS) for row in found.rows],
     }
     # `<` could end the script element.
     content = msgspec.json.encode(data).decode().replace("<", "\\u003c")
     legend = "".join(
-        f'<span><i style="background:{COLORS[index % len(COLORS)]}"></i>{escape(name)}</span>'
-        for index, name in enumerate(names)
-        if name
+        f'<span><i style="background:{color}"></i>{escape(name) or "no label"}</span>'
+        for name, color in zip(names, colors, strict=True)
+        if len(names) > 1
     )
     return (
         f'<div class="map"><button value="umap">UMAP</button><button value="pca">PCA ({found.pca_variance:.0%} of the '

@@ -10,14 +10,14 @@ from fletcher.runtime.commandline.pages import Page, figure, figures, html_table
 
 from ...quality.quality import Measured
 from ...quality.results import ArtifactComparison, QualityReport, QualityResult
-from .figures import compressed_rows, figure_rows
+from .figures import compressed_rows, explain_figure, figure_rows
 from .map import MAP_STYLE, map_section
 from .plots import plot_compressed, plot_cosines
 
 __all__ = ["quality_to_html"]
 
 STYLE = """
-td.group { color: var(--soft); } td.advised { background: var(--tint); font-weight: 600; }
+td.group { color: var(--soft); } td.soft { padding-left: 1.2rem; } td.advised { background: var(--tint); font-weight: 600; }
 """
 
 
@@ -71,26 +71,33 @@ def _headline(report: QualityReport) -> str:
     values = [
         (f"{geometry.random_pairs.mean:.2f}", "cosine of two random texts (mean)"),
         (f"{geometry.neighbors.mean:.2f}", "cosine with the nearest text (mean)"),
-        (f"{geometry.effective_rank:.0f} of {geometry.dimension:,}", "effective rank"),
-        (f"{report.hubness.skewness:.1f}", "hubness: skewness of the number of times a text is a neighbor"),
+        (f"{geometry.effective_rank:.0f} of {geometry.dimension:,}", "effective rank: directions that the vectors use"),
+        (f"{report.hubness.skewness:.1f}", "hubness: near 0 no text is a neighbor of very many others"),
         (f"{report.duplicates.near_share:.1%}", f"have a near-duplicate (cosine ≥ {report.duplicates.threshold:g})"),
     ]
     if report.retrieval is not None:
         values.insert(0, (f"{report.retrieval.ndcg:.3f}", f"nDCG@10 of {report.retrieval.queries:,} queries"))
     if report.labels is not None:
         values.insert(
-            0, (f"{report.labels.probe_accuracy:.1%}", f"linear probe; a guess: {report.labels.majority:.1%}")
+            0,
+            (
+                f"{report.labels.probe_accuracy:.1%}",
+                f"of the labels found by a linear classifier; a guess: {report.labels.majority:.1%}",
+            ),
         )
     return figures(values)
 
 
 def _figures(reports: Sequence[QualityReport]) -> str:
-    headings = ("", "", *(f"#{escape(Path(report.artifact).name)}" for report in reports))
+    headings = ("", "", *(f"#{escape(Path(report.artifact).name)}" for report in reports), "meaning")
     body, before = [], ""
     for group, name, values in figure_rows(reports):
         cells = "".join(f'<td class="number">{escape(value)}</td>' for value in values)
         shown = group if group != before else ""
-        body.append(f'<tr><td class="group">{escape(shown)}</td><td>{escape(name)}</td>{cells}</tr>')
+        body.append(
+            f'<tr><td class="group">{escape(shown)}</td><td>{escape(name)}</td>{cells}'
+            f'<td class="soft">{escape(explain_figure(group, name))}</td></tr>'
+        )
         before = group
     return html_table(headings, body)
 

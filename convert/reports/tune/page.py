@@ -11,7 +11,7 @@ from fletcher.runtime.commandline.plots import BLUE, RED, SOFT, to_svg
 from fletcher.runtime.commandline.report_files import check_reports, write_report
 
 from ...tune.outcome.results import TuneReport
-from .table import COLUMNS, gain_rows
+from .table import COLUMNS, explain_figures, gain_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,7 @@ def write_tune_report(report: TuneReport, path: Path) -> None:
 def _to_html(report: TuneReport) -> str:
     title = f"{escape(report.model)}: {report.method}"
     data, training = report.data, report.training
+    aware = any(one.exactness.settled is not None for one in report.artifacts)
     stopped = f", stopped early of {training.planned:,}" if training.stopped_early else ""
     return "\n".join(
         (
@@ -48,21 +49,28 @@ def _to_html(report: TuneReport) -> str:
             f'<p class="take">{escape(report.sentence)}</p>',
             "<h2>Before and after, on test data</h2>",
             html_table(COLUMNS, (_row(cells) for cells in gain_rows(report))),
-            '<p class="soft">Intervals of 95 % by bootstrap over the items; that of the difference is of paired items.</p>',
+            '<p class="soft">In brackets are intervals of 95 % (bootstrap over the items; that of the difference is of '
+            "paired items). A difference whose interval includes 0 may be noise.</p>",
+            *(f'<p class="soft">{escape(text)}</p>' for text in explain_figures(report)),
             f'<div class="plots"><figure>{_plot_gains(report)}<figcaption>Difference and its interval. Right of the line, '
             "the tuned model is better.</figcaption></figure>",
             f"<figure>{_plot_log(report)}<figcaption>Loss of each step, and {escape(training.metric)} on the validation data."
-            "</figcaption></figure></div>",
+            f"{_fewer(training.metric)}</figcaption></figure></div>",
             "<h2>Training</h2>",
             f"<p>{training.steps:,} steps{stopped}; the best is step {training.best_step:,} with {escape(training.metric)} "
-            f"{training.best_metric:.4f} on the validation data. The last run took {training.seconds / 60:,.1f} minutes.</p>",
+            f"{training.best_metric:.4f} on the validation data. {_rate(report)}The last run took "
+            f"{training.seconds / 60:,.1f} minutes.</p>",
             f"<p>{data.train:,} {escape(data.kind)} of {escape(data.source)} to train, {data.validation:,} to validate, "
             f"{data.test:,} to test; {data.copies:,} copies were left out, and {data.moved:,} examples moved to the training "
             f"because of near-duplicates there. {data.cut:.1%} of the training texts were cut at {data.max_tokens} "
             "tokens.</p>",
             "<h2>Artifacts</h2>",
+            f"<p>Serve one of them: <code>fletcher-serve run {escape(report.artifacts[-1].path)}</code>. "
+            f"sentence-transformers loads <code>{escape(report.checkpoint)}</code>. The difference is that of vectors of "
+            f"{max(one.exactness.texts for one in report.artifacts)} test texts from those of the model in torch.</p>",
             html_table(
-                ("graph", "folder", "canary", "#bytes", "#difference from torch, median", "#largest", "#same codes"),
+                ("graph", "folder", "comparison with torch", "#bytes", "#median difference", "#largest")
+                + (("#largest with the same codes",) if aware else ()),
                 (
                     _row(
                         (
@@ -72,19 +80,40 @@ def _to_html(report: TuneReport) -> str:
                             f"{one.num_bytes:,}",
                             f"{one.exactness.median:.1e}" if one.exactness.texts else "",
                             f"{one.exactness.largest:.1e}" if one.exactness.texts else "",
-                            "" if one.exactness.settled is None else f"{one.exactness.settled:.1e}",
+                            *(
+                                ["" if one.exactness.settled is None else f"{one.exactness.settled:.1e}"]
+                                if aware
+                                else ()
+                            ),
                         ),
-                        numbers=4,
+                        numbers=4 if aware else 3,
                     )
                     for one in report.artifacts
                 ),
             ),
             "<h2>Options</h2>",
-            html_table(("option", "value"), (_row((name, str(value))) for name, value in report.options.items())),
+            html_table(("option", "value"), (_row(_option(*item)) for item in report.options.items())),
             f"<footer><p>{escape(', '.join(f'{name} {version}' for name, version in report.tools.items()))}</p></footer>",
             "</body></html>\n",
         )
     )
+
+
+def _rate(report: TuneReport) -> str:
+    rate = report.training.learning_rate
+    return "" if rate is None else f"The largest learning rate was {rate:g}. "
+
+
+def _fewer(metric: str) -> str:
+    return (
+        " Validation searches fewer texts than the test, so its figures are higher."
+        if metric.startswith("nDCG")
+        else ""
+    )
+
+
+def _option(name: str, value: object) -> tuple[str, str]:
+    return f"--{name.replace('_', '-')}", "default" if value is None else str(value)
 
 
 def _row(cells: tuple[str, ...], *, numbers: int = 0) -> str:
@@ -102,6 +131,8 @@ def _row(cells: tuple[str, ...], *, numbers: int = 0) -> str:
 
 
 def _plot_gains(report: TuneReport) -> str:
+    from matplotlib.ticker import MaxNLocator
+
     def draw(axes: Axes) -> None:
         for place, one in enumerate(reversed(report.gains)):
             ends = [[one.gain.value - one.gain.low], [one.gain.high - one.gain.value]]
@@ -109,6 +140,7 @@ def _plot_gains(report: TuneReport) -> str:
         axes.axvline(0, color=SOFT, linewidth=0.8)
         axes.set_yticks(range(len(report.gains)), [f"{one.name}\n{one.graph}" for one in reversed(report.gains)])
         axes.set_ylim(-0.7, len(report.gains) - 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("difference")
 
     return to_svg("gains", draw)

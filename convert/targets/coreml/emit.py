@@ -11,6 +11,7 @@ it lacks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,8 @@ from fletcher.runtime.artifact.manifest import FeedRules, TensorInfo
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.session.feeds import POSITION_TABLE, WORD_TABLE
 
-from ...architecture import Architecture, Attention, Mask, RelativeBias, Rotary, Window
-from ...checkpoint.tensors import Weight, constant
+from ...architecture import Architecture, Attention, Embedding, Mask, RelativeBias, Rotary, Window
+from ...checkpoint.tensors import Weight, concatenate, constant
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
 from ...precision import FP32, Float, Precision
@@ -38,6 +39,7 @@ from ..shared.positions import (
     rotary_tables,
 )
 from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
+from ..shared.task_adapters import emit_adapted_rows
 from .convolutions import emit_shifted_convolution
 
 __all__ = ["LARGEST_SIDE", "OPERATORS", "emit_coreml", "lengths"]
@@ -153,7 +155,7 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
 
     seen = rectangle.emit_seen_tokens(graph) if architecture.short_convolutions else ""
     parts = Parts(
-        word=rows(WORD_TABLE, embedding.word),
+        word=_emit_words(graph, embedding, rows),
         position=position_rows,
         attend=lambda attention, hidden, name, rows: emit_rectangle_attention(
             graph, attention, hidden, rectangle, positions, name, rows
@@ -167,6 +169,19 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
     padding_id = None if embedding.positions is None else embedding.positions.padding_id
     rules = FeedRules(padding_id=padding_id, shape=shape, tables=tables, unseen_tail=architecture.unseen_tail)
     return Emission(graph, f"-s{length}", rules)
+
+
+def _emit_words(graph: GraphBuilder, embedding: Embedding, rows: Callable[[str, Weight], str]) -> str:
+    """Add the rows of the word table. The host looks up those of its adapters with them, in one table."""
+    adapters = embedding.adapters
+    if adapters is None:
+        return rows(WORD_TABLE, embedding.word)
+    tables = (embedding.word, adapters.word.down)
+    both = rows(WORD_TABLE, concatenate(f"{embedding.word.name}.with_lora_A", tables, axis=1))
+    sizes = graph.constant([table.shape[1] for table in tables])
+    parts = ["embeddings/word/rows", "embeddings/word/adapter/low"]
+    word, low = graph.nodes("Split", [both, sizes], "embeddings/word/split", parts, axis=-1)
+    return emit_adapted_rows(graph, adapters, (word, low), TensorInfo("text_tasks", "int32", (1,)))
 
 
 def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]) -> str:
@@ -195,12 +210,15 @@ def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int
     ahead = graph.node("Sub", [steps, query], "positions/ahead")  # key - query, (length, length)
     behind = graph.node("Sub", [query, steps], "positions/behind")
     absolute = graph.node("Max", [ahead, behind], "positions/absolute_distance")
-    distances = _Distances(ahead, behind, absolute)
+    others = ""
+    if any(part.first is not None for part in different.values()):
+        others = graph.weight(constant(f"others.s{length}", np.minimum(np.arange(length, dtype=np.float32), 1)))
+    distances = _Distances(ahead, behind, absolute, others)
     biases = {
         key: _emit_bias(graph, part, length, distances, f"positions/bias.{index}")
         for index, (key, part) in enumerate(different.items())
     }
-    return Positions(tables, biases, skew)
+    return Positions(tables, biases, skew, others=others)
 
 
 def _skew(graph: GraphBuilder, architecture: Architecture, length: int) -> Skew | None:
@@ -244,11 +262,19 @@ def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, length:
 
 @dataclass(frozen=True, slots=True)
 class _Distances:
-    """Names of the distances of each pair of positions, (length, length): key - query, query - key, and the larger one."""
+    """`_Distances`: names of the distances of each pair of positions, (length, length).
+
+    Attributes:
+        ahead: key - query.
+        behind: query - key.
+        absolute: the larger one.
+        others: see `Positions`.
+    """
 
     ahead: str
     behind: str
     absolute: str
+    others: str
 
 
 def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distances: _Distances, name: str) -> str:
@@ -261,6 +287,8 @@ def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distances
         terms.append(graph.weight(_by_place(attention.relative_bias, length)))
     if attention.mask != "full":
         outside = _emit_outside(graph, attention.mask, distances, name)
+        if attention.first is not None:  # no token is too far from the first one
+            outside = graph.node("Mul", [outside, distances.others], f"{name}/outside_but_first")
         terms.append(graph.node("Mul", [outside, graph.constant(OUT_OF_SIGHT_HALF)], f"{name}/in_window"))
     return emit_sum(graph, attention, terms, name)
 

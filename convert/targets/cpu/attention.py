@@ -8,7 +8,7 @@ from ...architecture import Attention, Window
 from ...graph.builder import GraphBuilder
 from ..shared.convolutions import emit_span_convolution
 from ..shared.disentangled import emit_by_distance
-from ..shared.pooled_rows import PooledRows
+from ..shared.pooling import PooledRows
 from ..shared.positions import CAUSAL, NO_BIAS, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
 from .packed_layout import PackedLayout

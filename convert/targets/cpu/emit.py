@@ -22,14 +22,14 @@ import numpy as np
 
 from fletcher.runtime.artifact.manifest import TOKEN_STATES, TensorInfo
 
-from ...architecture import Architecture, LearnedPositions, Normalize, Pooling, TaskAdapters
-from ...checkpoint.tensors import Weight, constant
+from ...architecture import Architecture, LearnedPositions, Normalize, Pooling
+from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
-from ..shared.blocks import TASK_COLUMNS, emit_adapter
 from ..shared.convolutions import convolve_by_index, masks_tail
 from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import CAUSAL, NO_BIAS, bias_key, emit_positions, has_bias
+from ..shared.task_adapters import emit_adapted_words
 from .around import emit_around
 from .attention import emit_attention
 from .distances import emit_skew
@@ -56,9 +56,8 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_packed_layout(graph, offsets)
-    word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
-    if architecture.embedding.adapters is not None:
-        word = _emit_tasks(graph, architecture.embedding.adapters, ids, word)
+    tasks = TensorInfo("task_ids", "int32", ("tokens",))
+    word = emit_adapted_words(graph, architecture.embedding, ids, tasks)
     # Attentions in blocks have masks of their own.
     without = (
         NO_BIAS,
@@ -137,18 +136,6 @@ def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: PackedL
     rectangle = graph.node("Gather", [places, layout.rectangle], "tail/rectangle")  # (texts, longest)
     valid = graph.node("Where", [layout.valid, rectangle, one], "tail/valid")
     return graph.node("ReduceMax", [valid, graph.constant([1])], "tail/seen_lengths", keepdims=0)
-
-
-def _emit_tasks(graph: GraphBuilder, adapters: TaskAdapters, ids: str, word: str) -> str:
-    """Add the columns of each token's task, and the rows of the tables with their adapters, (tokens, width)."""
-    tasks = graph.input(TensorInfo("task_ids", "int32", ("tokens",)))
-    columns = np.kron(np.eye(adapters.tasks + 1, adapters.tasks), np.ones((1, adapters.rank))).astype(np.float32)
-    table = graph.weight(constant(f"tasks.{adapters.tasks}.{adapters.rank}", columns))
-    graph.node("Gather", [table, tasks], TASK_COLUMNS)  # without a task: a row of zeros
-    low = graph.node("Gather", [graph.weight(adapters.word.down), ids], "embeddings/word/adapter/low")
-    word = emit_adapter(graph, adapters.word, low, word, "embeddings/word/adapted")
-    first = graph.weight(adapters.token_type.down)
-    return emit_adapter(graph, adapters.token_type, first, word, "embeddings/token_type/adapted")
 
 
 def _emit_seen_tokens(graph: GraphBuilder, layout: PackedLayout, seen: PackedLayout) -> str:

@@ -32,7 +32,7 @@ from ..shared.blocks import emit_feed_forward, emit_linear, side_by_side
 from ..shared.convolutions import convolve_by_index, input_around
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
-from ..shared.pooled_rows import PooledRows
+from ..shared.pooling import PooledRows
 from ..shared.positions import rotary_weights
 from .kernels import Kernels, is_norm_of_heads
 

@@ -24,20 +24,21 @@ from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.graph.operators import FLETCHER
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, FeedRules, TensorInfo
 
-from ...architecture import Architecture, Attention, EmbeddingGate, FeedForward
+from ...architecture import Architecture, Attention, EmbeddingGate, FeedForward, GlobalFirst
 from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
-from ..shared.blocks import emit_feed_forward
+from ..shared.blocks import emit_feed_forward, emit_linear
 from ..shared.convolutions import convolve_by_index, emit_span_convolution, input_around, masks_tail
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
 from ..shared.encoder import PARTS, Parts, emit_encoder, position_rows, token_type_rows
-from ..shared.pooled_rows import PooledRows
-from ..shared.pooling import emit_weighted_sum
+from ..shared.global_first import emit_first_context
+from ..shared.pooling import PooledRows, emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
+from ..shared.task_adapters import emit_adapted_words
 from .causal import emit_causal, is_causal
 from .kernels import Kernels, named_attentions
 from .layers import emit_cuda_layer, emit_cuda_sum
@@ -108,7 +109,7 @@ def emit_cuda(
         precision: types of the nodes.
         with_kernels: whether the graph has Fletcher's own operators where they can compute a part, in fp16 or bf16.
     """
-    kernels = Kernels(precision.islands) if with_kernels else None
+    kernels = Kernels(precision) if with_kernels else None
     if precision.arithmetic == "fp16":
         precision = replace(precision, islands=precision.islands | _inexact_gates(architecture))
     if is_causal(architecture, precision):
@@ -133,6 +134,9 @@ def emit_cuda(
         positions = _emit_unseen(graph, architecture, positions, steps)
 
     positions = replace(positions, around=input_around(graph, architecture, ("tokens",), (0,)))
+    mask = ""
+    if any(attention.first is not None for attention in architecture.attentions):
+        mask = emit_mask(graph, ("texts", "longest")).scores_mask
     wide = emit_wide_tables(graph, others, positions)
 
     def attend(attention: Attention, hidden: str, name: str, rows: PooledRows | None) -> str:
@@ -154,14 +158,17 @@ def emit_cuda(
         if positions.by_distance is not None:
             bias = _emit_by_distance(graph, attention, (qkv[0], qkv[1]), positions, name)
         around = None if attention.convolution is None else positions.around
+        plain = around is None and attention.first is None
         result = graph.node(
             "PackedMultiHeadAttention",
             [*qkv, token_offset, cumulative, bias],
-            f"{name}/context" if around is None else f"{name}/self_context",
+            f"{name}/context" if plain else f"{name}/self_context",
             domain=MICROSOFT,
             num_heads=attention.num_heads,
             scale=attention.scale,
         )
+        if attention.first is not None:
+            result = _emit_with_first(graph, attention, attention.first, (hidden, result), mask, name)
         if around is not None:
             convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
             result = graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
@@ -169,7 +176,7 @@ def emit_cuda(
 
     seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(
-        word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
+        word=emit_adapted_words(graph, architecture.embedding, ids, TensorInfo("task_ids", "int32", ("tokens",))),
         position=position_rows(graph, architecture, ("tokens",)),
         attend=attend,
         pool=lambda mode, hidden, _, name: _emit_pooling(graph, mode, hidden, name),
@@ -232,6 +239,35 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
         },
         positions.by_distance,
     )
+
+
+def _emit_with_first(
+    graph: GraphBuilder, attention: Attention, first: GlobalFirst, states: tuple[str, str], mask: str, name: str
+) -> str:
+    """Add the contexts with those of the first tokens, which attend to the rectangle of their text, (tokens, width).
+
+    Args:
+        graph: graph to add to.
+        attention: description of the attention.
+        first: its global attention.
+        states: hidden states, and contexts of the window, of the packed tokens.
+        mask: number added to the scores, (texts, 1, 1, longest).
+        name: name of the attention.
+    """
+    hidden, local = states
+    index = graph.input(TensorInfo("rectangle", "int32", ("texts", "longest")))
+    starts = graph.input(TensorInfo("pooling.cls", "int32", ("texts",)))
+    places = graph.input(TensorInfo("first_rows", "int32", ("tokens",)))
+    state = graph.node("Gather", [hidden, starts], f"{name}/first/states")
+    state = graph.node("Unsqueeze", [state, graph.constant([1])], f"{name}/first/hidden")
+    rows = []
+    for part, linear in (("key", first.key), ("value", first.value)):
+        packed = emit_linear(graph, linear, hidden, f"{name}/first/{part}")
+        rows.append(graph.node("Gather", [packed, index], f"{name}/first/{part}_rows"))
+    context = emit_first_context(graph, attention, first, state, (rows[0], rows[1]), mask, name)
+    context = graph.node("Squeeze", [context, graph.constant([1])], f"{name}/first/flat")
+    behind = graph.node("Concat", [local, context], f"{name}/first/behind", axis=0)
+    return graph.node("Gather", [behind, places], f"{name}/context")
 
 
 def _emit_by_distance(

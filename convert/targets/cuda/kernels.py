@@ -15,7 +15,7 @@ A part of a layer that an operator cannot compute stays in standard operators; `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from fletcher.runtime.artifact.graph.operators import FLETCHER
@@ -25,6 +25,7 @@ from ...checkpoint.tensors import Linear, Norm
 from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
+from ...precision import Precision
 from ..shared.blocks import emit_inner, emit_linear, side_by_side
 from ..shared.positions import rotary_weights
 
@@ -59,13 +60,13 @@ class Kernels:
         gaps: parts of the graph that have standard operators, and the reason, in words.
     """
 
-    def __init__(self, islands: Collection[str]) -> None:
+    def __init__(self, precision: Precision) -> None:
         """Begin with no gap.
 
         Args:
-            islands: names of nodes whose values the graph's type cannot hold.
+            precision: types of the nodes; its islands are nodes whose values the graph's type cannot hold.
         """
-        self._islands = islands
+        self._precision = precision
         self.gaps: list[str] = []
 
     def emit_inner(self, graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
@@ -193,9 +194,9 @@ class Kernels:
         if len({(linear.bias is None, linear.adapter is None) for linear in linears}) > 1:
             return "query, key and value are not alike"
         inside = tuple(f"{name}/{step}" for step in ("query", "key", "value"))
-        if any(island.startswith(inside) for island in self._islands):
+        if any(island.startswith(inside) for island in self._precision.islands):
             return HALF
-        return None
+        return self._no_half(name)
 
     def _no_gate(self, part: FeedForward, name: str) -> str | None:
         """Return the reason why `GatedActivation` cannot compute a gate, or None."""
@@ -211,9 +212,15 @@ class Kernels:
         ):
             return "gate and up are not alike"
         inside = tuple(f"{name}/{step}" for step in ("up", "gate", "activation", "gated"))
-        if any(island == step or island.startswith(f"{step}/") for island in self._islands for step in inside):
+        if any(
+            island == step or island.startswith(f"{step}/") for island in self._precision.islands for step in inside
+        ):
             return HALF
-        return None
+        return self._no_half(name)
+
+    def _no_half(self, name: str) -> str | None:
+        """Return the reason why a part of a layer computes in float32, or None."""
+        return None if self._precision.only in name else "experts alone compute in half precision"
 
 
 def is_norm_of_heads(norm: Norm | None, attention: Attention) -> bool:

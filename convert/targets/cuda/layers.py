@@ -24,9 +24,9 @@ from ...architecture import Attention, Block, Embedding, EmbeddingGate, Experts,
 from ...checkpoint.tensors import Linear, Norm
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, SUMMED_NORMS, emit_summed_norm
-from ..shared.blocks import emit_inner
+from ..shared.blocks import emit_inner, emit_product
 from ..shared.encoder import Attend, Parts, emit_token_types
-from ..shared.pooled_rows import PooledRows
+from ..shared.pooling import PooledRows
 from .kernels import Kernels
 
 __all__ = ["emit_cuda_layer", "emit_cuda_sum"]
@@ -122,15 +122,13 @@ def _emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) 
     """Add activation(up)."""
     operator = _WITH_BIAS.get(part.activation)
     if operator is not None and part.up.bias is not None:
-        product = graph.node("MatMul", [hidden, graph.weight(part.up.weight)], f"{name}/up/product")
+        product = emit_product(graph, part.up, hidden, f"{name}/up")
         return graph.node(operator, [product, graph.weight(part.up.bias)], f"{name}/activation", domain=MICROSOFT)
     return emit_inner(graph, part, hidden, name)
 
 
 def _close(graph: GraphBuilder, linear: Linear, value: str, skip: str, norm: Norm, name: str, what: str) -> str:
     """Add norm(value · weight + bias + skip)."""
-    # Without a bias, the name is that of the product in the standard graph.
-    suffix = "" if linear.bias is None else "/product"
-    product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/{what}{suffix}")
+    product = emit_product(graph, linear, value, f"{name}/{what}")
     bias = None if linear.bias is None else graph.weight(linear.bias)
     return emit_summed_norm(graph, norm, (product, skip, bias), f"{name}/norm")

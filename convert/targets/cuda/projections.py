@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...architecture import Attention, Heads
-from ...checkpoint.tensors import Linear, interleave_heads, pair_columns
+from ...checkpoint.tensors import Adapter, Linear, interleave_heads, pair_columns
 from ...graph.builder import GraphBuilder
 from ..shared.blocks import emit_linear, side_by_side
 from ..shared.positions import Positions
@@ -120,6 +120,7 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
         or attention.query_norm is not None
         or attention.key_norm is not None
         or attention.value_norm is not None
+        or any(part.adapter is not None for part in parts)
         or graph.precision.arithmetic == "bf16"
         or attention.num_kv_heads != attention.num_heads
         or any(part.bias is None for part in parts)
@@ -134,6 +135,16 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
     return graph.node("Reshape", [product, shape], f"{name}/qkv_heads"), graph.weight(joined.bias)
 
 
+def _in_pairs(part: Linear, head_size: int) -> Linear:
+    """Return a product whose columns are sorted into pairs, with the columns of its adapter."""
+    adapter = part.adapter
+    return Linear(
+        pair_columns(part.weight, head_size),
+        part.bias and pair_columns(part.bias, head_size),
+        adapter and Adapter(adapter.down, pair_columns(adapter.up, head_size)),
+    )
+
+
 def _emit_rotated(
     graph: GraphBuilder, attention: Attention, projection: tuple[Linear, Heads], hidden: str, wide: Tables, name: str
 ) -> str:
@@ -141,8 +152,7 @@ def _emit_rotated(
     (part, heads), rotary = projection, attention.rotary
     assert rotary is not None
     if not rotary.interleaved:
-        weight = pair_columns(part.weight, attention.head_size)
-        part = Linear(weight, part.bias and pair_columns(part.bias, attention.head_size))
+        part = _in_pairs(part, attention.head_size)
     rows = emit_linear(graph, part, hidden, name)
     first = graph.constant([0])
     batch = graph.node("Unsqueeze", [rows, first], f"{name}/batch")  # all tokens as one text: (1, tokens, hidden)

@@ -15,6 +15,7 @@ __all__ = [
     "emit_feed_forward",
     "emit_inner",
     "emit_linear",
+    "emit_product",
     "side_by_side",
 ]
 
@@ -24,17 +25,25 @@ TASK_COLUMNS = "tasks/columns"
 
 def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
     """Add x · weight + bias, and what the adapter of each token's task adds."""
-    if linear.adapter is not None:
-        product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/product")
-        low = graph.node("MatMul", [value, graph.weight(linear.adapter.down)], f"{name}/adapter/low")
-        if linear.bias is None:
-            return emit_adapter(graph, linear.adapter, low, product, name)
-        adapted = emit_adapter(graph, linear.adapter, low, product, f"{name}/adapted")
-        return graph.node("Add", [adapted, graph.weight(linear.bias)], name)
-    if linear.bias is None:
-        return graph.node("MatMul", [value, graph.weight(linear.weight)], name)
+    product = emit_product(graph, linear, value, name)
+    return product if linear.bias is None else graph.node("Add", [product, graph.weight(linear.bias)], name)
+
+
+def emit_product(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
+    """Add x · weight, and what the adapter of each token's task adds, for an operator that adds the bias.
+
+    Args:
+        graph: graph to add to.
+        linear: the product. Without a bias, the name of the result is `name`.
+        value: x, (…, in).
+        name: prefix of the nodes' names.
+    """
+    last = linear.bias is None
+    if linear.adapter is None:
+        return graph.node("MatMul", [value, graph.weight(linear.weight)], name if last else f"{name}/product")
     product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/product")
-    return graph.node("Add", [product, graph.weight(linear.bias)], name)
+    low = graph.node("MatMul", [value, graph.weight(linear.adapter.down)], f"{name}/adapter/low")
+    return emit_adapter(graph, linear.adapter, low, product, name if last else f"{name}/adapted")
 
 
 def emit_adapter(graph: GraphBuilder, adapter: Adapter, low: str, value: str, name: str) -> str:

@@ -30,7 +30,7 @@ from .blocks import emit_embedding_gate, emit_feed_forward, emit_linear
 from .convolutions import Convolve
 from .experts import emit_all_experts
 from .modules import emit_decoder, emit_layer_average, emit_modules, emit_token_output
-from .pooled_rows import Pool, PooledRows, keep_rows, mixes_tokens, pooled_mode
+from .pooling import Pool, PooledRows, keep_rows, mixes_tokens, pooled_mode
 
 __all__ = ["PARTS", "Attend", "Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
@@ -78,7 +78,7 @@ def emit_encoder(
 ) -> str:
     """Add all nodes from the embeddings to the output.
 
-    If one token of each text is pooled, the last layer computes no other rows behind its attention; see `pooled_rows.py`.
+    If one token of each text is pooled, the last layer computes no other rows behind its attention; see `pooling.py`.
 
     The outputs are float32: `vectors`, `scores` and `sparse` (texts, dimension); `token_vectors` (tokens, dimension),
     or (texts, longest, dimension) for tokens in a rectangle. The further outputs of the architecture follow.

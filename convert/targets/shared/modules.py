@@ -25,7 +25,7 @@ from ...graph.builder import GraphBuilder
 from ...graph.norms import emit_norm
 from ...graph.torch_activations import TORCH_ACTIVATIONS, emit_torch_activation
 from .blocks import emit_linear
-from .pooled_rows import Pool
+from .pooling import Pool
 
 __all__ = ["emit_decoder", "emit_layer_average", "emit_modules", "emit_token_output"]
 

@@ -61,12 +61,14 @@ class Positions:
         biases: biases by their keys, (1, heads or 1, longest, longest).
         by_distance: way to place scores by content and distance, for models that have them.
         around: index of the tokens around each token, for models with convolutions.
+        others: 0 for the first position and 1 for the others, (longest,), for global attention of the first token.
     """
 
     tables: Mapping[str, tuple[str, str]]
     biases: Mapping[BiasKey, str]
     by_distance: ByDistance | None = None
     around: Around | None = None
+    others: str = ""
 
     def bias_of(self, attention: Attention) -> str:
         """Return the name of the bias that an attention adds to its scores; an empty name if it adds none."""
@@ -109,11 +111,17 @@ def emit_positions(
     absolute = ""
     if any(part.alibi is not None or is_symmetric(part.mask) for part in different.values()):
         absolute = graph.node("Abs", [distance], "positions/absolute_distance")
+    others = ""
+    if any(part.first is not None for part in different.values()):
+        least = graph.node("Min", [steps, graph.constant(np.array(1, np.int32))], "positions/first_or_other")
+        others = graph.node("Cast", [least], "positions/others", to=1)
     biases = {
-        key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
+        key: _emit_bias(
+            graph, part, architecture.max_positions, (distance, absolute, others), f"positions/bias.{index}"
+        )
         for index, (key, part) in enumerate(different.items())
     }
-    return Positions(tables, biases)
+    return Positions(tables, biases, others=others)
 
 
 def rotaries_of(architecture: Architecture) -> dict[str, Rotary]:
@@ -204,8 +212,9 @@ def _emit_table(
 
 
 def _emit_bias(
-    graph: GraphBuilder, attention: Attention, num_positions: int, distance: str, absolute: str, name: str
+    graph: GraphBuilder, attention: Attention, num_positions: int, places: tuple[str, str, str], name: str
 ) -> str:
+    distance, absolute, others = places
     terms = []
     if attention.alibi is not None:
         slopes = graph.constant(-np.array(attention.alibi, np.float32)[:, None, None])
@@ -220,6 +229,8 @@ def _emit_bias(
     if attention.mask != "full":
         out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
         outside = _emit_outside(graph, attention.mask, distance, absolute, name)
+        if attention.first is not None:  # no token is too far from the first one
+            outside = graph.node("Mul", [outside, others], f"{name}/outside_but_first")
         terms.append(graph.node("Mul", [outside, graph.constant(out)], f"{name}/in_window"))
     return emit_sum(graph, attention, terms, name)
 

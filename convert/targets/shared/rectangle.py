@@ -14,10 +14,11 @@ from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ...architecture import Attention, Decoder, Heads, Rotary
 from ...graph.builder import GraphBuilder
+from .blocks import emit_linear
 from .convolutions import emit_span_convolution
 from .disentangled import emit_by_distance
-from .pooled_rows import PooledRows
-from .pooling import emit_weighted_sum
+from .global_first import emit_first_context, emit_with_first
+from .pooling import PooledRows, emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
 from .projections import emit_projections, emit_repeated_heads
 
@@ -110,11 +111,20 @@ def emit_rectangle_attention(
     context = graph.node("Transpose", [context], f"{name}/context/split", perm=(0, 2, 1, 3))
     width = attention.query_heads.width
     around = None if attention.convolution is None else positions.around
-    last = f"{name}/context" if around is None else f"{name}/self_context"
+    last = "context" if around is None and attention.first is None else "self_context"
+    last = f"{name}/{last}"
     context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], last)
     if around is not None:
         convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
         context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
+    if attention.first is not None:
+        zero, one = graph.constant([0]), graph.constant([1])
+        state = graph.node("Slice", [hidden, zero, one, one], f"{name}/first/hidden")  # (texts, 1, hidden)
+        parts = (("key", attention.first.key), ("value", attention.first.value))
+        seen = [emit_linear(graph, linear, hidden, f"{name}/first/{part}") for part, linear in parts]
+        pair, mask = (seen[0], seen[1]), rectangle.scores_mask
+        first = emit_first_context(graph, attention, attention.first, state, pair, mask, name, rectangle.sizes())
+        context = emit_with_first(graph, context, first, positions.others, name)
     return context if rows is None else rows.take_context(attention, context, name)
 
 

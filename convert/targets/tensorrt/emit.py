@@ -25,6 +25,7 @@ from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
 from ..shared.positions import emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_decoder, emit_rectangle_pooling
+from ..shared.task_adapters import emit_adapted_words
 
 __all__ = ["OPERATORS", "emit_tensorrt"]
 
@@ -99,7 +100,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     seen = rectangle.emit_seen_tokens(graph) if masks_tail(architecture) else ""
     learned = architecture.embedding.positions
     parts = Parts(
-        word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
+        word=emit_adapted_words(graph, architecture.embedding, ids, TensorInfo("text_tasks", "int32", SHAPE[:1])),
         position=position_rows(graph, architecture, SHAPE),
         attend=lambda attention, hidden, name, rows: emit_rectangle_attention(
             graph, attention, hidden, rectangle, positions, name, rows

@@ -139,10 +139,11 @@ def make_examples(name: str, rows: Sequence[Row]) -> Examples:
 
 
 def read_positive_pairs(path: Path) -> list[Example]:
-    """Read texts that belong together, of any number, with their groups. No other column is read; copies count once.
+    """Read texts that belong together, of any number, with their groups. No other column is used; copies count once.
 
     Raises:
-        InputError: the file cannot be read, has no pair, lacks a column, or a text is empty.
+        InputError: the file cannot be read, has no pair, lacks a column, or a text is empty; or the pairs have different
+            scores, so that not all of them belong together.
     """
     rows = read_rows(path)
     if not rows:
@@ -150,6 +151,12 @@ def read_positive_pairs(path: Path) -> list[Example]:
     columns = _columns(rows)
     first, second = (_column(str(path), columns, role) for role in ("query", "positive"))
     group = next((one for one in COLUMNS["group"] if one in columns), None)
+    score = next((one for one in COLUMNS["score"] if one in columns), None)
+    if score is not None and len({row.get(score) for _, row in rows}) > 1:
+        raise InputError(
+            f"{path} has pairs of different {score}, and every pair must belong together here: keep the lines that do, and "
+            f"remove the column {score}"
+        )
     pairs: dict[tuple[str, str], Example] = {}
     for place, row in rows:
         query, positive = _text(place, row, first), _text(place, row, second)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ FEWEST_HELD_OUT = 10
 CHUNK = 1024
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ class Split:
     validation: tuple[int, ...]
     test: tuple[int, ...]
     moved: int
+
+    def parts(self, items: Sequence[Item]) -> tuple[list[Item], list[Item], list[Item]]:
+        """Return the examples to train on, to validate with, and of the test."""
+        train, validation, test = ([items[row] for row in rows] for rows in (self.train, self.validation, self.test))
+        return train, validation, test
 
 
 def split_without_leaks(texts: SplitTexts, options: SplitOptions, seed: int) -> Split:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -19,6 +21,7 @@ from fletcher.runtime.model_info import require_output
 from fletcher.runtime.tasks.postprocess import normalize
 
 from ..data.examples import Example
+from ..models.reranker import convert_reranker, find_reranker
 from .files import CorpusFile, Mined, fingerprint
 from .nearest import NearestDocuments
 from .options import MiningOptions
@@ -95,12 +98,14 @@ def mine_negatives(
         ArtifactError: an artifact cannot be loaded.
     """
     options = MiningOptions() if options is None else options
+    _check_output(output)
     positives: dict[str, dict[str, str | None]] = {}
     for pair in pairs:
         positives.setdefault(pair.query, {}).setdefault(pair.positive, pair.group)
     queries = list(positives)
     depth = options.window + max(map(len, positives.values())) + 1  # the query itself may be among the documents
     file = CorpusFile(corpus)
+    judge = None if options.reranker is None else find_reranker(options.reranker, progress)
     with Encoder.load(folder) as encoder:
         require_output(encoder.card, "vectors")
         nearest = NearestDocuments(_embed(encoder, queries, "query"), depth)
@@ -108,12 +113,26 @@ def mine_negatives(
         found = _stream(encoder, file, nearest, progress)
     if not len(found.offsets):
         raise InputError(f"{corpus} has no text to mine")
-    reranker = None if options.reranker is None else Encoder.load(options.reranker)
-    try:
+    with ExitStack() as stack:
+        reranker = None
+        if judge is not None:
+            place = Path(stack.enter_context(TemporaryDirectory())) / "reranker"
+            reranker = stack.enter_context(Encoder.load(convert_reranker(judge, place, progress)))
         return _write(_Mining(file, positives, nearest, scores, found, reranker, options), output, progress)
-    finally:
-        if reranker is not None:
-            reranker.close()
+
+
+def _check_output(output: Path) -> None:
+    """Raise an error if a file cannot be written there, before the corpus is read.
+
+    Raises:
+        InputError: that is so.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{output}: {output.parent} is a file, not a folder") from None
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: name a file, such as {output / 'mined.jsonl'}")
 
 
 @dataclass(frozen=True, slots=True)

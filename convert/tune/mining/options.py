@@ -27,7 +27,7 @@ class MiningOptions(msgspec.Struct, frozen=True, kw_only=True):
         min_score: smallest score of a negative.
         sampling: `top` takes the nearest candidates in the window, `random` some of them.
         seed: seed of `random`.
-        reranker: folder of a reranker's artifact, whose scores replace the cosines for margins and bounds.
+        reranker: artifact or SOURCE of a reranker, whose scores replace the cosines for margins and bounds.
     """
 
     num_negatives: int = 3

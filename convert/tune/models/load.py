@@ -5,7 +5,7 @@ torch and sentence-transformers are imported by a load.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,20 @@ from fletcher.model_zoo import Checkout, ModelCard, fetch
 from fletcher.model_zoo.progress import Progress
 from fletcher.runtime.artifact.durable import new_folder
 from fletcher.runtime.artifact.folder import MANIFEST, Artifact
-from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.model_info import require_output
+from fletcher.runtime.errors import CheckpointError, InputError
 
+from ...checkpoint.adapters import base_source
+from ...checkpoint.routes.layout import task_names
+from ...checkpoint.routes.router import read_router
+from ...export.card import settle_card
 from ...export.export import export
+from ...export.layout import plain_layout
+from ...export.options import ExportOptions
 from ...reference.load import load_witness
 from ...reference.witness import quiet
+from ..disk import is_full
 
-__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "save_model"]
+__all__ = ["Trainable", "convert_trainable", "fetch_trainable", "load_trainable", "read_card", "save_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,17 @@ def fetch_trainable(source: str, progress: Progress) -> Checkout:
     return checkout
 
 
+def read_card(checkout: Checkout, progress: Progress) -> ModelCard:
+    """Return the card that the artifact of a checkpoint will have.
+
+    Raises:
+        CardError: the checkpoint does not say what it computes.
+        CheckpointError: it cannot be converted.
+    """
+    with plain_layout(checkout, None, progress) as layout:
+        return settle_card(replace(checkout, folder=layout.folder), ExportOptions())
+
+
 def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: Progress) -> Trainable:
     """Convert a checkpoint as it is before the training.
 
@@ -71,14 +88,12 @@ def convert_trainable(source: str, checkout: Checkout, folder: Path, progress: P
 
     Raises:
         CheckpointError: the checkpoint cannot be converted.
-        InputError: it gives no vectors.
     """
     artifact = _same_artifact(folder, checkout)
     if artifact is None:
-        progress.line("converting the checkpoint as it is")
+        progress.line(f"converting {checkout.source} as it is")
         export(source, folder, progress=progress)
         artifact = Artifact.open(folder)
-    require_output(artifact.manifest.card, "vectors")
     return Trainable(checkout, artifact)
 
 
@@ -92,11 +107,28 @@ def _same_artifact(folder: Path, checkout: Checkout) -> Artifact | None:
 
 
 def _check_trainable(folder: Path) -> None:
-    """Refuse a checkpoint without layers. `fetch` refuses one whose weights are quantized.
+    """Refuse a checkpoint that sentence-transformers' trainer cannot train or save as the same model.
+
+    `fetch` refuses one whose weights are quantized.
 
     Raises:
-        CheckpointError: the checkpoint is static.
+        CheckpointError: the checkpoint is static, a LoRA, or has routes or adapters for tasks.
     """
+    if base_source(folder) is not None:
+        raise CheckpointError(
+            f"{folder} is a LoRA of PEFT, whose products would be trained apart from their base model: merge them with PEFT "
+            "(`merge_and_unload`), and train the saved model"
+        )
+    if (router := read_router(folder)) is not None:
+        raise CheckpointError(
+            f"{folder} has a Router ({', '.join(router.routes)}), and training needs to know the route of each column: train "
+            "it with sentence-transformers' trainer and its `router_mapping`, and convert the result"
+        )
+    if tasks := task_names(folder):
+        raise CheckpointError(
+            f"{folder} has adapters for {', '.join(tasks)} among its tensors, and a training changes one set of weights: "
+            "train a checkpoint of transformers' jina_embeddings_v3 without them, such as one with a merged adapter"
+        )
     modules = folder / "modules.json"
     if modules.is_file() and "StaticEmbedding" in modules.read_text(encoding="utf-8"):
         raise CheckpointError(f"{folder} is a static model, a table without layers: it cannot be trained here")
@@ -122,6 +154,18 @@ def load_trainable(checkpoint: Trainable) -> Any:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete."""
-    with new_folder(folder) as temporary, quiet():
-        model.save(str(temporary), create_model_card=False)
+    """Write a trained model as a checkpoint of sentence-transformers. It appears when it is complete.
+
+    Raises:
+        InputError: there is no space.
+    """
+    try:
+        with new_folder(folder) as temporary, quiet():
+            model.save(str(temporary), create_model_card=False)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise InputError(
+            f"no space is left for the tuned model in {folder} ({error}). The training is kept: free some space, and run the "
+            "command again"
+        ) from error

@@ -26,7 +26,7 @@ from ..options import OutputOptions
 from .results import Exactness, TunedArtifact
 from .state import RunFolder
 
-__all__ = ["Outcome", "baselines", "quantize_base", "write_artifacts"]
+__all__ = ["Outcome", "baselines", "write_artifacts"]
 
 #: Texts that are compared with the trained model, evenly spaced by length.
 COMPARED = 32
@@ -46,6 +46,7 @@ class Outcome:
         recipe: recipe that quantizes it, or None.
         activations: statistics of the activations that the training used; None calibrates.
         lengths: shorter lengths that the vectors were trained for.
+        student: whether the model is a student, whose teacher is the model before the training.
     """
 
     model: Any
@@ -54,15 +55,22 @@ class Outcome:
     recipe: Recipe | None
     activations: Mapping[str, Activations] | None = None
     lengths: Sequence[int] = field(default=())
+    student: bool = False
+
+    @property
+    def aware(self) -> bool:
+        """Return whether the model was trained with quantized layers."""
+        return self.activations is not None or _is_aware(self.model)
 
 
 def write_artifacts(
-    outcome: Outcome, run: RunFolder, options: OutputOptions, progress: Progress
+    outcome: Outcome, name: str, run: RunFolder, options: OutputOptions, progress: Progress
 ) -> list[TunedArtifact]:
     """Write the checkpoint, its float32 artifact, and the quantized one.
 
     Args:
         outcome: the trained model.
+        name: its name.
         run: folders to write into; older results there are replaced.
         options: whether to verify.
         progress: receives lines.
@@ -76,12 +84,11 @@ def write_artifacts(
     exported = export(
         str(run.checkpoint),
         run.artifact("float32"),
-        ExportOptions(verify=options.verify, dimensions=outcome.lengths),
+        ExportOptions(verify=options.verify, dimensions=outcome.lengths, name=name),
         progress=progress,
     )
-    aware = outcome.activations is not None or _is_aware(outcome.model)
     written = []
-    float_texts = () if aware else outcome.texts
+    float_texts = () if outcome.aware else outcome.texts
     written.append(_describe(exported.path, "float32", exported.status, outcome.model, float_texts))
     if outcome.recipe is not None:
         path = run.artifact(outcome.recipe.name)
@@ -94,25 +101,25 @@ def write_artifacts(
             activations=outcome.activations,
             progress=progress,
         )
-        texts = outcome.texts if aware else ()
+        texts = outcome.texts if outcome.aware else ()
         written.append(_describe(path, outcome.recipe.name, exported.status, outcome.model, texts))
     return written
 
 
-def quantize_base(run: RunFolder, outcome: Outcome, progress: Progress) -> Path | None:
-    """Quantize the model before the training by the same recipe and texts, and return the folder; None without a recipe."""
-    if outcome.recipe is None:
-        return None
-    path = run.artifact(outcome.recipe.name, base=True)
-    quantize(run.base, path, outcome.recipe, texts=outcome.texts, calibration=outcome.calibrating, progress=progress)
-    return path
-
-
 def baselines(run: RunFolder, outcome: Outcome, progress: Progress) -> dict[str, Path]:
-    """Return the artifacts of the model before the training by the graphs of the artifacts after it."""
-    quantized = quantize_base(run, outcome, progress)
-    found = {"float32": run.base}
-    return found if outcome.recipe is None or quantized is None else found | {outcome.recipe.name: quantized}
+    """Return the artifact that each graph is compared with: that of the model before the training, by the graph's recipe.
+
+    A student is compared with its teacher in float32, and only the quantized graph of quantized layers is compared.
+    """
+    recipe = outcome.recipe
+    found = {} if outcome.aware else {"float32": run.base}
+    if recipe is not None and outcome.student:
+        found[recipe.name] = run.base
+    elif recipe is not None:
+        path = found[recipe.name] = run.artifact(recipe.name, base=True)
+        texts, calibration = outcome.texts, outcome.calibrating
+        quantize(run.base, path, recipe, texts=texts, calibration=calibration, progress=progress)
+    return found
 
 
 def _is_aware(model: Any) -> bool:

@@ -65,6 +65,8 @@ def make_key(parts: object) -> str:
 def open_run(folder: Path, key: str) -> RunFolder:
     """Open the folder of a training.
 
+    Without a step that was computed, the key of the folder may be another one: the user mended an option after an error.
+
     Args:
         folder: a new or empty folder, or that of an interrupted or finished training with the same key.
         key: hash of everything that the training depends on.
@@ -72,8 +74,8 @@ def open_run(folder: Path, key: str) -> RunFolder:
     Raises:
         InputError: the folder has something else, or a training with another key.
     """
-    file = folder / STATE
-    if resumed_state(file, _State, key, TRAINING) is None:
+    file, run = folder / STATE, RunFolder(folder)
+    if resumed_state(file, _State, key, TRAINING, begun=any(run.training.glob("*"))) is None:
         with new_file(file) as stream:
             stream.write(msgspec.json.encode(_State(key)))
-    return RunFolder(folder)
+    return run

@@ -112,7 +112,9 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
     done = int(found[-1].name.rpartition("-")[2]) if found else 0
     try:
         task.model.max_seq_length = length
-        with quiet(), progress.count("training", total=steps, units=("steps",), note=watch.note) as counter:
+        if done:
+            progress.line(f"continuing after step {done}")
+        with quiet(), progress.count("training", total=steps, done=done, note=watch.note) as counter:
             transformers.set_seed(options.seed)
             trainer = CheckedTrainer(
                 model=task.model,
@@ -124,9 +126,6 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
             )
             trainer.remove_callback(PrinterCallback)
             watch.counter = counter
-            if done:
-                progress.line(f"continuing after step {done}")
-                counter.advance(done)
             trainer.train_on(found[-1] if found else None)
     finally:
         task.model.max_seq_length = limit
@@ -141,6 +140,7 @@ def run_training(task: TrainingTask, options: TrainingOptions, folder: Path, pro
         best_metric=float(state.best_metric) if state.best_metric is not None else math.nan,
         resumed_from=done or None,
         seconds=time.monotonic() - started,
+        learning_rate=arguments.learning_rate,
         log=tuple(Point(step=step, loss=loss, metric=metric) for step, loss, metric in losses(state.log_history)),
     )
     with new_file(folder / RESULT) as stream:

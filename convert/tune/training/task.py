@@ -61,6 +61,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
         best_metric: its metric.
         resumed_from: step of the checkpoint that the last run continued from; None if it began anew.
         seconds: time of the last run.
+        learning_rate: largest learning rate; None in files of earlier versions.
         log: loss of each step, and metric of the validated ones.
     """
 
@@ -72,6 +73,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     resumed_from: int | None
     seconds: float
     log: tuple[Point, ...]
+    learning_rate: float | None = None
 
     @property
     def stopped_early(self) -> bool:

@@ -6,7 +6,6 @@ optimizer, the schedule and the generators. The module is imported by a training
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import shutil
@@ -25,6 +24,8 @@ from transformers.training_args import TrainingArguments
 from fletcher.model_zoo.progress import Counter
 from fletcher.runtime.errors import InputError
 
+from ..disk import is_full
+
 __all__ = [
     "METRIC",
     "CheckedTrainer",
@@ -40,9 +41,6 @@ __all__ = [
 METRIC = "held_out"
 
 WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
-
-#: Parts of messages of libraries that write files, when there is no space.
-FULL = ("no space left", "disk quota", "file too large", "pytorchstreamwriter failed", "unexpected pos")
 
 
 class CheckedTrainer(SentenceTransformerTrainer):
@@ -71,11 +69,13 @@ class CheckedTrainer(SentenceTransformerTrainer):
         return super().evaluate(*args, **kwargs)
 
     def _diverged(self, cause: str) -> InputError:
-        kept = [path.name for path in complete_checkpoints(Path(str(self.args.output_dir)))]
-        return InputError(
-            f"{cause}: lower --learning-rate. Checkpoints kept: {', '.join(kept) or 'none'}; remove {self.args.output_dir} "
-            "to begin anew"
+        kept = ", ".join(path.name for path in complete_checkpoints(Path(str(self.args.output_dir))))
+        rest = (
+            f"Checkpoints kept: {kept}; remove {self.args.output_dir} to begin anew"
+            if kept
+            else "No checkpoint is kept"
         )
+        return InputError(f"{cause}: lower --learning-rate. {rest}")
 
     def train_on(self, checkpoint: Path | None) -> None:
         """Train from the beginning, or from a checkpoint. After the last step of a training nothing is left to do.
@@ -118,7 +118,7 @@ class CheckedTrainer(SentenceTransformerTrainer):
             super()._save_checkpoint(*args, **kwargs)
         except Exception as error:
             shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
-            if not _is_full(error):
+            if not is_full(error):
                 raise
             kept = [path.name for path in complete_checkpoints(folder)]
             raise InputError(
@@ -139,12 +139,6 @@ def _out_of_patience(state: TrainerState) -> bool:
         return False
     waited = int(stored["attributes"]["early_stopping_patience_counter"])
     return waited >= int(stored["args"]["early_stopping_patience"])
-
-
-def _is_full(error: Exception) -> bool:
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    full = isinstance(error, OSError) and error.errno in codes
-    return full or any(part in str(error).lower() for part in FULL)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -195,8 +189,8 @@ class Watch(TrainerCallback):
 
     def note(self) -> str:
         """Return the last loss and metric as text."""
-        parts = [("loss", self._loss), ("held-out", self._metric)]
-        return ", ".join(f"{name} {value:.4f}" for name, value in parts if math.isfinite(value))
+        parts = [("held-out", self._metric), ("loss", self._loss)]
+        return ", ".join(f"{name} {value:.3f}" for name, value in parts if math.isfinite(value))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count a step."""

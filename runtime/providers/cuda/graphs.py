@@ -98,7 +98,8 @@ class _Rung:
         self.output = Place(output.name, 0, np.dtype(output.dtype), (shape.rows, int(output.shape[1])))
         self.buffers.outputs.reserve(self.output.end)
         # Position ids that skip padding tokens depend on the ids. Otherwise the length determines all inputs except the ids.
-        self._by_length = variant.feeds.padding_id is None and not self.names & {"token_type_ids", "text_tasks"}
+        chosen = {"token_type_ids", "text_tasks", "task_ids"}
+        self._by_length = variant.feeds.padding_id is None and not self.names & chosen
 
     @property
     def names(self) -> set[str]:

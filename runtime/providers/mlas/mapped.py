@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["map_weights"]
+__all__ = ["LARGE", "map_weights"]
+
+#: Bytes of weights from which sessions that serve nothing have no copy of them. A smaller copy stays below 300 MB.
+LARGE = 256 << 20
 
 
 def map_weights(options: Any) -> list[str]:

@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from fletcher.convert.export.export import export
+from fletcher.convert.layers.verify import verify_layers
+from fletcher.convert.tune.models.load import fetch_trainable
+from fletcher.convert.verify.verify import verify
+from fletcher.model_zoo.errors import CardError
+from fletcher.model_zoo.progress import SILENT
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.errors import CheckpointError, SourceError
 
@@ -157,6 +162,30 @@ def test_a_base_model_or_weights_that_are_missing_are_named(base: Path, tmp_path
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(SourceError, match=r"neither adapter_model\.safetensors nor adapter_model\.bin"):
         export(str(adapter), tmp_path / "artifact", pooling="mean")
+
+
+def test_a_message_names_the_folder_of_the_adapter(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter")
+    with pytest.raises(CardError, match=f"{adapter} does not name a pooling mode"):
+        export(str(adapter), tmp_path / "artifact")
+
+
+def test_a_training_of_an_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=r"is a LoRA of PEFT, .*merge_and_unload"):
+        fetch_trainable(str(adapter), SILENT)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # from PEFT
+def test_vectors_and_layers_are_compared_with_peft(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=list(PATHS))
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # sentence-transformers looks for them beside the adapter
+        shutil.copy(base / name, adapter / name)
+    export(str(adapter), tmp_path / "artifact", pooling="mean")
+    verify(tmp_path / "artifact").raise_if_failed()
+    verify_layers(tmp_path / "artifact").raise_if_failed()
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from rich.console import Console
 from fletcher.convert.quality.inputs import Corpus, make_texts
 from fletcher.convert.quality.quality import Measured, compare_quality, measure_quality
 from fletcher.convert.quality.results import Compressed, Map, QualityReport, QualityResult, Retrieval
+from fletcher.convert.reports.quality.figures import explain_figure, figure_rows
+from fletcher.convert.reports.quality.map import UNLABELED, map_section
 from fletcher.convert.reports.quality.table import render_quality, write_quality
 from fletcher.runtime.errors import InputError
 from tests.look import check_look, check_rendered
@@ -67,6 +69,27 @@ def test_the_page_is_complete_and_fetches_nothing(measured: Measured, result: Qu
     assert shown["texts"][0] == EVIL
     assert shown["names"][shown["labels"][0]] == EVIL
     assert len(shown["umap"]) == len(shown["pca"]) == len(shown["texts"]) == 71
+
+
+def test_every_figure_of_the_page_has_its_meaning(judged: QualityReport) -> None:
+    rows = [(group, name) for group, name, _ in figure_rows([judged])]
+    meanings = [explain_figure(group, name) for group, name in rows]
+    found = dict(zip(rows, meanings, strict=True))
+    assert found["space", "dimension"] != found["space", "dimensions of 90 % of the variance"]
+    assert found["retrieval", "recall@10"] != found["retrieval", "recall@100"]
+    assert found["labels", "alignment"] != found["retrieval", "alignment"]
+    assert found["changed texts", "typos, found"].startswith("Changed texts whose nearest text is the original")
+    assert len({group for group, _ in rows}) == 6
+
+
+def test_texts_without_a_label_are_gray_among_others(measured: Measured, tmp_path: Path) -> None:
+    corpus = Corpus(measured.texts.corpus.ids, measured.texts.corpus.texts, ("", *("a", "b") * 35))
+    texts = make_texts(corpus, name="texts")
+    section = map_section(Measured(measured.report, texts, measured.embedded, measured.neighbors, measured.map))
+    assert f'<i style="background:{UNLABELED}"></i>no label' in section
+    plain = make_texts(Corpus(corpus.ids, corpus.texts, ("",) * 71), name="texts")
+    section = map_section(Measured(measured.report, plain, measured.embedded, measured.neighbors, measured.map))
+    assert "no label" not in section and UNLABELED not in section
 
 
 def test_the_json_file_has_the_whole_result(measured: Measured, result: QualityResult, tmp_path: Path) -> None:

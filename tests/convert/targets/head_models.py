@@ -37,6 +37,9 @@ FAMILIES: Mapping[str, dict[str, Any]] = {
     "ModernBert": MODERNBERT,
 }
 
+#: A classifier whose first token has global attention, with windows that are shorter and longer than the texts.
+LONGFORMER: Mapping[str, Any] = SIZES | {"type_vocab_size": 1, "attention_window": [4, 12]}
+
 #: Query expansion up to 9 tokens; no token attends to the expansion tokens.
 FILLED: Mapping[str, Any] = {"strategy": "fixed", "length": 9}
 
@@ -65,7 +68,8 @@ class HeadModel:
 
 def classifier(folder: Path, family: str) -> Path:
     """Write a classifier of pairs with two labels."""
-    config = getattr(transformers, f"{family}Config")(**FAMILIES[family], num_labels=2)
+    sizes = LONGFORMER if family == "Longformer" else FAMILIES[family]
+    config = getattr(transformers, f"{family}Config")(**sizes, num_labels=2)
     model = randomize(getattr(transformers, f"{family}ForSequenceClassification")(config))
     return save(model, folder, types=family in ("Bert", "Albert", "Electra"))
 

@@ -32,7 +32,7 @@ from .models import Tiny
 from .support.contrib_operators import spell_out
 from .support.rounding import RoundingGraph
 
-__all__ = ["TargetSession", "architecture_of", "load_target", "models_of", "parity_of"]
+__all__ = ["TargetSession", "architecture_of", "load_rounded", "load_target", "models_of", "parity_of"]
 
 
 class TargetSession(Session):
@@ -109,9 +109,22 @@ def load_target(
     """Emit a target's graphs and load them on the CPU provider, with packed attention in standard operators."""
     emissions, models = models_of(architecture, card, folder, target, precision, islands)
     graphs = [CpuGraph(spell_out(model).SerializeToString(), folder) for model in models]
-    with safe_open(folder / f"{target}.{precision}.safetensors", framework="numpy") as file:
-        tables = {name: file.get_tensor(name) for part in emissions for name in part.feeds.tables.values()}
-    return TargetSession(emissions, graphs, tables)
+    return TargetSession(emissions, graphs, _tables(emissions, folder / f"{target}.{precision}.safetensors"))
+
+
+def load_rounded(
+    architecture: Architecture, card: ModelCard, folder: Path, target: str, precision: Float
+) -> TargetSession:
+    """Emit a target's graphs and load them with values that are rounded after every node."""
+    emissions, models = models_of(architecture, card, folder, target, precision)
+    graphs = [RoundingGraph(spell_out(model), folder) for model in models]
+    return TargetSession(emissions, graphs, _tables(emissions, folder / f"{target}.{precision}.safetensors"))
+
+
+def _tables(emissions: Sequence[Emission], file: Path) -> dict[str, Any]:
+    """Return the tables that the host reads, by name."""
+    with safe_open(file, framework="numpy") as weights:
+        return {name: weights.get_tensor(name) for part in emissions for name in part.feeds.tables.values()}
 
 
 def parity_of(tiny: Tiny, folder: Path, target: str, precision: Float = "fp32") -> Parity:

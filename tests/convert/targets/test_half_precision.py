@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from fletcher.convert.precision import Float
 from fletcher.runtime.encodings import Encodings
@@ -15,9 +14,7 @@ from fletcher.runtime.origin.tolerances import TOLERANCES
 
 from ..verify.parity import MIXED, make_card
 from .models import NAMES, REFUSED, Tiny, shared
-from .sessions import TargetSession, architecture_of, load_target, models_of
-from .support.contrib_operators import spell_out
-from .support.rounding import RoundingGraph
+from .sessions import TargetSession, architecture_of, load_rounded, load_target
 
 #: Graphs of CoreML compute the same as TensorRT's; those of the CPU compute in float32, with weights that were rounded once.
 ROUNDED: tuple[tuple[str, Float], ...] = (
@@ -53,12 +50,25 @@ def test_rounded_after_every_node(tmp_path: Path, name: str, target: str, precis
         pytest.skip("the target refuses the model")
     tiny = shared(name)
     card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
-    emissions, models = models_of(architecture_of(tmp_path, card), card, tmp_path, target, precision)
-    with safe_open(tmp_path / f"{target}.{precision}.safetensors", framework="numpy") as file:
-        tables = {name: file.get_tensor(name) for part in emissions for name in part.feeds.tables.values()}
-    graphs = [RoundingGraph(spell_out(model), tmp_path) for model in models]
-    worst = _worst_cosine(tiny, TargetSession(emissions, graphs, tables))
+    session = load_rounded(architecture_of(tmp_path, card), card, tmp_path, target, precision)
+    worst = _worst_cosine(tiny, session)
     assert TOLERANCES[precision].min_cosine <= worst < 1 - 1e-8  # at least one value was rounded
+
+
+@pytest.mark.parametrize(("target", "precision"), ROUNDED)
+def test_experts_are_those_that_float32_chooses(tmp_path: Path, target: str, precision: Float) -> None:
+    """With rounded hidden states before the router, one of these texts had a cosine of 0.9977 in bf16 and 0.9981 in fp16.
+
+    So it is in torch: another expert computes a token whose shares are nearly equal.
+    """
+    tiny = shared("nomic_bert_experts")
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
+    session = load_rounded(architecture_of(tmp_path, card), card, tmp_path, target, precision)
+    parity, lengths = tiny.parity(session), np.random.default_rng(0).integers(2, tiny.longest, 200)
+    rows = parity.rows(lengths.tolist())
+    theirs = np.concatenate([parity.huggingface([row]) for row in rows])[:, tiny.hidden : 2 * tiny.hidden]
+    worst = np.min(_cosines(session.run(Encodings.from_lists(rows)), theirs))
+    assert TOLERANCES[precision].min_cosine <= worst < 1 - 1e-9
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -43,6 +43,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 COMBINATIONS = [
     *(("scores", family, target) for family in FAMILIES for target in ("cuda", "tensorrt", "coreml")),
+    *(("scores", "Longformer", target) for target in ("cuda", "tensorrt", "coreml")),
     *(("sparse", family, target) for family in FAMILIES for target in ("cuda", "tensorrt")),
     *(("token_vectors", "Bert", target) for target in ("cuda", "tensorrt", "coreml")),
     # MPNet adds a bias to the scores; on cuda, this bias also masks the tokens that no token attends to.

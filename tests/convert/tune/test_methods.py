@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import resource
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from fletcher.convert.commands.cli import app
-from fletcher.convert.tune.contrastive import ranking_data, training_columns, tune_contrastive
+from fletcher.convert.tune.contrastive import check_lengths, ranking_data, training_columns, tune_contrastive
 from fletcher.convert.tune.data.examples import Example
 from fletcher.convert.tune.options import (
     ContrastiveOptions,
@@ -25,9 +28,11 @@ from fletcher.convert.tune.options import (
     TrainingOptions,
 )
 from fletcher.convert.tune.outcome.results import TuneReport
+from fletcher.convert.tune.outline import Work, begin_training, calibration_texts
 from fletcher.convert.tune.request import TuneRequest
 from fletcher.convert.tune.reranking import tune_on_reranker
 from fletcher.convert.tune.teaching import tune_aware, tune_distil
+from fletcher.model_zoo.progress import SILENT
 from fletcher.quantize.measure.pairs import LabeledPairs
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.commandline.options import Settings
@@ -88,6 +93,47 @@ def test_students_and_lengths_that_contradict_each_other() -> None:
     assert ContrastiveOptions(dimensions="8, 16").lengths == (16, 8)
 
 
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({"max_tokens": 21}, {}, "--max-tokens 21: the model's longest input has 20 tokens"),
+        ({}, {"dimensions": "32"}, "--dimensions 32: .* has 32 dimensions; choose fewer"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_found_before_the_conversion(
+    fields: dict[str, Any], options: dict[str, Any], message: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    work = Work("contrastive", [], check=partial(check_lengths, ContrastiveOptions(**options)))
+    request = TuneRequest(str(tiny_checkpoint), tmp_path / "out", tmp_path / "data", training=TrainingOptions(**fields))
+    with pytest.raises(InputError, match=message):
+        begin_training(request, work, SILENT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_one_length_are_found_before_the_training(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    request = TuneRequest(str(tiny_checkpoint), tmp_path / "out", tmp_path / "data")
+    begun = begin_training(request, Work("distil", []), SILENT)
+    long = [f"{text} and much more than the twenty tokens that this model reads, {text}" for text in texts(60)]
+    with pytest.raises(InputError, match=r"all 60 calibration texts have 20 tokens.* or choose --recipe none"):
+        calibration_texts(begun, long)
+    assert calibration_texts(begun, texts(60)) == texts(60)
+    none = replace(begun, recipe=None)
+    assert calibration_texts(none, long) == long
+
+
+def test_models_without_vectors_are_not_trained(tmp_path: Path) -> None:
+    import transformers
+
+    folder = save_embedder(tmp_path / "judge")
+    config = transformers.AutoConfig.from_pretrained(folder, num_labels=1)
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    with pytest.raises(InputError, match="judge gives scores, and only models of vectors are trained"):
+        begin_training(TuneRequest(str(folder), tmp_path / "out", tmp_path), Work("qat", []), SILENT)
+    assert not (tmp_path / "out").exists()
+
+
 # Trainings --------------------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +159,7 @@ def check(report: TuneReport, folder: Path, graphs: Sequence[str]) -> None:
     for one in report.artifacts:
         artifact = Artifact.open(one.path)
         assert (artifact.digest, one.status) == (one.digest, "verified")
+        assert artifact.manifest.card.name == f"{report.model}-tuned"
     model = SentenceTransformer(report.checkpoint, device="cpu")
     with Encoder.load(folder / "float32") as encoder:
         found = encoder.embed(texts(20), input_type="raw").vectors
@@ -229,7 +276,8 @@ def test_a_student_with_fewer_dimensions(tiny_checkpoint: Path, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("training_packages")
-def test_scores_of_a_reranker(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["checkpoint", "artifact"])
+def test_scores_of_a_reranker(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     import torch
     import transformers
 
@@ -243,7 +291,10 @@ def test_scores_of_a_reranker(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name in ("modules.json", "sentence_bert_config.json"):
         (folder / name).unlink()
     model.save_pretrained(folder)
-    export(str(folder), tmp_path / "reranker", verify=False)
+    judge = folder
+    if kind == "artifact":
+        judge = tmp_path / "reranker"
+        export(str(folder), judge, verify=False)
     rows = halves()
     for row, other in zip(rows, reversed(rows), strict=True):
         row["negatives"] = [other["positive"], other["query"]]
@@ -251,12 +302,39 @@ def test_scores_of_a_reranker(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = TuneRequest(
         str(tiny_checkpoint), tmp_path / "out", data, SPLIT, TRAINING, OutputOptions(recipe="none", verify=True)
     )
-    report = tune_on_reranker(request, DistilOptions(reranker=str(tmp_path / "reranker")))
+    report = tune_on_reranker(request, DistilOptions(reranker=str(judge)))
     check(report, tmp_path / "out", ["float32"])
     assert (report.data.kind, report.gains[0].name) == ("reranker scores", "order of the reranker")
     plain = TuneRequest(str(tiny_checkpoint), tmp_path / "plain", write(tmp_path / "pairs.jsonl", halves()))
     with pytest.raises(InputError, match="has no negatives to score"):
-        tune_on_reranker(plain, DistilOptions(reranker=str(tmp_path / "reranker")))
+        tune_on_reranker(plain, DistilOptions(reranker=str(judge)))
+
+
+class FullDisk(type(SILENT)):  # type: ignore[misc]
+    """Progress that limits the size of files when the conversion of the tuned model begins."""
+
+    def line(self, text: str) -> None:
+        if text == "converting the tuned model":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("training_packages")
+def test_a_full_disk_after_the_training_does_not_lose_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "pairs.jsonl", halves())
+    options = OutputOptions(recipe="none", verify=False)
+    request = TuneRequest(str(tiny_checkpoint), tmp_path / "out", data, SPLIT, TRAINING, options)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError, match=r"no space is left for the tuned model in .* The training is kept"):
+            tune_contrastive(request, progress=FullDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    training = tmp_path / "out" / "training"
+    assert (training / "trained.json").is_file() and list(training.glob("checkpoint-*"))
+    report = tune_contrastive(request)
+    assert (report.training.steps, report.training.resumed_from) == (12, None)  # not one step was computed again
 
 
 @pytest.mark.slow

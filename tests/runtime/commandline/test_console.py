@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pty
 import signal
@@ -49,6 +50,10 @@ def fail(kind: str) -> None:
         Path("/nowhere/at/all").read_bytes()
     if kind == "interrupt":
         raise KeyboardInterrupt
+    if kind == "warning":
+        fields = {"provider": "one", "reason": "no driver"}
+        logging.getLogger("fletcher.runtime.tuning").warning("provider skipped", extra={"fields": fields})
+        logging.getLogger("fletcher.runtime.tuning").info("not shown")
     if kind == "defect":
         raise ZeroDivisionError("by nought")
     if kind == "wait":
@@ -197,6 +202,13 @@ def test_usage_errors_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("nonsense") == 2
 
 
+def test_a_warning_of_the_log_has_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(app, ["fail", "warning"])
+    assert capsys.readouterr().err == "warning: provider skipped: provider one, reason no driver\n"
+    assert not any(type(one).__name__ == "_Lines" for one in logging.getLogger("fletcher").handlers)
+
+
 def test_interrupt_exits_130() -> None:
     assert call("fail", "interrupt") == 130
 
@@ -278,6 +290,17 @@ def test_a_slow_rate_is_the_time_of_one_unit(
         now[0] += seconds
         counter.advance(done)
     assert capsys.readouterr().err == f"sweeping: {text}\n"
+
+
+def test_earlier_work_does_not_count_for_the_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("fletcher.runtime.commandline.reporter.time.monotonic", lambda: now[0])
+    with Reporter().count("training", total=150, done=90) as counter:
+        now[0] += 50
+        counter.advance(10)  # 10 of 60 steps in 50 s
+    assert capsys.readouterr().err == "training: 100/150 steps, 5 s each, 4.2 min left\n"
 
 
 def test_an_empty_list_is_shown_as_none(capsys: pytest.CaptureFixture[str]) -> None:

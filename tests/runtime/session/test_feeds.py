@@ -101,6 +101,13 @@ def test_a_text_has_the_number_of_its_route_and_an_empty_row_has_none() -> None:
     assert routed.tensors(["text_tasks"])["text_tasks"].tolist() == [2, 1]
 
 
+def test_first_tokens_have_rows_behind_the_others() -> None:
+    batch = Encodings.from_lists([[5, 7], [5, 5, 8]])
+    info = TensorInfo("first_rows", "int32", ("tokens",))
+    for shape in (None, (4, 8)):
+        assert make_feeds((info,), FeedRules(shape=shape), batch)["first_rows"].tolist() == [5, 1, 6, 3, 4]
+
+
 def test_an_unseen_tail_is_masked_but_never_the_first_token_of_a_text() -> None:
     batch = Encodings.from_lists([[5, 7, 5, 5], [5, 5], [7, 8]])
     info = TensorInfo("attention_mask", "int32", ("texts", "longest"))

@@ -57,6 +57,11 @@ def test_sentence_transformers_loads_the_checkpoint_and_agrees(reduced: Reduced)
         assert encoder.embed(DIFFERENT).vectors == pytest.approx(reference, abs=1e-5)
 
 
+def test_the_name_is_that_of_the_model_and_its_length(reduced: Reduced, tiny_artifact: Path) -> None:
+    name = Artifact.open(tiny_artifact).manifest.card.name
+    assert Artifact.open(reduced.path).manifest.card.name == f"{name}-8"
+
+
 def test_the_measured_neighbors_are_those_of_the_other_half(reduced: Reduced, tiny_artifact: Path) -> None:
     held = DIFFERENT[1::2]
     with Encoder.load(tiny_artifact) as encoder, Encoder.load(reduced.path) as other:

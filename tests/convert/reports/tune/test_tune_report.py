@@ -59,9 +59,10 @@ REPORT = TuneReport(
         best_metric=0.61,
         resumed_from=10,
         seconds=90.0,
+        learning_rate=2e-4,
         log=(Point(step=1, loss=2.0), Point(step=2, loss=1.5, metric=0.6)),
     ),
-    options={"seed": 0},
+    options={"held_out": 0.1, "lora": None},
     time="2026-11-30T00:00:00+00:00",
     tools={"torch": "2.13.0"},
 )
@@ -91,9 +92,15 @@ def test_the_page_says_everything_and_escapes_it(tmp_path: Path) -> None:
         "12.5%",
         '<td class="number">1,234,567</td>',
         "1.0e-07",
+        "fletcher-serve run out/float32",
+        "nDCG@10: quality of a search&#x27;s first ten results",
+        "The largest learning rate was 0.0002.",
+        "<td>--held-out</td>",
+        "<td>default</td>",
     ):
         assert text in page
     assert page.count("<svg") == 2
+    assert "same codes" not in page  # of quantized layers
 
 
 def test_json_has_the_same_figures(tmp_path: Path) -> None:

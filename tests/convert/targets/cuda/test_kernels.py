@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from fletcher.convert.layers.points import LAYER_POINTS, Kind, find_points, hidden_points, title_of
 from fletcher.convert.precision import Float
-from fletcher.convert.targets.emit import choose, emit_with_kernels
+from fletcher.convert.targets.cuda.emit import emit_cuda
+from fletcher.convert.targets.emit import EXPERT_PARTS, choose, emit_with_kernels
 from fletcher.runtime.artifact.graph.operators import EMITTED, FLETCHER, WITH_KERNELS
 from fletcher.runtime.artifact.manifest import HALF_VECTORS
 from fletcher.runtime.encodings import Encodings
@@ -128,13 +130,26 @@ def test_parts_that_float16_cannot_hold_stay_in_standard_operators(
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("bert", "they are not rotated"), ("static_embedding", "it has no layers")]
+    ("name", "reason"),
+    [
+        ("bert", "they are not rotated"),
+        ("nomic_bert_experts", "the rotation is not that of whole heads"),
+        ("static_embedding", "it has no layers"),
+    ],
 )
 def test_a_model_without_a_fitting_part_is_refused_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(
-        InputError, match=rf"can compute no part of this \w+ in bf16 \({reason}.*without --kernels|{reason}"
-    ):
+    with pytest.raises(InputError, match=rf"can compute no part of this \w+ in bf16 \(.*{reason}.*without --kernels"):
         _emit(shared(name), tmp_path, "bf16")
+
+
+def test_parts_around_experts_stay_in_standard_operators_of_float32(tmp_path: Path) -> None:
+    tiny = MODELS["qwen3"]()
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest)
+    precision = replace(choose("cuda", "bf16"), only=EXPERT_PARTS)
+    emission = emit_cuda(architecture_of(tmp_path, card), tiny.hidden, precision, with_kernels=True)
+    reason = "experts alone compute in half precision"
+    assert emission.gaps == (f"heads of the attention: {reason}", f"feed-forward parts: {reason}")
+    assert not any(domain == FLETCHER for domain, _ in emission.graph.operators)
 
 
 def test_gaps_are_named(tmp_path: Path) -> None:

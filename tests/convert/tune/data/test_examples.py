@@ -44,7 +44,7 @@ def test_columns_are_those_of_all_rows() -> None:
 
 def test_positive_pairs_are_of_any_number_and_keep_their_groups(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
-    path.write_text("anchor,document,score,group\nq,d,0.5,g\nq,d,0.1,other\nq,e,,\n")
+    path.write_text("anchor,document,score,group,note\nq,d,1,g,a\nq,d,1,other,b\nq,e,1,,\n")
     assert read_positive_pairs(path) == [Example("q", "d", group="g"), Example("q", "e")]
     path.write_text("anchor,document\n")
     with pytest.raises(InputError, match="has no pair"):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from typer.testing import CliRunner
 
 from fletcher.convert.commands.cli import app
+from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
 from fletcher.convert.tune.data.examples import Example, read_positive_pairs
 from fletcher.convert.tune.mining import files as files_module
@@ -20,6 +22,8 @@ from fletcher.convert.tune.mining.options import MiningOptions
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.options import Settings
 from fletcher.runtime.errors import InputError
+
+from ...tiny import save_embedder
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], np.float32)
 POSITIVES = np.array([0.95, 0.85], np.float32)
@@ -153,6 +157,10 @@ def test_bad_files_are_named(tmp_path: Path, tiny_artifact: Path) -> None:
         ('{"query": "a", "positive": "b"}\n{"query": "a"}', "line 2: positive is empty"),
         ('{"query": "a", "positive": " "}', "line 1: positive is empty"),
         ("\n", "has no pair"),
+        (
+            '{"query": "a", "positive": "b", "score": 1}\n{"query": "a", "positive": "c", "score": 0.5}',
+            "has pairs of different score, and every pair must belong together",
+        ),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):
@@ -167,7 +175,65 @@ def test_bad_files_are_named(tmp_path: Path, tiny_artifact: Path) -> None:
         mine_negatives(tiny_artifact, pairs(), tmp_path / "empty.txt", tmp_path / "out.jsonl")
     with pytest.raises(InputError, match="cannot be read"):
         mine_negatives(tiny_artifact, pairs(), tmp_path / "missing.txt", tmp_path / "out.jsonl")
+    for output, message in ((tmp_path, "is a folder: name a file"), (file / "out.jsonl", "is a file, not a folder")):
+        with pytest.raises(InputError, match=message):
+            mine_negatives(tiny_artifact, pairs(), tmp_path / "missing.txt", output)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of a tiny cross-encoder with a sigmoid, as sentence-transformers saves it."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    folder = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(5)
+    config = transformers.AutoConfig.from_pretrained(save_embedder(folder / "embedder"), num_labels=1)
+    config.initializer_range = 0.5  # scores that differ
+    transformers.BertForSequenceClassification(config).save_pretrained(folder / "bert")
+    transformers.AutoTokenizer.from_pretrained(folder / "embedder").save_pretrained(folder / "bert")
+    CrossEncoder(str(folder / "bert"), device="cpu").save_pretrained(str(folder / "judge"))
+    return folder / "judge"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "artifact"])
+def test_a_cross_encoder_decides_which_candidates_are_false_negatives(
+    kind: str, cross_encoder: Path, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    judge = cross_encoder
+    if kind == "artifact":
+        judge = tmp_path / "judge"
+        export(str(cross_encoder), judge)
+    corpus = write_corpus(tmp_path / "c.jsonl", texts())
+    lines = [json.dumps({"query": pair.query, "positive": pair.positive}) for pair in pairs()]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    command = ["tune", "mine", tiny_artifact, "-o", tmp_path / "out.jsonl", "--pairs", tmp_path / "pairs.jsonl"]
+    options = ["--corpus", corpus, "--reranker", judge, "--relative-margin", "0.05", "--range-max", len(texts()) + 2]
+    done = CliRunner().invoke(app, list(map(str, [*command, *options])), obj=Settings("fletcher-convert"))
+    assert done.exit_code == 0, done.exception
+    model = CrossEncoder(str(cross_encoder), device="cpu")
+    removed = 0
+    for one in map(json.loads, open_lines(tmp_path / "out.jsonl")):
+        own = [pair.positive for pair in pairs() if pair.query == one["query"]]
+        others = [text for text in dict.fromkeys(texts()) if text not in {*own, one["query"]}]
+        scores = model.predict([(one["query"], text) for text in [*own, *others]])
+        positive, judged = scores[: len(own)], scores[len(own) :]
+        allowed = judged <= 0.95 * positive.min()
+        removed += int((~allowed).sum())
+        order = [row for row in np.argsort(-judged, kind="stable") if allowed[row]][:3]
+        assert one["negatives"] == [others[row] for row in order]
+        assert one["scores"][1:] == pytest.approx(judged[order], abs=1e-5)
+    assert removed > 0
+
+
+def test_a_model_without_scores_is_no_reranker(tiny_checkpoint: Path, tiny_artifact: Path, tmp_path: Path) -> None:
+    for judge in (tiny_checkpoint, tiny_artifact):
+        options = MiningOptions(reranker=str(judge))
+        with pytest.raises(InputError, match=f"--reranker {judge} gives vectors: give a cross-encoder"):
+            mine_negatives(tiny_artifact, pairs(), tmp_path / "missing.txt", tmp_path / "out.jsonl", options)
 
 
 @pytest.mark.slow

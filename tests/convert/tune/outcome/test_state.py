@@ -14,8 +14,18 @@ def test_only_the_same_training_continues(tmp_path: Path) -> None:
     key = make_key(["qat", {"seed": 1}])
     assert open_run(tmp_path / "run", key).training == tmp_path / "run" / "training"
     open_run(tmp_path / "run", key)
+    (tmp_path / "run" / "training" / "checkpoint-1").mkdir(parents=True)
     with pytest.raises(InputError, match="another checkpoint, of other data or with other options"):
         open_run(tmp_path / "run", make_key(["qat", {"seed": 2}]))
+
+
+def test_options_may_change_before_the_first_checkpoint(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "wrong")
+    open_run(tmp_path / "run", "right")
+    (tmp_path / "run" / "training" / "checkpoint-1").mkdir(parents=True)
+    assert open_run(tmp_path / "run", "right").path == tmp_path / "run"
+    with pytest.raises(InputError, match="with other options"):
+        open_run(tmp_path / "run", "wrong")
 
 
 def test_other_folders_are_not_touched(tmp_path: Path) -> None:
