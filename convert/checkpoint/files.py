@@ -143,6 +143,9 @@ def check_files(folder: Path, ignored: IgnoredKeys, *, templated: bool = False) 
             f"{folder} has the weights of an adapter without {CONFIG}, so that transformers does not read them: fetch that "
             f"file, or leave the adapter out with --ignore-key {CONFIG}"
         )
+    find_json(
+        folder / "generation_config.json"
+    )  # decides no vector, but transformers loads no model if it is malformed
     reproduced = _check_code(folder, find_json(folder / "config.json"), ignored)
     _check_folder(folder, "", RULES, ignored, reproduced)
     for module in read_modules(folder):

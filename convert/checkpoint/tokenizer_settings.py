@@ -128,6 +128,10 @@ def check_keys(file: Path, settings: Mapping[str, Any], ignored: IgnoredKeys) ->
         )
     if settings.get("unk_token") == "":
         raise CheckpointError(f"{file}: unk_token is empty, with which transformers fails: name the token in a copy")
+    if not isinstance(settings.get("trim_offsets", True), bool):
+        raise CheckpointError(
+            f"{file}: trim_offsets is {settings['trim_offsets']!r}, with which transformers fails: write true or false"
+        )
     refused = {key for key, value in settings.items() if key in REFUSED and not _is_off(key, value, settings)}
     unknown = {
         key for key in settings if not (key in APPLIED or key in HARMLESS or key in REFUSED or _names_token(key))

@@ -51,12 +51,15 @@ def read_logit_score(files: SentenceTransformersFiles) -> LogitScore:
 
 
 def _template(files: SentenceTransformersFiles) -> PairTemplate | None:
-    """Return the text around a pair; None if sentence-transformers gives the tokenizer the two texts."""
+    """Return the text around a pair; None if sentence-transformers gives the tokenizer the two texts.
+
+    It does so where its settings list no messages, whether there is a chat template or not (`Transformer.load_config`).
+    """
     folder = files.folder
-    modalities = (files.transformer or TransformerSettings()).modality_config
+    modalities = (files.transformer or TransformerSettings()).modality_config or {}
     source, where = _source(folder)
     instruction = _instruction(files)
-    messages = modalities.get("message") if modalities is not None else {} if source is not None else None
+    messages = modalities.get("message")
     if messages is None:
         if instruction:
             raise CardError(f"{folder}: a reranker with prompts and without a chat template is not reproduced")

@@ -257,7 +257,7 @@ def _places(folder: Path) -> str:
 
 
 def _check_source(file: Path, source: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer.json that loads and then fails on texts, or that gives two tokens one id.
+    """Refuse a tokenizer.json that loads and then fails on texts, that leaves texts out, or that gives two tokens one id.
 
     Raises:
         CheckpointError: it does.
@@ -271,6 +271,10 @@ def _check_source(file: Path, source: Mapping[str, Any], tokenizer: Tokenizer) -
         raise
     except BaseException as error:  # a panic of tokenizers is not an Exception
         raise CheckpointError(f"{file} cannot be read as a tokenizer: it fails on texts: {error}") from error
+    processor = source.get("post_processor") or {}
+    for step in processor.get("processors", [processor]):
+        if step.get("type") == "TemplateProcessing" and not any("Sequence" in piece for piece in step["single"]):
+            raise CheckpointError(f"{file}: the template `single` of its post_processor leaves the text out")
 
 
 def _has_vocabulary(folder: Path) -> bool:

@@ -196,6 +196,14 @@ REFUSED_SETTINGS: dict[str, tuple[str, Callable[[Any], object], str]] = {
 }
 
 
+def test_malformed_settings_of_a_generation_are_refused(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"do_sample": true}')
+    assert check(folder) == ()
+    (folder / "generation_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json"):
+        check(folder)
+
+
 @pytest.mark.parametrize("case", REFUSED_SETTINGS)
 def test_settings_that_are_not_reproduced_are_refused_by_name(folder: Path, case: str) -> None:
     file, change, message = REFUSED_SETTINGS[case]

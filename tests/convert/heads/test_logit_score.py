@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,20 @@ def test_scores_are_those_of_sentence_transformers(tmp_path: Path, name: str) ->
 
 def test_without_a_template_the_tokenizer_joins_the_pair(tmp_path: Path) -> None:
     folder = save(tmp_path / "checkpoint", "llama", template=None, messages=False)
+    export(str(folder), tmp_path / "artifact", tokenizer_like="5")
+    with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
+        scores = encoder.score(QUERY, DOCUMENTS[:4]).scores[:, 0]
+    np.testing.assert_allclose(scores, theirs(folder)[:4], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["texts alone listed", "nothing listed"])
+def test_a_template_is_not_used_where_the_settings_list_no_messages(tmp_path: Path, listed: bool) -> None:
+    folder = save(tmp_path / "checkpoint", "llama", messages=False)
+    if not listed:
+        file = folder / "sentence_bert_config.json"
+        settings = json.loads(file.read_text())
+        del settings["modality_config"]
+        file.write_text(json.dumps(settings))
     export(str(folder), tmp_path / "artifact", tokenizer_like="5")
     with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
         scores = encoder.score(QUERY, DOCUMENTS[:4]).scores[:, 0]

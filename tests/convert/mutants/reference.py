@@ -29,7 +29,8 @@ from .texts import PAIRS, PROMPTED, TEXTS
 
 __all__ = ["Vectors", "compute_reference", "quiet"]
 
-#: By kind of call and text. A text's array is (dimension,), or (tokens, dimension) for ColBERT; None if the text was refused.
+#: By kind of call and text. A text's array is (dimension,), or (tokens, dimension) for ColBERT; None if the text was refused,
+#: by the reference if the text has no token.
 Vectors = dict[str, list[NDArray[np.float32] | None]]
 
 _FLOAT32: dict[str, Any] = {"model_kwargs": {"dtype": torch.float32}, "device": "cpu", "local_files_only": True}
@@ -69,7 +70,7 @@ def compute_reference(folder: Path, base: Base) -> Vectors:
         raise ReferenceRefusesError(f"{type(error).__name__}: {str(error)[:300]}") from error
     for kind, rows in vectors.items():
         for index, row in enumerate(rows):
-            if row is None or not np.isfinite(row).all():
+            if row is not None and not np.isfinite(row).all():
                 raise ReferenceRefusesError(f"text {index} of {kind} has a vector that is not finite")
     return vectors
 
@@ -89,12 +90,24 @@ def _embed(folder: Path, base: Base) -> Vectors:
 def _all_prompts(model: Any, **options: Any) -> Vectors:
     if model.tokenizer.pad_token is None:  # a single text needs no padding
         options["processing_kwargs"] = {"text": {"padding": False}}
-    vectors = {"encode": _rows(model.encode(list(TEXTS), **options))}
+
+    def rows(method: Callable[..., Any], texts: Sequence[str], **name: str) -> list[NDArray[np.float32] | None]:
+        """Return the vectors of texts, and None for a text without a token with which the library fails."""
+        try:
+            return [np.asarray(row, np.float32) for row in method(list(texts), **name, **options)]
+        except Exception:
+            if len(texts) > 1:
+                return [row for text in texts for row in rows(method, [text], **name)]
+            if model.tokenizer(texts[0])["input_ids"]:
+                raise
+            return [None]
+
+    vectors = {"encode": rows(model.encode, TEXTS)}
     for kind, method in (("query", model.encode_query), ("document", model.encode_document)):
-        vectors[kind] = _rows(method(list(PROMPTED), **options))
+        vectors[kind] = rows(method, PROMPTED)
     for name in sorted(set(model.prompts) - {"query", "document", "raw"}):
         if model.prompts[name]:
-            vectors[name] = _rows(model.encode(list(PROMPTED), prompt_name=name, **options))
+            vectors[name] = rows(model.encode, PROMPTED, prompt_name=name)
     return vectors
 
 
@@ -134,10 +147,6 @@ def _embed_tokens(folder: Path, base: Base) -> Vectors:
         kind: [np.asarray(encode([text])[0], np.float32) for text in TEXTS]
         for kind, encode in (("query", model.encode_query), ("document", model.encode_document))
     }
-
-
-def _rows(values: Any) -> list[NDArray[np.float32] | None]:
-    return [np.asarray(row, np.float32) for row in values]
 
 
 _HEADS: dict[str, Callable[[Path, Base], Vectors]] = {

@@ -85,6 +85,7 @@ def test_repeated_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
             r"ids up to \d+, the embedding table \d+ rows: there is none for '</s>'",
         ),  # transformers also adds the token
         ({"unk_token": "<unk>"}, "lacks the unk_token '<unk>'"),
+        ({"trim_offsets": None}, "trim_offsets is None, with which transformers fails"),
     ],
 )
 def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -122,11 +123,19 @@ def drop_a_special_token(content: dict[str, Any]) -> None:
     del content["post_processor"]["special_tokens"]["[SEP]"]
 
 
+def leave_the_text_out(content: dict[str, Any]) -> None:
+    content["post_processor"]["single"] = []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(change_token_a, "of the vocabulary have one id, 2"), (drop_a_special_token, "it fails on texts")],
+    [
+        (change_token_a, "of the vocabulary have one id, 2"),
+        (drop_a_special_token, "it fails on texts"),
+        (leave_the_text_out, "the template `single` of its post_processor leaves the text out"),
+    ],
 )
-def test_a_tokenizer_that_fails_on_texts_or_gives_an_id_twice_is_refused(
+def test_a_tokenizer_that_fails_on_texts_leaves_them_out_or_gives_an_id_twice_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     checkpoint_folder = checkpoint(tmp_path / "bert", None)
