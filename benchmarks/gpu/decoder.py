@@ -1,12 +1,13 @@
 """Embedding by a language model on an NVIDIA GPU: Fletcher's graphs against PyTorch, on a host without a package index.
 
-    PYTHONPATH=SITE:src:. python -m benchmarks.gpu.decoder FOLDER --output FILE.json [--precision bf16 fp16]
+    PYTHONPATH=SITE:src:. python -m benchmarks.gpu.decoder FOLDER --output FILE.json [--precision bf16 fp16] [--kernels]
 
 The model has Qwen3-Embedding-0.6B's dimensions and random weights, stored in bfloat16; FOLDER keeps it and its artifacts.
 A call embeds 1,024 texts of 256 token ids, last token, L2 norm, vectors on the host. The peers are transformers' model in
-bfloat16 with sdpa, as it is and with torch.compile, each with the better of two batch sizes. Calls are interleaved, and a
+bfloat16 with sdpa, as it is and with torch.compile. Each side has the best of three batch sizes. Calls are interleaved, and a
 figure is the median of the rounds. It also reports the smallest cosine with the model in float32 on texts of different
-lengths, and the milliseconds of each kind of kernel in one batch.
+lengths, and the milliseconds of each kind of kernel in one batch. With --kernels, a second artifact has Fletcher's own
+operators, whose library must be built.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ from fletcher.runtime.encodings import Encodings
 
 TEXTS, TOKENS = 1024, 256
 ROUNDS = 5
-#: Texts of one batch of the peers.
-BATCHES = (64, 256)
+#: Texts of one batch. Each side is judged by its best one.
+BATCHES = (16, 64, 256)
+PEERS = ("sdpa", "compile")
 #: Lengths of the texts whose vectors are compared with float32's.
 LENGTHS = (2, 3, 17, 64, 100, 255, 256, 300, 511)
 END = "<|endoftext|>"
@@ -73,7 +76,7 @@ def make_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def make_artifact(checkpoint: Path, folder: Path, precision: str) -> Path:
+def make_artifact(checkpoint: Path, folder: Path, precision: str, *, kernels: bool = False) -> Path:
     """Convert the checkpoint unless the artifact is there."""
     if not folder.exists():
         export(
@@ -84,6 +87,7 @@ def make_artifact(checkpoint: Path, folder: Path, precision: str) -> Path:
             pooling="lasttoken",
             max_tokens=512,
             verify=False,
+            kernels=kernels,
         )
     return folder
 
@@ -146,6 +150,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp16"], choices=["bf16", "fp16"])
+    parser.add_argument("--kernels", action="store_true", help="Measure graphs with Fletcher's kernels, too.")
     args = parser.parse_args()
     checkpoint = make_checkpoint(args.folder / "checkpoint")
     rng = np.random.default_rng(0)
@@ -161,17 +166,28 @@ def main() -> None:
         calls[f"compile {size}"] = lambda size=size: by_torch(compiled, on_gpu, size)
     report: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     for precision in args.precision:
-        with Encoder.load(make_artifact(checkpoint, args.folder / precision, precision), provider="cuda") as encoder:
-            seconds = interleaved({"fletcher": lambda encoder=encoder: encoder.compute(many), **calls})
-            rates = {name: TEXTS * TOKENS / value for name, value in seconds.items()}
-            best = {name: max(rate for key, rate in rates.items() if name in key) for name in ("sdpa", "compile")}
-            report[precision] = {
-                "tokens/s": rates,
-                "over sdpa": rates["fletcher"] / best["sdpa"],
-                "over compile": rates["fletcher"] / best["compile"],
-                "min cosine": accuracy(encoder, exact, rng),
-                "kernels": kernels(encoder, many.select(np.arange(64))),
+        folders = {"fletcher": make_artifact(checkpoint, args.folder / precision, precision)}
+        if args.kernels:
+            with_kernels = args.folder / f"{precision}-kernels"
+            folders["kernels"] = make_artifact(checkpoint, with_kernels, precision, kernels=True)
+        with ExitStack() as stack:
+            encoders = {
+                f"{name} {size}": stack.enter_context(Encoder.load(folder, provider="cuda", token_budget=size * TOKENS))
+                for name, folder in folders.items()
+                for size in BATCHES
             }
+            ours = {name: lambda encoder=encoder: encoder.compute(many) for name, encoder in encoders.items()}
+            seconds = interleaved({**ours, **calls})
+            rates = {name: TEXTS * TOKENS / value for name, value in seconds.items()}
+            best = {kind: max(rate for key, rate in rates.items() if kind in key) for kind in (*folders, *PEERS)}
+            report[precision] = {"tokens/s": rates}
+            for name in folders:
+                encoder = encoders[f"{name} {BATCHES[0]}"]
+                report[precision][name] = {
+                    **{f"over {peer}": best[name] / best[peer] for peer in PEERS},
+                    "min cosine": accuracy(encoder, exact, np.random.default_rng(1)),
+                    "kernels": kernels(encoder, many.select(np.arange(64))),
+                }
         print(json.dumps({precision: report[precision]}, indent=1), flush=True)
         if args.output is not None:
             args.output.write_text(json.dumps(report, indent=1))

@@ -11,6 +11,7 @@ from fletcher.model_zoo import Head, find_model, list_models
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.zoo import published_digest
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.graph.domains import needs_kernels
 from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
@@ -158,6 +159,14 @@ def export_model(
             "for one with a Router. Default: all; the input type of a text chooses one.",
         ),
     ] = None,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Write graphs for cuda with Fletcher's own operators, in fp16 or bf16. They are faster, and a machine that "
+            "loads them needs `fletcher-serve kernels build`. Default: operators of ONNX Runtime.",
+        ),
+    ] = False,
     tokenizer_like: Annotated[
         Literal["4", "5"] | None,
         typer.Option(
@@ -183,6 +192,7 @@ def export_model(
         ignored_keys=ignore_key or (),
         tokenizer_like=tokenizer_like,
         task=task,
+        kernels=kernels,
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)
@@ -303,6 +313,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     artifact = Artifact.open(folder)
     artifact.check_files()
     manifest = artifact.manifest
+    kernels = [variant.name for variant in manifest.variants if needs_kernels(artifact, variant)]
     space = read_space(folder).id
     if report.as_json:
         report.result(
@@ -313,6 +324,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
                 "space": space,
                 "status": manifest.status,
                 "proof": manifest.proof,
+                "kernels": kernels,
                 "manifest": manifest,
             }
         )
@@ -344,6 +356,8 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         facts["ignored_keys"] = manifest.ignored_keys
     if (calibration := manifest.calibration) is not None:
         facts["calibration"] = f"{calibration.method}, {calibration.pairs:,} pairs, error {calibration.error:.3f}"
+    if kernels:
+        facts["needs"] = f"Fletcher's kernels for {', '.join(kernels)}: fletcher-serve kernels build"
     report.result(facts)
     variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
     report.result(

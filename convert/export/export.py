@@ -48,7 +48,7 @@ from ..families import check_family, explain_limit
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..reference.load import load_witness
-from ..targets.emit import choose, emit
+from ..targets.emit import choose, emit, emit_with_kernels
 from ..texts import EXTREMES, SENTENCES
 from ..verify.verify import reference_name, verify_with
 from .card import check_routes, settle_card
@@ -58,7 +58,7 @@ from .options import ExportFields, ExportOptions
 from .own_canary import CanaryCheck, check_canaries, own_canary, own_texts, with_tokens
 from .pieces import LARGE
 from .traced import check_traceable, trace
-from .variants import Emitter, GraphWriter, check_variants
+from .variants import Emitter, GraphWriter, check_kernels, check_variants
 
 __all__ = ["ExportOptions", "Exported", "export"]
 
@@ -133,6 +133,8 @@ def export(
     """
     options = dataclasses.replace(options or ExportOptions(), **fields)
     pairs = check_variants(options.targets, options.precisions)
+    if options.kernels:
+        check_kernels(pairs, options.exporter)
     if options.exporter == "optimum":
         check_traceable(pairs)
     with contextlib.ExitStack() as stack:
@@ -152,7 +154,7 @@ def export(
         card = settle_card(dataclasses.replace(checkout, folder=layout), options)
         if opened.routed != checkout.folder:
             check_routes(layout, card, options)
-        emitter: Emitter = emit
+        emitter: Emitter = emit_with_kernels if options.kernels else emit
         tools: Mapping[str, str] = {}
         if options.exporter == "optimum":
             progress.line("tracing")
@@ -306,6 +308,8 @@ def _write(
         early = published is None and (("cpu", "fp32") not in recipe.variants or _is_large(checkpoint))
         canary = beside.submit(own_canary, None, writer, texts) if early else None
         variants = writer.write(recipe.variants)
+        for gap in writer.gaps:
+            progress.line(f"in standard operators: {gap}")
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
         try:

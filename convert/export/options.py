@@ -40,6 +40,8 @@ class ExportOptions:
         task: task whose adapter is merged, for a checkpoint with adapters for several tasks, or route that is taken, for one
             with a Router. Default: an artifact of all of them, whose texts choose one by their input type.
         ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
+        kernels: whether the graphs for `cuda` have Fletcher's own operators, in fp16 or bf16. A machine that loads them
+            needs their library, which `fletcher-serve kernels build` makes.
         name: name of the model on its card, for a checkpoint that is none of the zoo's. Default: that of its source.
 
     Raises:
@@ -57,6 +59,7 @@ class ExportOptions:
     ignored_keys: Sequence[str] = ()
     tokenizer_like: TokenizerLike | None = None
     task: str | None = None
+    kernels: bool = False
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,4 +92,5 @@ class ExportFields(TypedDict, total=False):
     ignored_keys: Sequence[str]
     tokenizer_like: TokenizerLike | None
     task: str | None
+    kernels: bool
     name: str | None

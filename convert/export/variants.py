@@ -27,7 +27,7 @@ from .memory import memory_shape
 from .pieces import compute_in_pieces, group_rows
 from .precision_islands import SQUARES, find_islands, record_maxima
 
-__all__ = ["Emitter", "GraphWriter", "check_variants"]
+__all__ = ["Emitter", "GraphWriter", "check_kernels", "check_variants"]
 
 #: Target, architecture, dimension, longest text and precision to the target's graphs, as `targets.emit.emit`.
 Emitter = Callable[[str, Architecture, int, int, Precision], tuple[Emission, ...]]
@@ -60,12 +60,35 @@ def check_variants(targets: Sequence[str], precisions: Sequence[str]) -> list[tu
     return pairs
 
 
+def check_kernels(pairs: Sequence[tuple[Target, Float]], exporter: str) -> None:
+    """Refuse Fletcher's kernels for graphs that cannot have them.
+
+    Args:
+        pairs: targets and precisions of the export.
+        exporter: name of the exporter.
+
+    Raises:
+        InputError: another exporter writes the graphs, none is for cuda, or one for cuda is in fp32.
+    """
+    if exporter != "fletcher":
+        raise InputError(f"--kernels: graphs of the exporter {exporter} have its own operators: leave out --kernels")
+    precisions = [precision for target, precision in pairs if target == "cuda"]
+    if not precisions:
+        raise InputError("--kernels: Fletcher's kernels are for NVIDIA GPUs: add --target cuda, or leave out --kernels")
+    if "fp32" in precisions:
+        raise InputError(
+            "--kernels: Fletcher's kernels compute in fp16 and bf16, and a graph for cuda would be in fp32: choose "
+            "--precision fp16 or bf16, and export fp32 into another folder"
+        )
+
+
 class GraphWriter:
     """Writer of graphs and weights into an artifact's folder.
 
     Attributes:
         maxima: see `Manifest.maxima`; empty unless a graph computes in a half type.
         written: size and digest of each file of weights.
+        gaps: parts that Fletcher's kernels were asked for and cannot compute, in words.
     """
 
     def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
@@ -79,6 +102,7 @@ class GraphWriter:
         """
         self._emitter = emitter
         self.maxima: dict[str, float] = {}
+        self.gaps: list[str] = []
         self._folder = folder
         self._architecture = architecture
         self._card = card
@@ -110,6 +134,7 @@ class GraphWriter:
             places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
             self.written[places.name] = places.info
             for target, parts in emissions.items():
+                self.gaps += (gap for part in parts for gap in part.gaps if gap not in self.gaps)
                 variants[target, name] = [self._write_variant(target, name, part, places) for part in parts]
         return tuple(variant for pair in pairs for variant in variants[pair])
 

@@ -5,7 +5,7 @@ A node's output has the node's name, so that verification can name the node that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,36 @@ class GraphBuilder:
         self._initializers |= {tensor.name: tensor for tensor in tensors}
         self.weights |= {weight.name: weight for weight in weights}
         self._floats[result] = "fp32"
+
+    def replace(
+        self,
+        names: Collection[str],
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        **attributes: Any,
+    ) -> None:
+        """Put one node in place of several, at the place of the first; it gets the last one's name.
+
+        Args:
+            names: names of the nodes, in the order of computation.
+            operator: operator of the new node.
+            inputs: its inputs, which are there before the first node, in the types that the new node takes.
+            outputs: all outputs of the nodes that other nodes read; their types stay.
+            **attributes: attributes, and the domain.
+        """
+        places = [place for place, node in enumerate(self._nodes) if node.name in names]
+        if len(places) != len(names):
+            raise ValueError(f"the graph {self._name} does not have each of the nodes {', '.join(names)} once")
+        name = self._nodes[places[-1]].name
+        for place in reversed(places[1:]):
+            del self._nodes[place]
+        self._nodes[places[0]] = helper.make_node(operator, inputs, outputs, name=name, **attributes)
+
+    @property
+    def written(self) -> tuple[onnx.NodeProto, ...]:
+        """The nodes, in the order of computation."""
+        return tuple(self._nodes)
 
     @property
     def opset(self) -> int:

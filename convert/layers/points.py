@@ -169,6 +169,8 @@ _INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
         ("PackedMultiHeadAttention", "attention/context"): _BEFORE_CONTEXT,
         ("PackedMultiHeadAttention", "attention/self_context"): _BEFORE_CONTEXT,
         ("GroupQueryAttention", "attention/context"): _BEFORE_CONTEXT,
+        ("HeadNormRotary", "attention/query/rotated"): (*_BEFORE_CONTEXT, "attention/query/norm", "attention/key/norm"),
+        ("GatedActivation", "feed_forward/gated"): ("feed_forward/activation",),
         **_summed("attention/norm", "attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
         ("FastGelu", "feed_forward/activation"): ("feed_forward/up",),
@@ -287,7 +289,9 @@ def layer_of(key: str) -> int | None:
 
 def is_whole(node: onnx.NodeProto) -> bool:
     """Return whether an `Attention` reads whole texts, by all tokens or the pooled ones; other scores are not compared."""
-    return node.op_type == "Attention" and not node.name.endswith(("/context_blocks", "/first/context"))
+    return node.op_type == "Attention" and not node.name.endswith(
+        ("/context_blocks", "/first/context", "/flash/context")
+    )
 
 
 def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[GraphPoint]:

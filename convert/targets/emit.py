@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from fletcher.runtime.artifact.graph.operators import FLETCHER
 from fletcher.runtime.artifact.manifest import Target
 from fletcher.runtime.errors import InputError
 
@@ -18,7 +19,7 @@ from .shared.capabilities import ALL, Capabilities, check_capabilities
 from .shared.emission import Emission
 from .tensorrt.emit import emit_tensorrt
 
-__all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit"]
+__all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit", "emit_with_kernels"]
 
 #: Parts of an architecture that each target's emitter has nodes for.
 CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType(
@@ -73,6 +74,35 @@ def emit(
     Raises:
         InputError: the target cannot emit a part of the architecture.
     """
+    _check(target, architecture)
+    return _EMITTERS[target](architecture, dimension, max_tokens, _around_experts(architecture, precision))
+
+
+def emit_with_kernels(
+    target: str, architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
+) -> tuple[Emission, ...]:
+    """Emit the graphs of a target, those of `cuda` in half precision with Fletcher's own operators (runtime/kernels).
+
+    Args:
+        target, architecture, dimension, max_tokens, precision: as in `emit`.
+
+    Raises:
+        InputError: as in `emit`, or no operator can compute a part of the architecture.
+    """
+    if target != "cuda" or precision.arithmetic == "fp32":
+        return emit(target, architecture, dimension, max_tokens, precision)
+    _check(target, architecture)
+    emission = emit_cuda(architecture, dimension, _around_experts(architecture, precision), with_kernels=True)
+    if not any(domain == FLETCHER for domain, _ in emission.graph.operators):
+        raise InputError(
+            f"Fletcher's kernels can compute no part of this {architecture.family} in {precision.name} "
+            f"({'; '.join(emission.gaps) or 'it has no layers'}): export the model without --kernels"
+        )
+    return (emission,)
+
+
+def _check(target: str, architecture: Architecture) -> None:
+    """Refuse an architecture that a target cannot emit."""
     if target not in CAPABILITIES:
         raise ValueError(f"no emitter for the target {target!r}")
     check_capabilities(target, CAPABILITIES[target], architecture)
@@ -81,9 +111,13 @@ def emit(
             f"the target {target} cannot leave the prompt's tokens out of the pooling (include_prompt is false): export the "
             "model for cpu"
         )
-    if precision.arithmetic != "fp32" and architecture.experts:
-        precision = replace(precision, only=EXPERT_PARTS)
-    return _EMITTERS[target](architecture, dimension, max_tokens, precision)
+
+
+def _around_experts(architecture: Architecture, precision: Precision) -> Precision:
+    """Return a precision in which the experts alone compute in half types, if the model has some."""
+    if precision.arithmetic == "fp32" or not architecture.experts:
+        return precision
+    return replace(precision, only=EXPERT_PARTS)
 
 
 def _emit_cpu(

@@ -10,7 +10,7 @@ from fletcher.runtime.commandline.console import make_app, run
 from .audit import audit
 from .bench import bench
 from .cluster import cluster
-from .devices import devices
+from .devices import devices, kernels
 from .doctor import doctor
 from .embed import embed
 from .ingest import ingest, search
@@ -30,6 +30,7 @@ app.command("run")(serve)
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
 app.add_typer(cluster, name="cluster")
+app.add_typer(kernels, name="kernels")
 app.command("devices")(devices)
 app.command("doctor")(doctor)
 app.command("bench")(bench)

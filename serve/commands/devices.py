@@ -1,7 +1,11 @@
-"""`fletcher-serve devices`: show the machine and its providers, and measure an artifact on them."""
+"""`fletcher-serve devices`: show the machine and its providers, and measure an artifact on them.
+
+`fletcher-serve kernels`: build Fletcher's operators for NVIDIA GPUs.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +14,9 @@ from fletcher.runtime.commandline.console import reporter
 
 from .options import local_folder
 
-__all__ = ["devices"]
+__all__ = ["devices", "kernels"]
+
+kernels = typer.Typer(help="Build Fletcher's operators for NVIDIA GPUs.", no_args_is_help=True)
 
 
 def devices(
@@ -63,3 +69,27 @@ def devices(
     if described.choice is not None:
         report.result(described, table(described))
         report.line(f"auto takes {described.choice.reason}")
+
+
+@kernels.command("build")
+def build(
+    ctx: typer.Context,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Library to write, for images and other machines; FLETCHER_KERNELS names it there. Default: a file in "
+            "Fletcher's cache folder, where loads find it.",
+        ),
+    ] = None,
+) -> None:
+    """Compile the operators that graphs of `fletcher-convert model export --kernels` need, with NVIDIA's nvcc and g++.
+
+    It takes about half a minute, needs no GPU, and is done once for a version of Fletcher.
+    """
+    from fletcher.runtime.kernels.build import build_kernels
+
+    path, is_new = build_kernels(output)
+    reporter(ctx).result({"path": path, "built": is_new})

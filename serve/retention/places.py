@@ -90,6 +90,10 @@ def _timings(folders: Folders) -> Iterator[Path]:
             yield path
 
 
+def _kernels(folders: Folders) -> Iterator[Path]:
+    yield from _children(folders.cache / "kernels")
+
+
 def _coreml(folders: Folders) -> Iterator[Path]:
     yield from _children(folders.cache / "coreml")
 
@@ -156,6 +160,7 @@ PLACES: Final[tuple[Place, ...]] = (
     Place("tokenizers", 365.0, "tokenizers that were tried; the next load tries them again", _tokenizers),
     Place("engines", 90.0, "engines of TensorRT; the next load builds them again, for minutes", _engines),
     Place("timings", 365.0, "measurements of TensorRT's kernels; the next build takes longer", _timings),
+    Place("kernels", 365.0, "Fletcher's kernels; `fletcher-serve kernels build` builds them again", _kernels),
     Place("coreml", 90.0, "models compiled by CoreML; the next load compiles them again", _coreml),
     Place(
         "downloads", 90.0, "checkpoints from the hub and from packages; the next export loads them again", _downloads

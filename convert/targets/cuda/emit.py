@@ -21,6 +21,7 @@ from types import MappingProxyType
 from onnx import TensorProto
 
 from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.artifact.graph.operators import FLETCHER
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, FeedRules, TensorInfo
 
 from ...architecture import Architecture, Attention, EmbeddingGate, FeedForward, GlobalFirst
@@ -28,7 +29,7 @@ from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
-from ..shared.blocks import emit_linear
+from ..shared.blocks import emit_feed_forward, emit_linear
 from ..shared.convolutions import convolve_by_index, emit_span_convolution, input_around, masks_tail
 from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangled
 from ..shared.emission import Emission
@@ -39,6 +40,7 @@ from ..shared.positions import Positions, bias_key, emit_positions, has_bias, ro
 from ..shared.rectangle import emit_mask
 from ..shared.task_adapters import emit_adapted_words
 from .causal import emit_causal, is_causal
+from .kernels import Kernels, named_attentions
 from .layers import emit_cuda_layer, emit_cuda_sum
 from .projections import emit_qkv, emit_wide_tables
 
@@ -46,6 +48,7 @@ __all__ = ["OPERATORS", "emit_cuda"]
 
 _ALL = frozenset({"float", "float16", "bfloat16", "int32", "int64", "bool"})
 _FLOATS = frozenset({"float", "float16", "bfloat16"})
+_HALVES = frozenset({"float16", "bfloat16"})
 _NUMBERS = frozenset({"float", "float16", "bfloat16", "int32", "int64"})
 
 #: Domain and operator to the element types of its first input for which ONNX Runtime has a CUDA kernel (opset 24).
@@ -53,6 +56,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
     {
         ("", "Abs"): _NUMBERS,
         ("", "Add"): _NUMBERS,
+        ("", "Attention"): _FLOATS,
         ("", "Cast"): _ALL,
         ("", "Concat"): _ALL,
         ("", "Div"): _NUMBERS,
@@ -86,25 +90,30 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Unsqueeze"): _ALL,
         (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
-        (MICROSOFT, "GroupQueryAttention"): frozenset({"float16", "bfloat16"}),
+        (MICROSOFT, "GroupQueryAttention"): _HALVES,
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
+        **{(FLETCHER, operator): _HALVES for operator in ("GatedActivation", "HeadNormRotary", "SkipRmsNorm")},
         **{(MICROSOFT, operator): frozenset({"float", "float16"}) for operator in SUMMED_NORMS.values()},
     }
 )
 
 
-def emit_cuda(architecture: Architecture, dimension: int, precision: Precision = FP32) -> Emission:
+def emit_cuda(
+    architecture: Architecture, dimension: int, precision: Precision = FP32, *, with_kernels: bool = False
+) -> Emission:
     """Emit the graph.
 
     Args:
         architecture: encoder and modules.
         dimension: length of a vector.
         precision: types of the nodes.
+        with_kernels: whether the graph has Fletcher's own operators where they can compute a part, in fp16 or bf16.
     """
+    kernels = Kernels(precision) if with_kernels else None
     if precision.arithmetic == "fp16":
         precision = replace(precision, islands=precision.islands | _inexact_gates(architecture))
     if is_causal(architecture, precision):
-        return emit_causal(architecture, dimension, precision)
+        return emit_causal(architecture, dimension, precision, kernels)
     if precision.arithmetic == "bf16":
         precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)
@@ -115,7 +124,10 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     biased = has_bias(architecture) or architecture.unseen_tail is not None or disentangled
     packed = graph.input(TensorInfo("positions", "int32", ("tokens",))) if rotaries_of(architecture) else ""
     steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if biased else ""
-    positions = emit_positions(graph, architecture, packed, steps)
+    own = frozenset[str]() if kernels is None else kernels.find_heads(architecture, causal=False)
+    others = [attention for name, attention in named_attentions(architecture) if name not in own]
+    rotaries = {attention.rotary.name: attention.rotary for attention in others if attention.rotary is not None}
+    positions = emit_positions(graph, architecture, packed, steps, rotaries=rotaries)
     if disentangled:
         positions = replace(positions, by_distance=emit_lookup(graph, architecture, steps, token_offset))
     if architecture.unseen_tail is not None:
@@ -125,11 +137,23 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     mask = ""
     if any(attention.first is not None for attention in architecture.attentions):
         mask = emit_mask(graph, ("texts", "longest")).scores_mask
-    wide = emit_wide_tables(graph, architecture.attentions, positions)
+    wide = emit_wide_tables(graph, others, positions)
 
     def attend(attention: Attention, hidden: str, name: str, rows: PooledRows | None) -> str:
         """Add the attention over packed rows up to its context, (tokens, heads · head_size), or its pooled rows."""
-        qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
+        if kernels is not None and name in own:
+            heads = kernels.emit_heads(
+                graph,
+                attention,
+                hidden,
+                name,
+                num_positions=architecture.max_positions,
+                repeats=attention.num_heads // attention.num_kv_heads,
+                positions=packed,
+            )
+            qkv = [*heads, ""]
+        else:
+            qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         bias = positions.bias_of(attention)
         if positions.by_distance is not None:
             bias = _emit_by_distance(graph, attention, (qkv[0], qkv[1]), positions, name)
@@ -158,20 +182,23 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         pool=lambda mode, hidden, _, name: _emit_pooling(graph, mode, hidden, name),
         token_type=token_type_rows(graph, ("tokens",)),
         sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
-        layer=lambda layer, hidden, rows: emit_cuda_layer(graph, layer, hidden, attend, rows),
+        feed_forward=emit_feed_forward if kernels is None else kernels.emit_feed_forward,
+        layer=lambda layer, hidden, rows: emit_cuda_layer(graph, layer, hidden, attend, rows, kernels),
         convolve=convolve_by_index(graph, architecture, positions.around, seen),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     if architecture.output == "vectors":
         graph.node("Cast", ["vectors"], HALF_VECTORS, to=TensorProto.FLOAT16)
         graph.output(TensorInfo(HALF_VECTORS, "float16", ("texts", dimension)))
+    if kernels is not None:
+        kernels.join_sums(graph)
     learned = architecture.embedding.positions
     feeds = FeedRules(
         padding_id=None if learned is None else learned.padding_id,
         multiple=1 if not biased else 16 if precision.arithmetic == "fp32" else 8,
         unseen_tail=architecture.unseen_tail,
     )
-    return Emission(graph, feeds=feeds)
+    return Emission(graph, feeds=feeds, gaps=() if kernels is None else tuple(kernels.gaps))
 
 
 def _emit_seen_tokens(graph: GraphBuilder) -> str:

@@ -27,6 +27,7 @@ from ...graph.norms import MICROSOFT, SUMMED_NORMS, emit_summed_norm
 from ..shared.blocks import emit_inner, emit_product
 from ..shared.encoder import Attend, Parts, emit_token_types
 from ..shared.pooling import PooledRows
+from .kernels import Kernels
 
 __all__ = ["emit_cuda_layer", "emit_cuda_sum"]
 
@@ -45,7 +46,12 @@ _WITH_BIAS: Mapping[str, str] = MappingProxyType(
 
 
 def emit_cuda_layer(
-    graph: GraphBuilder, layer: Layer, hidden: str, attend: Attend, rows: PooledRows | None
+    graph: GraphBuilder,
+    layer: Layer,
+    hidden: str,
+    attend: Attend,
+    rows: PooledRows | None,
+    kernels: Kernels | None = None,
 ) -> str | None:
     """Add a layer of post-norm blocks, norm(x + f(x)) each.
 
@@ -55,6 +61,7 @@ def emit_cuda_layer(
         hidden: input of the layer, (tokens, hidden).
         attend: adds an attention up to its context.
         rows: rows that are pooled, the only ones behind the attention of the last layer; None for all.
+        kernels: emitter of Fletcher's own operators, for gates; None: the graph has none.
 
     Returns:
         The output of the layer, or None if the layer needs standard operators.
@@ -70,7 +77,9 @@ def emit_cuda_layer(
                 hidden = rows.take(hidden, rows.width, f"{name}/hidden")
         elif isinstance(block.body, FeedForward):
             name, linear, last = f"{layer.name}/feed_forward", block.body.down, "down"
-            inner = _emit_inner(graph, block.body, hidden, name)
+            gated = emit_inner if kernels is None else kernels.emit_inner
+            emit = _emit_inner if block.body.gate is None else gated
+            inner = emit(graph, block.body, hidden, name)
         else:
             raise TypeError(f"{layer.name}: a block of {type(block.body).__name__} has no fused operator")
         hidden = _close(graph, linear, inner, hidden, norm, name, last)
@@ -110,9 +119,9 @@ def _has_kernels(graph: GraphBuilder, name: str) -> bool:
 
 
 def _emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
-    """Add activation(up), or activation(gate) · up."""
+    """Add activation(up)."""
     operator = _WITH_BIAS.get(part.activation)
-    if part.gate is None and operator is not None and part.up.bias is not None:
+    if operator is not None and part.up.bias is not None:
         product = emit_product(graph, part.up, hidden, f"{name}/up")
         return graph.node(operator, [product, graph.weight(part.up.bias)], f"{name}/activation", domain=MICROSOFT)
     return emit_inner(graph, part, hidden, name)

@@ -21,6 +21,7 @@ class Emission:
         feeds: rules for the inputs.
         profiles: shapes for which TensorRT builds engines.
         exporter: `fletcher`, or the name of the tracer.
+        gaps: parts that have standard operators although Fletcher's kernels were asked for, and the reasons, in words.
     """
 
     graph: GraphBuilder
@@ -28,3 +29,4 @@ class Emission:
     feeds: FeedRules = field(default_factory=FeedRules)
     profiles: tuple[Profile, ...] = ()
     exporter: str = "fletcher"
+    gaps: tuple[str, ...] = ()

@@ -51,6 +51,7 @@ class Parts:
         token_type: adds the tokens' rows of the token type table; called only for models that take pairs of texts.
         decode: adds the vocabulary's logits of the hidden states, under a name.
         sum: adds the sum of the tables' rows with its norm, or returns None for the common nodes.
+        feed_forward: adds a feed-forward part: graph, part, hidden states, and the prefix of the nodes' names.
         experts: adds a feed-forward part of several experts: graph, part, hidden states, and the prefix of the nodes' names.
         layer: adds a whole layer, from its description, the hidden states, and for the last layer maybe the rows that are
             pooled; or returns None for the common nodes.
@@ -65,6 +66,7 @@ class Parts:
     token_type: Callable[[Weight], str] | None = None
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
     sum: Callable[[Embedding, Parts], str | None] = lambda embedding, parts: None
+    feed_forward: Callable[[GraphBuilder, FeedForward, str, str], str] = emit_feed_forward
     experts: Callable[[GraphBuilder, Experts, str, str], str] = emit_all_experts
     layer: Callable[[Layer, str, PooledRows | None], str | None] = lambda layer, hidden, rows: None
     convolve: Convolve | None = None
@@ -235,7 +237,7 @@ def _emit_block(
     elif isinstance(block.body, Experts):
         value = parts.experts(graph, block.body, value, name)
     else:
-        value = emit_feed_forward(graph, block.body, value, name)
+        value = parts.feed_forward(graph, block.body, value, name)
     if block.norm_after is not None:
         value = emit_norm(graph, block.norm_after, value, f"{name}/norm_after{again}")
     if rows is not None:

@@ -83,6 +83,7 @@ def emit_positions(
     *,
     rows_axis: int = 0,
     without: Collection[BiasKey] = (NO_BIAS,),
+    rotaries: Mapping[str, Rotary] | None = None,
 ) -> Positions:
     """Add the rotary tables and biases of an architecture's layers, each once.
 
@@ -93,8 +94,9 @@ def emit_positions(
         steps: 0, 1, … longest - 1, int32, (longest,); used for layers with a bias.
         rows_axis: axis of size 1 that is added to the rows of the rotary tables.
         without: keys of biases that the target's attention needs not.
+        rotaries: rotations whose tables are added, by name. Default: all.
     """
-    rotaries = rotaries_of(architecture)
+    rotaries = rotaries_of(architecture) if rotaries is None else rotaries
     tables = {
         name: _emit_table(graph, rotary, architecture.max_positions, positions, rows_axis)
         for name, rotary in rotaries.items()

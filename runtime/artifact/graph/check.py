@@ -38,7 +38,9 @@ MOST_ELEMENTS: Final = 1 << 40
 VARINTS: Final = 1
 
 #: Versions of the operator sets, by domain, and the newest version of the file format.
-OPERATOR_SETS: Mapping[str, range] = MappingProxyType({"": range(13, 25), "com.microsoft": range(1, 2)})
+OPERATOR_SETS: Mapping[str, range] = MappingProxyType(
+    {"": range(13, 25), "com.microsoft": range(1, 2), "fletcher": range(1, 2)}
+)
 NEWEST_FORMAT: Final = 11
 
 #: Bytes of an element, by the number of the type: only types of numbers.

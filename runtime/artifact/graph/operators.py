@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..manifest import Target, Variant
 
-__all__ = ["EMITTED", "QUANTIZED", "TRACED", "allowed_operators"]
+__all__ = ["EMITTED", "FLETCHER", "QUANTIZED", "TRACED", "WITH_KERNELS", "allowed_operators"]
 
 #: Domain and name of an operator. The domain of standard operators is empty.
 Operator = tuple[str, str]
 
 #: Domain of ONNX Runtime's own operators.
 MICROSOFT = "com.microsoft"
+
+#: Domain of Fletcher's own operators (runtime/kernels).
+FLETCHER = "fletcher"
 
 
 def _standard(names: str) -> frozenset[Operator]:
@@ -45,6 +48,14 @@ EMITTED: Mapping[Target, frozenset[Operator]] = MappingProxyType(
     }
 )
 
+#: Operators that a target's graphs have besides, if they were exported with Fletcher's kernels.
+WITH_KERNELS: Mapping[Target, frozenset[Operator]] = MappingProxyType(
+    {
+        "cuda": _standard("Attention")
+        | frozenset((FLETCHER, name) for name in ("GatedActivation", "HeadNormRotary", "SkipRmsNorm"))
+    }
+)
+
 #: Operators that a recipe writes into a graph of any target.
 QUANTIZED = _standard(
     "Abs Add Cast ConstantOfShape DequantizeLinear DynamicQuantizeLinear Gather Identity MatMul Max Mul QuantizeLinear "
@@ -61,5 +72,7 @@ TRACED = EMITTED["cpu"] | _standard(
 
 def allowed_operators(variant: Variant) -> frozenset[Operator]:
     """Return domain and name of each operator that a variant's graph may have."""
-    allowed: Iterable[Operator] = EMITTED[variant.target] if variant.exporter == "fletcher" else TRACED
-    return frozenset(allowed) | QUANTIZED if variant.recipe is not None else frozenset(allowed)
+    allowed = TRACED
+    if variant.exporter == "fletcher":
+        allowed = EMITTED[variant.target] | WITH_KERNELS.get(variant.target, frozenset())
+    return allowed | QUANTIZED if variant.recipe is not None else allowed

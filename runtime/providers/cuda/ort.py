@@ -11,7 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...artifact.graph.domains import operator_domains
+from ...artifact.graph.operators import FLETCHER
 from ...errors import ArtifactError, DeviceLostError, DeviceMemoryError, MissingPackageError, ProviderError
+from ...kernels.library import find_library
 from ...machine.cuda_driver import Stream
 
 __all__ = ["CUDA", "import_onnxruntime", "open_inference_session", "provider_options", "run_options", "translate"]
@@ -98,9 +101,11 @@ def open_inference_session(
         MissingPackageError: no ONNX Runtime with CUDA is installed.
         ArtifactError: the graph cannot be loaded.
         DeviceMemoryError: the GPU does not have enough memory for the graph.
-        ProviderError: the CUDA libraries cannot be loaded, or a node would not run on the GPU.
+        ProviderError: the CUDA libraries cannot be loaded, a node would not run on the GPU, or the library of Fletcher's
+            operators, which the graph needs, was not built.
     """
     onnxruntime = import_onnxruntime()
+    kernels = find_library() if _has_own_operators(graph) else None
     name = f"a graph of {weights_folder}" if isinstance(graph, bytes) else str(graph)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
@@ -116,6 +121,8 @@ def open_inference_session(
     # opened, and has no option for it.
     os.environ.setdefault("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", "0")
     try:
+        if kernels is not None:
+            settings.register_custom_ops_library(str(kernels))
         # Without `enable_fallback=0`, ONNX Runtime would open the session on the processor and only print a message.
         session = onnxruntime.InferenceSession(graph, settings, providers=[(CUDA, dict(options))], enable_fallback=0)
     except Exception as error:
@@ -123,6 +130,15 @@ def open_inference_session(
     if session.get_providers()[0] != CUDA:
         raise ProviderError(f"{name} should run on {CUDA}, and runs on {session.get_providers()[0]}")
     return session
+
+
+def _has_own_operators(graph: Path | bytes) -> bool:
+    """Return whether a graph has operators of Fletcher's domain."""
+    try:
+        data = graph if isinstance(graph, bytes) else graph.read_bytes()
+    except OSError:
+        return False  # ONNX Runtime has the message
+    return FLETCHER in operator_domains(data)
 
 
 def run_options(graph: int | None = None) -> Any:

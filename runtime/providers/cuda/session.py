@@ -183,6 +183,8 @@ class CudaSession(Session):
             return None
         if any(info.name in HOST_INPUTS for info in variant.inputs):
             return None  # a captured graph keeps the values that operators read on the host
+        if any(info.name == "input_ids" and len(info.shape) > 1 for info in variant.inputs):
+            return None  # in a rectangle, the unused tokens of a shape are whole rows of its longest text
         if weights > GRAPHS_SHARE * driver.memory_info(index)[0]:
             self._not_captured(f"its weights ({weights >> 20} MiB) would be on the GPU twice")
             return None

@@ -18,7 +18,7 @@ from fletcher.convert.families import describe
 from fletcher.convert.graph.builder import write_weights
 from fletcher.convert.heads.pooled import read_modules
 from fletcher.convert.precision import Float
-from fletcher.convert.targets.emit import choose, emit
+from fletcher.convert.targets.emit import choose, emit, emit_with_kernels
 from fletcher.convert.targets.shared.emission import Emission
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.manifest import TOKEN_OUTPUTS
@@ -84,9 +84,12 @@ def models_of(
     target: str,
     precision: Float,
     islands: Iterable[str] = (),
+    *,
+    kernels: bool = False,
 ) -> tuple[tuple[Emission, ...], list[onnx.ModelProto]]:
-    """Emit a target's graphs and write their weights into `folder`."""
-    emissions = emit(target, architecture, card.dimension, card.max_tokens, choose(target, precision, islands))
+    """Emit a target's graphs, perhaps with Fletcher's kernels, and write their weights into `folder`."""
+    emitter = emit_with_kernels if kernels else emit
+    emissions = emitter(target, architecture, card.dimension, card.max_tokens, choose(target, precision, islands))
     weights = {name: weight for part in emissions for name, weight in part.graph.weights.items()}
     places = write_weights(folder / f"{target}.{precision}.safetensors", weights.values())
     models = [part.graph.model(places) for part in emissions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,34 @@ def test_last_tokens_are_those_of_transformers(tmp_path: Path, name: str, precis
         :, -tiny.hidden :
     ]
     ours = session.run(Encodings.from_lists(rows))
+    cosines = np.sum(ours * theirs, 1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    assert TOLERANCES[precision].min_cosine <= cosines.min() < 1 - 1e-8, cosines.min()
+
+
+#: Changes with which Fletcher's operators take every part: heads, and rows of gates, of a multiple of their elements.
+WHOLE = {"intermediate_size": 32}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_kernels_give_the_last_tokens_of_transformers(tmp_path: Path, name: str, precision: Float) -> None:
+    tiny = make_tiny(name, **CHANGES.get(name, {}), **WHOLE)
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("lasttoken",))
+    architecture = architecture_of(tmp_path, card)
+    emissions, models = models_of(architecture, card, tmp_path, "cuda", precision, kernels=True)
+    operators = Counter(node.op_type for node in models[0].graph.node)
+    assert emissions[0].gaps == ()
+    assert [operators[kind] for kind in ("HeadNormRotary", "Attention", "GatedActivation", "SkipRmsNorm")] == [
+        3,
+        3,
+        3,
+        7,
+    ]
+    assert not operators.keys() & {"RMSNormalization", "Sigmoid", "GroupQueryAttention"}
+    session = TargetSession(emissions, [RoundingGraph(spell_out(models[0]), tmp_path)], {})
+    parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)
+    rows = parity.rows([min(length, tiny.longest) for length in (*MIXED, tiny.longest)])
+    theirs, ours = parity.huggingface(rows)[:, -tiny.hidden :], session.run(Encodings.from_lists(rows))
     cosines = np.sum(ours * theirs, 1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     assert TOLERANCES[precision].min_cosine <= cosines.min() < 1 - 1e-8, cosines.min()
 

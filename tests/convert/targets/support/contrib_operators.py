@@ -1,4 +1,4 @@
-"""Replacement of the operators of ONNX Runtime's domain `com.microsoft` in cuda graphs by standard operators.
+"""Replacement of the operators of the domains `com.microsoft` and `fletcher` in cuda graphs by standard operators.
 
 The CPU provider lacks `PackedMultiHeadAttention`, and type inference lacks all of these operators. Source: the contracts in
 docs/ContribOperators.md of ONNX Runtime. `token_offset` gives the place of each packed token in the rectangle: first the
@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .own_operators import OWN_SPELLINGS
+
 __all__ = ["spell_out"]
 
 #: Operators of this domain that the CPU provider has, too.
@@ -28,6 +30,9 @@ def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, onnx.TensorProto] = {}
     for node in model.graph.node:
+        if node.domain == "fletcher":
+            nodes.extend(OWN_SPELLINGS[node.op_type](node, constants))
+            continue
         if node.domain == "com.microsoft" and node.op_type not in ON_THE_CPU:
             nodes.extend(SPELLINGS[node.op_type](node, constants))
             continue
