@@ -1,9 +1,9 @@
 """Parts of a quantized MiniLM's error: vectors with single roundings left out, beside float32.
 
-    python benchmarks/tune/parts.py DIR [--texts N] [--smoothquant SHARE] [--compensate]
+    python benchmarks/tune/parts.py DIR [--texts N] [--smoothquant SHARE] [--refine] [--compensate]
 
 DIR is a folder for the artifact. The texts are those of `run.py minilm-qat`: the last N of them are measured, and others
-calibrate. `--compensate` rounds the weights as `tune qat` does before the training.
+calibrate. `--refine` and `--compensate` choose factors and round the weights as `tune qat` does before the training.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from fletcher.convert.tune.aware.compensate import compensate_rounding
 from fletcher.convert.tune.aware.insert import make_aware
 from fletcher.convert.tune.aware.modules import QuantizedEmbedding, QuantizedLinear
 from fletcher.convert.tune.aware.product import round_columns_through
+from fletcher.convert.tune.aware.smooth import refine_smoothing
 from fletcher.convert.tune.models.load import Trainable, fetch_trainable, load_trainable
 from fletcher.convert.tune.outcome.figures import fidelity_samples
-from fletcher.convert.tune.request import torch_embed
+from fletcher.convert.tune.request import cut_texts, torch_embed
 from fletcher.model_zoo.progress import SILENT
 from fletcher.quantize.plan import plan_quantization
 from fletcher.quantize.recipe import load_recipe
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", type=int, default=480)
     parser.add_argument("--smoothquant", type=float, help="share of the spread that moves into the weights")
+    parser.add_argument("--refine", action="store_true")
     parser.add_argument("--compensate", action="store_true")
     arguments = parser.parse_args()
     base = arguments.folder / "base"
@@ -68,6 +70,8 @@ def main() -> None:
     plan = plan_quantization(artifact, recipe, others[::19][:256])
     model = load_trainable(trainable).eval()
     make_aware(model, model[0].model.get_input_embeddings(), plan)
+    if arguments.refine:
+        refine_smoothing(model, plan, cut_texts(model, others[::17][:256], 64))
     if arguments.compensate:
         compensate_rounding(model, others[::4][:1000])
     layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]

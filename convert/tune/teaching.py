@@ -52,6 +52,9 @@ AWARE_RATE, STUDENT_RATE = 2e-5, 2e-4
 #: Share of the activations' spread that moves into the weights. A recipe has less, because it cannot train the weights.
 SPREAD = 0.8
 
+#: Most training texts whose gradients decide about factors of smoothing.
+SMOOTHING = 256
+
 #: Most training texts whose activations decide how rounding errors of the weights cancel. Four times as many changed nothing.
 COMPENSATING = 1000
 
@@ -100,17 +103,24 @@ def tune_aware(request: TuneRequest, *, progress: Progress = SILENT) -> TuneRepo
 
     from .aware.compensate import compensate_rounding
     from .aware.insert import make_aware
+    from .aware.smooth import refinable, refine_smoothing
     from .training.run import training_length
 
     progress.line(f"measuring activations for {recipe.name}")
     plan = plan_quantization(base.artifact, _smoother(recipe), request.calibrating(train_texts))
     model = load_trainable(base)
     make_aware(model, model[0].model.get_input_embeddings(), plan)
-    progress.line("rounding the weights so that their errors cancel")
     length = training_length(model, request.training)
+    activations = plan.activations
+    if refinable(plan):
+        progress.line("choosing factors of smoothing by gradients")
+        activations = refine_smoothing(
+            model, plan, cut_texts(model, request.calibrating(train_texts, SMOOTHING), length)
+        )
+    progress.line("rounding the weights so that their errors cancel")
     compensate_rounding(model, cut_texts(model, request.calibrating(train_texts, COMPENSATING), length))
     trained, cut = _train(request, model, base, lesson, (run, AWARE_RATE), progress)
-    outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe, plan.activations)
+    outcome = Outcome(model, test_texts, request.calibrating(train_texts), recipe, activations)
     data = describe_data(request.data, "texts", copies, lesson.split, cut)
 
     def measure(graph: str, before: Embed, after: Embed) -> Iterator[Gain]:

@@ -27,6 +27,7 @@ class QuantizedLinear(nn.Linear):
     Attributes:
         product: name of the matrix of its product, which may have the columns of several layers.
         graph: codes of a graph that decide ties in the next computation; None in training.
+        exact: whether the next computation is that of the replaced layer.
     """
 
     multipliers: Tensor | None
@@ -55,6 +56,7 @@ class QuantizedLinear(nn.Linear):
         self._static = static
         self.product = product.name
         self.graph: GraphCodes | None = None
+        self.exact = False
         kept: dict[str, NDArray[np.generic] | None] = dict.fromkeys(("multipliers", "factors", "loud", "mean", "coded"))
         if activations is not None and activations.multipliers is not None:
             factors = (
@@ -71,6 +73,8 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
         """Return the result of the layer, (..., out)."""
+        if self.exact:
+            return functional.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, self.in_features)
         value, weight = self.divided(rows), self.smoothed()
         product = IntegerProduct.apply(value, weight, self.rounding, self.graph)  # type: ignore[no-untyped-call]
@@ -95,6 +99,10 @@ class QuantizedLinear(nn.Linear):
     def smoothed(self) -> Tensor:
         """Return the weight that is rounded, (in, out): smoothing moved spread into it, and outlier columns are 0."""
         return self.weight.T if self.factors is None else self.weight.T * self.factors[:, None]
+
+    def set_factors(self, factors: Tensor) -> None:
+        """Set the divisors of the activations' columns, float32, (in,), of a layer without outlier columns."""
+        self.multipliers, self.factors = 1 / factors, factors
 
     def set_smoothed(self, weight: Tensor) -> None:
         """Set the weight by the one that is rounded, (in, out). Outlier columns do not change."""

@@ -23,6 +23,7 @@ __all__ = [
     "code_rows",
     "round_columns_through",
     "round_rows_through",
+    "row_scales",
 ]
 
 #: Smallest row maximum, as in the graph.
@@ -56,6 +57,10 @@ class Rounding:
         if self.steps is not None:
             return self.steps.zero
         return 128 if self.bound is None else 0
+
+    def shift(self, rows: Tensor) -> Tensor:
+        """Return the bound beside rows, float32, ()."""
+        return torch.tensor(self.bound, dtype=torch.float32, device=rows.device)
 
 
 @dataclass(slots=True)
@@ -108,14 +113,20 @@ def code_rows(rows: Tensor, rounding: Rounding, graph: GraphCodes | None) -> tup
         scale = torch.tensor(range_.scale, dtype=torch.float32, device=rows.device)
         steps, least, most = rows / scale, range_.least - range_.zero, range_.least + 255 - range_.zero
     elif rounding.bound is not None:
-        moved = rows + torch.tensor(rounding.bound, dtype=torch.float32, device=rows.device)
-        scale = moved.amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 255))
-        steps, least, most = moved / scale, 0, 255
+        scale = row_scales(rows, rounding)
+        steps, least, most = (rows + rounding.shift(rows)) / scale, 0, 255
     else:
-        scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 127))
+        scale = row_scales(rows, rounding)
         steps, least, most = rows / scale, -128, 127
     codes = torch.clamp(torch.round(steps), least, most)
     return codes if graph is None else graph.settle(steps, codes), scale
+
+
+def row_scales(rows: Tensor, rounding: Rounding) -> Tensor:
+    """Return the scale of each row, (rows, 1): its largest element in 255 steps from the lower bound, or in 127 around 0."""
+    if rounding.bound is not None:
+        return (rows + rounding.shift(rows)).amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 255))
+    return rows.abs().amax(dim=1, keepdim=True).clamp_min(TINY) * float(np.float32(1 / 127))
 
 
 class IntegerProduct(torch.autograd.Function):
