@@ -86,8 +86,10 @@ def under_way(url: str, count: int, texts: int = len(TEXTS)) -> Iterator[list[Fu
 def test_work_that_is_left_when_the_time_to_drain_has_passed_ends_with_0(
     minilm_artifact: Path, fronts: int, number: signal.Signals
 ) -> None:
-    # Short batches: one that ends while the interpreter ends would abort the process, in most runs.
-    with command(minilm_artifact, fronts, "--drain-seconds", "1", "--token-budget", "1024") as (running, url):
+    # Short batches: one that ends while the interpreter ends would abort the process, in most runs. A long queue: on a slow
+    # machine, requests that came before the signal would be refused with 429.
+    options = ("--drain-seconds", "1", "--token-budget", "1024", "--queue-seconds", "600")
+    with command(minilm_artifact, fronts, *options) as (running, url):
         with under_way(url, 6, texts=64) as answers:
             running.send_signal(number)
             _, log = running.communicate(timeout=SECONDS)
