@@ -186,7 +186,7 @@ def real_containment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def _loggers() -> Iterator[None]:
     """Restore the loggers after a test: a command that serves in the test's process installs a handler for its output."""
     loggers = [logging.getLogger(name) for name in ("fletcher", "uvicorn")]
-    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    before = [(logger, [*logger.handlers], logger.level, logger.propagate) for logger in loggers]
     yield
     for logger, handlers, level, propagate in before:
         logger.handlers, logger.propagate = handlers, propagate
