@@ -11,7 +11,6 @@ faster.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -32,9 +31,11 @@ from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.session.session import Session
 
 EXPORT = (
-    "import sys; from fletcher.convert.export.export import export; export(sys.argv[1], sys.argv[2], max_tokens=512)"
+    "import sys; from fletcher.convert.export.export import export\n"
+    "export(sys.argv[1], sys.argv[2], max_tokens=512, pooling=sys.argv[3] or None)"
 )
-KINDS = ("bge-small", "ms-marco-MiniLM-L6")
+#: Pooling by checkpoint; a classifier has its own.
+KINDS: Mapping[str, str] = {"bge-small": "cls", "ms-marco-MiniLM-L6": ""}
 #: Tokens of each text of a batch.
 BATCHES: Mapping[str, list[int]] = {
     "1 x 8": [8],
@@ -65,17 +66,8 @@ def write_checkpoint(folder: Path, kind: str) -> None:
     if kind != "bge-small":
         config.num_labels = 1
         transformers.BertForSequenceClassification(config).save_pretrained(folder)
-        return
-    transformers.BertModel(config).save_pretrained(folder)
-    modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    listed = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for index, (name, path) in enumerate(modules.items())
-    ]
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 384, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    else:
+        transformers.BertModel(config).save_pretrained(folder)
 
 
 def open_graphs(source: Path, checkouts: Mapping[str, Path], threads: int) -> dict[str, Session]:
@@ -84,7 +76,11 @@ def open_graphs(source: Path, checkouts: Mapping[str, Path], threads: int) -> di
     for side, checkout in checkouts.items():
         folder = source.with_name(f"{source.name}-{side}")
         environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
-        subprocess.run([sys.executable, "-W", "ignore", "-c", EXPORT, source, folder], env=environment, check=True)
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", EXPORT, source, folder, KINDS[source.name]],
+            env=environment,
+            check=True,
+        )
         artifact = Artifact.open(folder)
         sessions[side] = open_session(artifact, artifact.manifest.variants[0], provider="mlas", threads=threads)
     return sessions

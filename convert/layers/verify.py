@@ -9,14 +9,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo import fetch
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
@@ -26,15 +24,12 @@ from fletcher.runtime.errors import InputError, MissingPackageError, ProviderErr
 from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.selection import default_provider
 
-from ..checkpoint.adapters import with_base
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.ignored_keys import IgnoredKeys
-from ..checkpoint.json_files import find_json
-from ..checkpoint.old_layout import usual_layout
-from ..checkpoint.routes.layout import route_of, routed_layout, task_names
-from ..checkpoint.task_adapters import task_layout, task_of
+from ..checkpoint.routes.layout import chosen_task, task_names
 from ..checkpoint.tensors import Weight
 from ..checkpoint.tokenizer_version import read_version
+from ..export.layout import plain_layout
 from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
@@ -89,18 +84,13 @@ def verify_layers(
     name = reference_name(checkout)
     if card.tasks:
         raise InputError(_explain_tasks(path, name, card, checkout.folder))
-    with routed_layout(checkout.folder, route_of(checkout.folder, card.input_type)) as folder:
+    task = chosen_task(checkout.folder, card.input_type)
+    with plain_layout(checkout, task, progress) as layout:
+        folder = layout.routed
         traced = TRACED_MODELS[card.output](folder, card)
         rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
         batches = _encode(rows, chosen)
-        task = task_of(find_json(folder / "config.json"), card.input_type)
-        with (
-            usual_layout(folder) as usual,
-            task_layout(usual, task) as whole,
-            with_base(whole, partial(fetch, progress=progress)) as (layout, _),
-            GraphProbe(artifact, chosen) as probe,
-            Tracer(traced) as tracer,
-        ):
+        with GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
             # The reference does not show the result of a sentence-transformers Dense module before its activation.
             probe.points = [
                 point
@@ -114,7 +104,7 @@ def verify_layers(
             tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
             manifest = artifact.manifest
             ignored, like = IgnoredKeys(manifest.ignored_keys), read_version(manifest.tokenizer_like)
-            expected = _expected_weights(Checkpoint.open(layout, ignored, tokenizer_like=like), card, chosen)
+            expected = _expected_weights(Checkpoint.open(layout.folder, ignored, tokenizer_like=like), card, chosen)
             results += compare_weights(probe.model, artifact.path, tables, expected)
 
             def trace(batch: Encodings) -> Values:

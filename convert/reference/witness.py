@@ -30,7 +30,7 @@ from .token_heads import FurtherAnswer, TokenMaps
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["STATIC", "TOKEN_FILTERS", "Answer", "Tokens", "Witness", "quiet"]
+__all__ = ["STATIC", "TOKEN_FILTERS", "Answer", "Tokens", "Witness", "one_thread", "quiet"]
 
 #: Modules that drop tokens of a ColBERT model after their vectors were computed.
 TOKEN_FILTERS = ("MultiVectorMask",)
@@ -120,6 +120,19 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread in a block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _TokensOnly(Exception):  # noqa: N818  control flow: it ends a call of the model after the tokenizer
     pass
 
@@ -181,15 +194,9 @@ class Witness:
     @contextlib.contextmanager
     def threads(self) -> Iterator[None]:
         """Compute a small model with one thread in a block: on short texts several threads wait for one another."""
-        import torch
-
-        before = torch.get_num_threads()
-        if sum(parameter.numel() for parameter in self.model.parameters()) < SMALL:
-            torch.set_num_threads(1)
-        try:
+        is_small = sum(parameter.numel() for parameter in self.model.parameters()) < SMALL
+        with one_thread() if is_small else contextlib.nullcontext():
             yield
-        finally:
-            torch.set_num_threads(before)
 
     @property
     def own_prompts(self) -> dict[str, str]:

@@ -28,7 +28,6 @@ __all__ = [
     "explain_routes",
     "route_encoder",
     "route_folders",
-    "route_of",
     "route_types",
     "routed_layout",
     "task_names",
@@ -125,12 +124,6 @@ def route_encoder(folder: Path, input_type: object = None) -> Path | None:
     route = next((types[name] for name in (input_type, "document") if isinstance(name, str) and name in types), None)
     chosen = next(iter(router.routes.values())) if route is None else router.routes[route]
     return chosen[0].folder
-
-
-def route_of(folder: Path, input_type: object) -> str | None:
-    """Return the route of an artifact's only input type; None for other artifacts, and for checkpoints without routes."""
-    router = read_router(folder) if isinstance(input_type, str) else None
-    return None if router is None else router.input_types.get(str(input_type))
 
 
 def task_names(folder: Path) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
 from ..shared.pooling import PooledRows
 from ..shared.positions import rotary_weights
-from .kernels import Kernels, is_norm_of_heads
+from .kernels import Kernels, refuse_heads
 
 __all__ = ["emit_causal", "is_causal"]
 
@@ -62,15 +62,11 @@ def is_causal(architecture: Architecture, precision: Precision) -> bool:
 
 
 def _has_kernel(attention: Attention) -> bool:
-    mask, rotary, norms = attention.mask, attention.rotary, (attention.query_norm, attention.key_norm)
+    mask = attention.mask
     seen = mask == "causal" or (isinstance(mask, Window) and mask.after == 0)
-    turned = rotary is not None and 2 * len(rotary.frequencies) == attention.head_size
-    normed = norms == (None, None) or (
-        all(is_norm_of_heads(norm, attention) for norm in norms) and len({norm.epsilon for norm in norms if norm}) == 1
-    )
-    added = attention.alibi is not None or attention.relative_bias is not None or attention.value_norm is not None
-    # ONNX Runtime rotates heads of a multiple of 16 elements, and its kernels hold at most 256.
-    return seen and turned and normed and not added and attention.head_size % 16 == 0 and attention.head_size <= 256
+    both_normed = (attention.query_norm is None) == (attention.key_norm is None)
+    added = attention.alibi is not None or attention.relative_bias is not None
+    return seen and both_normed and not added and refuse_heads(attention) is None
 
 
 def emit_causal(

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from fletcher.runtime.artifact.graph.operators import FLETCHER
 
 from ...architecture import Architecture, Attention, FeedForward
-from ...checkpoint.tensors import Linear, Norm
+from ...checkpoint.tensors import Linear
 from ...graph.activations import TANH_GELUS
 from ...graph.builder import GraphBuilder
 from ...graph.norms import NORMS
@@ -29,7 +29,7 @@ from ...precision import Precision
 from ..shared.blocks import emit_inner, emit_linear, side_by_side
 from ..shared.positions import rotary_weights
 
-__all__ = ["Kernels", "is_norm_of_heads", "named_attentions"]
+__all__ = ["Kernels", "named_attentions", "refuse_heads"]
 
 #: Elements in the 16 bytes that a thread reads at once.
 VECTOR = 8
@@ -181,15 +181,8 @@ class Kernels:
 
     def _no_heads(self, attention: Attention, name: str) -> str | None:
         """Return the reason why `HeadNormRotary` cannot compute the heads of an attention, or None."""
-        rotary, norms = attention.rotary, (attention.query_norm, attention.key_norm)
-        if rotary is None:
-            return "they are not rotated"
-        if 2 * len(rotary.frequencies) != attention.head_size or attention.head_size % 16 or attention.head_size > 256:
-            return "the rotation is not that of whole heads of a multiple of 16 elements, up to 256"
-        if any(norm is not None and not is_norm_of_heads(norm, attention) for norm in norms):
-            return "their norms are not RMS norms of each head"
-        if len({norm.epsilon for norm in norms if norm is not None}) > 1 or attention.value_norm is not None:
-            return "their norms are not those of Qwen3"
+        if (reason := refuse_heads(attention)) is not None:
+            return reason
         linears = (attention.query, attention.key, attention.value)
         if len({(linear.bias is None, linear.adapter is None) for linear in linears}) > 1:
             return "query, key and value are not alike"
@@ -223,9 +216,23 @@ class Kernels:
         return None if self._precision.only in name else "experts alone compute in half precision"
 
 
-def is_norm_of_heads(norm: Norm | None, attention: Attention) -> bool:
-    """Return whether there is a norm, and it is an RMS norm of each head."""
-    return norm is not None and norm.kind == "rms_norm" and norm.weight.shape == (attention.head_size,)
+def refuse_heads(attention: Attention) -> str | None:
+    """Return the reason why no operator norms and rotates the heads of an attention at once, or None if one does.
+
+    The conditions are those of `HeadNormRotary` and of ONNX Runtime's `GroupQueryAttention`, which rotates heads of a
+    multiple of 16 elements and holds at most 256.
+    """
+    rotary = attention.rotary
+    norms = [norm for norm in (attention.query_norm, attention.key_norm) if norm is not None]
+    if rotary is None:
+        return "they are not rotated"
+    if 2 * len(rotary.frequencies) != attention.head_size or attention.head_size % 16 or attention.head_size > 256:
+        return "the rotation is not that of whole heads of a multiple of 16 elements, up to 256"
+    if any(norm.kind != "rms_norm" or norm.weight.shape != (attention.head_size,) for norm in norms):
+        return "their norms are not RMS norms of each head"
+    if len({norm.epsilon for norm in norms}) > 1 or attention.value_norm is not None:
+        return "their norms are not those of Qwen3"
+    return None
 
 
 def named_attentions(architecture: Architecture) -> Iterator[tuple[str, Attention]]:

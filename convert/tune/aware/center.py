@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modules import QuantizedLinear
+from .modules import QuantizedLinear, exact
 
 __all__ = ["Center", "find_centers"]
 
@@ -54,15 +54,9 @@ def find_centers(model: Any, groups: Sequence[Sequence[QuantizedLinear]], texts:
         groups: layers that read the same activations.
         texts: some texts to try with.
     """
-    layers = [layer for group in groups for layer in group]
-    for layer in layers:
-        layer.exact = True
-    try:
+    with exact(groups):
         calls = _calls(model, texts[0])
         return [_try(model, _candidates(calls, group), texts) for group in groups]
-    finally:
-        for layer in layers:
-            layer.exact = False
 
 
 def _calls(model: Any, text: str) -> list[tuple[nn.Module, Tensor, Tensor]]:

@@ -7,14 +7,14 @@ begins with these codes. The module is imported by a training.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...reference.witness import one_thread
 from .modules import QuantizedLinear
 from .product import code_columns
 
@@ -37,21 +37,10 @@ def compensate_rounding(model: Any, texts: Sequence[str]) -> None:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
     with torch.no_grad():
         found = activation_products(model, texts)
-        with _one_thread():
+        with one_thread():  # many threads wait for each other longer than a row of weights takes
             for name, products in found.items():  # an expert that no text reaches has none
                 layer = layers[name]
                 layer.set_smoothed(compensated(layer.smoothed(), products, layer.rounding.limit))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: many threads wait for each other longer than a row of weights takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def activation_products(model: Any, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -6,6 +6,9 @@ is imported by a training.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +21,7 @@ from fletcher.quantize.recipe import Recipe
 
 from .product import GraphCodes, IntegerProduct, Rounding, code_rows, round_columns_through, round_rows_through
 
-__all__ = ["QuantizedEmbedding", "QuantizedLinear"]
+__all__ = ["QuantizedEmbedding", "QuantizedLinear", "exact"]
 
 
 class QuantizedLinear(nn.Linear):
@@ -129,3 +132,16 @@ class QuantizedEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch
         """Return the rows of ids, (..., columns)."""
         return round_rows_through(functional.embedding(input, self.weight, self.padding_idx))
+
+
+@contextmanager
+def exact(groups: Sequence[Sequence[QuantizedLinear]]) -> Iterator[None]:
+    """Let groups of layers compute as the replaced ones in a block."""
+    layers = [layer for group in groups for layer in group]
+    for layer in layers:
+        layer.exact = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.exact = False

@@ -21,7 +21,7 @@ from fletcher.quantize.graph.activations import Activations
 from fletcher.quantize.plan import QuantizationPlan
 
 from .center import find_centers
-from .modules import QuantizedLinear
+from .modules import QuantizedLinear, exact
 from .product import Rounding, row_scales
 
 __all__ = [
@@ -128,7 +128,8 @@ def measure_influence(
         model.requires_grad_(False).eval()
         for text in texts:
             features = batch_to_device(model.preprocess([text]), model.device)
-            vector = functional.normalize(model(features)["sentence_embedding"], dim=-1)
+            with exact(groups):
+                vector = functional.normalize(model(features)["sentence_embedding"], dim=-1)
             for probe in range(PROBES):
                 direction = torch.randn(vector.shape, generator=generator).to(vector.device)
                 torch.autograd.backward(vector, direction, retain_graph=probe < PROBES - 1)
@@ -214,7 +215,7 @@ def _by_input(model: Any, plan: QuantizationPlan) -> list[list[QuantizedLinear]]
 
 
 class _Record:
-    """`_Record`: hooks on layers that read the same activations, which compute in float32 until it is closed."""
+    """`_Record`: hooks on layers that read the same activations."""
 
     def __init__(self, layers: list[QuantizedLinear], texts: int) -> None:
         self._layers, self._texts, self._kept = layers, texts, max(1, ROWS // texts)
@@ -227,7 +228,6 @@ class _Record:
         self._outputs: dict[QuantizedLinear, Tensor] = {}
         self._hooks = []
         for layer in layers:
-            layer.exact = True
             self._hooks += [layer.register_forward_pre_hook(self._enter), layer.register_forward_hook(self._leave)]
 
     def _enter(self, layer: QuantizedLinear, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -266,11 +266,9 @@ class _Record:
             self._squares = None
 
     def close(self) -> None:
-        """Let the layers round again."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
-        for layer in self._layers:
-            layer.exact = False
 
     def influence(self) -> Influence | None:
         """Return the sample; None if no text reached the product."""
