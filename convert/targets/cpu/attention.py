@@ -8,7 +8,7 @@ from ...architecture import Attention, Window
 from ...graph.builder import GraphBuilder
 from ..shared.convolutions import emit_span_convolution
 from ..shared.disentangled import emit_by_distance
-from ..shared.pooling import PooledRows
+from ..shared.pooling import PooledRows, take_context
 from ..shared.positions import CAUSAL, NO_BIAS, Positions, bias_key
 from ..shared.projections import emit_projections, emit_rotary
 from .packed_layout import PackedLayout
@@ -52,7 +52,7 @@ def emit_attention(
         own = blocks[attention.mask.before]
         context = emit_block_attention(graph, attention, (query, key, value), own, name)
         context = emit_global_first(graph, attention, hidden, context, (layout, own), name)
-        return context if rows is None else rows.take_context(attention, context, name)
+        return take_context(rows, attention, context, name)
     if rows is not None and _reads_all(attention, positions, rows):
         return _emit_pooled(graph, attention, (query, key, value), layout, rows, name)
     rectangles = [
@@ -84,7 +84,7 @@ def emit_attention(
     if around is not None:
         convolved = emit_span_convolution(graph, attention, hidden, query, around, name)
         context = graph.node("Concat", [context, convolved], f"{name}/context", axis=-1)
-    return context if rows is None else rows.take_context(attention, context, name)
+    return take_context(rows, attention, context, name)
 
 
 def _reads_all(attention: Attention, positions: Positions, rows: PooledRows) -> bool:

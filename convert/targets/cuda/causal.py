@@ -32,7 +32,7 @@ from ..shared.blocks import emit_feed_forward, emit_linear, side_by_side
 from ..shared.convolutions import convolve_by_index, input_around
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows
-from ..shared.pooling import PooledRows
+from ..shared.pooling import PooledRows, take_context
 from ..shared.positions import rotary_weights
 from .kernels import Kernels, refuse_heads
 
@@ -97,7 +97,7 @@ def emit_causal(
             context = _emit_flash_context(graph, kernels, attention, hidden, architecture.max_positions, name)
         else:
             context = _emit_context(graph, attention, hidden, lengths, architecture.max_positions, name)
-        return context if rows is None else rows.take_context(attention, context, name)
+        return take_context(rows, attention, context, name)
 
     around = input_around(graph, architecture, SHAPE, (0, 0))
     parts = Parts(

@@ -35,7 +35,7 @@ from ..shared.disentangled import emit_by_distance, emit_lookup, find_disentangl
 from ..shared.emission import Emission
 from ..shared.encoder import PARTS, Parts, emit_encoder, position_rows, token_type_rows
 from ..shared.global_first import emit_first_context
-from ..shared.pooling import PooledRows, emit_weighted_sum
+from ..shared.pooling import PooledRows, emit_weighted_sum, take_context
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
 from ..shared.task_adapters import emit_adapted_words
@@ -172,7 +172,7 @@ def emit_cuda(
         if around is not None:
             convolved = emit_span_convolution(graph, attention, hidden, qkv[0], around, name)
             result = graph.node("Concat", [result, convolved], f"{name}/context", axis=-1)
-        return result if rows is None else rows.take_context(attention, result, name)
+        return take_context(rows, attention, result, name)
 
     seen = _emit_seen_tokens(graph) if masks_tail(architecture) else ""
     parts = Parts(

@@ -16,7 +16,7 @@ from fletcher.model_zoo.card import PoolingMode
 from ...architecture import Architecture, Attention, Block, LayerAverage, Pooling, ShortConvolution
 from ...graph.builder import GraphBuilder
 
-__all__ = ["Pool", "PooledRows", "emit_weighted_sum", "keep_rows", "mixes_tokens", "pooled_mode"]
+__all__ = ["Pool", "PooledRows", "emit_weighted_sum", "keep_rows", "mixes_tokens", "pooled_mode", "take_context"]
 
 #: Adds one vector per text: the mode, values with a row for each token, their width, and the name of the last node.
 Pool = Callable[[PoolingMode, str, int, str], str]
@@ -40,9 +40,10 @@ class PooledRows:
         """Add the pooled rows, (texts, width), of values with a row for each token; the node's name ends with the mode."""
         return self.pool(self.mode, value, width, f"{name}/{self.mode}")
 
-    def take_context(self, attention: Attention, context: str, name: str) -> str:
-        """Add the pooled rows of an attention's context."""
-        return self.take(context, attention.output.weight.shape[0], f"{name}/context")
+
+def take_context(rows: PooledRows | None, attention: Attention, context: str, name: str) -> str:
+    """Add the pooled rows of an attention's context; without rows to take, the context stays whole."""
+    return context if rows is None else rows.take(context, attention.output.weight.shape[0], f"{name}/context")
 
 
 def pooled_mode(architecture: Architecture) -> PoolingMode | None:

@@ -18,7 +18,7 @@ from .blocks import emit_linear
 from .convolutions import emit_span_convolution
 from .disentangled import emit_by_distance
 from .global_first import emit_first_context, emit_with_first
-from .pooling import PooledRows, emit_weighted_sum
+from .pooling import PooledRows, emit_weighted_sum, take_context
 from .positions import OUT_OF_SIGHT_HALF, Positions
 from .projections import emit_projections, emit_repeated_heads
 
@@ -125,7 +125,7 @@ def emit_rectangle_attention(
         pair, mask = (seen[0], seen[1]), rectangle.scores_mask
         first = emit_first_context(graph, attention, attention.first, state, pair, mask, name, rectangle.sizes())
         context = emit_with_first(graph, context, first, positions.others, name)
-    return context if rows is None else rows.take_context(attention, context, name)
+    return take_context(rows, attention, context, name)
 
 
 def _emit_rotation(

@@ -23,16 +23,9 @@ from fletcher.runtime.errors import CheckpointError, InputError, OptionError
 
 from ...checkpoint import test_task_adapters as adapters
 from ..tiny import WORDS
-from .routers import save_shared, save_two
+from .routers import save_two
 
 TEXTS = [" ".join(pair) for pair in itertools.islice(itertools.permutations(WORDS, 3), 0, 6000, 50)]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_shared(tmp_path_factory.mktemp("shared"), default_route="document")
-    export(str(folder), folder.parent / "artifact")
-    return folder
 
 
 @pytest.fixture(scope="module")

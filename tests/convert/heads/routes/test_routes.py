@@ -59,14 +59,6 @@ def check(path: Path, folder: Path, *input_types: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a model with a shared encoder, and its artifact beside it."""
-    folder = save_shared(tmp_path_factory.mktemp("shared"), default_route="document")
-    export(str(folder), folder.parent / "artifact")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a model with two encoders, and the artifact of each route beside it."""
     folder = save_two(tmp_path_factory.mktemp("two"))
